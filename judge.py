@@ -1,0 +1,402 @@
+"""The judge: it reads a query and two answers, thinks, and says which answer is better. Votes, both orders, and the command line.
+
+    python judge.py --query "What is 6 * 7?" --a 42 --b 48 --num_votes 4
+    python judge.py --pairs pairs.jsonl --out judged.jsonl           a second call finishes what an interrupted one left
+
+    judgment = Judge("tiny").judge([("What is 6 * 7?", "42", "48")], num_votes=4)[0]
+    judgment.winner, judgment.p_first, judgment.consistent           # 0, 0.875, True: seven of eight games went to "42"
+
+A model's verdict depends on which answer it reads first, so both orders are judged, and three things stay apart: who won (the majority of
+valid votes), whether the orders agree, and which games ended without a verdict. Winners are indices of the answers as they were given,
+never places in a prompt. torch is imported when a model is loaded, not before.
+"""
+
+import bisect
+import functools
+import hashlib
+import json
+import os
+import re
+import sys
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal, Optional
+
+from tqdm import tqdm
+
+import cli
+from chat import Style, decode_completion, encode_chat, judge_messages, load_style, load_tokenizer, opens_think, stop_token_ids
+from cli import BadInput, note
+from data import Pair, load_pairs, place
+
+BOXED = re.compile(r"\\boxed\{\s*Assistant ([12])\s*\}")
+ANSWER_TAG = re.compile(r"<answer>\[\[([AB])\]\]</answer>")
+BOTH_ORDERS = [0, 1], [1, 0]
+CHUNK_PROMPTS = 512  # in one call of the sampler: bounds the memory for results
+CHUNK_PAIRS = 64  # of a file: judged together and written together
+
+
+# ---- from a text to a verdict ----
+
+@functools.cache  # a training run asks for every completion
+def verdict_rule(style):
+    """The `verdict` rule of a Style or of a style's name. Names rm_r1... need no file: the released RM-R1 models share one rule."""
+    if isinstance(style, Style):
+        return style.verdict
+    return "answer_tag" if re.fullmatch(r"rm_r1\w*", str(style)) else load_style(style).verdict
+
+
+def find_verdicts(text, rule):
+    """[(offset in the text, 1 or 2), ...]: all verdicts that stand where the rule looks for them.
+
+    boxed: after the last </think>, nowhere while a <think> is open, anywhere in a text without such tags (RRM; its release reads
+    training and matches by two different rules). answer_tag: in the last 80 characters (RM-R1's reward code).
+    """
+    if rule == "answer_tag":
+        return [(match.start(), "AB".index(match[1]) + 1) for match in ANSWER_TAG.finditer(text, max(0, len(text) - 80))]
+    start = text.rfind("</think>") + 1
+    if text.find("<think>", start) >= 0:
+        return []
+    return [(match.start(), int(match[1])) for match in BOXED.finditer(text, start)]
+
+
+def parse_verdict(text, style):
+    """1 or 2, the place of the answer that a generated text calls the better one; None: no verdict, or two different ones.
+
+    `text` is the judge's own words alone, with "<think>" in front where the prompt had opened it; `style` is a Style or its name.
+    """
+    places = {verdict for _, verdict in find_verdicts(text, verdict_rule(style))}
+    return places.pop() if len(places) == 1 else None
+
+
+def read_completion(tokenizer, completion, style, opened_think, stops):
+    """What a Completion says: {verdict, status, text, tokens, think_tokens}.
+
+    status: "valid" (there is a verdict, even if the text was cut off behind it), else "truncated" (finish_reason "length"), else
+    "unparsable". think_tokens: generated tokens before the last </think>; without one before the first verdict, else all of them.
+    """
+    generated = decode_completion(tokenizer, completion.tokens, stops)
+    text = "<think>" + generated if opened_think else generated
+    verdict, think_tokens = parse_verdict(text, style), len(completion.tokens)
+    status = "valid" if verdict else "truncated" if completion.finish_reason == "length" else "unparsable"
+    ends = [text.rfind("</think>")] if "</think>" in text else [offset for offset, _ in find_verdicts(text, verdict_rule(style))]
+    if ends:  # the smallest number of tokens that spell the text up to there, found by halving
+        think_tokens = bisect.bisect_left(range(think_tokens), ends[0] - len(text) + len(generated),
+                                          key=lambda count: len(decode_completion(tokenizer, completion.tokens[:count], ())))
+    return {"verdict": verdict, "status": status, "text": text, "tokens": len(completion.tokens), "think_tokens": think_tokens}
+
+
+def verdict_counts(records):
+    """Counts over games, to be added up over processes before `verdict_rates` divides them: always the same keys in one order.
+
+    A record: verdict (1, 2, None), right (1 or 2: place of the better answer), longer (1, 2, None: equally many characters), think_tokens.
+    """
+    valid = [record for record in records if record["verdict"] is not None]
+    unequal = [record for record in valid if record["longer"] is not None]
+    return {
+        "games": len(records), "valid": len(valid), "unequal": len(unequal),
+        "right": sum(record["verdict"] == record["right"] for record in valid),
+        "first": sum(record["verdict"] == 1 for record in valid),
+        "think_empty": sum(record["think_tokens"] < 8 for record in valid),
+        "for_longer": sum(record["verdict"] == record["longer"] for record in unequal),
+        "longer_right": sum(record["right"] == record["longer"] for record in unequal),
+    }
+
+
+def verdict_rates(counts):
+    """The judge/... metrics of `verdict_counts`; 0.0 where there is nothing to divide by.
+
+    Four games with the better and longer answer first, verdicts 1, 1, 2 and none after 5, 50, 50 and 50 thinking tokens:
+    accuracy 2/4, position_bias 2/3 - 1/2, length_bias 2/3 - 3/3 (two of three verdicts for the longer answer, right in all three),
+    parse_fail 1/4, think_empty 1/4. A judge that is always right has length bias 0, however often the longer answer is the better one.
+    """
+    def share(part, whole):
+        return part / counts[whole] if counts[whole] else 0.0
+
+    return {
+        "judge/accuracy": share(counts["right"], "games"),  # no verdict = wrong
+        "judge/position_bias": share(counts["first"] - counts["valid"] / 2, "valid"),
+        "judge/length_bias": share(counts["for_longer"] - counts["longer_right"], "unequal"),
+        "judge/parse_fail": share(counts["games"] - counts["valid"], "games"),
+        "judge/think_empty": share(counts["think_empty"], "games"),
+    }
+
+
+# ---- from games to a judgment ----
+
+@dataclass
+class Judgment:
+    """The outcome for one pair; answers go by their index, 0 or 1, as they were given."""
+
+    winner: int | None  # more of the valid votes; None: as many for each, or no valid one
+    p_first: float  # mean over the games of 1 (for answer 0), 0 (for answer 1) and 0.5 (no verdict)
+    consistent: bool | None  # each order has a majority, and it is the same; None: judged in one order
+    games: list  # {order, verdict, status, text, tokens, think_tokens}; order [1, 0]: answer 1 stood first; verdict: the place
+
+
+def vote_of(game):
+    """The index of the answer that a game's verdict names, or None."""
+    return None if game["verdict"] is None else game["order"][game["verdict"] - 1]
+
+
+def majority(votes):
+    """0 or 1, whichever has more votes; None for a draw. Votes of None count for neither."""
+    lead = votes.count(0) - votes.count(1)
+    return None if lead == 0 else int(lead < 0)
+
+
+def conclude(games):
+    """The Judgment that follows from games. One order right and the other without a verdict has a winner, but is not consistent."""
+    votes = [vote_of(game) for game in games]
+    orders = [[vote for vote, game in zip(votes, games) if game["order"] == order] for order in BOTH_ORDERS]
+    first, second = map(majority, orders)
+    p_first = sum(0.5 if vote is None else 1 - vote for vote in votes) / len(votes)
+    return Judgment(majority(votes), p_first, first is not None and first == second if all(orders) else None, games)
+
+
+def stable_hash(*texts):
+    """64 bits of texts or message lists: the same in every process, on every machine."""
+    return int(hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:16], 16)
+
+
+def as_pair(item):
+    """A Pair as it is; (query or messages, first, second) as a Pair whose id is a hash of its content."""
+    if isinstance(item, Pair):
+        return item
+    query, first, second = item
+    messages = [{"role": "user", "content": query}] if isinstance(query, str) else query
+    return Pair(f"{stable_hash(messages, first, second):016x}", messages, (first, second))
+
+
+# ---- judge ----
+
+class Judge:
+    """A model, its tokenizer and its judging prompt.
+
+    model: folder, hub name or Model (which needs its tokenizer as well). style: a name or Style; None: the one that the model's
+    config.json names as "judge_style", else rrm. Raises BadInput for what cannot be loaded.
+    """
+
+    def __init__(self, model="tiny", tokenizer=None, style=None, *, device=None, dtype=None, seed=0):
+        folder = cli.resolve_model(model) if isinstance(model, (str, Path)) else None
+        if folder is None and tokenizer is None:
+            raise ValueError("a Model object comes without a tokenizer: pass its tokenizer as well")
+        raw = cli.check_model_folder(folder) if folder else model.config.raw
+        style = style or raw.get("judge_style") or "rrm"
+        self.style = style if isinstance(style, Style) else load_style(style)
+        self.tokenizer = tokenizer or load_tokenizer(folder)
+        self.stops = stop_token_ids(self.tokenizer, folder or self.tokenizer.name_or_path)
+        self.model = load_model(folder, device, dtype) if folder else model
+        self.context = raw.get("max_position_embeddings") or sys.maxsize
+        self.seed = seed
+
+    def encode(self, pair, order, max_completion_length):
+        """The prompt's token ids, with answer order[0] first. Raises BadInput where the context has no room for a whole completion."""
+        messages = judge_messages(self.style, pair.messages, *(pair.answers[index] for index in order))
+        prompt, limit = encode_chat(self.tokenizer, messages), self.context - max_completion_length
+        if len(prompt) > limit:
+            raise BadInput(f"pair {pair.id}: its prompt has {len(prompt)} tokens, and {max(limit, 0)} fit (context {self.context} less "
+                           f"--max_completion_length {max_completion_length}): lower that, or shorten or leave out this pair")
+        return prompt
+
+    def judge(self, pairs, num_votes=1, both_orders=True, temperature=0.6, max_completion_length=1024):
+        """Judges pairs, (query or messages, first, second) or data.Pair; returns a Judgment for each.
+
+        num_votes: completions in each order; one order alone is the one that `data.place` chooses by the pair's id. The draws of a game are
+        seeded by (seed, id, order, vote), whatever else is judged. Raises BadInput for a pair that the context cannot hold.
+        """
+        from sampler import generate, hash64
+
+        pairs = [as_pair(pair) for pair in pairs]
+        games = [(index, order) for index, pair in enumerate(pairs) for order in (BOTH_ORDERS if both_orders else [place(pair, self.seed)])]
+        prompts = [self.encode(pairs[index], order, max_completion_length) for index, order in games]
+        seeds = [hash64(self.seed, stable_hash(pairs[index].id), order[0]) for index, order in games]
+        judged = [[] for _ in pairs]
+        hidden = True if os.environ.get("RANK", "0") != "0" else None  # None: shown on a terminal only
+        with tqdm(total=len(games) * num_votes, desc="judging", unit="game", leave=False, disable=hidden) as bar:
+            for start in range(0, len(games), CHUNK_PROMPTS):
+                part = slice(start, start + CHUNK_PROMPTS)
+                results = generate(self.model, prompts[part], num_votes, max_completion_length, temperature, stop_token_ids=self.stops,
+                                   seed=seeds[part], progress=lambda done, total: bar.update(start * num_votes + done - bar.n))
+                for (index, order), prompt, completions in zip(games[part], prompts[part], results):
+                    opened = opens_think(self.tokenizer, prompt)
+                    judged[index] += [{"order": list(order)} | read_completion(self.tokenizer, completion, self.style, opened, self.stops)
+                                      for completion in completions]
+        return [conclude(games) for games in judged]
+
+    def play(self, query, candidates, num_votes=1, **options):
+        """A function for `elo.run_schedule` and `tournament.knockout`: matches [(i, j), ...] -> scores of i in [0, 1], over both orders.
+
+        A game without a verdict counts half for each. `options` go to `judge`.
+        """
+        return lambda matches: [judgment.p_first for judgment in
+                                self.judge([(query, candidates[i], candidates[j]) for i, j in matches], num_votes, **options)]
+
+
+def load_model(folder, device, dtype):
+    import torch
+
+    from model import Model
+    from runtime import compute_dtype
+
+    if device in (None, "auto"):
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise BadInput("--device cuda: this PyTorch sees no GPU: use --device cpu, or install a CUDA build")
+    return Model.from_pretrained(folder, device, dtype if isinstance(dtype, torch.dtype) else compute_dtype(dtype or "auto", device))
+
+
+# ---- command line ----
+
+def setting(default, text):
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass
+class Settings:
+    query: Optional[str] = setting(None, "what was asked; @path reads a file, - standard input (so for --a and --b)")
+    a: Optional[str] = setting(None, "one answer")
+    b: Optional[str] = setting(None, "the other answer")
+    pairs: Optional[str] = setting(None, "instead: a file of pairs {id?, query | messages, a, b}, or any preference set that data.py reads")
+    out: Optional[str] = setting(None, "with --pairs: JSON lines, one judgment each; if the file is there, what it lacks is added")
+    model: str = setting("tiny", "Hugging Face folder or hub name; tiny = the embedded judge")
+    style: Optional[str] = setting(None, "judging prompt: a name in prompts/ or a file; default: that of the model's training, else rrm")
+    num_votes: int = setting(1, "completions in each order")
+    one_order: bool = setting(False, "judge in one order, chosen by the pair's id, instead of both: half the work, consistency unknown")
+    temperature: float = setting(0.6, "sampling temperature; 0 = greedy")
+    max_completion_length: int = setting(1024, "tokens of a completion at most, thinking included")
+    seed: int = setting(0, "decides sampling, and the order with --one_order")
+    json: bool = setting(False, "print one JSON object")
+    device: Literal["auto", "cpu", "cuda"] = setting("auto", "auto: a GPU if there is one")
+    dtype: Literal["auto", "float32", "bfloat16"] = setting("auto", "auto: bf16 where the hardware is fast at it")
+
+
+def check(settings):
+    """All that can be wrong before torch is imported. Returns the pairs; settings.style is then the name of a style that exists."""
+    missing = [f"--{name}" for name in ("query", "a", "b") if getattr(settings, name) is None]
+    single = settings.pairs is None and settings.out is None
+    if single and missing:
+        raise BadInput(f"{', '.join(missing)} missing: give --query, --a and --b, or --pairs and --out")
+    if single and not settings.query.strip():
+        raise BadInput("--query is empty: give the question that was answered")
+    if single and settings.a == settings.b:
+        raise BadInput("--a and --b are identical, so neither is better: give two different answers")
+    if not single and (len(missing) < 3 or None in (settings.pairs, settings.out)):
+        raise BadInput("--query, --a and --b name one pair, --pairs and --out a file of pairs: give those three or these two")
+    for name, lowest in (("num_votes", 1), ("max_completion_length", 1), ("temperature", 0)):
+        if not lowest <= getattr(settings, name) < float("inf"):
+            raise BadInput(f"--{name}: must be at least {lowest}, got {getattr(settings, name)}")
+    raw = cli.check_model_folder(cli.resolve_model(settings.model))
+    settings.style = settings.style or raw.get("judge_style") or "rrm"
+    load_style(settings.style)
+    if single:
+        return [as_pair((settings.query, settings.a, settings.b))]
+    out, inputs = Path(settings.out).resolve(), {Path(name.strip()).resolve() for name in [settings.pairs, *settings.pairs.split(",")]}
+    if not inputs.isdisjoint([out, *out.parents]):
+        raise BadInput(f"--out: {settings.out} is the input or lies in its folder: give another file")
+    return load_pairs(settings.pairs, keep_ties=True)
+
+
+def as_row(judgment):
+    """The JSON form of a Judgment, with "a" and "b" for the answers 0 and 1."""
+    return asdict(judgment) | {"winner": None if judgment.winner is None else "ab"[judgment.winner]}
+
+
+def describe(judgment):
+    """The outcome in plain words, on one line."""
+    votes, statuses = [vote_of(game) for game in judgment.games], [game["status"] for game in judgment.games]
+    counts = [votes.count(0), votes.count(1)]
+    words = [f"No winner: {counts[0]} for A, {counts[1]} for B"]
+    if judgment.winner is not None:
+        words = [f"{'AB'[judgment.winner]} is better: {counts[judgment.winner]} of {sum(counts)} vote{'s' * (sum(counts) > 1)}"]
+    words += [f"{statuses.count(status)} of {len(votes)} games {status}" for status in ("unparsable", "truncated") if status in statuses]
+    return ", ".join([*words, {True: "both orders agree", False: "the orders do not agree", None: "one order only"}[judgment.consistent]])
+
+
+def show(judgment):
+    """Prints the games as the judge wrote them, and the outcome."""
+    dim, plain = ("\033[2m", "\033[0m") if sys.stdout.isatty() else ("", "")
+    for number, game in enumerate(judgment.games, start=1):
+        first, second = ("AB"[index] for index in game["order"])
+        text = re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "\N{REPLACEMENT CHARACTER}", game["text"]).strip()  # no orders to the terminal
+        outcome = game["status"] if game["verdict"] is None else f"{'AB'[vote_of(game)]} is better"
+        print(f"--- game {number} of {len(judgment.games)}: {first} is Assistant 1, {second} is Assistant 2\n{dim}{text}{plain}")
+        print(f"--- {outcome} ({game['tokens']} tokens)\n")
+    print(describe(judgment))
+
+
+def main(argv=None):
+    settings = cli.parse_settings(Settings, argv, text_fields=("query", "a", "b"), description=__doc__.split("\n")[0])
+    pairs = check(settings)
+    load = functools.partial(Judge, settings.model, style=settings.style, device=settings.device, dtype=settings.dtype, seed=settings.seed)
+    options = settings.num_votes, not settings.one_order, settings.temperature, settings.max_completion_length
+    if settings.pairs is not None:
+        summary = judge_file(settings, pairs, load, options)
+        print(json.dumps(summary)) if settings.json else note(", ".join(f"{name} {value}" for name, value in summary.items()))
+        return
+    judgment = load().judge(pairs, *options)[0]
+    print(json.dumps(as_row(judgment), allow_nan=False)) if settings.json else show(judgment)
+
+
+# ---- a file of pairs ----
+
+def judge_file(settings, pairs, load, options):
+    """Writes the judgment of each pair to --out, in the order of the input; what an earlier call has written stays. Returns a summary.
+
+    Chunks are cut by position in the input and judged whole, because the last bits of a log-prob may depend on the batch: interrupted or
+    not, the file is the same. Each row carries its settings and a hash of its pair, so no file can go on with others unnoticed.
+    """
+    recorded = {name: value for name, value in asdict(settings).items() if name not in ("query", "a", "b", "pairs", "out", "json")}
+    heads = [{"id": pair.id, "pair": f"{stable_hash(pair.messages, pair.answers):016x}"} for pair in pairs]
+    outcomes = finished_outcomes(settings.out, heads, recorded)
+    note(f"{settings.out}: {len(outcomes)} of {len(pairs)} pairs are judged already" if outcomes else f"{len(pairs)} pairs to judge")
+    if len(outcomes) < len(pairs):
+        judge = load()
+        for pair in pairs[len(outcomes):]:
+            for order in BOTH_ORDERS:
+                judge.encode(pair, order, settings.max_completion_length)  # one that is too long stops everything now, not hours later
+        bar = tqdm(total=len(pairs), initial=len(outcomes), unit="pair", disable=None)
+        with bar, open(settings.out, "a", encoding="utf-8") as file:
+            for start in range(len(outcomes) - len(outcomes) % CHUNK_PAIRS, len(pairs), CHUNK_PAIRS):
+                judgments = judge.judge(pairs[start : start + CHUNK_PAIRS], *options)
+                for index in range(len(outcomes), start + len(judgments)):
+                    row = heads[index] | as_row(judgments[index - start]) | {"settings": recorded}
+                    file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+                    outcomes.append((row["winner"], row["consistent"]))
+                file.flush()
+                os.fsync(file.fileno())
+                bar.update(len(outcomes) - bar.n)
+    winners, agreements = zip(*outcomes)
+    return {"pairs": len(pairs), "a": winners.count("a"), "b": winners.count("b"), "no_winner": winners.count(None),
+            "orders_agree": None if settings.one_order else agreements.count(True)}
+
+
+def finished_outcomes(path, heads, recorded):
+    """(winner, consistent) of each row that --out holds; a last one that was cut off is removed. BadInput for rows of another origin."""
+    try:
+        with open(path, "a+b") as file:
+            file.seek(0)
+            *lines, rest = file.read().split(b"\n")
+    except OSError as error:
+        raise BadInput(f"--out: {path} cannot be written ({error.strerror}): give another file") from error
+    if not rest.startswith(b'{"id": '[: len(rest)]):  # not the beginning of a row: of a file that must not be shortened
+        lines.append(rest)
+    outcomes = []
+    for number, line in enumerate(lines, start=1):
+        row = cli.parse_json(line, f"--out: {path} line {number}")
+        if not {"id", "pair", "winner", "consistent"} <= row.keys() or not isinstance(row.get("settings"), dict):
+            raise BadInput(f"--out: {path} line {number} is no judgment that this command wrote: give another file")
+        for name, value in recorded.items():
+            if row["settings"].get(name) != value:
+                raise BadInput(f"--{name}: {path} was made with {row['settings'].get(name)!r}, not {value!r}: use that, or another --out")
+        if number > len(heads) or not heads[number - 1].items() <= row.items():
+            raise BadInput(f"--out: {path} line {number} judges pair {row['id']}, not pair {number} of the input: give another file")
+        outcomes.append((row["winner"], row["consistent"]))
+    if rest:
+        os.truncate(path, os.path.getsize(path) - len(rest))
+    return outcomes
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,343 @@
+"""A decoder for Llama, Qwen2 and Qwen3 checkpoints: weights from safetensors, packed training attention, KV cache.
+
+Tokens always come flat, without a batch dimension: (tokens,). How they may look at each other is decided by the `attend` function
+that the caller passes in, so training and sampling run the same blocks, and the same arithmetic:
+
+    packed_attention(layout)     prompts and completions side by side, every completion sees its group's prompt and itself
+    KVCache.prefill_attention    whole prompts, keys and values kept
+    KVCache.decode_attention     one token a row, against the keys kept
+
+The names of modules and parameters are those of the Hugging Face checkpoints, so loading and saving need no table.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from cli import BadInput, check_model_folder, resolve_model
+from kernels.logprob import matmul_fp32, token_logprobs
+
+MAX_SHARD_BYTES = 5_000_000_000
+
+
+@dataclass(frozen=True)
+class Config:
+    """The part of a Hugging Face config.json that shapes the network; `raw` is the file itself, written back by save_pretrained."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    norm_eps: float
+    rope: dict  # rope_theta, rope_type and, for Llama 3, its four scaling numbers
+    qkv_bias: bool
+    output_bias: bool
+    mlp_bias: bool
+    qk_norm: bool
+    tied: bool
+    raw: dict
+
+    @staticmethod
+    def from_dict(raw):
+        """Reads both spellings of RoPE: `rope_parameters` (transformers 5), `rope_theta` with `rope_scaling` (most folders on the hub)."""
+        rope = {"rope_type": "default", "rope_theta": raw.get("rope_theta", 10000.0)}
+        rope |= raw.get("rope_scaling") or {}
+        rope |= raw.get("rope_parameters") or {}
+        rope["rope_type"] = rope.get("type", rope["rope_type"])  # the oldest spelling
+        attention_bias = bool(raw.get("attention_bias", False))
+        return Config(
+            vocab_size=raw["vocab_size"],
+            hidden_size=raw["hidden_size"],
+            intermediate_size=raw["intermediate_size"],
+            num_layers=raw["num_hidden_layers"],
+            num_heads=raw["num_attention_heads"],
+            num_kv_heads=raw.get("num_key_value_heads") or raw["num_attention_heads"],
+            head_dim=raw.get("head_dim") or raw["hidden_size"] // raw["num_attention_heads"],
+            norm_eps=raw.get("rms_norm_eps", 1e-6),
+            rope=rope,
+            qkv_bias=raw["model_type"] == "qwen2" or attention_bias,
+            output_bias=raw["model_type"] != "qwen2" and attention_bias,
+            mlp_bias=bool(raw.get("mlp_bias", False)),
+            qk_norm=raw["model_type"] == "qwen3",
+            tied=bool(raw.get("tie_word_embeddings", False)),
+            raw=raw,
+        )
+
+
+def inverse_frequencies(config):
+    """RoPE's rotation per position, (head_dim / 2,) in fp32; Llama 3 stretches the long wavelengths (its release, `apply_scaling`)."""
+    exponents = torch.arange(0, config.head_dim, 2, dtype=torch.int64).float() / config.head_dim
+    frequencies = 1.0 / config.rope["rope_theta"] ** exponents
+    if config.rope["rope_type"] != "llama3":
+        return frequencies
+    rope = config.rope
+    rotations = rope["original_max_position_embeddings"] * frequencies / (2 * torch.pi)  # full turns within the original context
+    smooth = (rotations - rope["low_freq_factor"]) / (rope["high_freq_factor"] - rope["low_freq_factor"])
+    smooth = smooth.clamp(0, 1)  # 0: stretched whole, 1: left alone
+    return (1 - smooth) * frequencies / rope["factor"] + smooth * frequencies
+
+
+def rotate(x, cos, sin):
+    """Rotary position embedding in the half-split layout of Hugging Face checkpoints; cos and sin are (tokens, 1, head_dim / 2)."""
+    first, second = x.chunk(2, dim=-1)  # (tokens, heads, head_dim / 2)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+
+
+class RMSNorm(nn.Module):
+    def __init__(self, size, eps):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x):
+        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+
+
+class Attention(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.head_dim = config.head_dim
+        query_size, kv_size = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+        self.q_proj = nn.Linear(config.hidden_size, query_size, bias=config.qkv_bias)
+        self.k_proj = nn.Linear(config.hidden_size, kv_size, bias=config.qkv_bias)
+        self.v_proj = nn.Linear(config.hidden_size, kv_size, bias=config.qkv_bias)
+        self.o_proj = nn.Linear(query_size, config.hidden_size, bias=config.output_bias)
+        self.q_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else None
+        self.k_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else None
+
+    def forward(self, x, cos, sin, layer, attend):
+        queries = self.q_proj(x).view(len(x), -1, self.head_dim)  # (tokens, heads, head_dim)
+        keys = self.k_proj(x).view(len(x), -1, self.head_dim)  # (tokens, kv_heads, head_dim)
+        values = self.v_proj(x).view(len(x), -1, self.head_dim)
+        if self.q_norm is not None:
+            queries, keys = self.q_norm(queries), self.k_norm(keys)
+        attended = attend(layer, rotate(queries, cos, sin), rotate(keys, cos, sin), values)  # (tokens, heads, head_dim)
+        return self.o_proj(attended.reshape(len(x), -1))
+
+
+class MLP(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
+
+    def forward(self, x):
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Block(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.self_attn = Attention(config)
+        self.mlp = MLP(config)
+        self.input_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
+
+    def forward(self, x, cos, sin, layer, attend):
+        x = x + self.self_attn(self.input_layernorm(x), cos, sin, layer, attend)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class Model(nn.Module):
+    """The network. Parameter names equal the checkpoint's, less its leading `model.`."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.gradient_checkpointing = False
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.norm = RMSNorm(config.hidden_size, config.norm_eps)
+        if not config.tied:
+            self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self._frequencies = None  # RoPE, made on first use: a model built on the meta device has no numbers yet
+
+    @property
+    def head_weight(self):
+        """(vocab_size, hidden_size): the output projection, which is the embedding where the checkpoint ties them."""
+        return self.embed_tokens.weight if self.config.tied else self.lm_head.weight
+
+    @property
+    def device(self):
+        return self.embed_tokens.weight.device
+
+    def rope_tables(self, positions, dtype):
+        """cos and sin at integer positions (tokens,): two (tokens, 1, head_dim / 2). Angles in fp32, as transformers has them."""
+        if self._frequencies is None or self._frequencies.device != positions.device:
+            self._frequencies = inverse_frequencies(self.config).to(positions.device)
+        angles = positions[:, None].float() * self._frequencies
+        return angles.cos().to(dtype)[:, None], angles.sin().to(dtype)[:, None]
+
+    def forward(self, tokens, positions, attend, predictors=None, targets=None, temperature=1.0):
+        """tokens, positions (tokens,) -> hidden states (tokens, hidden_size) after the last norm.
+
+        With `targets` (targets,) it returns (logprobs, entropy), both (targets,) in fp32: those of the next token after the positions
+        `predictors` (targets,). The head stands inside forward so that sharded parameters are whole when it reads them.
+        """
+        x = self.embed_tokens(tokens)
+        cos, sin = self.rope_tables(positions, x.dtype)
+        for index, block in enumerate(self.layers):
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                x = torch.utils.checkpoint.checkpoint(block, x, cos, sin, index, attend, use_reentrant=False)
+            else:
+                x = block(x, cos, sin, index, attend)
+        x = self.norm(x)
+        if targets is None:
+            return x
+        return token_logprobs(x[predictors], self.head_weight, targets, temperature)
+
+    @torch.no_grad()
+    def logits(self, hidden):
+        """fp32 logits of hidden states (tokens, hidden_size) -> (tokens, vocab_size), by the same product as token_logprobs."""
+        out = torch.empty(len(hidden), self.config.vocab_size, device=hidden.device)
+        return matmul_fp32(hidden, self.head_weight.T, out=out)
+
+    @staticmethod
+    def from_pretrained(name_or_folder, device="cpu", dtype=torch.bfloat16):
+        """Loads a Hugging Face folder or hub name (single or sharded safetensors). Raises BadInput for what it cannot run."""
+        folder = resolve_model(name_or_folder)
+        config = Config.from_dict(check_model_folder(folder))
+        with torch.device("meta"):
+            model = Model(config)
+        wanted, loaded = dict(model.named_parameters()), {}
+        for name, tensor in checkpoint_tensors(folder):
+            if name not in wanted:
+                if name == "lm_head.weight" and config.tied:
+                    continue  # some checkpoints store the tied head a second time
+                raise BadInput(f"{folder}: unexpected tensor {name!r}: the weights are not those of a {config.raw['model_type']} model")
+            if tensor.shape != wanted[name].shape:
+                expected = tuple(wanted[name].shape)
+                raise BadInput(f"{folder}: tensor {name!r} is {tuple(tensor.shape)}, config.json asks for {expected}: they do not match")
+            loaded[name] = nn.Parameter(tensor.to(device=device, dtype=dtype))
+        missing = sorted(wanted.keys() - loaded.keys())
+        if missing:
+            raise BadInput(f"{folder}: tensor {missing[0]!r} and {len(missing) - 1} more are missing: download the folder again")
+        model.load_state_dict(loaded, assign=True)
+        return model
+
+    def save_pretrained(self, folder, state=None, config_changes=None):
+        """Writes config.json and (sharded) safetensors that transformers and vLLM load.
+
+        `state` replaces the model's own tensors (fp32 masters, gathered shards); `config_changes` are added to config.json.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        shards, shard_bytes = [{}], 0
+        for name, tensor in (self.state_dict() if state is None else state).items():
+            if shards[-1] and shard_bytes + tensor.nbytes > MAX_SHARD_BYTES:
+                shards.append({})
+                shard_bytes = 0
+            name = name if name.startswith("lm_head.") else "model." + name
+            shards[-1][name] = tensor.detach().cpu().contiguous()
+            shard_bytes += tensor.nbytes
+        names = [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
+        if len(shards) == 1:
+            names = ["model.safetensors"]
+        else:
+            index = {"metadata": {}, "weight_map": {key: name for name, shard in zip(names, shards) for key in shard}}
+            (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+        for name, shard in zip(names, shards):
+            save_file(shard, folder / name, metadata={"format": "pt"})
+        dtype = str(next(iter(shards[0].values())).dtype).removeprefix("torch.")
+        raw = {key: value for key, value in self.config.raw.items() if key != "torch_dtype"} | {"dtype": dtype} | (config_changes or {})
+        (folder / "config.json").write_text(json.dumps(raw, indent=2) + "\n")
+
+
+def checkpoint_tensors(folder):
+    """Yields (parameter name, tensor) of all safetensors files of a folder; check_model_folder has seen that none is missing."""
+    for path in sorted(Path(folder).glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="pt") as file:
+                for name in file.keys():
+                    yield name.removeprefix("model."), file.get_tensor(name)
+        except SafetensorError as error:
+            raise BadInput(f"{path}: not a whole safetensors file ({error}): download it again") from error
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where everything lies in a packed row of groups. One group: [prompt | completion 1 | ... | completion G]."""
+
+    tokens: torch.Tensor  # (tokens,) each completion without its last token, which predicts nothing
+    positions: torch.Tensor  # (tokens,) every completion continues from its prompt
+    predictors: torch.Tensor  # (targets,) index of the token whose hidden state predicts the target
+    targets: torch.Tensor  # (targets,) all completion tokens, completion after completion
+    sequence_ids: torch.Tensor  # (targets,) which completion a target belongs to, counted over the whole pack
+    spans: list  # per group: (prompt start, prompt end, [(start, end) of each completion's tokens])
+
+
+def pack_groups(groups, device="cpu"):
+    """[(prompt, [completion, ...]), ...] of token ids -> Layout: each prompt stands once, however many completions share it.
+
+    A completion's first token is predicted by the last token of the shared prompt, so that hidden state is read G times:
+
+        pack_groups([([5, 6], [[7, 8], [9]])])
+        tokens 5 6 7    positions 0 1 2    targets 7 8 9    predictors 1 2 1    sequence_ids 0 0 1
+
+    Padded training would compute G * (prompt + longest completion) tokens; this computes prompt + sum of completions.
+    """
+    tokens, positions, predictors, targets, sequence_ids, spans = [], [], [], [], [], []
+    sequence = 0
+    for prompt, completions in groups:
+        start = len(tokens)
+        tokens += prompt
+        positions += range(len(prompt))
+        prompt_end, pieces = len(tokens), []
+        for completion in completions:
+            first = len(tokens)
+            tokens += completion[:-1]
+            positions += range(len(prompt), len(prompt) + len(completion) - 1)
+            predictors += [prompt_end - 1, *range(first, len(tokens))]
+            targets += completion
+            sequence_ids += [sequence] * len(completion)
+            sequence += 1
+            if len(tokens) > first:
+                pieces.append((first, len(tokens)))
+        spans.append((start, prompt_end, pieces))
+    columns = [torch.tensor(column, dtype=torch.long, device=device) for column in (tokens, positions, predictors, targets, sequence_ids)]
+    return Layout(*columns, spans)
+
+
+def packed_attention(layout):
+    """The `attend` function of a Layout. It equals attention under the mask
+
+        allowed[i, j] = same group and j <= i and (j in the prompt, or i and j in the same completion)
+
+    taken piece by piece, so that nothing masked is computed: a prompt against itself, a completion against prompt and itself.
+    """
+    device, masks = layout.tokens.device, {}
+    for start, prompt_end, pieces in layout.spans:
+        for first, last in pieces:  # aligned at the lower right: the prompt is open, a completion causal; equal shapes share a mask
+            shape = (last - first, prompt_end - start + last - first)
+            if shape not in masks:
+                masks[shape] = torch.ones(shape, dtype=torch.bool, device=device).tril(shape[1] - shape[0])
+
+    def attend(layer, queries, keys, values):  # (tokens, heads, head_dim), (tokens, kv_heads, head_dim) twice
+        queries, keys, values = (x.transpose(0, 1)[None] for x in (queries, keys, values))  # (1, heads, tokens, head_dim)
+        outputs = []
+        for start, prompt_end, pieces in layout.spans:
+            prompt_keys, prompt_values = keys[:, :, start:prompt_end], values[:, :, start:prompt_end]
+            outputs.append(attention(queries[:, :, start:prompt_end], prompt_keys, prompt_values, is_causal=True))
+            for first, last in pieces:
+                piece_keys = torch.cat((prompt_keys, keys[:, :, first:last]), dim=2)
+                piece_values = torch.cat((prompt_values, values[:, :, first:last]), dim=2)
+                mask = masks[last - first, piece_keys.shape[2]]
+                outputs.append(attention(queries[:, :, first:last], piece_keys, piece_values, attn_mask=mask))
+        return torch.cat(outputs, dim=2)[0].transpose(0, 1)  # (tokens, heads, head_dim)
+
+    return attend
+
+
+def attention(queries, keys, values, **options):
+    """Scaled dot-product attention, (batch, heads, tokens, head_dim); fewer key heads than query heads are shared (GQA)."""
+    return F.scaled_dot_product_attention(queries, keys, values, enable_gqa=keys.shape[1] != queries.shape[1], **options)

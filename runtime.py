@@ -1,0 +1,319 @@
+"""What a training script needs around its loop: torchrun, device, FSDP2, fp32 masters, atomic checkpoints, exact resume.
+
+Weights live in fp32, always: at a learning rate of 1e-6 a bf16 weight does not move. bf16 is the compute copy that sampler and trainer
+share. One process keeps both copies itself; several keep fp32 shards (FSDP2), which it casts as it gathers them.
+
+No random state needs saving: every draw (data order, placement, sampling) is a function of the seed, the step and an item's id.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file, save_file
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+
+from cli import BadInput, note
+from model import Model
+
+
+# ---------------------------------------------------------------------------------------------------------------- processes
+
+
+@dataclass(frozen=True)
+class Runtime:
+    rank: int
+    world_size: int
+    device: torch.device
+    dtype: torch.dtype  # of the compute copy
+
+    @property
+    def is_main(self):
+        return self.rank == 0
+
+    def sum(self, *numbers):
+        """The sum of each number over all processes, as floats (fp64, so that counts stay exact)."""
+        values = torch.tensor(numbers, dtype=torch.float64, device=self.device)
+        if self.world_size > 1:
+            dist.all_reduce(values)
+        return values.tolist()
+
+    def max(self, number):
+        value = torch.tensor(float(number), dtype=torch.float64, device=self.device)
+        if self.world_size > 1:
+            dist.all_reduce(value, op=dist.ReduceOp.MAX)
+        return value.item()
+
+    def gather(self, thing):
+        """The list of every process's `thing` (anything that JSON can hold), in rank order, on every process."""
+        if self.world_size == 1:
+            return [thing]
+        parts = [None] * self.world_size
+        dist.all_gather_object(parts, json.dumps(thing))
+        return [json.loads(part) for part in parts]
+
+
+@contextlib.contextmanager
+def start(device="auto", dtype="auto"):
+    """Joins the processes that torchrun started (one alone without it) and leaves them in order; yields a Runtime."""
+    world_size, local_rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_RANK", 0))
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise BadInput("--device cuda: this PyTorch sees no GPU: use --device cpu, or install a CUDA build")
+    device = torch.device("cuda", local_rank) if device == "cuda" else torch.device(device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if world_size > 1:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    rank = int(os.environ.get("RANK", 0)) if world_size > 1 else 0
+    yield Runtime(rank, world_size, device, compute_dtype(dtype, device))
+    if world_size > 1:
+        dist.barrier()  # without it a process that leaves early can abort the others at exit
+        dist.destroy_process_group()
+
+
+def compute_dtype(name, device):
+    """auto: bf16 where the hardware multiplies it fast (a GPU, or a CPU with AVX512-BF16 or AMX), else fp32."""
+    if name != "auto":
+        return {"bfloat16": torch.bfloat16, "float32": torch.float32}[name]
+    if device.type == "cuda":
+        return torch.bfloat16
+    return torch.bfloat16 if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported() else torch.float32
+
+
+# ------------------------------------------------------------------------------------------------------------------ weights
+
+
+class Policy:
+    """The model that is trained: `model` computes, `masters` {name: fp32 parameter} are what the optimizer moves.
+
+    fp32, one process: both are the same tensors. bf16, one process: `model` is a bf16 copy whose gradients flow into the masters, and
+    `publish` copies the masters back after a step. Several processes: FSDP2 shards, cast to `dtype` as they are gathered.
+    """
+
+    def __init__(self, folder, runtime, gradient_checkpointing=False):
+        self.runtime, self.folder = runtime, Path(folder)
+        sharded = runtime.world_size > 1
+        self.model = Model.from_pretrained(folder, "cpu" if sharded else runtime.device, torch.float32)
+        self.model.gradient_checkpointing = gradient_checkpointing
+        if sharded:
+            shard(self.model, runtime)
+        self.masters = dict(self.model.named_parameters())
+        if not sharded and runtime.dtype != torch.float32:
+            self.masters = {name: torch.nn.Parameter(weight.detach().clone()) for name, weight in self.masters.items()}
+            self.model.to(runtime.dtype)
+            for name, weight in self.model.named_parameters():
+                weight.register_post_accumulate_grad_hook(gradient_into(self.masters[name]))
+
+    @contextlib.contextmanager
+    def whole(self):
+        """Yields a plain Model with all weights on this process, to sample from. Shards are gathered once, and let go afterwards."""
+        if self.runtime.world_size == 1:
+            yield self.model
+            return
+        units = [module for module in self.model.modules() if isinstance(module, FSDPModule)]
+        for unit in units:
+            unit.unshard()
+        with torch.device("meta"):
+            plain = Model(self.model.config)
+        plain.load_state_dict({name: weight.detach() for name, weight in self.model.named_parameters()}, assign=True)
+        yield plain
+        del plain
+        for unit in units:
+            unit.reshard()
+
+    def publish(self):
+        """Makes the compute copy follow the masters."""
+        with torch.no_grad():
+            for name, weight in self.model.named_parameters():
+                if weight is not self.masters[name]:
+                    weight.copy_(self.masters[name])
+
+    def last_backward(self, is_last):
+        """Gradients of several micro-batches add up locally; only the last backward of a step reduces them over the processes."""
+        if self.runtime.world_size > 1:
+            self.model.set_requires_gradient_sync(is_last)
+
+    def clip_gradients(self, max_norm):
+        """Scales all gradients so that their global norm is at most max_norm; returns the norm before that as a float."""
+        norm = torch.nn.utils.clip_grad_norm_(self.masters.values(), max_norm)
+        return (norm.full_tensor() if isinstance(norm, DTensor) else norm).item()
+
+
+def gradient_into(master):
+    def move(weight):
+        master.grad = weight.grad.float() if master.grad is None else master.grad.add_(weight.grad)  # fp32 sum of bf16 gradients
+        weight.grad = None
+
+    return move
+
+
+def shard(model, runtime):
+    """FSDP2: one unit a block, the rest (embedding, norm, head) in the root unit, which stays whole until its backward is done."""
+    mesh = dist.device_mesh.init_device_mesh(runtime.device.type, (runtime.world_size,))
+    policy = MixedPrecisionPolicy(param_dtype=runtime.dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    for block in model.layers:
+        fully_shard(block, mesh=mesh, mp_policy=policy)
+    fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
+
+
+def full(tensor):
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+# -------------------------------------------------------------------------------------------------------------- checkpoints
+
+
+def save_checkpoint(folder, step, policy, optimizer, tokenizer, config_changes):
+    """Writes OUTPUT_DIR/checkpoint-STEP whole or not at all: a Hugging Face folder plus optimizer.safetensors and trainer_state.json.
+
+    Every process takes part in gathering, the first one writes. The folder gets its name only when all is on disk.
+    """
+    runtime, final = policy.runtime, Path(folder) / f"checkpoint-{step}"
+    weights, moments = {}, {}
+    for name, master in policy.masters.items():
+        state = optimizer.state[master]
+        tensors = {"": master, "exp_avg.": state["exp_avg"], "exp_avg_sq.": state["exp_avg_sq"]} if state else {"": master}
+        for prefix, tensor in tensors.items():
+            gathered = full(tensor.detach())
+            if runtime.is_main:
+                (weights if prefix == "" else moments)[prefix + name] = gathered.cpu().contiguous()
+    if runtime.is_main:
+        partial = final.with_name(final.name + ".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        policy.model.save_pretrained(partial, state=weights, config_changes=config_changes)
+        save_file(moments, partial / "optimizer.safetensors")
+        tokenizer.save_pretrained(partial)
+        if (policy.folder / "generation_config.json").exists():  # holds stop tokens of chat models
+            shutil.copy(policy.folder / "generation_config.json", partial)
+        checksums = {path.name: sha256(path) for path in sorted(partial.iterdir())}
+        state = {"step": step, "optimizer_steps": optimizer_steps(optimizer), "sha256": checksums}
+        write_json(partial / "trainer_state.json", state)
+        for path in partial.iterdir():
+            sync(path)
+        partial.rename(final)
+        sync(final.parent)
+    runtime.sum(0)  # nobody goes on before it is on disk
+
+
+def load_checkpoint(folder, policy, optimizer):
+    """Puts optimizer moments back; the weights were loaded as the model itself. Returns the step. Any number of processes."""
+    folder = Path(folder)
+    state = json.loads((folder / "trainer_state.json").read_text())
+    moments = load_file(folder / "optimizer.safetensors")
+    for name, master in policy.masters.items():
+        if f"exp_avg.{name}" in moments:
+            restored = {key: like(master, moments[f"{key}.{name}"]) for key in ("exp_avg", "exp_avg_sq")}
+            optimizer.state[master] = {"step": torch.tensor(float(state["optimizer_steps"]), device=master.device)} | restored
+    return state["step"]
+
+
+def like(master, tensor):
+    """A full tensor laid out as a parameter is: on its device, cut into the same shards."""
+    if isinstance(master, DTensor):
+        return torch.distributed.tensor.distribute_tensor(tensor.to(master.device), master.device_mesh, master.placements)
+    return tensor.to(master.device)
+
+
+def optimizer_steps(optimizer):
+    return max((int(state["step"]) for state in optimizer.state.values()), default=0)
+
+
+def newest_checkpoint(folder):
+    """The complete checkpoint with the highest step, or None. One whose files do not have their checksums is passed over with a note."""
+    found = [path for path in Path(folder).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+    for path in sorted(found, key=lambda path: -int(path.name.split("-")[1])):
+        try:
+            checksums = json.loads((path / "trainer_state.json").read_text())["sha256"]
+            broken = [name for name, digest in checksums.items() if sha256(path / name) != digest]
+        except (OSError, ValueError, KeyError) as error:
+            broken = [str(error)]
+        if not broken:
+            return path
+        note(f"{path}: damaged ({broken[0]}): passed over")
+    return None
+
+
+def sha256(path):
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sync(path):
+    """Waits until a file or folder has reached the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
+
+
+def write_json(path, value):
+    """A JSON file that is there whole or not at all. NaN is refused: no other program could read it."""
+    partial = Path(path).with_name(Path(path).name + ".partial")
+    partial.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
+    sync(partial)
+    partial.replace(path)
+
+
+# ----------------------------------------------------------------------------------------------------------------- run files
+
+
+def write_config(folder, settings):
+    """config.json: all settings, the versions of what computed, and the commit of this code."""
+    import transformers
+
+    git = subprocess.run(["git", "-C", Path(__file__).parent, "rev-parse", "HEAD"], capture_output=True, text=True)
+    versions = {"python": sys.version.split()[0], "torch": torch.__version__, "transformers": transformers.__version__}
+    write_json(Path(folder) / "config.json", {"settings": settings, "versions": versions, "commit": git.stdout.strip() or None})
+
+
+def cut_rows_past(path, step):
+    """Drops the rows of a metrics.jsonl past `step`, and a half-written last one: that work is done again. Returns the last row kept, or {}."""
+    path, row = Path(path), {}
+    if not path.exists():
+        return row
+    kept = []
+    for line in path.read_text().split("\n")[:-1]:  # a line without its newline was cut off by the kill
+        if json.loads(line)["step"] > step:
+            break
+        row = json.loads(line)
+        kept.append(line + "\n")
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text("".join(kept))
+    sync(partial)
+    partial.replace(path)
+    return row
+
+
+def append_json_line(path, row):
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def reporter(settings):
+    """A function (step, metrics) that copies metrics to where --report_to says."""
+    if settings.report_to == "none" or os.environ.get("RANK", "0") != "0":
+        return lambda step, metrics: None
+    try:
+        if settings.report_to == "wandb":
+            import wandb
+
+            run = wandb.init(dir=settings.output_dir, config=vars(settings))
+            return lambda step, metrics: run.log(metrics, step=step)
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise BadInput(f"--report_to: {settings.report_to} is not installed: pip install {settings.report_to}") from error
+    writer = SummaryWriter(settings.output_dir)
+    return lambda step, metrics: [writer.add_scalar(name, value, step) for name, value in metrics.items()]

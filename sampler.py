@@ -1,0 +1,366 @@
+"""KV-cached sampling: a prompt is computed once for all its generations, and a row that finishes makes room for a waiting one.
+
+    generate(model, prompts, num_generations=8, max_new_tokens=512, temperature=0.6, stop_token_ids=(2,))
+
+Three things keep it fast: the rows of a prompt read the same prompt keys and values; every running row costs one token a step and
+nothing else does (no padding, no finished rows); stopping is looked at on the host every few steps only, so a GPU never waits.
+
+Three things keep it honest: log-probs are those of token_logprobs (fp32 log-softmax of logits / temperature, whole vocabulary); the
+random number of a token is a hash of (seed of its prompt, generation, position), whatever runs beside it; a token that stops is kept.
+"""
+
+from collections import Counter, deque
+from dataclasses import dataclass
+
+import torch
+
+from kernels.logprob import bf16_products_allowed
+from model import attention
+
+GOLDEN = 0x9E3779B97F4A7C15  # SplitMix64 (Steele, Lea, Flood 2014): the odd step between two states
+MIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
+
+
+@dataclass
+class Completion:
+    """One generation. `tokens` ends with the stop token where finish_reason is "stop"; `logprobs` belong to `tokens` one by one."""
+
+    tokens: list[int]
+    logprobs: list[float]
+    finish_reason: str  # "stop" | "length"
+
+
+def signed(value):
+    """A Python integer modulo 2^64 as the int64 that has its bits."""
+    value &= (1 << 64) - 1
+    return value - (1 << 64) if value >> 63 else value
+
+
+def hash64(*numbers):
+    """Folds integers into 64 well-mixed bits, on the host: the start of a row's random stream."""
+    state = 0
+    for number in numbers:
+        state = (state ^ (number & ((1 << 64) - 1))) + GOLDEN
+        for shift, factor in MIX:
+            state = ((state & ((1 << 64) - 1)) ^ ((state & ((1 << 64) - 1)) >> shift)) * factor
+        state &= (1 << 64) - 1
+        state ^= state >> 31
+    return signed(state)
+
+
+def uniforms(streams, positions):
+    """One uniform number in [0, 1) a row: SplitMix64 of stream + position, both int64 (rows,), 24 bits of it as fp32 (rows,)."""
+    state = streams + (positions + 1) * signed(GOLDEN)  # int64 wraps around, which is what is wanted
+    for shift, factor in MIX:
+        state = (state ^ ((state >> shift) & ((1 << (64 - shift)) - 1))) * signed(factor)  # >> keeps the sign: mask it off
+    state = state ^ ((state >> 31) & ((1 << 33) - 1))
+    return ((state >> 40) & 0xFFFFFF).float() / 0x1000000
+
+
+def sample_tokens(logits, temperature, top_p, uniform):
+    """fp32 logits (rows, vocab), one uniform number a row -> (tokens, logprobs), both (rows,).
+
+    Equals torch.multinomial(softmax(logits / temperature)) by inverting the cumulative distribution at one number a row, which on a
+    CPU costs a fifteenth of a random number for every vocabulary entry. The log-prob is that of the untruncated distribution.
+    """
+    logprobs = (logits / temperature if temperature > 0 else logits).log_softmax(dim=-1)  # (rows, vocab)
+    if temperature == 0:
+        tokens = logits.argmax(dim=-1)
+    else:
+        probs = logprobs.exp()
+        if top_p < 1:  # keep the likeliest tokens until they hold top_p together; the one that crosses the border is kept
+            ordered, order = probs.sort(dim=-1, descending=True)
+            ordered[ordered.cumsum(dim=-1) - ordered >= top_p] = 0
+            probs = torch.zeros_like(probs).scatter_(1, order, ordered)
+        cumulative = probs.cumsum(dim=-1)
+        total = cumulative[:, -1:]
+        # strictly below the total, so that the entry found always has a probability above 0
+        aim = torch.minimum(uniform[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
+        tokens = torch.searchsorted(cumulative, aim, right=True)[:, 0]
+    return tokens, logprobs.gather(1, tokens[:, None])[:, 0]
+
+
+def attention_with_lse(queries, keys, values, mask):
+    """softmax(q k^T / sqrt(head_dim) + mask) v and its log-sum-exp, which lets two attentions over parts of the keys be merged.
+
+    queries (batch, kv_heads, queries, head_dim), keys and values (batch, kv_heads, keys, head_dim), mask additive and broadcast.
+    Returns (batch, kv_heads, queries, head_dim) in the input's type and (batch, kv_heads, queries) in fp32.
+    """
+    if queries.device.type == "cpu":  # PyTorch's fused kernel returns the log-sum-exp as well
+        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(queries, keys, values, attn_mask=mask)
+    scores = (queries.float() @ keys.float().transpose(-1, -2)) * queries.shape[-1] ** -0.5 + mask
+    lse = scores.logsumexp(dim=-1, keepdim=True)
+    return ((scores - lse).exp().to(values.dtype) @ values), lse[..., 0]
+
+
+class KVCache:
+    """Keys and values of the prompts in use, one slot a prompt, and of the tokens that each row has generated.
+
+    `slots` grows when more prompts are in use at once than expected; rows are fixed. Rows 0..n-1 run, the others are free.
+    """
+
+    def __init__(self, model, num_slots, prompt_length, num_rows, num_tokens):
+        config, weight = model.config, model.embed_tokens.weight
+        self.kv_heads = config.num_kv_heads
+        shape = (config.num_layers, 2, num_slots, config.num_kv_heads, prompt_length, config.head_dim)
+        self.prompts = weight.new_zeros(shape)  # (layers, keys | values, slots, kv_heads, tokens, head_dim); zeros: padding must be finite
+        self.rows = weight.new_zeros((*shape[:2], num_rows, config.num_kv_heads, num_tokens, config.head_dim))
+
+    def grow(self):
+        self.prompts = torch.cat((self.prompts, torch.zeros_like(self.prompts)), dim=2)
+
+    def prefill_attention(self, spans):
+        """`attend` for whole prompts one after another; spans: (start, end, slot) of each. Keys and values are kept in its slot."""
+
+        def attend(layer, queries, keys, values):  # (tokens, heads, head_dim), (tokens, kv_heads, head_dim) twice
+            queries, keys, values = (x.transpose(0, 1)[None] for x in (queries, keys, values))  # (1, heads, tokens, head_dim)
+            outputs = []
+            for start, end, slot in spans:
+                self.prompts[layer, 0, slot, :, : end - start] = keys[0, :, start:end]
+                self.prompts[layer, 1, slot, :, : end - start] = values[0, :, start:end]
+                part = (queries[:, :, start:end], keys[:, :, start:end], values[:, :, start:end])
+                outputs.append(attention(*part, is_causal=True))
+            return torch.cat(outputs, dim=2)[0].transpose(0, 1)  # (tokens, heads, head_dim)
+
+        return attend
+
+    def decode_attention(self, places, width, prompt_mask, own_lengths, longest):
+        """`attend` for one token in each of n rows.
+
+        places (n,): where a row's query goes in a table (slots, width = rows of the fullest slot), so that all rows of a prompt meet its keys in
+        one product; prompt_mask (slots, 1, 1, prompt tokens); own_lengths (n,): tokens that a row has in the cache; longest: their
+        maximum, which the host knows. The two softmaxes are merged by their log-sum-exp, as in FlashDecoding.
+        """
+        n, (num_slots, prompt_length), device = len(places), prompt_mask.shape[::3], places.device
+        row_indices = torch.arange(n, device=device)
+        visible = torch.arange(longest + 1, device=device) <= own_lengths[:, None]  # the token at hand sees itself
+        own_mask = torch.zeros_like(visible, dtype=prompt_mask.dtype).masked_fill_(~visible, -torch.inf)[:, None, None]
+
+        def attend(layer, queries, keys, values):  # (n, heads, head_dim), (n, kv_heads, head_dim) twice
+            own_keys, own_values = self.rows[layer, 0], self.rows[layer, 1]
+            own_keys[row_indices, :, own_lengths] = keys
+            own_values[row_indices, :, own_lengths] = values
+            queries = queries.view(n, self.kv_heads, -1, queries.shape[-1])  # query heads that share a key head side by side
+            own, own_lse = attention_with_lse(queries, own_keys[:n, :, : longest + 1], own_values[:n, :, : longest + 1], own_mask)
+            table = queries.new_zeros(num_slots * width, *queries.shape[1:])
+            table[places] = queries
+            table = table.view(num_slots, width, *queries.shape[1:]).transpose(1, 2).flatten(2, 3)  # (slots, kv_heads, width * group, d)
+            prompt_kv = self.prompts[layer, :, :num_slots, :, :prompt_length]
+            shared, shared_lse = attention_with_lse(table, prompt_kv[0], prompt_kv[1], prompt_mask)
+            shared = shared.unflatten(2, (width, -1)).transpose(1, 2).flatten(0, 1)[places]  # (n, kv_heads, group, head_dim)
+            shared_lse = shared_lse.unflatten(2, (width, -1)).transpose(1, 2).flatten(0, 1)[places]
+            share = torch.sigmoid(shared_lse - own_lse)[..., None]  # of the softmax's mass that lies on the prompt
+            return (own + share * (shared - own)).to(own.dtype).flatten(1, 2)  # (n, heads, head_dim)
+
+        return attend
+
+
+class Session:
+    """The running rows of one generate call. Row tensors have `num_rows` entries of which the first len(self.running) count."""
+
+    def __init__(self, model, prompts, settings, streams, num_rows, num_slots, look_every=None):
+        self.model, self.prompts, self.settings, self.streams = model, prompts, settings, streams
+        device = model.device
+        # A row may run on for up to look_every - 1 steps after its end, until the host looks: that is cut off, but needs space.
+        self.look_every = look_every or (1 if device.type == "cpu" else 8)
+        columns = settings.max_new_tokens + self.look_every
+        self.cache = KVCache(model, num_slots, max(map(len, prompts)), num_rows, columns)
+        self.tokens = torch.zeros(num_rows, columns, dtype=torch.long, device=device)
+        self.logprobs = torch.zeros(num_rows, columns, device=device)
+        self.state = torch.zeros(5, num_rows, dtype=torch.long, device=device)
+        # the random stream, the prompt's tokens, tokens generated, whether a stop token came, tokens up to and with it
+        self.stream, self.prompt_length, self.generated, self.stopped, self.length = self.state
+        # (hidden_size, vocab_size). A CPU multiplies bf16 into fp32 only from fp32 operands: cast once here, not at every step.
+        self.head = model.head_weight.T if device.type == "cuda" else model.head_weight.T.float()
+        self.stops = torch.tensor(sorted(settings.stop_token_ids), dtype=torch.long, device=device)
+        self.running = []  # (prompt, generation) of rows 0..n-1
+        self.counts = []  # tokens generated so far, on the host
+        self.slot_of = {}  # prompt -> slot, while it is in use
+        self.unfinished = {}  # prompt -> generations not finished yet
+        self.last_hidden = model.embed_tokens.weight.new_zeros(num_slots, model.config.hidden_size)
+
+    def admit(self, waiting):
+        """Fills the free rows from the waiting generations; prompts that are new are prefilled first, all together."""
+        arrivals = [waiting.popleft() for _ in range(min(len(waiting), len(self.tokens) - len(self.running)))]
+        if not arrivals:
+            return
+        self.prefill([prompt for prompt in dict(arrivals) if prompt not in self.slot_of])
+        first, device = len(self.running), self.tokens.device
+        slots = [self.slot_of[prompt] for prompt, _ in arrivals]
+        columns = [[self.streams[prompt][generation], len(self.prompts[prompt]), 0, 0, 0] for prompt, generation in arrivals]
+        self.state[:, first : first + len(arrivals)] = torch.tensor(columns, dtype=torch.long, device=device).T
+        self.running += arrivals
+        self.counts += [0] * len(arrivals)
+        self.lay_out()
+        hidden = self.last_hidden[torch.tensor(slots, device=device)]  # every generation draws its own first token from it
+        self.append_tokens(hidden, slice(first, first + len(arrivals)))
+
+    def prefill(self, prompts):
+        for piece in batches_by_length(prompts, self.prompts, self.settings.prefill_tokens):
+            tokens, positions, spans = [], [], []
+            for prompt in piece:
+                free = set(range(self.cache.prompts.shape[2])) - set(self.slot_of.values())
+                if not free:
+                    free = {self.cache.prompts.shape[2]}
+                    self.cache.grow()
+                    self.last_hidden = torch.cat((self.last_hidden, torch.zeros_like(self.last_hidden)))
+                self.slot_of[prompt] = min(free)
+                self.unfinished[prompt] = len(self.streams[prompt])
+                spans.append((len(tokens), len(tokens) + len(self.prompts[prompt]), self.slot_of[prompt]))
+                tokens += self.prompts[prompt]
+                positions += range(len(self.prompts[prompt]))
+            tokens, positions = torch.tensor([tokens, positions], dtype=torch.long, device=self.tokens.device)
+            hidden = self.model(tokens, positions, self.cache.prefill_attention(spans))  # (tokens, hidden_size)
+            self.last_hidden[[slot for _, _, slot in spans]] = hidden[[end - 1 for _, end, _ in spans]]
+
+    def lay_out(self):
+        """Which table entry each row's query goes to, and how far each slot's prompt reaches. Changes only when rows come or go."""
+        slots, device = [self.slot_of[prompt] for prompt, _ in self.running], self.tokens.device
+        rows_in_slot, ranks = Counter(), []
+        for slot in slots:
+            ranks.append(rows_in_slot[slot])
+            rows_in_slot[slot] += 1
+        self.table_width = max(rows_in_slot.values())
+        self.places = torch.tensor([slot * self.table_width + rank for slot, rank in zip(slots, ranks)], device=device)
+        lengths = torch.ones(max(slots) + 1, dtype=torch.long)  # a slot without rows: one visible key keeps its softmax finite
+        for prompt, slot in self.slot_of.items():
+            if slot < len(lengths):
+                lengths[slot] = len(self.prompts[prompt])
+        visible = torch.arange(int(lengths.max())) < lengths[:, None]
+        mask = torch.zeros(visible.shape, dtype=self.last_hidden.dtype).masked_fill_(~visible, -torch.inf)
+        self.prompt_mask = mask[:, None, None].to(device)  # (slots, 1, 1, prompt tokens)
+
+    def decode(self):
+        """One token for every running row: no host synchronisation in here."""
+        n = len(self.running)
+        own_lengths = self.generated[:n] - 1  # the newest token is not in the cache yet
+        last = self.tokens[:n].gather(1, own_lengths[:, None])[:, 0]
+        attend = self.cache.decode_attention(self.places, self.table_width, self.prompt_mask, own_lengths, max(self.counts) - 1)
+        hidden = self.model(last, self.prompt_length[:n] + own_lengths, attend)  # (n, hidden_size)
+        self.append_tokens(hidden, slice(0, n))
+
+    def logits(self, hidden):
+        """fp32 logits (rows, vocab) of hidden states (rows, hidden_size), by the product that token_logprobs uses."""
+        if hidden.dtype == torch.float32:
+            return hidden @ self.head
+        if hidden.is_cuda:
+            return torch.mm(hidden, self.head, out_dtype=torch.float32)
+        with bf16_products_allowed():
+            return hidden.float() @ self.head
+
+    def append_tokens(self, hidden, rows):
+        """Draws the next token of the rows in a slice from their last hidden states (rows, hidden_size)."""
+        uniform = uniforms(self.stream[rows], self.generated[rows])
+        tokens, logprobs = sample_tokens(self.logits(hidden), self.settings.temperature, self.settings.top_p, uniform)
+        at = self.generated[rows][:, None]  # the rows differ in age: each has its own column
+        self.tokens[rows].scatter_(1, at, tokens[:, None])
+        self.logprobs[rows].scatter_(1, at, logprobs[:, None])
+        self.generated[rows] += 1
+        self.length[rows] += 1 - self.stopped[rows]
+        self.stopped[rows] |= torch.isin(tokens, self.stops)
+        for row in range(rows.start, rows.stop):
+            self.counts[row] += 1
+
+    def retire(self, results):
+        """Takes finished rows out, and moves the last rows into their places so that rows 0..n-1 are the running ones."""
+        limit = self.settings.max_new_tokens
+        stopped, lengths = self.state[3:, : len(self.running)].tolist()  # the one synchronisation
+        finished = [row for row in range(len(self.running)) if stopped[row] or self.counts[row] >= limit]
+        if not finished:
+            return
+        for row, tokens, logprobs in zip(finished, self.tokens[finished].tolist(), self.logprobs[finished].tolist()):
+            (prompt, generation), length = self.running[row], min(lengths[row], limit)
+            reason = "stop" if stopped[row] and lengths[row] <= limit else "length"
+            results[prompt][generation] = Completion(tokens[:length], logprobs[:length], reason)
+            self.unfinished[prompt] -= 1
+            if self.unfinished[prompt] == 0:
+                del self.slot_of[prompt], self.unfinished[prompt]
+        for row in reversed(finished):
+            last, used = len(self.running) - 1, max(self.counts)
+            if row != last:
+                self.cache.rows[:, :, row, :, :used] = self.cache.rows[:, :, last, :, :used]
+                for tensor in (self.tokens, self.logprobs):
+                    tensor[row] = tensor[last]
+                self.state[:, row] = self.state[:, last]
+                self.running[row], self.counts[row] = self.running[last], self.counts[last]
+            self.running.pop()
+            self.counts.pop()
+        if self.running:
+            self.lay_out()
+
+
+def batches_by_length(items, texts, budget):
+    """Splits items into lists whose texts have at most `budget` tokens together (one item at least)."""
+    batch, size = [], 0
+    for item in items:
+        if batch and size + len(texts[item]) > budget:
+            yield batch
+            batch, size = [], 0
+        batch.append(item)
+        size += len(texts[item])
+    if batch:
+        yield batch
+
+
+@dataclass(frozen=True)
+class Settings:
+    max_new_tokens: int
+    temperature: float
+    top_p: float
+    stop_token_ids: tuple
+    prefill_tokens: int = 8192  # prompts prefilled together hold at most this many tokens
+
+
+def check_arguments(model, prompts, num_generations, settings, seeds):
+    vocab_size = model.config.vocab_size
+    if settings.temperature < 0 or not 0 < settings.top_p <= 1:
+        raise ValueError(f"temperature must be at least 0 and top_p in (0, 1], got {settings.temperature} and {settings.top_p}")
+    if num_generations < 1 or settings.max_new_tokens < 1:
+        raise ValueError(f"num_generations and max_new_tokens must be at least 1, got {num_generations} and {settings.max_new_tokens}")
+    for index, prompt in enumerate(prompts):
+        if not prompt or min(prompt) < 0 or max(prompt) >= vocab_size:
+            raise ValueError(f"prompt {index}: must hold token ids from 0 to {vocab_size - 1} and at least one of them")
+    if len(seeds) != len(prompts):
+        raise ValueError(f"{len(seeds)} seeds for {len(prompts)} prompts: give one integer, or one for each prompt")
+
+
+def row_budget(model, num_tokens):
+    """How many rows of `num_tokens` fit: half of a GPU's free memory, or 4 GiB of a CPU's; at most 256 and 64, where speed levels off."""
+    config, weight = model.config, model.embed_tokens.weight
+    bytes_per_row = 2 * config.num_layers * config.num_kv_heads * config.head_dim * weight.element_size() * num_tokens
+    if weight.device.type == "cuda":
+        return max(1, min(256, torch.cuda.mem_get_info(weight.device)[0] // 2 // bytes_per_row))
+    return max(1, min(64, 2**32 // bytes_per_row))
+
+
+@torch.inference_mode()
+def generate(model, prompts, num_generations=1, max_new_tokens=1024, temperature=1.0, top_p=1.0, stop_token_ids=(), seed=0, max_rows=None, progress=None):
+    """Samples `num_generations` completions of each prompt (lists of token ids) -> results[prompt][generation], each a Completion.
+
+    temperature 0 is greedy, with the log-probs of temperature 1. Without stop_token_ids every completion runs to max_new_tokens.
+    `seed`: one integer, or one for each prompt; generation g of a prompt is the same whatever other prompts, rows and generations run.
+    `max_rows` bounds the rows that run at once (default: what memory allows); `progress(finished, total)` is called as rows finish.
+    Raises ValueError for arguments out of range.
+    """
+    settings = Settings(max_new_tokens, temperature, top_p, tuple(stop_token_ids))
+    seeds = [hash64(seed, index) for index in range(len(prompts))] if isinstance(seed, int) else list(seed)
+    check_arguments(model, prompts, num_generations, settings, seeds)
+    results = [[None] * num_generations for _ in prompts]
+    streams = [[hash64(prompt_seed, generation) for generation in range(num_generations)] for prompt_seed in seeds]
+    # Long prompts first: prompts that run together are then alike in length, and the longest work does not start last.
+    order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
+    waiting = deque((index, generation) for index in order for generation in range(num_generations))
+    if not waiting:
+        return results
+    total = len(waiting)
+    num_rows = min(total, max_rows or row_budget(model, max_new_tokens))
+    session = Session(model, prompts, settings, streams, num_rows, num_slots=-(-num_rows // num_generations))
+    while waiting or session.running:
+        session.admit(waiting)
+        session.retire(results)  # a first token may be the last one
+        for _ in range(session.look_every if session.running else 0):
+            session.decode()
+        session.retire(results)
+        if progress:
+            progress(total - len(waiting) - len(session.running), total)
+    return results

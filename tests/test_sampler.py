@@ -1,0 +1,190 @@
+"""The sampler: independent rows, its log-probs against the trainer's, stopping, refilling, the random numbers themselves."""
+
+import pytest
+import torch
+import transformers
+
+from model import Model, pack_groups, packed_attention
+from sampler import Completion, generate, hash64, sample_tokens, signed, uniforms
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    torch.manual_seed(0)
+    config = transformers.Qwen2Config(vocab_size=211, hidden_size=48, intermediate_size=96, num_hidden_layers=2, num_attention_heads=6,
+                                      num_key_value_heads=2, max_position_embeddings=4096, initializer_range=0.15)  # fmt: skip
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    return Model.from_pretrained(folder, dtype=torch.float32)
+
+
+def random_prompts(count, longest=40, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(1, longest, (count,), generator=generator).tolist()
+    return [torch.randint(0, 211, (length,), generator=generator).tolist() for length in lengths]
+
+
+def trainer_logprobs(model, prompts, results, temperature):
+    layout = pack_groups([(prompt, [completion.tokens for completion in row]) for prompt, row in zip(prompts, results)])
+    with torch.no_grad():
+        logprobs, _ = model(layout.tokens, layout.positions, packed_attention(layout), layout.predictors, layout.targets, temperature)
+    return logprobs
+
+
+def flat(results, what="logprobs"):
+    return [value for row in results for completion in row for value in getattr(completion, what)]
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.0])
+def test_logprobs_are_the_trainers_with_ragged_prompts_and_refilled_rows(model, temperature):
+    prompts, stops = random_prompts(7), tuple(range(0, 211, 9))
+    results = generate(model, prompts, 6, 50, temperature=temperature, stop_token_ids=stops, seed=3, max_rows=5)
+    lengths = [len(completion.tokens) for row in results for completion in row]
+    assert len(set(lengths)) > 5  # ragged, so rows were refilled at different times
+    gap = (trainer_logprobs(model, prompts, results, temperature) - torch.tensor(flat(results))).abs().max().item()
+    assert gap <= 1e-4
+
+
+def test_real_model_logprobs_are_the_trainers(real_model):
+    real = Model.from_pretrained(real_model, dtype=torch.float32)
+    generator = torch.Generator().manual_seed(0)
+    prompts = [torch.randint(20, 49000, (length,), generator=generator).tolist() for length in (900, 30, 300)]
+    results = generate(real, prompts, 3, 60, temperature=0.7, stop_token_ids=tuple(range(0, 49152, 40)), seed=1, max_rows=4)
+    gap = (trainer_logprobs(real, prompts, results, 0.7) - torch.tensor(flat(results))).abs().max().item()
+    assert gap <= 1e-4
+
+
+def test_a_row_does_not_depend_on_what_runs_beside_it(model):
+    """10,000 tokens, alone and in company, in another order, with other numbers of rows: the same tokens, log-probs to 1e-5."""
+    prompts = random_prompts(10, seed=1)
+    seeds = [100 + index for index in range(10)]
+    together = generate(model, prompts, 10, 100, seed=seeds)
+    assert sum(len(completion.tokens) for row in together for completion in row) == 10_000
+    alone = [generate(model, [prompt], 10, 100, seed=[seed])[0] for prompt, seed in zip(prompts, seeds)]
+    backwards = generate(model, prompts[::-1], 10, 100, seed=seeds[::-1], max_rows=7)[::-1]
+    fewer = generate(model, prompts, 3, 100, seed=seeds, max_rows=4)
+    for other in (alone, backwards):
+        assert flat(other, "tokens") == flat(together, "tokens")
+        torch.testing.assert_close(torch.tensor(flat(other)), torch.tensor(flat(together)), atol=1e-5, rtol=0)
+    assert [row[:3] for row in together] == [[Completion(c.tokens, pytest.approx(c.logprobs, abs=1e-5), c.finish_reason) for c in row] for row in fewer]
+
+
+def test_generations_of_a_prompt_differ_from_the_first_token_on(model):
+    rows = generate(model, [[1, 2, 3]], 32, 2, temperature=1.0)[0]
+    assert len({completion.tokens[0] for completion in rows}) > 8
+    assert len({tuple(completion.tokens) for completion in generate(model, [[1, 2, 3]] * 4, 1, 8)[0]}) == 1
+
+
+def test_equal_prompts_get_different_numbers_unless_told_otherwise(model):
+    first, second = generate(model, [[1, 2, 3]] * 2, 1, 20, seed=5)
+    assert first[0].tokens != second[0].tokens
+    first, second = generate(model, [[1, 2, 3]] * 2, 1, 20, seed=[5, 5])
+    assert first[0].tokens == second[0].tokens
+
+
+def test_greedy_logprobs_are_those_of_temperature_one(model):
+    prompts = random_prompts(3)
+    results = generate(model, prompts, 1, 20, temperature=0)
+    torch.testing.assert_close(torch.tensor(flat(results)), trainer_logprobs(model, prompts, results, 1.0), atol=1e-4, rtol=0)
+
+
+def test_stop_tokens_and_finish_reasons(model):
+    stops = (7, 50, 51, 52, 120)
+    rows = [completion for row in generate(model, random_prompts(6), 8, 40, stop_token_ids=stops, seed=2, max_rows=9) for completion in row]
+    assert {completion.finish_reason for completion in rows} == {"stop", "length"}
+    for completion in rows:
+        assert len(completion.tokens) == len(completion.logprobs) <= 40
+        assert not any(token in stops for token in completion.tokens[:-1])
+        assert (completion.tokens[-1] in stops) == (completion.finish_reason == "stop")
+        assert completion.finish_reason == "stop" or len(completion.tokens) == 40
+    last = {completion.tokens[-1] for completion in rows if completion.finish_reason == "stop"}
+    assert len(last) >= 3  # several of them do stop
+    endless = generate(model, [[1]], 4, 40)[0]
+    assert all(completion.finish_reason == "length" and len(completion.tokens) == 40 for completion in endless)
+
+
+def test_a_stop_in_the_last_place_counts_as_stop(model):
+    free = generate(model, [[4, 5]], 1, 10, seed=1)[0][0]
+    again = generate(model, [[4, 5]], 1, 10, seed=1, stop_token_ids=(free.tokens[9],))[0][0]
+    if free.tokens[9] in free.tokens[:9]:
+        pytest.fail("choose another seed: the last token came before")
+    assert again.tokens == free.tokens and again.finish_reason == "stop"
+    assert generate(model, [[4, 5]], 1, 1, seed=1)[0][0].tokens == free.tokens[:1]
+
+
+def test_no_work_for_finished_rows(model, monkeypatch):
+    """Tokens computed = prompt tokens once + generated tokens that are followed by another one."""
+    computed = []
+    forward = Model.forward
+    monkeypatch.setattr(Model, "forward", lambda self, tokens, *rest: computed.append(len(tokens)) or forward(self, tokens, *rest))
+    prompts = random_prompts(5)
+    results = generate(model, prompts, 4, 30, stop_token_ids=tuple(range(0, 211, 11)), seed=4, max_rows=6)
+    generated = sum(len(completion.tokens) - 1 for row in results for completion in row)
+    assert sum(computed) == sum(map(len, prompts)) + generated
+
+
+def test_looking_less_often_changes_nothing(model, monkeypatch):
+    """A GPU looks for finished rows every eight steps: what a row computes past its end is cut off."""
+    arguments = dict(num_generations=4, max_new_tokens=30, stop_token_ids=tuple(range(0, 211, 11)), seed=4, max_rows=6)
+    plain = generate(model, random_prompts(5), **arguments)
+    from sampler import Session
+
+    begin = Session.__init__
+
+    def begin_with_eight(self, *arguments, **options):
+        begin(self, *arguments, **options, look_every=8)
+
+    monkeypatch.setattr(Session, "__init__", begin_with_eight)
+    rarely = generate(model, random_prompts(5), **arguments)
+    assert flat(rarely, "tokens") == flat(plain, "tokens")
+    assert [c.finish_reason for row in rarely for c in row] == [c.finish_reason for row in plain for c in row]
+    torch.testing.assert_close(torch.tensor(flat(rarely)), torch.tensor(flat(plain)), atol=1e-5, rtol=0)
+
+
+def test_frequencies_follow_the_distribution():
+    logits = torch.tensor([0.0, 1.0, 2.0, -1.0, -torch.inf])
+    uniform = (torch.arange(20_000) + 0.5) / 20_000
+    tokens, logprobs = sample_tokens(logits.repeat(20_000, 1), 0.5, 1.0, uniform)
+    expected = (logits / 0.5).softmax(-1)
+    torch.testing.assert_close(torch.bincount(tokens, minlength=5) / 20_000, expected, atol=2e-4, rtol=0)
+    torch.testing.assert_close(logprobs.exp(), expected[tokens])
+
+
+def test_top_p_keeps_the_smallest_sufficient_set_and_leaves_logprobs_alone():
+    logits = torch.tensor([0.1, 0.4, 0.2, 0.3]).log().repeat(1000, 1)
+    uniform = (torch.arange(1000) + 0.5) / 1000
+    for top_p, kept in ((0.3, {1}), (0.5, {1, 3}), (0.75, {1, 2, 3}), (1.0, {0, 1, 2, 3})):
+        tokens, logprobs = sample_tokens(logits, 1.0, top_p, uniform)
+        assert set(tokens.tolist()) == kept
+        torch.testing.assert_close(logprobs, logits.gather(1, tokens[:, None])[:, 0])
+    tokens, _ = sample_tokens(logits, 1.0, 0.5, uniform)
+    assert abs((tokens == 1).float().mean().item() - 4 / 7) < 0.002
+
+
+def test_the_ends_of_the_uniform_interval_never_draw_an_impossible_token():
+    logits = torch.tensor([[-torch.inf, 0.0, 0.0, -torch.inf]] * 2)
+    tokens, logprobs = sample_tokens(logits, 1.0, 1.0, torch.tensor([0.0, 1 - 2**-24]))
+    assert tokens.tolist() == [1, 2] and torch.isfinite(logprobs).all()
+
+
+def test_random_numbers_are_splitmix64():
+    """Against the published sequence for state 0 (first three outputs of SplitMix64)."""
+    published = [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F]
+    got = uniforms(torch.zeros(3, dtype=torch.long), torch.arange(3))
+    assert got.tolist() == [(value >> 40) / 2**24 for value in published]
+    many = uniforms(torch.full((200_000,), hash64(1, 2)), torch.arange(200_000))
+    assert abs(many.mean().item() - 0.5) < 0.003 and abs(many.var().item() - 1 / 12) < 0.001 and 0 <= many.min() and many.max() < 1
+    assert signed(2**64 - 1) == -1 and signed(2**63) == -(2**63) and hash64(1, 2) != hash64(2, 1)
+
+
+@pytest.mark.parametrize("wrong", [dict(temperature=-1), dict(top_p=0), dict(top_p=1.5), dict(num_generations=0), dict(max_new_tokens=0),
+                                   dict(seed=[1, 2]), dict(prompts=[[]]), dict(prompts=[[211]]), dict(prompts=[[-1]])])  # fmt: skip
+def test_arguments_out_of_range_are_refused(model, wrong):
+    with pytest.raises(ValueError):
+        generate(model, **({"prompts": [[1, 2]]} | wrong))
+
+
+def test_nothing_to_do(model):
+    assert generate(model, []) == []

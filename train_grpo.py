@@ -1,0 +1,397 @@
+"""GRPO, whole: trains a judge that thinks before it says which of two answers is better.
+
+    python train_grpo.py                                              the embedded example, two CPU cores
+    torchrun train_grpo.py --model M --train_data pairs.jsonl         your model, your preferences
+    torchrun --nproc_per_node 8 train_grpo.py ...                     eight GPUs, the same result
+
+One step: draw `prompts_per_step` pairs, place the two answers, sample `num_generations` judgments of each, reward the right verdict
+with +1 and any other end with -1, and follow the policy gradient. What differs from the GRPO of DeepSeekMath (arXiv 2402.03300):
+
+1. A group's prompt is computed once, in the sampler and here: `[prompt | completion 1 | ... | completion G]` is one packed sequence.
+2. No pass for old log-probs: in the first update they are the current ones; further updates (`num_iterations`) keep those of the first.
+3. The KL term is off by default (beta 0), and then no reference model is in memory.
+4. Every term is divided by counts of the whole step, over all micro-batches and processes (`sequence_weights`).
+5. Groups whose rewards are all equal teach nothing: they count in every divisor, and at beta 0 no work is done for them.
+6. Truncated importance weights correct for what sampler and trainer compute differently (bf16); in fp32 on one machine they are 1.
+"""
+
+import itertools
+import os
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal, Optional
+
+import cli
+from chat import load_style, load_tokenizer, stop_token_ids
+from cli import BadInput, note
+from data import load_pairs
+from rewards import check_groups, load_reward
+
+DEFAULTS = dict(max_completion_length=1024, max_steps=100, learning_rate=1e-6)
+TINY_DEFAULTS = dict(max_completion_length=64, max_steps=200, learning_rate=1e-3)  # a model of this size wants larger steps
+FREE_TO_CHANGE = ("max_steps", "save_every", "report_to", "resume")  # on --resume
+
+
+def setting(default, text):
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass
+class Settings:
+    # what to train, on what
+    model: str = setting("tiny", "Hugging Face folder or hub name; tiny = the embedded example")
+    train_data: Optional[str] = setting(None, "preference pairs: a file, a folder or a hub name (formats: see data.py)")
+    eval_data: Optional[str] = setting(None, "held-out pairs, judged in both orders; none = no evaluation")
+    output_dir: Optional[str] = setting(None, "folder of the run; new under out/ if not given")
+    style: Optional[str] = setting(None, "judging prompt: a name in prompts/ or a file of your own; default: what the model was trained with, else rrm")
+    reward: str = setting("verdict", "verdict (+1 right, -1 not) or MODULE:FUNCTION, which runs code of yours")
+    # rollouts
+    prompts_per_step: int = setting(16, "pairs a step, over all processes")
+    num_generations: int = setting(8, "completions of each pair: the group")
+    max_completion_length: Optional[int] = setting(None, "tokens of a completion at most (default 1024, tiny 64); one without verdict is wrong")
+    temperature: float = setting(1.0, "sampling temperature, also that of the log-probs in the loss")
+    # optimisation
+    max_steps: Optional[int] = setting(None, "steps, each with num_iterations updates (default 100, tiny 200)")
+    learning_rate: Optional[float] = setting(None, "of AdamW, constant (default 1e-6, tiny 1e-3)")
+    beta: float = setting(0.0, "weight of the KL term to the starting model; 0 keeps no reference in memory")
+    epsilon: float = setting(0.2, "lower clip of the probability ratio: 1 - epsilon")
+    epsilon_high: Optional[float] = setting(None, "upper clip: 1 + epsilon_high; default epsilon (DAPO: 0.28)")
+    loss_type: Literal["grpo", "dapo", "dr_grpo"] = setting("grpo", "mean per sequence, then over sequences; mean over tokens; sum over a constant")
+    scale_rewards: Literal["group", "none"] = setting("group", "divide advantages by the group's standard deviation, or not (Dr. GRPO)")
+    num_iterations: int = setting(1, "updates on each batch of rollouts")
+    importance_cap: float = setting(2.0, "upper bound of the importance weight between sampler and trainer")
+    max_grad_norm: float = setting(1.0, "gradients are scaled down to this norm")
+    micro_batch_tokens: int = setting(8192, "packed tokens a forward pass; out of memory: lower it, and set --gradient_checkpointing")
+    gradient_checkpointing: bool = setting(False, "keep block inputs only, compute the rest again: less memory, a third more time")
+    # the run
+    eval_every: int = setting(50, "steps between evaluations; 0 = never")
+    eval_limit: int = setting(200, "held-out pairs judged at most")
+    save_every: int = setting(50, "steps between checkpoints; the last step is always saved")
+    resume: bool = setting(False, "go on from the newest checkpoint in output_dir, or start there")
+    seed: int = setting(0, "decides data order, placement and sampling")
+    report_to: Literal["none", "tensorboard", "wandb"] = setting("none", "copy the metrics to tensorboard or wandb as well")
+    device: Literal["auto", "cpu", "cuda"] = setting("auto", "auto: a GPU if there is one")
+    dtype: Literal["auto", "float32", "bfloat16"] = setting("auto", "of the computation; weights and optimizer are fp32 always")
+
+
+def check(settings):
+    """Everything that can be wrong before a model is loaded. Returns (settings, model folder, train pairs, eval pairs)."""
+    for name, value in (TINY_DEFAULTS if settings.model == "tiny" else DEFAULTS).items():
+        if getattr(settings, name) is None:
+            setattr(settings, name, value)
+    if settings.model == "tiny" and settings.dtype == "auto":
+        settings.dtype = "float32"  # products this small are no faster in bf16
+    for name, lowest in dict(prompts_per_step=1, num_generations=2, max_completion_length=1, max_steps=1, num_iterations=1,
+                             micro_batch_tokens=1, save_every=1, eval_every=0, eval_limit=1).items():
+        if getattr(settings, name) < lowest:
+            raise BadInput(f"--{name}: must be at least {lowest}, got {getattr(settings, name)}")
+    for name in ("temperature", "learning_rate", "epsilon", "max_grad_norm", "importance_cap"):
+        if not 0 < getattr(settings, name) < float("inf"):
+            raise BadInput(f"--{name}: must be above 0, got {getattr(settings, name)}")
+    if not 0 <= settings.beta < float("inf"):
+        raise BadInput(f"--beta: must be at least 0, got {settings.beta}")
+    if settings.epsilon_high is not None and not settings.epsilon_high > 0:
+        raise BadInput(f"--epsilon_high: must be above 0, got {settings.epsilon_high}")
+    if settings.resume and not settings.output_dir:
+        raise BadInput("--resume: needs --output_dir, the folder of the run to go on with")
+    if settings.output_dir and os.environ.get("RANK", "0") == "0":  # the others might already see what the first one writes
+        cli.check_output_dir(settings.output_dir, settings, FREE_TO_CHANGE)
+    folder = cli.resolve_model(settings.model)
+    config = cli.check_model_folder(folder)
+    settings.style = settings.style or config.get("judge_style", "rrm")
+    load_style(settings.style)
+    load_reward(settings.reward)
+    train_data, eval_data = settings.train_data, settings.eval_data
+    if train_data is None:
+        if settings.model != "tiny":
+            raise BadInput("--train_data: give preference pairs for this model (a file, a folder or a hub name)")
+        train_data, eval_data = str(folder / "train.jsonl"), eval_data or str(folder / "test.jsonl")
+    pairs = [pair for pair in load_pairs(train_data) if pair.label is not None]
+    if not pairs:
+        raise BadInput(f"--train_data: {train_data}: no pair has a label: training needs to know the better answer")
+    held_out = [pair for pair in load_pairs(eval_data, split="test") if pair.label is not None] if eval_data else []
+    return settings, folder, pairs, held_out[: settings.eval_limit]
+
+
+if __name__ == "__main__":  # arguments and files are looked at before the slow imports below
+    CHECKED = cli.run(lambda: check(cli.parse_settings(Settings, description=__doc__.split("\n")[0])))
+
+import torch  # noqa: E402
+
+from model import Model, pack_groups, packed_attention  # noqa: E402
+from rollouts import drop_long, evaluate, make_group, pair_stream, roll_out, step_metrics, write_rollouts  # noqa: E402
+from runtime import Policy, append_json_line, cut_rows_past, load_checkpoint, newest_checkpoint  # noqa: E402
+from runtime import reporter, save_checkpoint, shard, start, write_config  # noqa: E402
+from sampler import hash64  # noqa: E402
+
+
+# ------------------------------------------------------------------------------------------------------------ the algorithm
+
+
+def group_advantages(rewards, scale_rewards="group"):
+    """rewards (groups, num_generations) -> advantages of that shape: (r - mean) / (std + 1e-4) within each group; "none": r - mean.
+
+    The standard deviation has n - 1 in its divisor. A group whose rewards are all equal gets exact zeros (DeepSeekMath section 4.1).
+    """
+    centered = rewards - rewards.mean(dim=1, keepdim=True)
+    if scale_rewards == "group":
+        centered = centered / (rewards.std(dim=1, keepdim=True) + 1e-4)
+    spread = rewards.amax(dim=1, keepdim=True) - rewards.amin(dim=1, keepdim=True)
+    return torch.where(spread > 1e-6, centered, torch.zeros_like(centered))
+
+
+def sequence_weights(lengths, loss_type, num_sequences, num_tokens, max_completion_length):
+    """What one token of each sequence counts in the loss: lengths (sequences,) -> weights (sequences,).
+
+    num_sequences and num_tokens are those of the whole step, over all micro-batches and processes, zero-variance groups included:
+        grpo      1 / (length * num_sequences)                    mean over tokens, then over sequences
+        dapo      1 / num_tokens                                  mean over the tokens of the step (DAPO, arXiv 2503.14476, eq. 8)
+        dr_grpo   1 / (max_completion_length * num_sequences)     no division by the own length (Dr. GRPO, arXiv 2503.20783)
+    """
+    if loss_type == "grpo":
+        return 1.0 / (lengths * num_sequences)
+    divisor = num_tokens if loss_type == "dapo" else max_completion_length * num_sequences
+    return torch.full(lengths.shape, 1.0 / divisor, device=lengths.device)
+
+
+def policy_losses(logprobs, old_logprobs, advantages, epsilon, epsilon_high):
+    """Clipped surrogate of each token, all (tokens,): -min(ratio A, clip(ratio, 1 - epsilon, 1 + epsilon_high) A) (PPO eq. 7)."""
+    ratio = (logprobs - old_logprobs).exp()
+    return -torch.minimum(ratio * advantages, ratio.clamp(1 - epsilon, 1 + epsilon_high) * advantages)
+
+
+def kl_divergence(logprobs, ref_logprobs):
+    """Schulman's k3 estimate of KL(policy, reference) at each token, (tokens,): never negative, unbiased on-policy."""
+    difference = ref_logprobs - logprobs
+    return difference.exp() - difference - 1
+
+
+def grpo_loss(logprobs, old_logprobs, sampling_logprobs, ref_logprobs, sequence_ids, advantages, weights, settings):
+    """The loss of one pack, a scalar whose sum over packs and processes is the loss of the step.
+
+    logprobs, old_logprobs, sampling_logprobs, ref_logprobs (or None), sequence_ids: (tokens,); advantages, weights: (sequences,).
+    """
+    epsilon_high = settings.epsilon if settings.epsilon_high is None else settings.epsilon_high
+    losses = policy_losses(logprobs, old_logprobs, advantages[sequence_ids], settings.epsilon, epsilon_high)
+    # pi_trainer / pi_sampler of the rollout, cut above: an unbounded weight would let one odd token take over (TIS, Yao et al. 2025)
+    losses = losses * (old_logprobs - sampling_logprobs).exp().clamp(max=settings.importance_cap)
+    if ref_logprobs is not None:
+        losses = losses + settings.beta * kl_divergence(logprobs, ref_logprobs)
+    return (losses * weights[sequence_ids]).sum()
+
+
+# ------------------------------------------------------------------------------------------------------------------- update
+
+
+def score(groups, reward, settings):
+    """Rewards and advantages of this process's groups; the reward function sees them all in one call."""
+    count = settings.num_generations
+    if not groups:
+        return
+    columns = {
+        "right_verdict": [group.right_verdict for group in groups for _ in range(count)],
+        "style": [settings.style] * len(groups) * count,
+        "pair": [group.pair for group in groups for _ in range(count)],
+        "order": [group.order for group in groups for _ in range(count)],
+    }
+    prompts = [group.messages for group in groups for _ in range(count)]
+    check_groups(prompts, count)
+    rewards = reward(prompts=prompts, completions=[game["text"] for group in groups for game in group.games], **columns)
+    if len(rewards) != len(prompts):
+        raise ValueError(f"--reward {settings.reward}: returned {len(rewards)} rewards for {len(prompts)} completions")
+    table = torch.tensor(rewards, dtype=torch.float32).view(len(groups), count)
+    for group, row, advantages in zip(groups, table, group_advantages(table, settings.scale_rewards)):
+        group.rewards, group.advantages = row.tolist(), advantages.tolist()
+
+
+def micro_batches(groups, budget):
+    """Cuts groups into packs of about `budget` tokens: lists of (group, [completions]). A prompt is repeated only where its group is cut."""
+    batch, size = [], 0
+    for group in groups:
+        for index, completion in enumerate(group.completions):
+            cost = len(completion.tokens) + (0 if batch and batch[-1][0] is group else len(group.prompt))
+            if batch and size + cost > budget:
+                yield batch
+                batch, size, cost = [], 0, len(completion.tokens) + len(group.prompt)
+            if not batch or batch[-1][0] is not group:
+                batch.append((group, []))
+            batch[-1][1].append(index)
+            size += cost
+    if batch:
+        yield batch
+
+
+def accumulate(policy, reference, batches, old_logprobs, totals, settings):
+    """Forward and backward over this process's packs: the gradients of the whole step's loss add up in the masters.
+
+    old_logprobs: a list, filled in the first update on these rollouts and read in later ones. Returns sums over tokens:
+    [loss, tokens, entropy, clipped low, clipped high, kl, |trainer - sampler log-prob|] and the largest of the last.
+    """
+    runtime, device = policy.runtime, policy.runtime.device
+    sums, largest = torch.zeros(7, dtype=torch.float64, device=device), torch.zeros((), device=device)
+    count = int(runtime.max(len(batches)))
+    for index in range(count):
+        policy.last_backward(index == count - 1)
+        if index >= len(batches):  # another process has one pack more, and gathering its shards needs company
+            layout = pack_groups([([0], [[0]])], device)
+            logprobs, _ = forward(policy.model, layout, settings)
+            (logprobs.sum() * 0).backward()
+            continue
+        layout, advantages, weights, sampling_logprobs = tensors_of(batches[index], totals, settings, device)
+        logprobs, entropy = forward(policy.model, layout, settings)
+        if len(old_logprobs) == index:
+            old_logprobs.append(logprobs.detach())
+        ref_logprobs = None
+        if reference is not None:
+            with torch.no_grad():
+                ref_logprobs, _ = forward(reference, layout, settings)
+        terms = (logprobs, old_logprobs[index], sampling_logprobs, ref_logprobs, layout.sequence_ids, advantages, weights)
+        loss = grpo_loss(*terms, settings)
+        (loss * runtime.world_size).backward()  # FSDP averages gradients over processes; the loss is a sum
+        with torch.no_grad():
+            sums += torch.cat((loss.double()[None], token_sums(*terms, entropy, settings)))
+            largest = torch.maximum(largest, (old_logprobs[index] - sampling_logprobs).abs().max())
+    return sums, largest
+
+
+def forward(model, layout, settings):
+    """(logprobs, entropy) of a pack's targets, (targets,) each."""
+    return model(layout.tokens, layout.positions, packed_attention(layout), layout.predictors, layout.targets, settings.temperature)
+
+
+def tensors_of(batch, totals, settings, device):
+    """A pack as tensors: its layout; advantages and weights (sequences,); the sampler's log-probs (targets,)."""
+    layout = pack_groups([(group.prompt, [group.completions[i].tokens for i in chosen]) for group, chosen in batch], device)
+    rows = [(group.advantages[i], group.completions[i]) for group, chosen in batch for i in chosen]
+    advantages = torch.tensor([advantage for advantage, _ in rows], device=device)
+    lengths = torch.tensor([float(len(completion.tokens)) for _, completion in rows], device=device)
+    weights = sequence_weights(lengths, settings.loss_type, *totals, settings.max_completion_length)
+    sampling_logprobs = torch.tensor([value for _, completion in rows for value in completion.logprobs], device=device)
+    return layout, advantages, weights, sampling_logprobs
+
+
+def token_sums(logprobs, old_logprobs, sampling_logprobs, ref_logprobs, sequence_ids, advantages, weights, entropy, settings):
+    """The sums that `accumulate` returns, of one pack; clipped means that the clip takes the token's gradient away."""
+    epsilon_high = settings.epsilon if settings.epsilon_high is None else settings.epsilon_high
+    ratio, sign = (logprobs - old_logprobs).exp(), advantages[sequence_ids]
+    low, high = (ratio < 1 - settings.epsilon) & (sign < 0), (ratio > 1 + epsilon_high) & (sign > 0)
+    kl = logprobs.new_zeros(()) if ref_logprobs is None else kl_divergence(logprobs, ref_logprobs).sum()
+    gap = (old_logprobs - sampling_logprobs).abs().sum()
+    return torch.stack([torch.ones_like(ratio).sum(), entropy.sum(), low.sum(), high.sum(), kl, gap]).double()
+
+
+def update(policy, reference, optimizer, groups, settings):
+    """All updates on one batch of rollouts. Returns this process's metric sums, the largest log-prob gap and the last gradient norm."""
+    runtime = policy.runtime
+    lengths = [len(completion.tokens) for group in groups for completion in group.completions]
+    totals = runtime.sum(len(lengths), sum(lengths))  # sequences and tokens of the whole step
+    useful = [group for group in groups if settings.beta > 0 or any(group.advantages)]
+    batches = list(micro_batches(useful, settings.micro_batch_tokens))
+    old_logprobs, grad_norm = [], 0.0
+    if runtime.max(len(batches)) == 0:  # nothing to learn in this step: look at the log-probs all the same, without gradients
+        batches = list(micro_batches(groups, settings.micro_batch_tokens))[:1]
+        layout, advantages, weights, sampled = tensors_of(batches[0], totals, settings, runtime.device) if batches else (None,) * 4
+        with torch.no_grad():
+            logprobs, entropy = forward(policy.model, layout or pack_groups([([0], [[0]])], runtime.device), settings)
+        if not batches:
+            return torch.zeros(7, dtype=torch.float64, device=runtime.device), logprobs.new_zeros(()), grad_norm
+        sums = token_sums(logprobs, logprobs, sampled, None, layout.sequence_ids, advantages, weights, entropy, settings)
+        return torch.cat((sums.new_zeros(1), sums)), (logprobs - sampled).abs().max(), grad_norm
+    sums = largest = 0
+    for _ in range(settings.num_iterations):
+        more, largest = accumulate(policy, reference, batches, old_logprobs, totals, settings)
+        sums = sums + more
+        grad_norm = policy.clip_gradients(settings.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        policy.publish()
+    return sums, largest, grad_norm
+
+
+# ----------------------------------------------------------------------------------------------------------------- the loop
+
+
+def train(settings, folder, pairs, held_out):
+    if settings.model == "tiny":
+        torch.set_num_threads(1)  # products this small are faster on one thread
+    with start(settings.device, settings.dtype) as runtime:
+        if settings.output_dir is None:
+            settings.output_dir = runtime.gather(time.strftime("out/grpo-%Y%m%d-%H%M%S"))[0]
+        output_dir = Path(settings.output_dir)
+        checkpoint = newest_checkpoint(output_dir) if settings.resume else None
+
+        # model, optimizer, what a prompt looks like
+        tokenizer, style, reward = load_tokenizer(checkpoint or folder), load_style(settings.style), load_reward(settings.reward)
+        stops = stop_token_ids(tokenizer, checkpoint or folder)
+        policy = Policy(checkpoint or folder, runtime, settings.gradient_checkpointing)
+        optimizer = torch.optim.AdamW(policy.masters.values(), lr=settings.learning_rate, weight_decay=0.0, fused=True)
+        first_step = load_checkpoint(checkpoint, policy, optimizer) if checkpoint else 0
+        reference = None
+        if settings.beta > 0:
+            reference = Model.from_pretrained(folder, runtime.device, runtime.dtype).requires_grad_(False)
+            if runtime.world_size > 1:
+                shard(reference, runtime)
+        pairs = drop_long(pairs, tokenizer, style, policy.model.config.raw.get("max_position_embeddings", 2**31) - settings.max_completion_length)
+
+        # the folder of the run
+        metrics_path, num_tokens = output_dir / "metrics.jsonl", 0
+        if runtime.is_main:
+            output_dir.mkdir(parents=True, exist_ok=True)
+            write_config(output_dir, asdict(settings))
+            num_tokens = cut_rows_past(metrics_path, first_step if checkpoint else -1).get("num_tokens", 0)
+        report = reporter(settings)
+        note(f"{settings.max_steps} steps of {settings.prompts_per_step} pairs x {settings.num_generations} completions, "
+             f"{runtime.world_size} process(es), {runtime.device.type}, {str(runtime.dtype)[6:]}: {output_dir}")  # fmt: skip
+        if held_out and settings.eval_every and not checkpoint:
+            row = {"step": 0} | evaluate(policy, tokenizer, held_out, settings)
+            if runtime.is_main:
+                append_json_line(metrics_path, row)
+            note(f"before training: held-out accuracy {row['eval/judge/accuracy']:.3f}, consistency {row['eval/judge/consistency']:.3f}")
+
+        # Step s reads items (s - 1) * prompts_per_step and on of an endless stream, so a resumed run only skips.
+        stream = itertools.islice(pair_stream(pairs, settings.seed), first_step * settings.prompts_per_step, None)
+        for step in range(first_step + 1, settings.max_steps + 1):
+            started = time.perf_counter()
+            indices = range(settings.prompts_per_step)
+            items = dict(zip(indices, itertools.islice(stream, settings.prompts_per_step)))
+            own = indices[runtime.rank :: runtime.world_size]  # whole groups, so advantages need no communication
+            groups = [make_group(*items[index], tokenizer, style) for index in own]
+            seeds = [hash64(settings.seed, step, index) for index in own]
+            roll_out(policy, groups, seeds, tokenizer, style, stops, settings)
+            rolled_out = time.perf_counter()
+            score(groups, reward, settings)
+            scored = time.perf_counter()
+            sums, largest, grad_norm = update(policy, reference, optimizer, groups, settings)
+            updated = time.perf_counter()
+
+            row = {"step": step} | step_metrics(groups, sums, largest, grad_norm, runtime, settings)
+            num_tokens += row["num_tokens"]
+            row |= {"num_tokens": num_tokens, "step_time": updated - started, "timing/rollout": rolled_out - started,
+                    "timing/reward": scored - rolled_out, "timing/update": updated - scored}  # fmt: skip
+            is_last = step == settings.max_steps
+            if held_out and settings.eval_every and (step % settings.eval_every == 0 or is_last):
+                row |= evaluate(policy, tokenizer, held_out, settings)
+            write_rollouts(output_dir / "rollouts" / f"{step}.jsonl", groups, runtime)
+            if runtime.is_main:
+                append_json_line(metrics_path, row)
+                report(step, row)
+            note(progress_line(step, row, settings))
+            if step % settings.save_every == 0 or is_last:
+                save_checkpoint(output_dir, step, policy, optimizer, tokenizer, {"judge_style": settings.style})
+        if runtime.is_main:
+            print(output_dir)  # the result of this command: where the trained judge lies
+
+
+def progress_line(step, row, settings):
+    line = f"step {step}/{settings.max_steps}  reward {row['reward']:+.3f}  accuracy {row['judge/accuracy']:.3f}  "
+    line += f"length {row['completions/mean_length']:.0f}  parse_fail {row['judge/parse_fail']:.2f}  entropy {row['entropy']:.2f}  "
+    line += f"grad {row['grad_norm']:.2f}  {row['step_time']:.1f} s"
+    if "eval/judge/accuracy" in row:
+        line += f"  held-out accuracy {row['eval/judge/accuracy']:.3f} consistency {row['eval/judge/consistency']:.3f}"
+    left = int(row["step_time"] * (settings.max_steps - step))
+    return line + f"  {left // 3600}:{left // 60 % 60:02d}:{left % 60:02d} left"
+
+
+if __name__ == "__main__":
+    cli.run(lambda: train(*CHECKED))
