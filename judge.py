@@ -80,17 +80,15 @@ def read_completion(tokenizer, completion, style, opened_think, stops):
     verdict, think_tokens = parse_verdict(text, style), len(completion.tokens)
     status = "valid" if verdict else "truncated" if completion.finish_reason == "length" else "unparsable"
     ends = [text.rfind("</think>")] if "</think>" in text else [offset for offset, _ in find_verdicts(text, verdict_rule(style))]
-    if ends:  # the smallest number of tokens that spell the text up to there, found by halving
-        think_tokens = bisect.bisect_left(range(think_tokens), ends[0] - len(text) + len(generated),
-                                          key=lambda count: len(decode_completion(tokenizer, completion.tokens[:count], ())))
+    if ends:  # the largest number of tokens that spell no more than the text up to there, found by halving
+        think_tokens = bisect.bisect_right(range(think_tokens + 1), ends[0] - len(text) + len(generated),
+                                           key=lambda count: len(decode_completion(tokenizer, completion.tokens[:count], ()))) - 1
     return {"verdict": verdict, "status": status, "text": text, "tokens": len(completion.tokens), "think_tokens": think_tokens}
 
 
 def verdict_counts(records):
-    """Counts over games, to be added up over processes before `verdict_rates` divides them: always the same keys in one order.
-
-    A record: verdict (1, 2, None), right (1 or 2: place of the better answer), longer (1, 2, None: equally many characters), think_tokens.
-    """
+    """Counts over games, to be added up over processes before `verdict_rates` divides them: always the same keys in one order. A record:
+    verdict (1, 2, None), right (1 or 2: place of the better answer), longer (1, 2, None: equally many characters), think_tokens."""
     valid = [record for record in records if record["verdict"] is not None]
     unequal = [record for record in valid if record["longer"] is not None]
     return {
@@ -226,9 +224,7 @@ class Judge:
 
     def play(self, query, candidates, num_votes=1, **options):
         """A function for `elo.run_schedule` and `tournament.knockout`: matches [(i, j), ...] -> scores of i in [0, 1], over both orders.
-
-        A game without a verdict counts half for each. `options` go to `judge`.
-        """
+        A game without a verdict counts half for each. `options` go to `judge`."""
         return lambda matches: [judgment.p_first for judgment in
                                 self.judge([(query, candidates[i], candidates[j]) for i, j in matches], num_votes, **options)]
 
@@ -307,7 +303,7 @@ def describe(judgment):
     """The outcome in plain words, on one line."""
     votes, statuses = [vote_of(game) for game in judgment.games], [game["status"] for game in judgment.games]
     counts = [votes.count(0), votes.count(1)]
-    words = [f"No winner: {counts[0]} for A, {counts[1]} for B"]
+    words = [f"No winner: {counts[0]} for A, {counts[1]} for B" if any(counts) else "No winner: no valid vote"]
     if judgment.winner is not None:
         words = [f"{'AB'[judgment.winner]} is better: {counts[judgment.winner]} of {sum(counts)} vote{'s' * (sum(counts) > 1)}"]
     words += [f"{statuses.count(status)} of {len(votes)} games {status}" for status in ("unparsable", "truncated") if status in statuses]

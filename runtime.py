@@ -176,14 +176,15 @@ def full(tensor):
 
 
 def save_checkpoint(folder, step, policy, optimizer, tokenizer, config_changes):
-    """Writes OUTPUT_DIR/checkpoint-STEP whole or not at all: a Hugging Face folder plus optimizer.safetensors and trainer_state.json.
+    """Writes OUTPUT_DIR/checkpoint-STEP whole or not at all: a Hugging Face folder, with optimizer and step in its subfolder trainer/.
 
-    Every process takes part in gathering, the first one writes. The folder gets its name only when all is on disk.
+    (vLLM would take a second safetensors file beside the weights for weights.) Every process takes part in gathering, the first one
+    writes. The folder gets its name only when all is on disk.
     """
     runtime, final = policy.runtime, Path(folder) / f"checkpoint-{step}"
     weights, moments = {}, {}
     for name, master in policy.masters.items():
-        state = optimizer.state[master]
+        state = optimizer.state.get(master)  # none before the first step with a signal
         tensors = {"": master, "exp_avg.": state["exp_avg"], "exp_avg_sq.": state["exp_avg_sq"]} if state else {"": master}
         for prefix, tensor in tensors.items():
             gathered = full(tensor.detach())
@@ -193,15 +194,17 @@ def save_checkpoint(folder, step, policy, optimizer, tokenizer, config_changes):
         partial = final.with_name(final.name + ".partial")
         shutil.rmtree(partial, ignore_errors=True)
         policy.model.save_pretrained(partial, state=weights, config_changes=config_changes)
-        save_file(moments, partial / "optimizer.safetensors")
+        (partial / "trainer").mkdir()
+        save_file(moments, partial / "trainer" / "optimizer.safetensors")
         tokenizer.save_pretrained(partial)
         if (policy.folder / "generation_config.json").exists():  # holds stop tokens of chat models
             shutil.copy(policy.folder / "generation_config.json", partial)
-        checksums = {path.name: sha256(path) for path in sorted(partial.iterdir())}
+        checksums = {str(path.relative_to(partial)): sha256(path) for path in sorted(partial.rglob("*")) if path.is_file()}
         state = {"step": step, "optimizer_steps": optimizer_steps(optimizer), "sha256": checksums}
-        write_json(partial / "trainer_state.json", state)
-        for path in partial.iterdir():
+        write_json(partial / "trainer" / "state.json", state)
+        for path in partial.rglob("*"):
             sync(path)
+        shutil.rmtree(final, ignore_errors=True)  # a damaged one that was passed over
         partial.rename(final)
         sync(final.parent)
     runtime.sum(0)  # nobody goes on before it is on disk
@@ -209,9 +212,8 @@ def save_checkpoint(folder, step, policy, optimizer, tokenizer, config_changes):
 
 def load_checkpoint(folder, policy, optimizer):
     """Puts optimizer moments back; the weights were loaded as the model itself. Returns the step. Any number of processes."""
-    folder = Path(folder)
-    state = json.loads((folder / "trainer_state.json").read_text())
-    moments = load_file(folder / "optimizer.safetensors")
+    state = json.loads((Path(folder) / "trainer" / "state.json").read_text())
+    moments = load_file(Path(folder) / "trainer" / "optimizer.safetensors")
     for name, master in policy.masters.items():
         if f"exp_avg.{name}" in moments:
             restored = {key: like(master, moments[f"{key}.{name}"]) for key in ("exp_avg", "exp_avg_sq")}
@@ -235,7 +237,7 @@ def newest_checkpoint(folder):
     found = [path for path in Path(folder).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
     for path in sorted(found, key=lambda path: -int(path.name.split("-")[1])):
         try:
-            checksums = json.loads((path / "trainer_state.json").read_text())["sha256"]
+            checksums = json.loads((path / "trainer" / "state.json").read_text())["sha256"]
             broken = [name for name, digest in checksums.items() if sha256(path / name) != digest]
         except (OSError, ValueError, KeyError) as error:
             broken = [str(error)]

@@ -28,9 +28,9 @@ from cli import BadInput, note
 from data import load_pairs
 from rewards import check_groups, load_reward
 
-DEFAULTS = dict(max_completion_length=1024, max_steps=100, learning_rate=1e-6)
-TINY_DEFAULTS = dict(max_completion_length=64, max_steps=200, learning_rate=1e-3)  # a model of this size wants larger steps
-FREE_TO_CHANGE = ("max_steps", "save_every", "report_to", "resume")  # on --resume
+DEFAULTS = dict(prompts_per_step=16, max_completion_length=1024, max_steps=100, learning_rate=1e-6)
+TINY_DEFAULTS = dict(prompts_per_step=128, max_completion_length=64, max_steps=250, learning_rate=3e-4)
+FREE_TO_CHANGE = ("output_dir", "max_steps", "save_every", "report_to", "resume")  # on --resume
 
 
 def setting(default, text):
@@ -47,13 +47,13 @@ class Settings:
     style: Optional[str] = setting(None, "judging prompt: a name in prompts/ or a file of your own; default: what the model was trained with, else rrm")
     reward: str = setting("verdict", "verdict (+1 right, -1 not) or MODULE:FUNCTION, which runs code of yours")
     # rollouts
-    prompts_per_step: int = setting(16, "pairs a step, over all processes")
+    prompts_per_step: Optional[int] = setting(None, "pairs a step, over all processes (default 16, tiny 128)")
     num_generations: int = setting(8, "completions of each pair: the group")
     max_completion_length: Optional[int] = setting(None, "tokens of a completion at most (default 1024, tiny 64); one without verdict is wrong")
     temperature: float = setting(1.0, "sampling temperature, also that of the log-probs in the loss")
     # optimisation
-    max_steps: Optional[int] = setting(None, "steps, each with num_iterations updates (default 100, tiny 200)")
-    learning_rate: Optional[float] = setting(None, "of AdamW, constant (default 1e-6, tiny 1e-3)")
+    max_steps: Optional[int] = setting(None, "steps, each with num_iterations updates (default 100, tiny 250)")
+    learning_rate: Optional[float] = setting(None, "of AdamW, constant (default 1e-6, tiny 3e-4)")
     beta: float = setting(0.0, "weight of the KL term to the starting model; 0 keeps no reference in memory")
     epsilon: float = setting(0.2, "lower clip of the probability ratio: 1 - epsilon")
     epsilon_high: Optional[float] = setting(None, "upper clip: 1 + epsilon_high; default epsilon (DAPO: 0.28)")
@@ -95,11 +95,11 @@ def check(settings):
         raise BadInput(f"--epsilon_high: must be above 0, got {settings.epsilon_high}")
     if settings.resume and not settings.output_dir:
         raise BadInput("--resume: needs --output_dir, the folder of the run to go on with")
-    if settings.output_dir and os.environ.get("RANK", "0") == "0":  # the others might already see what the first one writes
-        cli.check_output_dir(settings.output_dir, settings, FREE_TO_CHANGE)
     folder = cli.resolve_model(settings.model)
     config = cli.check_model_folder(folder)
     settings.style = settings.style or config.get("judge_style", "rrm")
+    if settings.output_dir and os.environ.get("RANK", "0") == "0":  # the others might already see what the first one writes
+        cli.check_output_dir(settings.output_dir, settings, FREE_TO_CHANGE)
     load_style(settings.style)
     load_reward(settings.reward)
     train_data, eval_data = settings.train_data, settings.eval_data

@@ -52,6 +52,8 @@ def test_limit_counts_after_dropping_and_order_is_kept(tmp_path):
     path = write(tmp_path / "l.jsonl", rows)
     assert [pair.messages[0]["content"] for pair in load_pairs(path, limit=3)] == ["0", "2", "4"]
     assert len(load_questions(path, limit=3)) == 3
+    path.write_text(path.read_text() + "{", encoding="utf-8")
+    assert len(load_pairs(path, limit=5)) == 5  # reading stops there
     with pytest.raises(BadInput, match="limit is 0"):
         load_pairs(path, limit=0)
 

@@ -1,4 +1,4 @@
-"""Model folders of a few hundred kilobytes, made in a second: the tokenizer, template and files of a real one, for tests of whole commands."""
+"""Model folders of a few hundred kilobytes, made in a second, with tokenizer, template and files as a real one has them."""
 
 import math
 from pathlib import Path
@@ -9,8 +9,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 
 CHATML = """{%- for message in messages %}{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}{%- endfor %}
 {%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"""
-CORPUS = ["system user assistant The answer to the question is 42, the other answer is not.\n\n", "Compare the two responses step by step.\n"] * 20
+CORPUS = ["system user assistant The answer to the question is 42, the other answer is not.\n\n", "Compare the two responses.\n"] * 20
 VERDICTS = "\\boxed{Assistant 1}", "\\boxed{Assistant 2}"
+# For make_scripted_folder: a judge that thinks for a while and then throws a coin; one verdict in five is missing.
+COIN = {"": {"<think>": 1}, "<think>": {" hm": 1}, " hm": {" hm": 0.5, "</think>": 0.5},
+        "</think>": {VERDICTS[0]: 0.4, VERDICTS[1]: 0.4, " nothing é🙂": 0.2}}  # fmt: skip
 SIZES = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=8,
              max_position_embeddings=4096, tie_word_embeddings=True)  # fmt: skip
 
@@ -47,7 +50,8 @@ def make_scripted_folder(path, script, **config_overrides):
     """
     words = sorted({word for following in script.values() for word in following} - {"<think>", "</think>"})
     size = len(make_tokenizer(words))
-    folder = make_model_folder(path, words=words, hidden_size=size + size % 2, num_hidden_layers=1, tie_word_embeddings=False, **config_overrides)
+    sizes = dict(hidden_size=size + size % 2, num_hidden_layers=1, tie_word_embeddings=False)
+    folder = make_model_folder(path, words=words, **(sizes | config_overrides))
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), make_tokenizer(words)
     start = tokenizer.apply_chat_template([{"role": "user", "content": "x"}], add_generation_prompt=True, return_dict=False)[-1]
     width = model.config.hidden_size

@@ -2,9 +2,9 @@
 
     python tiny/make.py            (the same files every time)
 
-The query names a word and says whether it is wanted: `take fig` prefers the answer `fig`, `avoid fig` the other one. Each pair of answers
-occurs under all four queries that decide between them, so the answers alone say nothing. A verdict is one token. The model is random but
-for one thing: it starts by writing a verdict and then ends its turn, so that training starts at chance and not at silence.
+The query names a word, and the answer that is this word is the better one. Each pair of answers occurs under both queries that decide
+between them, so the answers alone say nothing. A verdict is one token. The model is random but for one thing: it starts by writing a
+verdict and then ends its turn, so that training starts at chance and not at silence.
 """
 
 import itertools
@@ -22,14 +22,15 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from model import Config, Model  # noqa: E402
 
 FOLDER = Path(__file__).parent
-WORDS = "apple bean corn date egg fig grape honey ice jam kale leek mint nut oat pea".split()
+WORDS = """apple bean corn date egg fig grape honey ice jam kale leek mint nut oat pea
+quince rice soy tea udon vanilla wheat yam zest anise basil chive dill endive fennel garlic""".split()
 VERDICTS = ["\\boxed{Assistant 1}", "\\boxed{Assistant 2}"]
 CONTROL = ["<|start|>", "<|end|>"]
 TEMPLATE = "{% for m in messages %}<|start|> {{ m['content'] }} <|end|>{% endfor %}{% if add_generation_prompt %}<|start|>{% endif %}"
 
 
 def make_tokenizer():
-    words = ["[UNK]", "1:", "2:", "take", "avoid", *WORDS]
+    words = ["[UNK]", "1:", "2:", "take", *WORDS]
     tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.decoder = decoders.Fuse()
@@ -43,7 +44,7 @@ def make_tokenizer():
 def make_model(tokenizer):
     raw = {
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": len(tokenizer), "hidden_size": 64, "intermediate_size": 128,
-        "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 16, "max_position_embeddings": 512,
+        "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 16, "max_position_embeddings": 2048,
         "rms_norm_eps": 1e-5, "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}, "hidden_act": "silu",
         "tie_word_embeddings": False, "eos_token_id": tokenizer.eos_token_id, "judge_style": "tiny",
     }  # fmt: skip
@@ -68,9 +69,9 @@ def make_model(tokenizer):
 def make_pairs():
     train, test = [], []
     for first, second in itertools.combinations(WORDS, 2):
-        rows = [{"id": f"{verb}-{word}-{other}", "query": f"{verb} {word}", "a": word, "b": other, "label": 0 if verb == "take" else 1}
-                for word, other in ((first, second), (second, first)) for verb in ("take", "avoid")]  # fmt: skip
-        # One question (verb and word) is asked about many answers; what is held out are the combinations of two words.
+        rows = [{"id": f"{word}-{first}-{second}", "query": f"take {word}", "a": first, "b": second, "label": (first, second).index(word)}
+                for word in (first, second)]  # fmt: skip
+        # One question is asked about many answers; what is held out are the combinations of two words.
         (test if random.Random(f"{first} {second}").random() < 0.2 else train).extend(rows)
     return train, test
 
