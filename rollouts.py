@@ -48,8 +48,8 @@ def make_group(pair, order, tokenizer, style):
     return Group(pair, order, messages, encode_chat(tokenizer, messages))
 
 
-def drop_long(pairs, tokenizer, style, limit):
-    """Leaves out the pairs whose prompt has more than `limit` tokens, in either order, and says how many."""
+def drop_long(pairs, tokenizer, style, limit, flag):
+    """Leaves out the pairs whose prompt has more than `limit` tokens, in either order, and says how many. BadInput if none is left."""
     kept = []
     for pair in pairs:
         letters = sum(len(text.encode()) for text in (*pair.answers, *(message["content"] for message in pair.messages)))
@@ -57,9 +57,9 @@ def drop_long(pairs, tokenizer, style, limit):
         if surely_fits or all(len(make_group(pair, order, tokenizer, style).prompt) <= limit for order in ([0, 1], [1, 0])):
             kept.append(pair)
     if len(kept) < len(pairs):
-        note(f"{len(pairs) - len(kept)} of {len(pairs)} pairs dropped: their prompt is longer than {limit} tokens")
-    if not kept:
-        raise BadInput(f"--train_data: every prompt is longer than {limit} tokens: lower --max_completion_length or use a model of longer context")
+        note(f"{flag}: {len(pairs) - len(kept)} of {len(pairs)} pairs dropped: their prompt is longer than {limit} tokens")
+    if pairs and not kept:
+        raise BadInput(f"{flag}: every prompt is longer than {limit} tokens: lower --max_completion_length or use a model of longer context")
     return kept
 
 

@@ -332,7 +332,9 @@ def train(settings, folder, pairs, held_out):
             reference = Model.from_pretrained(folder, runtime.device, runtime.dtype).requires_grad_(False)
             if runtime.world_size > 1:
                 shard(reference, runtime)
-        pairs = drop_long(pairs, tokenizer, style, policy.model.config.raw.get("max_position_embeddings", 2**31) - settings.max_completion_length)
+        longest_prompt = policy.model.config.raw.get("max_position_embeddings", 2**31) - settings.max_completion_length
+        pairs = drop_long(pairs, tokenizer, style, longest_prompt, "--train_data")
+        held_out = drop_long(held_out, tokenizer, style, longest_prompt, "--eval_data")
 
         # the folder of the run
         metrics_path, num_tokens = output_dir / "metrics.jsonl", 0
