@@ -22,6 +22,11 @@ class BadInput(Exception):
     """The user's input is wrong. The message is one line: place (file, line, field), problem, what to do."""
 
 
+def setting(default, text):
+    """A field of a settings dataclass: its default and the line that --help prints."""
+    return dataclasses.field(default=default, metadata={"help": text})
+
+
 def parse_settings(settings_class, argv=None, text_fields=(), description=None):
     """Reads command-line arguments into `settings_class`, a dataclass whose fields carry `metadata={"help": ...}`.
 

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 import cli
 from chat import Style, decode_completion, encode_chat, judge_messages, load_style, load_tokenizer, opens_think, stop_token_ids
-from cli import BadInput, note
+from cli import BadInput, note, setting
 from data import Pair, load_pairs, place
 
 BOXED = re.compile(r"\\boxed\{\s*Assistant ([12])\s*\}")
@@ -244,10 +244,6 @@ def load_model(folder, device, dtype):
 
 
 # ---- command line ----
-
-def setting(default, text):
-    return field(default=default, metadata={"help": text})
-
 
 @dataclass
 class Settings:

@@ -18,23 +18,19 @@ with +1 and any other end with -1, and follow the policy gradient. What differs 
 import itertools
 import os
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, Optional
 
 import cli
 from chat import load_style, load_tokenizer, stop_token_ids
-from cli import BadInput, note
+from cli import BadInput, note, setting
 from data import load_pairs
 from rewards import check_groups, load_reward
 
 DEFAULTS = dict(prompts_per_step=16, max_completion_length=1024, max_steps=100, learning_rate=1e-6)
 TINY_DEFAULTS = dict(prompts_per_step=128, max_completion_length=64, max_steps=250, learning_rate=3e-4)
 FREE_TO_CHANGE = ("output_dir", "max_steps", "save_every", "report_to", "resume")  # on --resume
-
-
-def setting(default, text):
-    return field(default=default, metadata={"help": text})
 
 
 @dataclass
