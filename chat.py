@@ -266,6 +266,12 @@ class Style:
     user: str
 
 
+def default_style(folder, config):
+    """The style that a model was trained with, "judge_style" in its config.json: a name, or a file in its folder; rrm where it says nothing."""
+    name = config.get("judge_style") or "rrm"
+    return str(folder / name) if folder is not None and (folder / name).is_file() else name
+
+
 def load_style(name_or_path):
     """The style of prompts/NAME.txt, or of the user's own file. Raises BadInput with the line that is wrong."""
     folder = Path(__file__).parent / "prompts"

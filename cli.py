@@ -173,7 +173,9 @@ def check_output_dir(folder, settings, free_to_change=()):
         raise BadInput(f"--output_dir: {folder} is not empty: give another folder, or --resume to go on with the run in it")
     config = folder / "config.json"
     if settings.resume and config.exists():
-        before = parse_json(read_text(config, "--output_dir"), config).get("settings", {})
+        before = parse_json(read_text(config, "--output_dir"), config).get("settings")
+        if not isinstance(before, dict):
+            raise BadInput(f"--output_dir: {config} was not written by this command: give the folder of a run, or a new one")
         for name, value in dataclasses.asdict(settings).items():
             if name not in free_to_change and before.get(name, value) != value:
                 raise BadInput(f"--{name}: the run in {folder} has {before[name]!r}, now it is {value!r}: use the old value or another folder")
@@ -195,7 +197,8 @@ def run(main):
         sys.stdout.flush()
         return result
     except BadInput as error:
-        note(f"{Path(sys.argv[0]).name}: " + " ".join(str(error).split()))
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # once a machine: its files may be what is wrong
+            print(f"{Path(sys.argv[0]).name}: " + " ".join(str(error).split()), file=sys.stderr, flush=True)
         sys.exit(2)
     except BrokenPipeError:  # the reader (head, less) has seen enough
         sys.stderr.close()

@@ -25,7 +25,7 @@ from typing import Literal, Optional
 from tqdm import tqdm
 
 import cli
-from chat import Style, decode_completion, encode_chat, judge_messages, load_style, load_tokenizer, opens_think, stop_token_ids
+from chat import Style, decode_completion, default_style, encode_chat, judge_messages, load_style, load_tokenizer, opens_think, stop_token_ids
 from cli import BadInput, note, setting
 from data import Pair, load_pairs, place
 
@@ -180,7 +180,7 @@ class Judge:
         if folder is None and tokenizer is None:
             raise ValueError("a Model object comes without a tokenizer: pass its tokenizer as well")
         raw = cli.check_model_folder(folder) if folder else model.config.raw
-        style = style or raw.get("judge_style") or "rrm"
+        style = style or default_style(folder, raw)
         self.style = style if isinstance(style, Style) else load_style(style)
         self.tokenizer = tokenizer or load_tokenizer(folder)
         self.stops = stop_token_ids(self.tokenizer, folder or self.tokenizer.name_or_path)
@@ -232,8 +232,7 @@ class Judge:
 def load_model(folder, device, dtype):
     import torch
 
-    from model import Model
-    from runtime import compute_dtype
+    from model import Model, compute_dtype
 
     if device in (None, "auto"):
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -280,7 +279,7 @@ def check(settings):
         if not lowest <= getattr(settings, name) < float("inf"):
             raise BadInput(f"--{name}: must be at least {lowest}, got {getattr(settings, name)}")
     raw = cli.check_model_folder(cli.resolve_model(settings.model))
-    settings.style = settings.style or raw.get("judge_style") or "rrm"
+    settings.style = settings.style or default_style(cli.resolve_model(settings.model), raw)
     load_style(settings.style)
     if single:
         return [as_pair((settings.query, settings.a, settings.b))]

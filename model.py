@@ -19,9 +19,10 @@ import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
+from torch.nn.attention.bias import causal_lower_right
 
 from cli import BadInput, check_model_folder, resolve_model
-from kernels.logprob import matmul_fp32, token_logprobs
+from kernels.logprob import token_logprobs
 
 MAX_SHARD_BYTES = 5_000_000_000
 
@@ -196,12 +197,6 @@ class Model(nn.Module):
             return x
         return token_logprobs(x[predictors], self.head_weight, targets, temperature)
 
-    @torch.no_grad()
-    def logits(self, hidden):
-        """fp32 logits of hidden states (tokens, hidden_size) -> (tokens, vocab_size), by the same product as token_logprobs."""
-        out = torch.empty(len(hidden), self.config.vocab_size, device=hidden.device)
-        return matmul_fp32(hidden, self.head_weight.T, out=out)
-
     @staticmethod
     def from_pretrained(name_or_folder, device="cpu", dtype=torch.bfloat16):
         """Loads a Hugging Face folder or hub name (single or sharded safetensors). Raises BadInput for what it cannot run."""
@@ -209,19 +204,7 @@ class Model(nn.Module):
         config = Config.from_dict(check_model_folder(folder))
         with torch.device("meta"):
             model = Model(config)
-        wanted, loaded = dict(model.named_parameters()), {}
-        for name, tensor in checkpoint_tensors(folder):
-            if name not in wanted:
-                if name == "lm_head.weight" and config.tied:
-                    continue  # some checkpoints store the tied head a second time
-                raise BadInput(f"{folder}: unexpected tensor {name!r}: the weights are not those of a {config.raw['model_type']} model")
-            if tensor.shape != wanted[name].shape:
-                expected = tuple(wanted[name].shape)
-                raise BadInput(f"{folder}: tensor {name!r} is {tuple(tensor.shape)}, config.json asks for {expected}: they do not match")
-            loaded[name] = nn.Parameter(tensor.to(device=device, dtype=dtype))
-        missing = sorted(wanted.keys() - loaded.keys())
-        if missing:
-            raise BadInput(f"{folder}: tensor {missing[0]!r} and {len(missing) - 1} more are missing: download the folder again")
+        loaded = {name: nn.Parameter(tensor.to(device=device, dtype=dtype)) for name, tensor in read_weights(model, folder)}
         model.load_state_dict(loaded, assign=True)
         return model
 
@@ -253,15 +236,43 @@ class Model(nn.Module):
         (folder / "config.json").write_text(json.dumps(raw, indent=2) + "\n")
 
 
-def checkpoint_tensors(folder):
-    """Yields (parameter name, tensor) of all safetensors files of a folder; check_model_folder has seen that none is missing."""
-    for path in sorted(Path(folder).glob("*.safetensors")):
+def read_weights(model, folder):
+    """Yields (parameter name, tensor) of a folder's safetensors; BadInput unless they are exactly the parameters of `model`."""
+    wanted, seen = dict(model.named_parameters()), set()
+    index = Path(folder) / "model.safetensors.index.json"
+    paths = sorted(Path(folder).glob("*.safetensors"))
+    if index.exists():
+        paths = [Path(folder) / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+    elif (Path(folder) / "model.safetensors").exists():  # not the adapters and second copies that may lie beside it
+        paths = [Path(folder) / "model.safetensors"]
+    for path in paths:
         try:
             with safe_open(path, framework="pt") as file:
-                for name in file.keys():
-                    yield name.removeprefix("model."), file.get_tensor(name)
+                for key in file.keys():
+                    name = key.removeprefix("model.")
+                    if name.endswith("rotary_emb.inv_freq") or (name == "lm_head.weight" and name not in wanted):
+                        continue  # old folders store RoPE, some store a tied head a second time
+                    shape, expected = tuple(file.get_slice(key).get_shape()), wanted.get(name, torch.empty(0)).shape
+                    if name not in wanted:
+                        raise BadInput(f"{path}: unexpected tensor {key!r}: the weights are not those of the architecture in config.json")
+                    if shape != tuple(expected):
+                        raise BadInput(f"{path}: tensor {key!r} is {shape}, config.json asks for {tuple(expected)}: they do not match")
+                    seen.add(name)
+                    yield name, file.get_tensor(key)
         except SafetensorError as error:
             raise BadInput(f"{path}: not a whole safetensors file ({error}): download it again") from error
+    missing = sorted(wanted.keys() - seen)
+    if missing:
+        raise BadInput(f"{folder}: tensor {missing[0]!r} and {len(missing) - 1} more are missing: download the folder again")
+
+
+def compute_dtype(name, device):
+    """auto: bf16 where the hardware multiplies it fast (a GPU, or a CPU with AVX512-BF16 or AMX), else fp32."""
+    if name != "auto":
+        return {"bfloat16": torch.bfloat16, "float32": torch.float32}[name]
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    return torch.bfloat16 if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported() else torch.float32
 
 
 @dataclass(frozen=True)
@@ -313,13 +324,15 @@ def packed_attention(layout):
 
         allowed[i, j] = same group and j <= i and (j in the prompt, or i and j in the same completion)
 
-    taken piece by piece, so that nothing masked is computed: a prompt against itself, a completion against prompt and itself.
+    taken piece by piece, so that no completion is computed against another: a prompt against itself, a completion against both.
     """
     device, masks = layout.tokens.device, {}
     for start, prompt_end, pieces in layout.spans:
         for first, last in pieces:  # aligned at the lower right: the prompt is open, a completion causal; equal shapes share a mask
             shape = (last - first, prompt_end - start + last - first)
-            if shape not in masks:
+            if shape not in masks and device.type == "cuda":  # flash attention knows this mask by name, and takes no other
+                masks[shape] = causal_lower_right(*shape)
+            elif shape not in masks:
                 masks[shape] = torch.ones(shape, dtype=torch.bool, device=device).tril(shape[1] - shape[0])
 
     def attend(layer, queries, keys, values):  # (tokens, heads, head_dim), (tokens, kv_heads, head_dim) twice

@@ -35,11 +35,3 @@ def load_reward(name):
     if not callable(reward):
         raise BadInput(f"--reward: {name} is not a function")
     return reward
-
-
-def check_groups(prompts, num_generations):
-    """Raises ValueError unless equal prompts stand side by side in groups of num_generations: a split group has no meaningful mean."""
-    for start in range(0, len(prompts), num_generations):
-        group = prompts[start : start + num_generations]
-        if len(group) != num_generations or any(prompt != group[0] for prompt in group):
-            raise ValueError(f"completion {start}: its group of {num_generations} is split: pass whole groups, prompt after prompt")

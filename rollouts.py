@@ -5,6 +5,7 @@
 """
 
 import itertools
+import json
 import random
 from dataclasses import dataclass
 
@@ -14,7 +15,6 @@ from chat import encode_chat, judge_messages, opens_think
 from cli import BadInput, note
 from data import balanced_orders
 from judge import Judge, read_completion, verdict_counts, verdict_rates
-from runtime import append_json_line
 from sampler import generate
 
 
@@ -116,9 +116,8 @@ def write_rollouts(path, groups, runtime):
     parts = runtime.gather(own)
     if runtime.is_main:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.unlink(missing_ok=True)  # of a step that is done again
-        for row in (row for batch in itertools.zip_longest(*parts) for row in batch if row is not None):
-            append_json_line(path, row)
+        rows = [row for batch in itertools.zip_longest(*parts) for row in batch if row is not None]  # in the order of the step
+        path.write_text("".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows), encoding="utf-8")
 
 
 def evaluate(policy, tokenizer, pairs, settings):

@@ -15,16 +15,18 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
-from cli import BadInput, note
-from model import Model
+from cli import BadInput, check_model_folder, note, resolve_model
+from model import Config, Model, compute_dtype, read_weights
 
 
 # ---------------------------------------------------------------------------------------------------------------- processes
@@ -75,21 +77,14 @@ def start(device="auto", dtype="auto"):
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if world_size > 1:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        # The first process may write a large checkpoint, or one process sample for long, while the others wait.
+        backend = dict(backend="nccl", device_id=device) if device.type == "cuda" else dict(backend="gloo")
+        dist.init_process_group(**backend, timeout=timedelta(hours=4))
     rank = int(os.environ.get("RANK", 0)) if world_size > 1 else 0
     yield Runtime(rank, world_size, device, compute_dtype(dtype, device))
     if world_size > 1:
         dist.barrier()  # without it a process that leaves early can abort the others at exit
         dist.destroy_process_group()
-
-
-def compute_dtype(name, device):
-    """auto: bf16 where the hardware multiplies it fast (a GPU, or a CPU with AVX512-BF16 or AMX), else fp32."""
-    if name != "auto":
-        return {"bfloat16": torch.bfloat16, "float32": torch.float32}[name]
-    if device.type == "cuda":
-        return torch.bfloat16
-    return torch.bfloat16 if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported() else torch.float32
 
 
 # ------------------------------------------------------------------------------------------------------------------ weights
@@ -104,15 +99,12 @@ class Policy:
 
     def __init__(self, folder, runtime, gradient_checkpointing=False):
         self.runtime, self.folder = runtime, Path(folder)
-        sharded = runtime.world_size > 1
-        self.model = Model.from_pretrained(folder, "cpu" if sharded else runtime.device, torch.float32)
+        self.model = load_model(folder, runtime, torch.float32)
         self.model.gradient_checkpointing = gradient_checkpointing
-        if sharded:
-            shard(self.model, runtime)
         self.masters = dict(self.model.named_parameters())
-        if not sharded and runtime.dtype != torch.float32:
-            self.masters = {name: torch.nn.Parameter(weight.detach().clone()) for name, weight in self.masters.items()}
-            self.model.to(runtime.dtype)
+        if runtime.world_size == 1 and runtime.dtype != torch.float32:
+            self.masters = {name: torch.nn.Parameter(weight.detach()) for name, weight in self.masters.items()}
+            self.model.to(runtime.dtype)  # gives the model's parameters new storage; the masters keep the old one
             for name, weight in self.model.named_parameters():
                 weight.register_post_accumulate_grad_hook(gradient_into(self.masters[name]))
 
@@ -140,11 +132,6 @@ class Policy:
                 if weight is not self.masters[name]:
                     weight.copy_(self.masters[name])
 
-    def last_backward(self, is_last):
-        """Gradients of several micro-batches add up locally; only the last backward of a step reduces them over the processes."""
-        if self.runtime.world_size > 1:
-            self.model.set_requires_gradient_sync(is_last)
-
     def clip_gradients(self, max_norm):
         """Scales all gradients so that their global norm is at most max_norm; returns the norm before that as a float."""
         norm = torch.nn.utils.clip_grad_norm_(self.masters.values(), max_norm)
@@ -159,13 +146,34 @@ def gradient_into(master):
     return move
 
 
-def shard(model, runtime):
-    """FSDP2: one unit a block, the rest (embedding, norm, head) in the root unit, which stays whole until its backward is done."""
+def load_model(folder, runtime, dtype):
+    """A Model on this process's device; with several processes FSDP2 shards of it, which never hold more than one whole tensor."""
+    if runtime.world_size == 1:
+        return Model.from_pretrained(folder, runtime.device, dtype)
+    folder = resolve_model(folder)
+    with torch.device("meta"):
+        model = Model(Config.from_dict(check_model_folder(folder))).to(dtype)
+    # One unit a block; the rest (embedding, norm, head) is the root unit, which stays whole until its backward is done.
     mesh = dist.device_mesh.init_device_mesh(runtime.device.type, (runtime.world_size,))
     policy = MixedPrecisionPolicy(param_dtype=runtime.dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
     for block in model.layers:
         fully_shard(block, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
+    model.to_empty(device=runtime.device)
+    parameters = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, tensor in read_weights(model, folder):
+            fill(parameters[name], tensor)
+    return model
+
+
+def fill(parameter, tensor):
+    """Copies a whole tensor into a parameter, or this process's part of it (FSDP2 cuts the first dimension) into its shard."""
+    if isinstance(parameter, DTensor):
+        pieces = tensor.chunk(parameter.device_mesh.size())
+        rank = parameter.device_mesh.get_local_rank()
+        parameter, tensor = parameter.to_local(), pieces[rank] if rank < len(pieces) else tensor[:0]
+    parameter.copy_(tensor)
 
 
 def full(tensor):
@@ -175,7 +183,7 @@ def full(tensor):
 # -------------------------------------------------------------------------------------------------------------- checkpoints
 
 
-def save_checkpoint(folder, step, policy, optimizer, tokenizer, config_changes):
+def save_checkpoint(folder, step, policy, optimizer, tokenizer, judge_style=None):
     """Writes OUTPUT_DIR/checkpoint-STEP whole or not at all: a Hugging Face folder, with optimizer and step in its subfolder trainer/.
 
     (vLLM would take a second safetensors file beside the weights for weights.) Every process takes part in gathering, the first one
@@ -193,7 +201,12 @@ def save_checkpoint(folder, step, policy, optimizer, tokenizer, config_changes):
     if runtime.is_main:
         partial = final.with_name(final.name + ".partial")
         shutil.rmtree(partial, ignore_errors=True)
-        policy.model.save_pretrained(partial, state=weights, config_changes=config_changes)
+        changes = {} if judge_style is None else {"judge_style": judge_style}
+        if judge_style is not None and Path(judge_style).is_file():  # a prompt of the user's own travels with the model
+            changes = {"judge_style": "judge_style.txt"}
+        policy.model.save_pretrained(partial, state=weights, config_changes=changes)
+        if changes.get("judge_style") == "judge_style.txt":
+            shutil.copy(judge_style, partial / "judge_style.txt")
         (partial / "trainer").mkdir()
         save_file(moments, partial / "trainer" / "optimizer.safetensors")
         tokenizer.save_pretrained(partial)
@@ -213,38 +226,43 @@ def save_checkpoint(folder, step, policy, optimizer, tokenizer, config_changes):
 def load_checkpoint(folder, policy, optimizer):
     """Puts optimizer moments back; the weights were loaded as the model itself. Returns the step. Any number of processes."""
     state = json.loads((Path(folder) / "trainer" / "state.json").read_text())
-    moments = load_file(Path(folder) / "trainer" / "optimizer.safetensors")
-    for name, master in policy.masters.items():
-        if f"exp_avg.{name}" in moments:
-            restored = {key: like(master, moments[f"{key}.{name}"]) for key in ("exp_avg", "exp_avg_sq")}
-            optimizer.state[master] = {"step": torch.tensor(float(state["optimizer_steps"]), device=master.device)} | restored
+    with safe_open(Path(folder) / "trainer" / "optimizer.safetensors", framework="pt") as moments, torch.no_grad():
+        names = set(moments.keys())
+        for name, master in policy.masters.items():
+            if f"exp_avg.{name}" in names:
+                entry = {"step": torch.tensor(float(state["optimizer_steps"]), device=master.device)}
+                for key in ("exp_avg", "exp_avg_sq"):
+                    entry[key] = torch.zeros_like(master)
+                    fill(entry[key], moments.get_tensor(f"{key}.{name}"))
+                optimizer.state[master] = entry
     return state["step"]
-
-
-def like(master, tensor):
-    """A full tensor laid out as a parameter is: on its device, cut into the same shards."""
-    if isinstance(master, DTensor):
-        return torch.distributed.tensor.distribute_tensor(tensor.to(master.device), master.device_mesh, master.placements)
-    return tensor.to(master.device)
 
 
 def optimizer_steps(optimizer):
     return max((int(state["step"]) for state in optimizer.state.values()), default=0)
 
 
-def newest_checkpoint(folder):
-    """The complete checkpoint with the highest step, or None. One whose files do not have their checksums is passed over with a note."""
+def newest_checkpoint(folder, runtime):
+    """The complete checkpoint with the highest step, or None; one whose files do not have their checksums is passed over with a note.
+
+    The first process decides for all. Raises BadInput on one that does not see the folder.
+    """
+    chosen = None
     found = [path for path in Path(folder).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
-    for path in sorted(found, key=lambda path: -int(path.name.split("-")[1])):
+    for path in sorted(found, key=lambda path: -int(path.name.split("-")[1])) if runtime.is_main else []:
         try:
             checksums = json.loads((path / "trainer" / "state.json").read_text())["sha256"]
             broken = [name for name, digest in checksums.items() if sha256(path / name) != digest]
         except (OSError, ValueError, KeyError) as error:
             broken = [str(error)]
         if not broken:
-            return path
+            chosen = str(path)
+            break
         note(f"{path}: damaged ({broken[0]}): passed over")
-    return None
+    chosen = runtime.gather(chosen)[0]
+    if chosen and not Path(chosen).is_dir():
+        raise BadInput(f"--output_dir: {chosen} is not there on this machine: all processes need the same folder")
+    return Path(chosen) if chosen else None
 
 
 def sha256(path):
@@ -274,9 +292,11 @@ def write_config(folder, settings):
     """config.json: all settings, the versions of what computed, and the commit of this code."""
     import transformers
 
-    git = subprocess.run(["git", "-C", Path(__file__).parent, "rev-parse", "HEAD"], capture_output=True, text=True)
+    commit = None
+    if shutil.which("git"):
+        commit = subprocess.run(["git", "-C", Path(__file__).parent, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip() or None
     versions = {"python": sys.version.split()[0], "torch": torch.__version__, "transformers": transformers.__version__}
-    write_json(Path(folder) / "config.json", {"settings": settings, "versions": versions, "commit": git.stdout.strip() or None})
+    write_json(Path(folder) / "config.json", {"settings": settings, "versions": versions, "commit": commit})
 
 
 def cut_rows_past(path, step):
@@ -308,14 +328,12 @@ def reporter(settings):
     """A function (step, metrics) that copies metrics to where --report_to says."""
     if settings.report_to == "none" or os.environ.get("RANK", "0") != "0":
         return lambda step, metrics: None
-    try:
-        if settings.report_to == "wandb":
-            import wandb
+    if settings.report_to == "wandb":
+        import wandb
 
-            run = wandb.init(dir=settings.output_dir, config=vars(settings))
-            return lambda step, metrics: run.log(metrics, step=step)
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise BadInput(f"--report_to: {settings.report_to} is not installed: pip install {settings.report_to}") from error
+        run = wandb.init(dir=settings.output_dir, config=vars(settings))
+        return lambda step, metrics: run.log(metrics, step=step)
+    from torch.utils.tensorboard import SummaryWriter
+
     writer = SummaryWriter(settings.output_dir)
     return lambda step, metrics: [writer.add_scalar(name, value, step) for name, value in metrics.items()]

@@ -9,6 +9,7 @@ Three things keep it honest: log-probs are those of token_logprobs (fp32 log-sof
 random number of a token is a hash of (seed of its prompt, generation, position), whatever runs beside it; a token that stops is kept.
 """
 
+import math
 from collections import Counter, deque
 from dataclasses import dataclass
 
@@ -72,11 +73,12 @@ def sample_tokens(logits, temperature, top_p, uniform):
             ordered, order = probs.sort(dim=-1, descending=True)
             ordered[ordered.cumsum(dim=-1) - ordered >= top_p] = 0
             probs = torch.zeros_like(probs).scatter_(1, order, ordered)
-        cumulative = probs.cumsum(dim=-1)
+        # A GPU sums in parallel: in fp32 its partial sums need not grow from entry to entry
+        cumulative = probs.cumsum(dim=-1, dtype=torch.float64 if probs.is_cuda else None)
         total = cumulative[:, -1:]
         # strictly below the total, so that the entry found always has a probability above 0
         aim = torch.minimum(uniform[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
-        tokens = torch.searchsorted(cumulative, aim, right=True)[:, 0]
+        tokens = torch.searchsorted(cumulative, aim, right=True)[:, 0].clamp(max=logits.shape[1] - 1)  # NaN logits are reported in `retire`
     return tokens, logprobs.gather(1, tokens[:, None])[:, 0]
 
 
@@ -96,7 +98,7 @@ def attention_with_lse(queries, keys, values, mask):
 class KVCache:
     """Keys and values of the prompts in use, one slot a prompt, and of the tokens that each row has generated.
 
-    `slots` grows when more prompts are in use at once than expected; rows are fixed. Rows 0..n-1 run, the others are free.
+    Rows 0..n-1 run, the others are free.
     """
 
     def __init__(self, model, num_slots, prompt_length, num_rows, num_tokens):
@@ -105,9 +107,6 @@ class KVCache:
         shape = (config.num_layers, 2, num_slots, config.num_kv_heads, prompt_length, config.head_dim)
         self.prompts = weight.new_zeros(shape)  # (layers, keys | values, slots, kv_heads, tokens, head_dim); zeros: padding must be finite
         self.rows = weight.new_zeros((*shape[:2], num_rows, config.num_kv_heads, num_tokens, config.head_dim))
-
-    def grow(self):
-        self.prompts = torch.cat((self.prompts, torch.zeros_like(self.prompts)), dim=2)
 
     def prefill_attention(self, spans):
         """`attend` for whole prompts one after another; spans: (start, end, slot) of each. Keys and values are kept in its slot."""
@@ -181,10 +180,21 @@ class Session:
 
     def admit(self, waiting):
         """Fills the free rows from the waiting generations; prompts that are new are prefilled first, all together."""
-        arrivals = [waiting.popleft() for _ in range(min(len(waiting), len(self.tokens) - len(self.running)))]
+        arrivals, new_prompts = [], []
+        free_slots = set(range(len(self.last_hidden))) - set(self.slot_of.values())
+        while waiting and len(self.running) + len(arrivals) < len(self.tokens):
+            prompt, _ = waiting[0]
+            if prompt not in self.slot_of:
+                if not free_slots:  # every prompt in use has a generation running: wait until one is through
+                    break
+                self.slot_of[prompt] = min(free_slots)
+                free_slots.remove(self.slot_of[prompt])
+                self.unfinished[prompt] = len(self.streams[prompt])
+                new_prompts.append(prompt)
+            arrivals.append(waiting.popleft())
         if not arrivals:
             return
-        self.prefill([prompt for prompt in dict(arrivals) if prompt not in self.slot_of])
+        self.prefill(new_prompts)
         first, device = len(self.running), self.tokens.device
         slots = [self.slot_of[prompt] for prompt, _ in arrivals]
         columns = [[self.streams[prompt][generation], len(self.prompts[prompt]), 0, 0, 0] for prompt, generation in arrivals]
@@ -199,13 +209,6 @@ class Session:
         for piece in batches_by_length(prompts, self.prompts, self.settings.prefill_tokens):
             tokens, positions, spans = [], [], []
             for prompt in piece:
-                free = set(range(self.cache.prompts.shape[2])) - set(self.slot_of.values())
-                if not free:
-                    free = {self.cache.prompts.shape[2]}
-                    self.cache.grow()
-                    self.last_hidden = torch.cat((self.last_hidden, torch.zeros_like(self.last_hidden)))
-                self.slot_of[prompt] = min(free)
-                self.unfinished[prompt] = len(self.streams[prompt])
                 spans.append((len(tokens), len(tokens) + len(self.prompts[prompt]), self.slot_of[prompt]))
                 tokens += self.prompts[prompt]
                 positions += range(len(self.prompts[prompt]))
@@ -270,6 +273,8 @@ class Session:
             return
         for row, tokens, logprobs in zip(finished, self.tokens[finished].tolist(), self.logprobs[finished].tolist()):
             (prompt, generation), length = self.running[row], min(lengths[row], limit)
+            if not all(map(math.isfinite, logprobs[:length])):
+                raise FloatingPointError("the model's logits are not finite: its weights are damaged, or training has diverged")
             reason = "stop" if stopped[row] and lengths[row] <= limit else "length"
             results[prompt][generation] = Completion(tokens[:length], logprobs[:length], reason)
             self.unfinished[prompt] -= 1
@@ -324,13 +329,16 @@ def check_arguments(model, prompts, num_generations, settings, seeds):
         raise ValueError(f"{len(seeds)} seeds for {len(prompts)} prompts: give one integer, or one for each prompt")
 
 
-def row_budget(model, num_tokens):
-    """How many rows of `num_tokens` fit: half of a GPU's free memory, or 4 GiB of a CPU's; at most 256 and 64, where speed levels off."""
+def row_budget(model, num_tokens, prompt_length, num_generations):
+    """How many rows fit, with their share of the prompts: in half of a GPU's free memory, or 4 GiB of a CPU's. At most 256 and 64."""
     config, weight = model.config, model.embed_tokens.weight
-    bytes_per_row = 2 * config.num_layers * config.num_kv_heads * config.head_dim * weight.element_size() * num_tokens
-    if weight.device.type == "cuda":
-        return max(1, min(256, torch.cuda.mem_get_info(weight.device)[0] // 2 // bytes_per_row))
-    return max(1, min(64, 2**32 // bytes_per_row))
+    bytes_per_token = 2 * config.num_layers * config.num_kv_heads * config.head_dim * weight.element_size()
+    bytes_per_row = bytes_per_token * (num_tokens + prompt_length * min(1, 2 / num_generations))
+    if weight.device.type != "cuda":
+        return max(1, min(64, int(2**32 // bytes_per_row)))
+    device = weight.device  # what PyTorch holds without using it is free as well
+    free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return max(1, min(256, int(free // 2 // bytes_per_row)))
 
 
 @torch.inference_mode()
@@ -353,8 +361,10 @@ def generate(model, prompts, num_generations=1, max_new_tokens=1024, temperature
     if not waiting:
         return results
     total = len(waiting)
-    num_rows = min(total, max_rows or row_budget(model, max_new_tokens))
-    session = Session(model, prompts, settings, streams, num_rows, num_slots=-(-num_rows // num_generations))
+    num_rows = min(total, max_rows or row_budget(model, max_new_tokens, max(map(len, prompts)), num_generations))
+    # Twice the slots that whole groups need: some groups are still at their last rows when the next ones start.
+    num_slots = min(len(prompts), num_rows, 2 * -(-num_rows // num_generations))
+    session = Session(model, prompts, settings, streams, num_rows, num_slots)
     while waiting or session.running:
         session.admit(waiting)
         session.retire(results)  # a first token may be the last one

@@ -15,18 +15,21 @@ with +1 and any other end with -1, and follow the policy gradient. What differs 
 6. Truncated importance weights correct for what sampler and trainer compute differently (bf16); in fp32 on one machine they are 1.
 """
 
+import importlib.util
 import itertools
+import math
 import os
+import random
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, Optional
 
 import cli
-from chat import load_style, load_tokenizer, stop_token_ids
+from chat import default_style, load_style, load_tokenizer, stop_token_ids
 from cli import BadInput, note, setting
 from data import load_pairs
-from rewards import check_groups, load_reward
+from rewards import load_reward
 
 DEFAULTS = dict(prompts_per_step=16, max_completion_length=1024, max_steps=100, learning_rate=1e-6)
 TINY_DEFAULTS = dict(prompts_per_step=128, max_completion_length=64, max_steps=250, learning_rate=3e-4)
@@ -89,11 +92,13 @@ def check(settings):
         raise BadInput(f"--beta: must be at least 0, got {settings.beta}")
     if settings.epsilon_high is not None and not settings.epsilon_high > 0:
         raise BadInput(f"--epsilon_high: must be above 0, got {settings.epsilon_high}")
+    if settings.report_to != "none" and importlib.util.find_spec(settings.report_to) is None:
+        raise BadInput(f"--report_to: {settings.report_to} is not installed: pip install {settings.report_to}")
     if settings.resume and not settings.output_dir:
         raise BadInput("--resume: needs --output_dir, the folder of the run to go on with")
     folder = cli.resolve_model(settings.model)
     config = cli.check_model_folder(folder)
-    settings.style = settings.style or config.get("judge_style", "rrm")
+    settings.style = settings.style or default_style(folder, config)
     if settings.output_dir and os.environ.get("RANK", "0") == "0":  # the others might already see what the first one writes
         cli.check_output_dir(settings.output_dir, settings, FREE_TO_CHANGE)
     load_style(settings.style)
@@ -107,6 +112,9 @@ def check(settings):
     if not pairs:
         raise BadInput(f"--train_data: {train_data}: no pair has a label: training needs to know the better answer")
     held_out = [pair for pair in load_pairs(eval_data, split="test") if pair.label is not None] if eval_data else []
+    if eval_data and not held_out:
+        raise BadInput(f"--eval_data: {eval_data}: no pair has a label: evaluation needs to know the better answer")
+    held_out.sort(key=lambda pair: random.Random(f"eval:{pair.id}").random())  # a file's head may be of one source alone
     return settings, folder, pairs, held_out[: settings.eval_limit]
 
 
@@ -115,10 +123,10 @@ if __name__ == "__main__":  # arguments and files are looked at before the slow 
 
 import torch  # noqa: E402
 
-from model import Model, pack_groups, packed_attention  # noqa: E402
+from model import pack_groups, packed_attention  # noqa: E402
 from rollouts import drop_long, evaluate, make_group, pair_stream, roll_out, step_metrics, write_rollouts  # noqa: E402
-from runtime import Policy, append_json_line, cut_rows_past, load_checkpoint, newest_checkpoint  # noqa: E402
-from runtime import reporter, save_checkpoint, shard, start, write_config  # noqa: E402
+from runtime import Policy, append_json_line, cut_rows_past, load_checkpoint, load_model, newest_checkpoint  # noqa: E402
+from runtime import reporter, save_checkpoint, start, write_config  # noqa: E402
 from sampler import hash64  # noqa: E402
 
 
@@ -192,10 +200,11 @@ def score(groups, reward, settings):
         "order": [group.order for group in groups for _ in range(count)],
     }
     prompts = [group.messages for group in groups for _ in range(count)]
-    check_groups(prompts, count)
     rewards = reward(prompts=prompts, completions=[game["text"] for group in groups for game in group.games], **columns)
     if len(rewards) != len(prompts):
         raise ValueError(f"--reward {settings.reward}: returned {len(rewards)} rewards for {len(prompts)} completions")
+    if not all(map(math.isfinite, rewards)):  # NaN would pass for a group without variance
+        raise ValueError(f"--reward {settings.reward}: returned a reward that is not finite")
     table = torch.tensor(rewards, dtype=torch.float32).view(len(groups), count)
     for group, row, advantages in zip(groups, table, group_advantages(table, settings.scale_rewards)):
         group.rewards, group.advantages = row.tolist(), advantages.tolist()
@@ -218,36 +227,38 @@ def micro_batches(groups, budget):
         yield batch
 
 
-def accumulate(policy, reference, batches, old_logprobs, totals, settings):
+def accumulate(policy, reference, batches, old_logprobs, totals, settings, learn=True):
     """Forward and backward over this process's packs: the gradients of the whole step's loss add up in the masters.
 
-    old_logprobs: a list, filled in the first update on these rollouts and read in later ones. Returns sums over tokens:
-    [loss, tokens, entropy, clipped low, clipped high, kl, |trainer - sampler log-prob|] and the largest of the last.
+    old_logprobs: a list, filled in the first update on these rollouts and read in later ones. learn=False: forward only. Returns sums over
+    tokens, [loss, tokens, entropy, clipped low, clipped high, kl, |trainer - sampler log-prob|], and the largest of the last.
     """
     runtime, device = policy.runtime, policy.runtime.device
     sums, largest = torch.zeros(7, dtype=torch.float64, device=device), torch.zeros((), device=device)
-    count = int(runtime.max(len(batches)))
-    for index in range(count):
-        policy.last_backward(index == count - 1)
-        if index >= len(batches):  # another process has one pack more, and gathering its shards needs company
-            layout = pack_groups([([0], [[0]])], device)
-            logprobs, _ = forward(policy.model, layout, settings)
-            (logprobs.sum() * 0).backward()
-            continue
-        layout, advantages, weights, sampling_logprobs = tensors_of(batches[index], totals, settings, device)
-        logprobs, entropy = forward(policy.model, layout, settings)
-        if len(old_logprobs) == index:
-            old_logprobs.append(logprobs.detach())
+    for index in range(int(runtime.max(len(batches)))):
+        # A process with fewer packs computes an empty one: gathering sharded weights needs everyone, in the same order.
+        is_real = index < len(batches)
+        packed = tensors_of(batches[index], totals, settings, device) if is_real else (pack_groups([([0], [[0]])], device),)
+        layout = packed[0]
+        with torch.set_grad_enabled(learn):
+            logprobs, entropy = forward(policy.model, layout, settings)
         ref_logprobs = None
         if reference is not None:
             with torch.no_grad():
                 ref_logprobs, _ = forward(reference, layout, settings)
-        terms = (logprobs, old_logprobs[index], sampling_logprobs, ref_logprobs, layout.sequence_ids, advantages, weights)
-        loss = grpo_loss(*terms, settings)
-        (loss * runtime.world_size).backward()  # FSDP averages gradients over processes; the loss is a sum
-        with torch.no_grad():
-            sums += torch.cat((loss.double()[None], token_sums(*terms, entropy, settings)))
-            largest = torch.maximum(largest, (old_logprobs[index] - sampling_logprobs).abs().max())
+        if not is_real:
+            loss = logprobs.sum() * 0
+        else:
+            _, advantages, weights, sampling_logprobs = packed
+            if len(old_logprobs) == index:
+                old_logprobs.append(logprobs.detach())
+            terms = (logprobs, old_logprobs[index], sampling_logprobs, ref_logprobs, layout.sequence_ids, advantages, weights)
+            loss = grpo_loss(*terms, settings)
+            with torch.no_grad():
+                sums += torch.cat((loss.double()[None], token_sums(*terms, entropy, settings)))
+                largest = torch.maximum(largest, (old_logprobs[index] - sampling_logprobs).abs().max())
+        if learn:
+            (loss * runtime.world_size).backward()  # FSDP averages gradients over processes; the loss is a sum
     return sums, largest
 
 
@@ -278,30 +289,28 @@ def token_sums(logprobs, old_logprobs, sampling_logprobs, ref_logprobs, sequence
 
 
 def update(policy, reference, optimizer, groups, settings):
-    """All updates on one batch of rollouts. Returns this process's metric sums, the largest log-prob gap and the last gradient norm."""
+    """All updates on one batch of rollouts. Returns this process's metric sums, the largest log-prob gap and the last gradient norm.
+
+    Raises FloatingPointError where the gradient is not finite, before it reaches the weights.
+    """
     runtime = policy.runtime
     lengths = [len(completion.tokens) for group in groups for completion in group.completions]
     totals = runtime.sum(len(lengths), sum(lengths))  # sequences and tokens of the whole step
     useful = [group for group in groups if settings.beta > 0 or any(group.advantages)]
-    batches = list(micro_batches(useful, settings.micro_batch_tokens))
-    old_logprobs, grad_norm = [], 0.0
-    if runtime.max(len(batches)) == 0:  # nothing to learn in this step: look at the log-probs all the same, without gradients
-        batches = list(micro_batches(groups, settings.micro_batch_tokens))[:1]
-        layout, advantages, weights, sampled = tensors_of(batches[0], totals, settings, runtime.device) if batches else (None,) * 4
-        with torch.no_grad():
-            logprobs, entropy = forward(policy.model, layout or pack_groups([([0], [[0]])], runtime.device), settings)
-        if not batches:
-            return torch.zeros(7, dtype=torch.float64, device=runtime.device), logprobs.new_zeros(()), grad_norm
-        sums = token_sums(logprobs, logprobs, sampled, None, layout.sequence_ids, advantages, weights, entropy, settings)
-        return torch.cat((sums.new_zeros(1), sums)), (logprobs - sampled).abs().max(), grad_norm
-    sums = largest = 0
+    batches, old_logprobs, sums = list(micro_batches(useful, settings.micro_batch_tokens)), [], 0
+    if runtime.max(len(batches)) == 0:  # nothing to learn in this step: look at its log-probs all the same
+        batches = list(micro_batches(groups, settings.micro_batch_tokens))
+        return *accumulate(policy, None, batches, old_logprobs, totals, settings, learn=False), 0.0
     for _ in range(settings.num_iterations):
         more, largest = accumulate(policy, reference, batches, old_logprobs, totals, settings)
         sums = sums + more
         grad_norm = policy.clip_gradients(settings.max_grad_norm)
+        if not math.isfinite(grad_norm):
+            raise FloatingPointError(f"the gradient's norm is {grad_norm}: lower --learning_rate and go on with --resume")
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         policy.publish()
+    sums[0] /= settings.num_iterations  # the other sums are divided by tokens, which are counted in every update
     return sums, largest, grad_norm
 
 
@@ -315,7 +324,7 @@ def train(settings, folder, pairs, held_out):
         if settings.output_dir is None:
             settings.output_dir = runtime.gather(time.strftime("out/grpo-%Y%m%d-%H%M%S"))[0]
         output_dir = Path(settings.output_dir)
-        checkpoint = newest_checkpoint(output_dir) if settings.resume else None
+        checkpoint = newest_checkpoint(output_dir, runtime) if settings.resume else None
 
         # model, optimizer, what a prompt looks like
         tokenizer, style, reward = load_tokenizer(checkpoint or folder), load_style(settings.style), load_reward(settings.reward)
@@ -325,10 +334,10 @@ def train(settings, folder, pairs, held_out):
         first_step = load_checkpoint(checkpoint, policy, optimizer) if checkpoint else 0
         reference = None
         if settings.beta > 0:
-            reference = Model.from_pretrained(folder, runtime.device, runtime.dtype).requires_grad_(False)
-            if runtime.world_size > 1:
-                shard(reference, runtime)
+            reference = load_model(folder, runtime, runtime.dtype).requires_grad_(False)
         longest_prompt = policy.model.config.raw.get("max_position_embeddings", 2**31) - settings.max_completion_length
+        if longest_prompt < 1:
+            raise BadInput(f"--max_completion_length: {settings.max_completion_length} leaves no room for a prompt in the model's context")
         pairs = drop_long(pairs, tokenizer, style, longest_prompt, "--train_data")
         held_out = drop_long(held_out, tokenizer, style, longest_prompt, "--eval_data")
 
@@ -376,7 +385,7 @@ def train(settings, folder, pairs, held_out):
                 report(step, row)
             note(progress_line(step, row, settings))
             if step % settings.save_every == 0 or is_last:
-                save_checkpoint(output_dir, step, policy, optimizer, tokenizer, {"judge_style": settings.style})
+                save_checkpoint(output_dir, step, policy, optimizer, tokenizer, settings.style)
         if runtime.is_main:
             print(output_dir)  # the result of this command: where the trained judge lies
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal, Optional
 
 import cli
-from chat import encode_chat, load_tokenizer, opens_think, stop_token_ids
+from chat import encode_chat, load_style, load_tokenizer, opens_think, stop_token_ids
 from cli import BadInput, note, setting
 
 FREE_TO_CHANGE = ("output_dir", "save_every", "report_to", "resume")
@@ -62,6 +62,8 @@ def check(settings):
         raise BadInput("--train_data: give a file of JSON lines with messages, or with prompt and completion")
     if settings.resume and not settings.output_dir:
         raise BadInput("--resume: needs --output_dir, the folder of the run to go on with")
+    if settings.judge_style:
+        load_style(settings.judge_style)
     folder = cli.resolve_model(settings.model)
     cli.check_model_folder(folder)
     if settings.output_dir and os.environ.get("RANK", "0") == "0":
@@ -149,7 +151,6 @@ def train_step(policy, optimizer, rows, settings):
     packs = list(packs_of(rows, settings.micro_batch_tokens))
     count, loss_sum = int(runtime.max(len(packs))), torch.zeros((), device=runtime.device)
     for index in range(count):
-        policy.last_backward(index == count - 1)
         # a process with fewer packs keeps the others company with an empty one: gathering shards needs everyone
         groups = [(prompt, [completion]) for prompt, completion in packs[index]] if index < len(packs) else [([0], [[0]])]
         layout = pack_groups(groups, runtime.device)
@@ -171,7 +172,7 @@ def train(settings, folder, rows):
         if settings.output_dir is None:
             settings.output_dir = runtime.gather(time.strftime("out/sft-%Y%m%d-%H%M%S"))[0]
         output_dir = Path(settings.output_dir)
-        checkpoint = newest_checkpoint(output_dir) if settings.resume else None
+        checkpoint = newest_checkpoint(output_dir, runtime) if settings.resume else None
         tokenizer = load_tokenizer(checkpoint or folder)
         end = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else stop_token_ids(tokenizer, folder)[0]
         policy = Policy(checkpoint or folder, runtime, settings.gradient_checkpointing)
@@ -189,7 +190,6 @@ def train(settings, folder, rows):
             write_config(output_dir, asdict(settings))
             num_tokens = cut_rows_past(metrics_path, first_step if checkpoint else -1).get("num_tokens", 0)
         report = reporter(settings)
-        changes = {"judge_style": settings.judge_style} if settings.judge_style else {}
         stream = itertools.islice(row_stream(kept, settings.seed), first_step * settings.batch_size, None)
         for step in range(first_step + 1, settings.max_steps + 1):
             started = time.perf_counter()
@@ -206,7 +206,7 @@ def train(settings, folder, rows):
             left = int(row["step_time"] * (settings.max_steps - step))
             note(f"step {step}/{settings.max_steps}  loss {loss:.4f}  grad {grad_norm:.2f}  {row['step_time']:.2f} s  {left // 60}:{left % 60:02d} left")
             if step % settings.save_every == 0 or step == settings.max_steps:
-                save_checkpoint(output_dir, step, policy, optimizer, tokenizer, changes)
+                save_checkpoint(output_dir, step, policy, optimizer, tokenizer, settings.judge_style)
         if runtime.is_main:
             print(output_dir)
 

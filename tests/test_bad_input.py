@@ -62,6 +62,8 @@ CASES = {
     "learning rate zero": ({}, [*TRAIN, "--learning_rate", "0"], ["--learning_rate"]),
     "unknown reward": ({}, [*TRAIN, "--reward", "best"], ["--reward", "best"]),
     "no such reward module": ({}, [*TRAIN, "--reward", "no_such_module:f"], ["--reward", "no_such_module"]),
+    "reporter not installed": ({}, [*TRAIN, "--report_to", "wandb"], ["--report_to", "wandb", "pip install"]),
+    "no labels to evaluate with": ({"p.jsonl": json.dumps(PAIR | {"label": None}) + "\n"}, [*TRAIN, "--eval_data", "{d}/p.jsonl"], ["--eval_data", "label"]),
     "resume without folder": ({}, ["train_grpo.py", "--resume"], ["--resume", "--output_dir"]),
 }
 

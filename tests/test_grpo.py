@@ -14,7 +14,7 @@ import transformers
 
 from data import Pair
 from model import Model, pack_groups, packed_attention
-from rewards import check_groups, load_reward, verdict_reward
+from rewards import load_reward, verdict_reward
 from rollouts import Group, pair_stream
 from runtime import Policy, Runtime
 from sampler import Completion
@@ -118,14 +118,6 @@ def test_verdict_reward():
     assert verdict_reward(["p"] * 4, texts, right_verdict=[1, 1, 1, 1], style=["rrm"] * 4) == [1.0, -1.0, -1.0, -1.0]
 
 
-def test_a_split_group_is_an_error():
-    check_groups(["a", "a", "b", "b"], 2)
-    check_groups([[{"role": "user", "content": "a"}]] * 2, 2)
-    for prompts in (["a", "b", "a", "b"], ["a", "a", "b"]):
-        with pytest.raises(ValueError, match="group"):
-            check_groups(prompts, 2)
-
-
 def test_pair_stream_sees_every_pair_once_an_epoch_balanced_and_reproducible():
     pairs = [Pair(f"p{i}", [{"role": "user", "content": str(i)}], ("a", "b"), i % 2) for i in range(40)]
     stream = pair_stream(pairs, 3)
@@ -216,7 +208,7 @@ def test_zero_variance_groups_count_in_the_divisor_but_cost_no_work(folder, loss
     monkeypatch.setattr(Model, "forward", lambda self, tokens, *rest: work.append(len(tokens)) or forward(self, tokens, *rest))
     monkeypatch.setattr(torch.optim.AdamW, "step", lambda self: None)
     for advantages in (ADVANTAGES[:1], [ADVANTAGES[0], [0.0, 0.0, 0.0]]):
-        policy, settings = Policy(folder, ALONE), Settings(loss_type=loss_type, max_grad_norm=1e9)
+        policy, settings = Policy(folder, ALONE), Settings(loss_type=loss_type, max_grad_norm=1e9, max_completion_length=12)
         groups = made_up_groups(policy, advantages)
         work.clear()
         monkeypatch.setattr(torch.optim.AdamW, "zero_grad", lambda self, **_: gradients.append(gradient(policy)))
@@ -235,6 +227,34 @@ def test_a_step_without_signal_changes_nothing_and_reports_all_metrics(folder):
     sums, largest, grad_norm = update(policy, None, optimizer, made_up_groups(policy, [[0.0] * 3] * 2), Settings())
     assert grad_norm == 0.0 and sums[1] > 0 and sums[2] > 0 and largest < 1e-5
     assert all(torch.equal(old, new) for old, new in zip(before, policy.masters.values()))
+
+
+def test_the_metrics_of_a_step_without_signal_cover_every_token(folder):
+    for budget in (10_000, 1):
+        policy, settings = Policy(folder, ALONE), Settings(micro_batch_tokens=budget)
+        groups = made_up_groups(policy, [[0.0] * 3] * 2)
+        sums, _, _ = update(policy, None, torch.optim.AdamW(policy.masters.values()), groups, settings)
+        assert sums[1].item() == totals_of(groups)[1]
+
+
+def test_a_gradient_that_is_not_finite_never_reaches_the_weights(folder):
+    policy = Policy(folder, ALONE)
+    before = [master.detach().clone() for master in policy.masters.values()]
+    groups = made_up_groups(policy, ADVANTAGES)
+    groups[0].completions[0].logprobs[0] = float("nan")
+    with pytest.raises(FloatingPointError, match="--learning_rate"):
+        update(policy, None, torch.optim.AdamW(policy.masters.values(), lr=0.1), groups, Settings())
+    assert all(torch.equal(old, new) for old, new in zip(before, policy.masters.values()))
+
+
+def test_the_loss_is_a_mean_over_iterations(folder):
+    losses = []
+    for iterations in (1, 3):
+        policy = Policy(folder, ALONE)
+        optimizer = torch.optim.AdamW(policy.masters.values(), lr=0.0, weight_decay=0.0)
+        sums, _, _ = update(policy, None, optimizer, made_up_groups(policy, ADVANTAGES), Settings(num_iterations=iterations))
+        losses.append(sums[0].item())
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6) and abs(losses[0]) > 1e-3
 
 
 def test_with_beta_groups_without_variance_are_trained(folder):
@@ -294,6 +314,8 @@ def test_score_hands_whole_groups_and_columns_to_the_reward():
     assert seen["completions"] == ["00", "01", "02", "10", "11", "12"] and seen["right"] == [1] * 6 and seen["style"] == ["rrm"] * 6
     assert seen["prompts"][2] == groups[0].messages and seen["prompts"][3] == groups[1].messages
     assert groups[0].advantages == pytest.approx([2 / 3, -4 / 3, 2 / 3]) and groups[1].advantages == [0.0] * 3
+    with pytest.raises(ValueError, match="finite"):  # NaN must not pass for a group without variance
+        score(groups, lambda **_: [1.0, float("nan")] * 3, SimpleNamespace(num_generations=3, style="rrm", scale_rewards="none", reward="r"))
     with pytest.raises(ValueError, match="rewards"):
         score(groups, lambda **_: [1.0], SimpleNamespace(num_generations=3, style="rrm", scale_rewards="none", reward="r"))
 
@@ -315,7 +337,7 @@ def test_gradients_of_two_processes_equal_those_of_one(folder, tmp_path, process
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     subprocess.run([*launcher, *script, str(tmp_path / "two.json")], check=True, env=environment, timeout=240)
     one, two = (json.loads((tmp_path / name).read_text()) for name in ("one.json", "two.json"))
-    assert one.keys() == two.keys() and len(one) == 8
+    assert one.keys() == two.keys() and len(one) == 10
     for case in one:
         first, second = torch.tensor(one[case]["gradient"]), torch.tensor(two[case]["gradient"])
         assert (first - second).norm() <= 1e-5 * first.norm(), case

@@ -45,7 +45,7 @@ def build(kind, folder, **save_options):
 def logits_of(model, tokens):
     layout = pack_groups([(tokens, [])])
     with torch.no_grad():
-        return model.logits(model(layout.tokens, layout.positions, packed_attention(layout)))
+        return model(layout.tokens, layout.positions, packed_attention(layout)) @ model.head_weight.T
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -154,6 +154,16 @@ def test_what_cannot_run_is_refused_in_one_line(name, tmp_path):
     with pytest.raises(BadInput, match=word.replace(".", r"\.")) as caught:
         Model.from_pretrained(tmp_path)
     assert "\n" not in str(caught.value) and str(tmp_path) in str(caught.value)
+
+
+def test_what_old_folders_hold_besides_is_passed_over(tmp_path):
+    build("llama tied", tmp_path)
+    before = logits_of(Model.from_pretrained(tmp_path, dtype=torch.float32), [1, 2, 3])
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors |= {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4), "lm_head.weight": torch.ones(199, 48)}
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    save_file({"adapter": torch.ones(2)}, tmp_path / "adapter_model.safetensors")
+    assert torch.equal(logits_of(Model.from_pretrained(tmp_path, dtype=torch.float32), [1, 2, 3]), before)
 
 
 def test_missing_shard_is_named(tmp_path):

@@ -107,7 +107,7 @@ def test_kill_and_resume_gives_the_metrics_of_the_run_left_alone(short_run, tmp_
     while not (folder / after).exists() and process.poll() is None and time.time() < deadline:
         time.sleep(0.001)
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    assert process.wait() == -signal.SIGKILL  # it had not ended by itself
     (folder / "metrics.jsonl").open("a").write('{"step": 9, "rew')  # a row that the kill cut off
     train("--output_dir", folder, *SHORT, "--resume")
     assert metrics(folder) == metrics(short_run)  # to the last digit
@@ -136,6 +136,29 @@ def test_a_damaged_checkpoint_is_passed_over(short_run, tmp_path):
     assert metrics(tmp_path / "run") == metrics(short_run)
 
 
+def test_a_prompt_of_the_users_own_travels_with_the_checkpoint(tmp_path):
+    (tmp_path / "mine.txt").write_text("verdict: boxed\n=== user\n{query} 2: {answer_1} 1: {answer_2}\n")
+    train("--output_dir", tmp_path / "run", "--max_steps", "1", "--prompts_per_step", "2", "--eval_every", "0", "--style", "mine.txt", cwd=tmp_path)
+    folder = tmp_path / "run" / "checkpoint-1"
+    (tmp_path / "mine.txt").unlink()
+    judged = subprocess.run([sys.executable, ROOT / "judge.py", "--model", folder, "--query", "take fig", "--a", "fig", "--b", "ice", "--json"], cwd=ROOT, capture_output=True, text=True)  # fmt: skip
+    assert judged.returncode == 0, judged.stderr
+
+
+def test_a_folder_that_is_no_run_is_not_resumed(tmp_path):
+    subprocess.run(["cp", "-r", ROOT / "tiny", tmp_path / "model"], check=True)
+    before = (tmp_path / "model" / "config.json").read_text()
+    done = train("--output_dir", tmp_path / "model", "--resume", *SHORT, check=False)
+    assert done.returncode == 2 and "config.json" in done.stderr and (tmp_path / "model" / "config.json").read_text() == before
+
+
+def test_a_machine_without_git_trains(tmp_path):
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PATH": "/nonexistent"}
+    flags = ["--output_dir", tmp_path / "run", "--max_steps", "1", "--prompts_per_step", "2", "--eval_every", "0"]
+    subprocess.run(command(*flags), check=True, env=environment, capture_output=True)
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["commit"] is None
+
+
 def test_changed_settings_are_refused_by_name(short_run):
     done = train("--output_dir", short_run, *SHORT, "--resume", "--temperature", "0.9", check=False)
     assert done.returncode == 2 and re.search("--temperature: .*1.0.*0.9", done.stderr) and done.stderr.count("\n") <= 3
@@ -153,6 +176,8 @@ def test_two_processes_give_the_run_of_one(short_run, tmp_path):
         for key in KEYS - {"step_time", "timing/rollout", "timing/reward", "timing/update"} & row.keys():
             if key in other:
                 assert row[key] == pytest.approx(other[key], rel=1e-4, abs=1e-5), (row["step"], key)
+        for key in (key for key in other if key.startswith("eval/")):  # the pairs were shared out
+            assert row["step"] == 4 or row[key] == pytest.approx(other[key], rel=1e-6), (row["step"], key)
 
 
 @pytest.mark.parametrize("flags", [["--beta", "0.05"], ["--loss_type", "dapo", "--epsilon_high", "0.28"], ["--loss_type", "dr_grpo", "--scale_rewards", "none"],
