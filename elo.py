@@ -6,22 +6,19 @@
 A match is (i, j, score): players i and j, and the score of i in [0, 1]; 0.5 is a draw, values between are soft wins.
 Where this differs from RRM's release: its offline script decides a match whose verdict is invalid by the parity of a hash, its later
 online rewards count it as a draw; here it is 0.5. Its online reward is (elo - 1000) / 200 + 0.5; here ratings stay ratings. Elo depends on
-the order of the matches, Bradley-Terry does not, so players are ranked by the latter.
+the order of the matches, Bradley-Terry does not, so recorded matches are ranked by the latter. The answer that a schedule picks is the one with
+the highest Elo, as in RRM: where players met few others, Bradley-Terry puts some of those who never lost far too high (runs/ranking).
 """
 
 import csv
-import hashlib
 import io
 import json
 import math
-import os
 import random
 import re
-import sys
 import warnings
 from collections import Counter
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Literal, Optional
 
 import numpy as np
@@ -88,7 +85,7 @@ def closure(edges):
 def fit_strengths(wins):
     """Bradley-Terry strengths of a batch of win tables (batch, n, n) -> (batch, n), and which players needed the prior, (batch, n).
 
-    Newton steps along the direction d are cut to log(1 + w) / w, w = max(d) - min(d): since the third derivative of the logistic loss is
+    Newton steps along the direction d are cut to log(1 + w) / w, w = 2 max |d|: since the third derivative of the logistic loss is
     bounded by its second, the likelihood then never falls, and near the maximum the steps become whole (Bach 2010, proposition 1).
     """
     batch, size, _ = wins.shape
@@ -107,7 +104,7 @@ def fit_strengths(wins):
         system = anchor - curvature
         system[:, diagonal, diagonal] += curvature.sum(2) + weak * pull * (1 - pull)
         step = np.linalg.solve(system, gradient[:, :, None])[:, :, 0]
-        width = np.maximum(np.ptp(step, axis=1, keepdims=True), 1e-300)
+        width = 2 * np.abs(step).max(axis=1, keepdims=True, initial=1e-300)
         strengths = strengths + step * np.log1p(width) / width
         if np.abs(step).max(initial=0) < 1e-11:
             break
@@ -144,8 +141,8 @@ def intransitive_triples(matches, strengths):
     return {"decided": round(circles[0] / 2), "intransitive": round(circles[1]), "expected": circles[2]}
 
 
-def rate(matches, num_players, seed=0):
-    """One row a player, best first: {player, rank, strength, low, high, elo, win_rate (None: unplayed), matches}.
+def rate(matches, num_players, by="strength", seed=0):
+    """One row a player, best first (`by` strength or elo): {player, rank, strength, low, high, elo, win_rate (None: unplayed), matches}.
 
     A rank is 1 + the number of players whose whole interval lies above: players that the matches cannot tell apart share one.
     """
@@ -158,4 +155,166 @@ def rate(matches, num_players, seed=0):
     elos, scores = elo(matches, num_players), wins.sum(1)
     rows = [{"player": p, "rank": 1 + int((low > high[p]).sum()), "strength": float(strengths[0, p]), "low": float(low[p]), "high": float(high[p]),
              "elo": elos[p], "win_rate": float(scores[p] / played[p]) if played[p] else None, "matches": played[p]} for p in range(num_players)]
-    return sorted(rows, key=lambda row: (-round(row["strength"], 9), -(row["win_rate"] or 0), -row["elo"]))
+    return sorted(rows, key=lambda row: -round(row[by], 9))  # rounded: equal players keep their order whatever the last bits
+
+
+# ---- schedules: which matches to play ----
+
+def round_robin(players, rng):
+    """Rounds of disjoint pairs in which every two players meet once (circle method), in random order and orientation."""
+    circle = [*rng.sample(players, len(players)), *[None] * (len(players) % 2)]  # with an odd number, None's opponent rests
+    half, rounds = len(circle) // 2, []
+    for _ in range(len(circle) - 1):
+        pairs = [pair for pair in zip(circle[:half], reversed(circle[half:])) if None not in pair]
+        rounds.append([pair[:: rng.choice((1, -1))] for pair in pairs])
+        circle.insert(1, circle.pop())
+    return rng.sample(rounds, len(rounds))
+
+
+def leaders_round(lead, met, size, rng, repeats):
+    """Pairs for one round: each of the `size` best players who is still free meets the best free one; without `repeats`, the best of
+    those whom it has met least often."""
+    free, pairs = sorted(range(len(lead)), key=lambda player: (-lead[player], rng.random())), []
+    best = free[:size]
+    while len(free) > 1 and (player := free.pop(0)) in best:
+        other = free[0] if repeats else min(free, key=lambda other: met[frozenset((player, other))])  # the first of the least met
+        free.remove(other)
+        pairs.append((player, other)[:: rng.choice((1, -1))])
+    return pairs
+
+
+SCHEDULES = "full", "random", "halving", "leaders", "swiss"
+
+
+def stage_sizes(num_players, schedule):
+    """How many players each stage is about: n, n / 2, ..., 2 and, for leaders and swiss, 1; the others have one stage."""
+    if num_players == 1 or schedule in ("full", "random"):
+        return [num_players] * (num_players > 1)
+    return [math.ceil(num_players / 2**halvings) for halvings in range((num_players - 1).bit_length() + (schedule != "halving"))]
+
+
+def run_schedule(num_players, play, schedule="full", games=None, seed=0):
+    """Plays matches and returns them, [(i, j, score), ...]. `play` takes pairs [(i, j), ...] and returns the scores of i; it gets all pairs
+    that do not depend on each other at once. `games`: matches in total, 3 per player by default; full has always n (n - 1) / 2.
+
+    full: every two players meet once. random: the first rounds of that. The others spend an equal share of games on the n, n / 2, ... 2
+    best (by wins less losses so far). halving: the losers of a stage are out, the others meet at random. leaders: the best are chosen anew
+    each round and meet their neighbours in the table, again and again; the last share goes to leader against runner-up. swiss: the same,
+    but nobody meets again whom it has met while there are others. Repeated pairs help where a second judgment of a pair is a fresh one,
+    swiss where the judge errs on the same pairs again (runs/ranking).
+    """
+    if num_players < 1 or schedule not in SCHEDULES or games is not None and (games < 1 or schedule == "full"):
+        raise ValueError(f"a schedule ({', '.join(SCHEDULES)}) needs a player and a positive number of games; that of the full one is fixed")
+    rng, matches, lead, met = random.Random(seed), [], [0.0] * num_players, Counter()
+    games = num_players * (num_players - 1) // 2 if schedule == "full" else games or 3 * num_players
+    players, sizes = list(range(num_players)), stage_sizes(num_players, schedule)
+    for stage, size in enumerate(sizes, start=1):
+        until = round(games * stage / len(sizes))  # the last one is games
+        players = sorted(players, key=lambda player: (-lead[player], rng.random()))[:size] if schedule == "halving" else players
+        while len(matches) < until:
+            if schedule in ("leaders", "swiss"):
+                pairs = leaders_round(lead, met, size, rng, schedule == "leaders")
+            else:
+                pairs = [pair for pairs in round_robin(players, rng) for pair in pairs]
+            pairs = pairs[: until - len(matches)]
+            for (i, j), score in zip(pairs, play(pairs), strict=True):
+                matches.append((i, j, score))
+                lead[i] += score - 0.5
+                lead[j] += 0.5 - score
+                met[frozenset((i, j))] += 1
+    check_matches(matches, num_players)
+    return matches
+
+
+# ---- files ----
+
+def match_rows(path):
+    """(line number, row as a dict) of a JSON-lines file or a csv file with a header."""
+    text = cli.read_text(path, "--matches").removeprefix("\ufeff")
+    if text.lstrip()[:1] in ("{", "["):
+        yield from cli.read_json_lines(path, "--matches")
+        return
+    reader = csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True)
+    yield from ((reader.line_num, row) for row in reader)
+
+
+def read_matches(path, names=None):
+    """Matches of a .csv or JSON-lines file -> (matches, names of the players). Rows: i, j, score, or left, right, winner (left, right, tie).
+
+    `names`: the players are these, and i and j their numbers from 0; None: i, j, left and right are names, in order of appearance.
+    Raises BadInput naming the line.
+    """
+    matches, numbers = [], {number: number for number in range(len(names))} if names else {}
+    for line, row in match_rows(path):
+        place = f"{path} line {line}"
+        columns = next((columns for columns in (("i", "j", "score"), ("left", "right", "winner")) if row.keys() >= set(columns)), None)
+        if columns is None:
+            raise BadInput(f"{place}: columns are {', '.join(map(str, row))[:120]}: expected i, j, score or left, right, winner")
+        *players, result = (row[column] for column in columns)
+        for index, (column, player) in enumerate(zip(columns, players)):
+            if isinstance(player, str) and re.fullmatch(r"-?\d{1,18}", player.strip()):
+                players[index] = player = int(player)
+            if type(player) not in (int, str) or player == "" or type(player) is int and player < 0:
+                raise BadInput(f"{place}: {column} is {player!r:.80}: expected the name of a player or its number, 0 or more")
+            if names and player not in numbers:
+                raise BadInput(f"{place}: unknown player {player!r:.80} in {column}: --candidates has players 0 to {len(names) - 1}")
+        if players[0] == players[1]:
+            raise BadInput(f"{place}: {players[0]!r:.80} plays against itself: remove the line")
+        if columns[2] == "winner":
+            score, wanted = {"left": 1.0, "right": 0.0, "tie": 0.5}.get(str(result), -1), "left, right or tie"
+        else:
+            number = re.fullmatch(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*", str(result))
+            score, wanted = float(result) if number else -1, "a number from 0 to 1, the share of i"
+        if not 0 <= score <= 1:
+            raise BadInput(f"{place}: {columns[2]} is {result!r:.80}: expected {wanted}")
+        matches.append((*(numbers.setdefault(player, len(numbers)) for player in players), score))
+    if not matches:
+        raise BadInput(f"--matches: {path} holds no matches: expected rows i,j,score or left,right,winner")
+    return matches, names or list(numbers)
+
+
+# ---- command line ----
+
+def show(result, shown):
+    print("rank      elo  strength   95 % interval  win rate  matches  player")
+    for row in result["ranking"]:
+        win_rate = "-" if row["win_rate"] is None else f"{row['win_rate']:.3f}"
+        numbers = f"{row['rank']:4}  {row['elo']:7.1f}  {row['strength']:8.3f}  {row['low']:6.2f} ...{row['high']:6.2f}  {win_rate:>7}  {row['matches']:7}"
+        print(numbers, "", shown(f"{row['player']}: {row['text']}" if "text" in row else str(row["player"])))
+    triples = result["triples"]
+    print(f"{triples['intransitive']} of {triples['decided']} triples go in a circle; a Bradley-Terry judge would give {triples['expected']:.1f}")
+
+
+def main(argv=None):
+    from tournament import JudgeSettings, judged_play, read_candidates, setting, shown
+
+    @dataclass
+    class Settings(JudgeSettings):
+        schedule: Literal[SCHEDULES] = setting("full", "which matches to play: see run_schedule in elo.py")
+        games: Optional[int] = setting(None, "matches in total; default: 3 per candidate, full: every pair once")
+        matches: Optional[str] = setting(None, "instead of judging: .csv or JSON lines with i, j, score or left, right, winner (left, right, tie); "
+                                               "with --candidates, i and j are numbers of its lines, from 0")
+
+    settings = cli.parse_settings(Settings, argv, text_fields=("query",), description=__doc__.split("\n")[0])
+    candidates = read_candidates(settings.candidates) if settings.candidates else None
+    if settings.matches is not None:
+        if settings.query is not None or settings.cache is not None:
+            raise BadInput("--matches rates what has been played: leave out --query and --cache, or --matches")
+        matches, names = read_matches(settings.matches, candidates)
+    elif candidates is None or settings.query is None:
+        raise BadInput("--query and --candidates are needed: give both, or --matches")
+    else:
+        if settings.games is not None and (settings.games < 1 or settings.schedule == "full"):
+            raise BadInput("--games: must be at least 1, and goes with --schedule random, halving, leaders or swiss")
+        names = candidates
+        matches = run_schedule(len(candidates), judged_play(settings, candidates), settings.schedule, settings.games, settings.seed)
+    ranking = rate(matches, len(names), "strength" if settings.query is None else "elo", settings.seed)
+    triples = intransitive_triples(matches, [row["strength"] for row in sorted(ranking, key=lambda row: row["player"])])
+    for row in ranking:
+        row.update({"text": candidates[row["player"]]} if candidates else {"player": names[row["player"]]})
+    result = {"best": ranking[0]["player"], "num_matches": len(matches), "ranking": ranking, "triples": triples}
+    print(json.dumps(result, allow_nan=False)) if settings.json else show(result, shown)
+
+
+if __name__ == "__main__":
+    cli.run(main)
