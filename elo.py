@@ -4,10 +4,10 @@
     python elo.py --query "take fig" --candidates answers.txt --schedule halving --cache judged.jsonl
 
 A match is (i, j, score): players i and j, and the score of i in [0, 1]; 0.5 is a draw, values between are soft wins.
-Where this differs from RRM's release: its offline script decides a match whose verdict is invalid by the parity of a hash, its later
-online rewards count it as a draw; here it is 0.5. Its online reward is (elo - 1000) / 200 + 0.5; here ratings stay ratings. Elo depends on
-the order of the matches, Bradley-Terry does not, so recorded matches are ranked by the latter. The answer that a schedule picks is the one with
-the highest Elo, as in RRM: where players met few others, Bradley-Terry puts some of those who never lost far too high (runs/ranking).
+RRM's release decides a match with an invalid verdict by the parity of a hash in its offline script and counts it as a draw in its later
+online rewards; here it is 0.5. Its online reward is (elo - 1000) / 200 + 0.5; here ratings stay ratings. Elo depends on the order of the
+matches, Bradley-Terry does not, so recorded matches are ranked by the latter. The answer that a schedule picks is the one with the highest
+Elo, as in RRM: after few matches, Bradley-Terry puts some of those who never lost far too high (runs/ranking).
 """
 
 import csv
@@ -34,7 +34,7 @@ NO_MAXIMUM = "a group without losses or without wins has no maximum of the likel
 def check_matches(matches, num_players):
     """(i, j, score) as arrays. ValueError for a player outside 0 ... num_players - 1, a match against oneself, a score outside [0, 1]."""
     i, j, score = (np.array(column) for column in zip(*matches)) if len(matches) else (np.zeros(0, int), np.zeros(0, int), np.zeros(0))
-    if i.dtype.kind not in "iu" or j.dtype.kind not in "iu" or not np.all((0 <= i) & (i < num_players) & (0 <= j) & (j < num_players) & (i != j)):
+    if not i.dtype.kind == j.dtype.kind == "i" or not np.all((np.minimum(i, j) >= 0) & (np.maximum(i, j) < num_players) & (i != j)):
         raise ValueError(f"players of a match must be two different integers from 0 to {num_players - 1}")
     if not np.all((score >= 0) & (score <= 1)):
         raise ValueError("the score of a match must lie in [0, 1]")
@@ -42,7 +42,7 @@ def check_matches(matches, num_players):
 
 
 def elo(matches, num_players, k=4.0, initial=1000.0, scale=400.0, base=10.0):
-    """Elo ratings after matches played strictly in the order given: the caller shuffles. Defaults are those of `evalica.elo`, which RRM uses.
+    """Elo ratings after matches played strictly in the order given: the caller shuffles. The defaults are evalica's, which RRM uses.
 
     Each match moves the two players by k (score - expected), where expected = 1 / (1 + base ** ((rating_j - rating_i) / scale)).
     """
@@ -77,12 +77,14 @@ def win_table(matches, num_players):
 def closure(edges):
     """Which node reaches which, itself included, over any number of edges: (..., n, n) booleans."""
     reach = edges | np.eye(edges.shape[-1], dtype=bool)
-    for _ in range(max(edges.shape[-1] - 1, 1).bit_length()):  # each squaring doubles the length of the chains
-        reach = (reach.astype(np.float32) @ reach.astype(np.float32)) > 0
-    return reach
+    while True:  # each squaring doubles the length of the chains
+        longer = (reach.astype(np.float32) @ reach.astype(np.float32)) > 0
+        if np.array_equal(longer, reach):
+            return reach
+        reach = longer
 
 
-def fit_strengths(wins):
+def fit_strengths(wins, start=0.0):
     """Bradley-Terry strengths of a batch of win tables (batch, n, n) -> (batch, n), and which players needed the prior, (batch, n).
 
     Newton steps along the direction d are cut to log(1 + w) / w, w = 2 max |d|: since the third derivative of the logistic loss is
@@ -95,7 +97,7 @@ def fit_strengths(wins):
     games = wins + wins.swapaxes(1, 2)
     # the likelihood does not feel a shift of a whole component: without the prior, ones in its block make the system solvable
     anchor = together * ~weak[:, :, None] / together.sum(2, keepdims=True)
-    strengths, diagonal = np.zeros((batch, size)), np.arange(size)
+    strengths, diagonal = np.zeros((batch, size)) + start, np.arange(size)
     for _ in range(500):
         expected = 0.5 + 0.5 * np.tanh((strengths[:, :, None] - strengths[:, None, :]) / 2)  # (batch, i, j): P(i beats j)
         pull = 0.5 + 0.5 * np.tanh(strengths / 2)
@@ -113,10 +115,15 @@ def fit_strengths(wins):
 
 # ---- what stands beside a rating ----
 
-def bootstrap(matches, num_players, rounds=1000, level=0.95, seed=0):
-    """Percentile intervals of the Bradley-Terry strengths when the matches are drawn again with replacement: (low, high), arrays (n,)."""
+def bootstrap(matches, num_players, rounds=None, level=0.95, seed=0):
+    """Percentile intervals of the Bradley-Terry strengths when the matches are drawn again with replacement: (low, high), arrays (n,).
+
+    `rounds` None: 1000 drawings, fewer for more than 30 players, 100 at least.
+    """
     if not len(matches):
         return np.zeros(num_players), np.zeros(num_players)
+    rounds = rounds or min(1000, max(100, 30_000 // num_players))
+    start = np.clip(fit_strengths(win_table(matches, num_players)[None])[0], -3, 3)  # far out, tables that lack a loss have no slope
     kinds, counts = zip(*Counter(map(tuple, matches)).items())  # equal matches are drawn together: fast for long files
     i, j, score = check_matches(kinds, num_players)
     rng, size, strengths = np.random.default_rng(seed), num_players, []
@@ -125,13 +132,13 @@ def bootstrap(matches, num_players, rounds=1000, level=0.95, seed=0):
         wins = np.zeros((len(draw), size * size))
         for table, weights in zip(wins, drawn):
             table += np.bincount(i * size + j, weights * score, size**2) + np.bincount(j * size + i, weights * (1 - score), size**2)
-        strengths.append(fit_strengths(wins.reshape(-1, size, size))[0])
+        strengths.append(fit_strengths(wins.reshape(-1, size, size), start)[0])
     return tuple(np.quantile(np.concatenate(strengths), [(1 - level) / 2, (1 + level) / 2], axis=0))
 
 
 def intransitive_triples(matches, strengths):
-    """{decided, intransitive, expected}: triples in which each pair has a leader, those where the leads form a circle, and how many
-    circles a Bradley-Terry judge with these strengths gives in expectation, if each pair's lead is as large as here but free in direction."""
+    """{decided, intransitive, expected}: triples in which each pair has a leader, those where the leads form a circle, and how many a
+    Bradley-Terry judge with these strengths gives in expectation, if each pair's lead is as large as here but free in direction."""
     wins, strengths = win_table(matches, len(strengths)), np.array(strengths)
     lead = wins - wins.T
     ahead = (lead > 1e-9).astype(float)
@@ -153,8 +160,9 @@ def rate(matches, num_players, by="strength", seed=0):
     low, high = bootstrap(matches, num_players, seed=seed)
     played = Counter(player for i, j, _ in matches for player in (i, j))
     elos, scores = elo(matches, num_players), wins.sum(1)
-    rows = [{"player": p, "rank": 1 + int((low > high[p]).sum()), "strength": float(strengths[0, p]), "low": float(low[p]), "high": float(high[p]),
-             "elo": elos[p], "win_rate": float(scores[p] / played[p]) if played[p] else None, "matches": played[p]} for p in range(num_players)]
+    rows = [{"player": p, "rank": 1 + int((low > high[p]).sum()), "strength": float(strengths[0, p]), "low": float(low[p]),
+             "high": float(high[p]), "elo": elos[p], "win_rate": float(scores[p] / played[p]) if played[p] else None,
+             "matches": played[p]} for p in range(num_players)]
     return sorted(rows, key=lambda row: -round(row[by], 9))  # rounded: equal players keep their order whatever the last bits
 
 
@@ -204,7 +212,7 @@ def run_schedule(num_players, play, schedule="full", games=None, seed=0):
     swiss where the judge errs on the same pairs again (runs/ranking).
     """
     if num_players < 1 or schedule not in SCHEDULES or games is not None and (games < 1 or schedule == "full"):
-        raise ValueError(f"a schedule ({', '.join(SCHEDULES)}) needs a player and a positive number of games; that of the full one is fixed")
+        raise ValueError(f"a schedule ({', '.join(SCHEDULES)}) needs a player and a positive number of games; full sets its own")
     rng, matches, lead, met = random.Random(seed), [], [0.0] * num_players, Counter()
     games = num_players * (num_players - 1) // 2 if schedule == "full" else games or 3 * num_players
     players, sizes = list(range(num_players)), stage_sizes(num_players, schedule)
@@ -239,7 +247,7 @@ def match_rows(path):
 
 
 def read_matches(path, names=None):
-    """Matches of a .csv or JSON-lines file -> (matches, names of the players). Rows: i, j, score, or left, right, winner (left, right, tie).
+    """Matches of a csv or JSON-lines file with i, j, score or left, right, winner (left, right, tie) -> (matches, names of the players).
 
     `names`: the players are these, and i and j their numbers from 0; None: i, j, left and right are names, in order of appearance.
     Raises BadInput naming the line.
@@ -276,13 +284,13 @@ def read_matches(path, names=None):
 # ---- command line ----
 
 def show(result, shown):
-    print("rank      elo  strength   95 % interval  win rate  matches  player")
+    print("rank      elo  strength    95 % interval  win rate  matches  player")
     for row in result["ranking"]:
         win_rate = "-" if row["win_rate"] is None else f"{row['win_rate']:.3f}"
-        numbers = f"{row['rank']:4}  {row['elo']:7.1f}  {row['strength']:8.3f}  {row['low']:6.2f} ...{row['high']:6.2f}  {win_rate:>7}  {row['matches']:7}"
-        print(numbers, "", shown(f"{row['player']}: {row['text']}" if "text" in row else str(row["player"])))
+        print(f"{row['rank']:4}  {row['elo']:7.1f}  {row['strength']:8.3f}  {row['low']:6.2f} ...{row['high']:6.2f}", end="")
+        print(f"  {win_rate:>8}  {row['matches']:7} ", shown(f"{row['player']}: {row['text']}" if "text" in row else str(row["player"])))
     triples = result["triples"]
-    print(f"{triples['intransitive']} of {triples['decided']} triples go in a circle; a Bradley-Terry judge would give {triples['expected']:.1f}")
+    print(f"{triples['intransitive']} of {triples['decided']} triples go in a circle; Bradley-Terry would give {triples['expected']:.1f}")
 
 
 def main(argv=None):
@@ -292,8 +300,8 @@ def main(argv=None):
     class Settings(JudgeSettings):
         schedule: Literal[SCHEDULES] = setting("full", "which matches to play: see run_schedule in elo.py")
         games: Optional[int] = setting(None, "matches in total; default: 3 per candidate, full: every pair once")
-        matches: Optional[str] = setting(None, "instead of judging: .csv or JSON lines with i, j, score or left, right, winner (left, right, tie); "
-                                               "with --candidates, i and j are numbers of its lines, from 0")
+        matches: Optional[str] = setting(None, "instead of judging: csv or JSON lines with i, j, score or left, right, winner (left, "
+                                               "right, tie); with --candidates, i and j are numbers of its answers, from 0")
 
     settings = cli.parse_settings(Settings, argv, text_fields=("query",), description=__doc__.split("\n")[0])
     candidates = read_candidates(settings.candidates) if settings.candidates else None

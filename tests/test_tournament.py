@@ -1,0 +1,172 @@
+"""The knockout for any number of players, its tree, the cache of judged matches, the files of candidates, and the command."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cli import BadInput
+from tournament import cached, draw_tree, knockout, read_candidates
+
+ROOT = Path(__file__).parents[1]
+
+
+def by_number(pairs):
+    return [float(i > j) for i, j in pairs]
+
+
+@settings(deadline=None, max_examples=120)
+@given(st.integers(1, 200), st.integers(0, 5), st.sampled_from([by_number, lambda pairs: [0.5] * len(pairs), lambda pairs: [(i * 7 + j) % 5 / 4 for i, j in pairs]]))
+def test_any_number_of_players(num_players, seed, play):
+    batches = []
+    bracket = knockout(num_players, lambda pairs: batches.append(pairs) or play(pairs), seed)
+    matches = [match for matches in bracket.rounds for match in matches]
+    assert bracket.num_matches == len(matches) == num_players - 1
+    assert len(bracket.rounds) == math.ceil(math.log2(num_players))
+    assert batches == [[match[:2] for match in matches] for matches in bracket.rounds]  # a round is one batch
+    alive, rested = set(range(num_players)), Counter()
+    for matches in bracket.rounds:
+        players = [player for match in matches for player in match[:2]]
+        assert len(players) == len(set(players)) and set(players) <= alive  # nobody plays twice in a round, or after a defeat
+        rested.update(alive - set(players))
+        for i, j, score, winner in matches:
+            assert winner in (i, j) and (score == 0.5 or winner == (i if score > 0.5 else j))
+            alive.remove(i + j - winner)
+    assert alive == {bracket.winner} and max(rested.values(), default=0) <= 1
+    if play is by_number:
+        assert bracket.winner == num_players - 1
+    assert knockout(num_players, play, seed) == bracket
+
+
+def test_all_sizes_to_200():
+    for num_players in range(1, 201):
+        assert knockout(num_players, by_number).winner == num_players - 1
+
+
+def test_pairing_and_coins_depend_on_the_seed_alone():
+    winners = Counter(knockout(8, lambda pairs: [0.5] * len(pairs), seed).winner for seed in range(800))
+    assert set(winners) == set(range(8)) and all(60 < count < 140 for count in winners.values())  # 100 each, 4.3 standard deviations
+    coins = Counter(knockout(2, lambda pairs: [0.5], seed).rounds[0][0][3] == knockout(2, lambda pairs: [0.5], seed).rounds[0][0][0] for seed in range(400))
+    assert 160 < coins[True] < 240
+
+
+@pytest.mark.parametrize("scores", [[2.0], [math.nan], [], [-0.1]])
+def test_impossible_scores(scores):
+    with pytest.raises(ValueError):
+        knockout(2, lambda pairs: scores)
+    with pytest.raises(ValueError):
+        knockout(0, by_number)
+
+
+def test_tree():
+    bracket = knockout(5, by_number, seed=3)
+    lines = draw_tree(bracket, "player {}".format)
+    assert len(lines) == 4 and lines[0].startswith("player 4 beats")
+    assert draw_tree(knockout(1, by_number), str) == ["0"]
+    played = [f"player {winner} beats player {i + j - winner} 1.00" for matches in bracket.rounds for i, j, _, winner in matches]
+    assert sorted(line.lstrip("│├└─ ") for line in lines) == sorted(played)
+    assert draw_tree(knockout(2, lambda pairs: [0.5]), str)[0].endswith("0.50 (coin)")
+    depth = [len(line) - len(line.lstrip("│├└─ ")) for line in lines]
+    assert depth == [0, 3, 6, 3] or depth == [0, 3, 3, 6]
+
+
+# ---- cache ----
+
+class Recorder:
+    def __init__(self):
+        self.calls = []
+
+    def __call__(self, pairs, repetitions):
+        self.calls += list(zip(pairs, repetitions))
+        return [(3 * i + j + n) % 4 / 4 for (i, j), n in zip(pairs, repetitions)]
+
+
+def test_cache(tmp_path):
+    path, names = str(tmp_path / "c.jsonl"), ["b", "a", "c", "a"]
+    first = Recorder()
+    play = cached(first, path, names)
+    scores = play([(0, 1), (1, 2), (1, 3), (0, 1), (1, 0)])
+    assert first.calls == [((1, 0), 0), ((1, 2), 0), ((1, 0), 1), ((1, 0), 2)]  # one direction, repetitions counted, twins not judged
+    assert scores == [1 - 0.75, 1.25 % 1, 0.5, 1 - 0.0, 0.25]
+    assert play([(0, 3)]) == [1 - 9.0 % 4 / 4 - 0.5] or first.calls[-1] == ((3, 0), 3)  # the twin of 1: the fourth meeting of these texts
+    second = Recorder()
+    assert cached(second, path, names)([(0, 1), (1, 2), (1, 3), (0, 1), (1, 0)]) == scores and second.calls == []
+    cached(second, path, names)([(0, 2)])
+    assert second.calls == [((0, 2), 0)]
+    without = Recorder()
+    assert cached(without, None, names)([(0, 1), (1, 2), (1, 3), (0, 1), (1, 0)]) == scores and without.calls == first.calls[:4]
+
+
+def test_cut_off_and_foreign_files(tmp_path):
+    path = tmp_path / "c.jsonl"
+    cached(Recorder(), str(path), ["a", "b", "c"])([(0, 1), (1, 2), (0, 2)])
+    whole = path.read_bytes()
+    for cut in range(len(whole)):
+        path.write_bytes(whole[:cut])
+        again = Recorder()
+        cached(again, str(path), ["a", "b", "c"])([(0, 1), (1, 2), (0, 2)])
+        assert path.read_bytes() == whole and len(again.calls) == 3 - whole[:cut].count(b"\n")
+    for text in ("fig\nice\n", "fig", '{"i": "a", "j": "b", "score": 0.5}\n', '{"i": "a", "j": "b", "repetition": 0, "score": 7.0}\n', "[]\n"):
+        path.write_text(text)
+        with pytest.raises(BadInput, match="c.jsonl line 1"):
+            cached(Recorder(), str(path), ["a", "b"])
+        assert path.read_text() == text
+    with pytest.raises(BadInput, match="--cache"):
+        cached(Recorder(), str(tmp_path), ["a", "b"])
+
+
+# ---- candidates ----
+
+@pytest.mark.parametrize("text, name, expected", [
+    ("fig\n\nice cream\r\n", "c.txt", ["fig", "ice cream"]), ('"fig"\n{"response": "ice\\n2"}\n{"text": ""}\n', "c.jsonl", ["fig", "ice\n2", ""]),
+    ('{"text": "fig", "id": 3}\n', "c.txt", ["fig"]), ('"so he said", or not\nfig', "c.txt", ['"so he said", or not', "fig"]), ("42\n", "c.txt", ["42"]),
+    ('{"response": "a", "text": "b"}', "c.txt", ["a"]), ("a\u2028b\nc", "c.txt", ["a\u2028b", "c"]),
+])  # fmt: skip
+def test_candidate_files(text, name, expected, tmp_path):
+    (tmp_path / name).write_text(text, encoding="utf-8", newline="")
+    assert read_candidates(str(tmp_path / name)) == expected
+
+
+@pytest.mark.parametrize("text, words", [("", "empty"), ("\n \n", "empty"), ('"a"\n3\n', "line 2"), ('{"text": 3}', "line 1"), ('"\\ud800"', "line 1"), ('"a"\nb', "line 2")])
+def test_bad_candidate_files(text, words, tmp_path):
+    (tmp_path / "c.jsonl").write_text(text)
+    with pytest.raises(BadInput, match=words):
+        read_candidates(str(tmp_path / "c.jsonl"))
+
+
+# ---- command ----
+
+def command(*arguments):
+    words = [sys.executable, ROOT / "tournament.py", *map(str, arguments)]
+    return subprocess.run(words, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"})
+
+
+def test_command(tmp_path):
+    path = tmp_path / "c.txt"
+    path.write_text("fig\nice\ndate\x1b[2J\n")
+    done = command("--query", "take fig", "--candidates", path, "--max_completion_length", 60, "--num_votes", 2, "--json")
+    assert done.returncode == 0, done.stderr
+    bracket = json.loads(done.stdout)
+    assert bracket["num_matches"] == 2 and len(bracket["rounds"]) == 2 and bracket["text"] == path.read_text().splitlines()[bracket["winner"]]
+    scores = [match[2] for matches in bracket["rounds"] for match in matches]
+    assert all(score in (0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1) for score in scores)  # four games, half for an invalid one
+    shown = command("--query", "take fig", "--candidates", path, "--max_completion_length", 60, "--num_votes", 2)
+    assert shown.returncode == 0 and shown.stdout.count("\n") == 2 and "\x1b" not in shown.stdout
+    assert shown.stdout.startswith(f"{bracket['winner']}: ") and "2 matches, 4 completions each" in shown.stderr
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (["--query", "q"], "--candidates is missing"), (["--candidates", "C"], "--query"), (["--query", "q", "--candidates", "none.txt"], "none.txt"),
+    (["--query", "q", "--candidates", "C", "--temperature", "-1"], "--temperature"), (["--query", "q", "--candidates", "C", "--votes", "1"], "--votes"),
+])  # fmt: skip
+def test_bad_input(arguments, words, tmp_path):
+    (tmp_path / "c.txt").write_text("a\nb\n")
+    done = command(*(tmp_path / "c.txt" if word == "C" else word for word in arguments))
+    assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1 and words in done.stderr
