@@ -53,11 +53,15 @@ def load_tokenizer(folder_or_name):
         parse_json(read_text(files[0], "tokenizer"), str(files[0]))  # a Git LFS pointer, a download that broke off
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder_or_name, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         problem = str(error).split("\n")[0]
         raise BadInput(f"{folder_or_name}: cannot load its tokenizer ({problem}): check the name, or {fix}") from error
     if not tokenizer.is_fast:
         raise BadInput(f"{folder_or_name}: has no tokenizer.json and cannot be converted to one: {fix}")
+    config = parse_json(read_text(folder / "config.json", "model"), folder / "config.json") if (folder / "config.json").exists() else {}
+    if max(tokenizer.get_vocab().values()) >= config.get("vocab_size", 2**62):
+        raise BadInput(f"{folder}: its tokenizer has ids up to {max(tokenizer.get_vocab().values())}, the model {config['vocab_size']} entries: "
+                       "they do not belong together; " + fix)
     if not tokenizer.chat_template:
         raise BadInput(f"{folder_or_name}: its tokenizer has no chat template: use the instruct version of the model, or put the "
                        "template into the folder as chat_template.jinja")

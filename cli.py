@@ -37,7 +37,8 @@ def parse_settings(settings_class, argv=None, text_fields=(), description=None):
 
     class Parser(HfArgumentParser):
         def error(self, message):  # argparse would print its usage dump first
-            raise BadInput(f"{message} (--help lists every flag)")
+            hint = ": a text that begins with - is written --flag=-text" if message.endswith("expected one argument") else ""
+            raise BadInput(f"{message}{hint} (--help lists every flag)")
 
     argv = sys.argv[1:] if argv is None else argv
     flags = [argument.split("=")[0].replace("-", "_") for argument in argv if re.match(r"--[A-Za-z]", argument)]
@@ -133,6 +134,8 @@ def check_model_folder(folder):
     folder = Path(folder)
     raw = parse_json(read_text(folder / "config.json", "--model"), folder / "config.json")
     place, kind = folder / "config.json", raw.get("model_type")
+    if "settings" in raw:
+        raise BadInput(f"--model: {folder} is the folder of a run: give one of its checkpoints, {folder}/checkpoint-STEP")
     if kind not in ARCHITECTURES or (raw.get("architectures") or [ARCHITECTURES[kind]])[0] != ARCHITECTURES[kind]:
         found = kind if kind not in ARCHITECTURES else raw["architectures"][0]
         raise BadInput(f"{place}: architecture {found!r} is not supported: use a Llama, Qwen2 or Qwen3 causal language model")
@@ -166,12 +169,19 @@ def check_model_folder(folder):
 
 def check_output_dir(folder, settings, free_to_change=()):
     """Refuses a folder that holds something (without --resume), or a run made with other settings (with it)."""
+    if not str(folder).strip():
+        raise BadInput("--output_dir: is empty: give a folder (is a variable of the shell unset?)")
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise BadInput(f"--output_dir: {folder} is a file: give a folder")
+    parent = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise BadInput(f"--output_dir: {parent} cannot hold a new folder: give a folder elsewhere")
     if not settings.resume and folder.is_dir() and any(folder.iterdir()):
         raise BadInput(f"--output_dir: {folder} is not empty: give another folder, or --resume to go on with the run in it")
     config = folder / "config.json"
+    if settings.resume and not config.exists() and folder.is_dir() and {path.name for path in folder.iterdir()} - {"config.json.partial"}:
+        raise BadInput(f"--output_dir: {folder} holds other files and no run of this command: give the folder of a run, or a new one")
     if settings.resume and config.exists():
         before = parse_json(read_text(config, "--output_dir"), config).get("settings")
         if not isinstance(before, dict):

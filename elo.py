@@ -24,7 +24,7 @@ from typing import Literal, Optional
 import numpy as np
 
 import cli
-from cli import BadInput, note
+from cli import BadInput, note, setting
 
 NO_MAXIMUM = "a group without losses or without wins has no maximum of the likelihood: each of its players got one draw against strength 0"
 
@@ -294,7 +294,7 @@ def show(result, shown):
 
 
 def main(argv=None):
-    from tournament import JudgeSettings, judged_play, read_candidates, setting, shown
+    from tournament import JudgeSettings, judged_play, read_candidates, shown
 
     @dataclass
     class Settings(JudgeSettings):

@@ -275,6 +275,8 @@ def check(settings):
         raise BadInput("--a and --b are identical, so neither is better: give two different answers")
     if not single and (len(missing) < 3 or None in (settings.pairs, settings.out)):
         raise BadInput("--query, --a and --b name one pair, --pairs and --out a file of pairs: give those three or these two")
+    if 0 < settings.temperature < 0.01:
+        raise BadInput(f"--temperature: must be 0 (greedy) or at least 0.01, got {settings.temperature}")
     for name, lowest in (("num_votes", 1), ("max_completion_length", 1), ("temperature", 0)):
         if not lowest <= getattr(settings, name) < float("inf"):
             raise BadInput(f"--{name}: must be at least {lowest}, got {getattr(settings, name)}")
@@ -286,6 +288,8 @@ def check(settings):
     out, inputs = Path(settings.out).resolve(), {Path(name.strip()).resolve() for name in [settings.pairs, *settings.pairs.split(",")]}
     if not inputs.isdisjoint([out, *out.parents]):
         raise BadInput(f"--out: {settings.out} is the input or lies in its folder: give another file")
+    if out.exists() and not out.is_file():
+        raise BadInput(f"--out: {settings.out} is no ordinary file: give the name of a file")
     return load_pairs(settings.pairs, keep_ties=True)
 
 

@@ -7,6 +7,8 @@ your own, in a module on the Python path, is given to the trainer as `--reward M
 """
 
 import importlib
+import os
+import sys
 
 from cli import BadInput
 from judge import parse_verdict
@@ -28,6 +30,7 @@ def load_reward(name):
     module, _, function = name.partition(":")
     if not module or not function:
         raise BadInput(f"--reward: {name!r} is not known: use verdict, or MODULE:FUNCTION for a function of your own")
+    sys.path.insert(0, os.getcwd())  # a module beside the user's files, wherever this script lies
     try:
         reward = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:

@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
-from cli import BadInput, check_model_folder, note, resolve_model
+from cli import BadInput, check_model_folder, note, parse_json, resolve_model
 from model import Config, Model, compute_dtype, read_weights
 
 
@@ -259,6 +259,8 @@ def newest_checkpoint(folder, runtime):
             chosen = str(path)
             break
         note(f"{path}: damaged ({broken[0]}): passed over")
+    if found and runtime.is_main and chosen is None:  # starting again would overwrite what might still be saved
+        raise BadInput(f"--resume: no checkpoint in {folder} is intact: repair one, or start in another folder")
     chosen = runtime.gather(chosen)[0]
     if chosen and not Path(chosen).is_dir():
         raise BadInput(f"--output_dir: {chosen} is not there on this machine: all processes need the same folder")
@@ -305,10 +307,11 @@ def cut_rows_past(path, step):
     if not path.exists():
         return row
     kept = []
-    for line in path.read_text().split("\n")[:-1]:  # a line without its newline was cut off by the kill
-        if json.loads(line)["step"] > step:
+    for number, line in enumerate(path.read_text().split("\n")[:-1], start=1):  # a line without its newline was cut off by the kill
+        parsed = parse_json(line, f"{path} line {number}")
+        if parsed.get("step", step + 1) > step:
             break
-        row = json.loads(line)
+        row = parsed
         kept.append(line + "\n")
     partial = path.with_name(path.name + ".partial")
     partial.write_text("".join(kept))

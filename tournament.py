@@ -12,11 +12,11 @@ import os
 import random
 import re
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Literal, Optional
 
 import cli
-from cli import BadInput, note
+from cli import BadInput, note, setting
 
 CHUNK_MATCHES = 64  # judged together and written to --cache together
 ROW = "i", "j", "repetition", "score"  # of --cache
@@ -66,10 +66,6 @@ def draw_tree(bracket, label):
 
 
 # ---- shared by the two commands ----
-
-def setting(default, text):
-    return field(default=default, metadata={"help": text})
-
 
 @dataclass
 class JudgeSettings:

@@ -85,6 +85,8 @@ def check(settings):
                              micro_batch_tokens=1, save_every=1, eval_every=0, eval_limit=1).items():
         if getattr(settings, name) < lowest:
             raise BadInput(f"--{name}: must be at least {lowest}, got {getattr(settings, name)}")
+    if settings.temperature < 0.01:
+        raise BadInput(f"--temperature: must be at least 0.01 in training, got {settings.temperature}")
     for name in ("temperature", "learning_rate", "epsilon", "max_grad_norm", "importance_cap"):
         if not 0 < getattr(settings, name) < float("inf"):
             raise BadInput(f"--{name}: must be above 0, got {getattr(settings, name)}")
@@ -99,7 +101,7 @@ def check(settings):
     folder = cli.resolve_model(settings.model)
     config = cli.check_model_folder(folder)
     settings.style = settings.style or default_style(folder, config)
-    if settings.output_dir and os.environ.get("RANK", "0") == "0":  # the others might already see what the first one writes
+    if settings.output_dir is not None and os.environ.get("RANK", "0") == "0":  # the others might already see what the first one writes
         cli.check_output_dir(settings.output_dir, settings, FREE_TO_CHANGE)
     load_style(settings.style)
     load_reward(settings.reward)
@@ -203,8 +205,8 @@ def score(groups, reward, settings):
     rewards = reward(prompts=prompts, completions=[game["text"] for group in groups for game in group.games], **columns)
     if len(rewards) != len(prompts):
         raise ValueError(f"--reward {settings.reward}: returned {len(rewards)} rewards for {len(prompts)} completions")
-    if not all(map(math.isfinite, rewards)):  # NaN would pass for a group without variance
-        raise ValueError(f"--reward {settings.reward}: returned a reward that is not finite")
+    if not all(isinstance(value, (int, float)) and math.isfinite(value) for value in rewards):  # NaN would pass for a group without variance
+        raise ValueError(f"--reward {settings.reward}: every reward must be a finite number")
     table = torch.tensor(rewards, dtype=torch.float32).view(len(groups), count)
     for group, row, advantages in zip(groups, table, group_advantages(table, settings.scale_rewards)):
         group.rewards, group.advantages = row.tolist(), advantages.tolist()
@@ -387,7 +389,7 @@ def train(settings, folder, pairs, held_out):
             if step % settings.save_every == 0 or is_last:
                 save_checkpoint(output_dir, step, policy, optimizer, tokenizer, settings.style)
         if runtime.is_main:
-            print(output_dir)  # the result of this command: where the trained judge lies
+            print(output_dir / f"checkpoint-{settings.max_steps}")  # the result of this command: the trained judge
 
 
 def progress_line(step, row, settings):

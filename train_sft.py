@@ -20,6 +20,7 @@ from typing import Literal, Optional
 import cli
 from chat import encode_chat, load_style, load_tokenizer, opens_think, stop_token_ids
 from cli import BadInput, note, setting
+from data import conversation, text
 
 FREE_TO_CHANGE = ("output_dir", "save_every", "report_to", "resume")
 
@@ -56,7 +57,7 @@ def check(settings):
     for name in ("learning_rate", "max_grad_norm"):
         if not 0 < getattr(settings, name) < float("inf"):
             raise BadInput(f"--{name}: must be above 0, got {getattr(settings, name)}")
-    if settings.warmup_steps < 0 or settings.weight_decay < 0:
+    if settings.warmup_steps < 0 or not 0 <= settings.weight_decay < float("inf"):
         raise BadInput("--warmup_steps, --weight_decay: must not be negative")
     if settings.train_data is None:
         raise BadInput("--train_data: give a file of JSON lines with messages, or with prompt and completion")
@@ -66,7 +67,7 @@ def check(settings):
         load_style(settings.judge_style)
     folder = cli.resolve_model(settings.model)
     cli.check_model_folder(folder)
-    if settings.output_dir and os.environ.get("RANK", "0") == "0":
+    if settings.output_dir is not None and os.environ.get("RANK", "0") == "0":
         cli.check_output_dir(settings.output_dir, settings, FREE_TO_CHANGE)
     rows = [read_row(row, f"{settings.train_data} line {number}") for number, row in cli.read_json_lines(settings.train_data, "--train_data")]
     if not rows:
@@ -76,19 +77,23 @@ def check(settings):
 
 def read_row(row, place):
     """A row of the data as (prompt: messages or text, completion: text)."""
-    messages = row.get("messages")
     if isinstance(row.get("question"), str) and isinstance(row.get("answer"), str):  # GSM8K and its kin
-        messages = [{"role": "user", "content": row["question"]}, {"role": "assistant", "content": row["answer"]}]
-    if messages is None and isinstance(row.get("prompt"), list) and isinstance(row.get("completion"), list):
-        messages = row["prompt"] + row["completion"]
-    if messages is not None:
-        good = isinstance(messages, list) and all(isinstance(m, dict) and isinstance(m.get("content"), str) and "role" in m for m in messages)
-        if not good or len(messages) < 2 or messages[-1]["role"] != "assistant":
-            raise BadInput(f"{place}: messages must be a list of {{role, content}} that ends with an assistant's: correct or leave out this row")
-        return [{"role": m["role"], "content": m["content"]} for m in messages[:-1]], messages[-1]["content"]
-    if not isinstance(row.get("prompt"), (str, list)) or not isinstance(row.get("completion"), str):
+        row = {"prompt": [{"role": "user", "content": row["question"]}], "completion": row["answer"]}
+    prompt, completion = row.get("prompt"), row.get("completion")
+    if isinstance(prompt, list) and isinstance(completion, list):
+        row = {"messages": prompt + completion}
+    if "messages" in row:
+        messages = conversation(row["messages"], "messages", place)
+        if len(messages) < 2 or messages[-1]["role"] != "assistant":
+            raise BadInput(f"{place}: messages must end with an assistant's after at least one other: correct or leave out this row")
+        return messages[:-1], messages[-1]["content"]
+    if not isinstance(prompt, (str, list)) or not isinstance(completion, str):
         raise BadInput(f"{place}: found the fields {', '.join(map(str, row))}: a row needs messages, or prompt and completion (text)")
-    return row["prompt"], row["completion"]
+    text(completion, "completion", place)
+    prompt = text(prompt, "prompt", place) if isinstance(prompt, str) else conversation(prompt, "prompt", place)
+    if not prompt:
+        raise BadInput(f"{place}: prompt is empty: write what comes before the completion")
+    return prompt, completion
 
 
 if __name__ == "__main__":  # arguments and files are looked at before the slow imports below
@@ -208,7 +213,7 @@ def train(settings, folder, rows):
             if step % settings.save_every == 0 or step == settings.max_steps:
                 save_checkpoint(output_dir, step, policy, optimizer, tokenizer, settings.judge_style)
         if runtime.is_main:
-            print(output_dir)
+            print(output_dir / f"checkpoint-{settings.max_steps}")
 
 
 if __name__ == "__main__":

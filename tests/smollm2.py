@@ -44,6 +44,6 @@ def main(folder):
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
+    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
         sys.exit("usage: python tests/smollm2.py FOLDER")
     main(Path(sys.argv[1]))

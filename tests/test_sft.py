@@ -125,6 +125,11 @@ BAD = {
     "half a line": (["--train_data", "{d}/half.jsonl"], "line 2"),
     "no fields": (["--train_data", "{d}/fields.jsonl"], "line 1.*instruction"),
     "no assistant": (["--train_data", "{d}/user.jsonl"], "line 1.*assistant"),
+    "numbers for messages": (["--train_data", "{d}/numbers.jsonl"], "line 1.*prompt"),
+    "no messages": (["--train_data", "{d}/none.jsonl"], "line 1.*prompt"),
+    "half a character": (["--train_data", "{d}/surrogate.jsonl"], "line 1.*completion"),
+    "empty prompt": (["--train_data", "{d}/blank.jsonl"], "line 1.*prompt"),
+    "decay": (["--train_data", "{d}/half.jsonl", "--weight_decay", "nan"], "--weight_decay"),
     "steps": (["--train_data", "{d}/half.jsonl", "--max_steps", "0"], "--max_steps"),
     "rate": (["--train_data", "{d}/half.jsonl", "--learning_rate", "nan"], "--learning_rate"),
 }
@@ -137,6 +142,10 @@ def test_bad_input_is_one_line(name, tmp_path):
     (tmp_path / "half.jsonl").write_text(row + row[:9])
     (tmp_path / "fields.jsonl").write_text('{"instruction": "a", "output": "b"}\n')
     (tmp_path / "user.jsonl").write_text('{"messages": [{"role": "user", "content": "a"}]}\n')
+    (tmp_path / "numbers.jsonl").write_text('{"prompt": [1, 2], "completion": "x"}\n')
+    (tmp_path / "none.jsonl").write_text('{"prompt": [], "completion": "x"}\n')
+    (tmp_path / "surrogate.jsonl").write_text('{"prompt": "a", "completion": "\\ud800"}\n')
+    (tmp_path / "blank.jsonl").write_text('{"prompt": "", "completion": ""}\n')
     flags, words = BAD[name]
     done = sft(*[flag.format(d=tmp_path) for flag in flags], "--output_dir", tmp_path / "run", check=False)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and re.search(words, done.stderr), done.stderr

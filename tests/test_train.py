@@ -55,7 +55,7 @@ def test_the_default_command_learns_the_rule(tmp_path):
     assert rows[0]["step"] == 0 and abs(rows[0]["eval/judge/accuracy"] - 0.5) < 0.1, "at chance before training"
     assert rows[-1]["eval/judge/accuracy"] > 0.95 and rows[-1]["eval/judge/consistency"] > 0.9
     assert time.time() - started < 290  # the bound is two minutes; a shared machine may take longer
-    assert done.stdout.strip() == str(tmp_path / "run")  # the result, and nothing else, on standard output
+    assert done.stdout.strip() == str(tmp_path / "run" / "checkpoint-250")  # the result, and nothing else, on standard output
 
 
 def test_a_run_writes_what_it_promises(short_run):
@@ -150,6 +150,14 @@ def test_a_folder_that_is_no_run_is_not_resumed(tmp_path):
     before = (tmp_path / "model" / "config.json").read_text()
     done = train("--output_dir", tmp_path / "model", "--resume", *SHORT, check=False)
     assert done.returncode == 2 and "config.json" in done.stderr and (tmp_path / "model" / "config.json").read_text() == before
+
+
+def test_nothing_is_overwritten_where_no_checkpoint_is_intact(short_run, tmp_path):
+    subprocess.run(["cp", "-r", short_run, tmp_path / "run"], check=True)
+    for weights in (tmp_path / "run").glob("checkpoint-*/model.safetensors"):
+        weights.write_bytes(weights.read_bytes()[:-1] + b"\x7f")
+    done = train("--output_dir", tmp_path / "run", *SHORT, "--resume", check=False)
+    assert done.returncode == 2 and "intact" in done.stderr and metrics(tmp_path / "run") == metrics(short_run)
 
 
 def test_a_machine_without_git_trains(tmp_path):
