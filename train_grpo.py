@@ -85,15 +85,12 @@ def check(settings):
                              micro_batch_tokens=1, save_every=1, eval_every=0, eval_limit=1).items():
         if getattr(settings, name) < lowest:
             raise BadInput(f"--{name}: must be at least {lowest}, got {getattr(settings, name)}")
-    if settings.temperature < 0.01:
-        raise BadInput(f"--temperature: must be at least 0.01 in training, got {settings.temperature}")
-    for name in ("temperature", "learning_rate", "epsilon", "max_grad_norm", "importance_cap"):
-        if not 0 < getattr(settings, name) < float("inf"):
-            raise BadInput(f"--{name}: must be above 0, got {getattr(settings, name)}")
+    for name in ("temperature", "learning_rate", "epsilon", "epsilon_high", "max_grad_norm", "importance_cap"):
+        value, floor = getattr(settings, name), 0.01 if name == "temperature" else 0
+        if value is not None and not floor < value < float("inf"):
+            raise BadInput(f"--{name}: must be above {floor}, got {value}")
     if not 0 <= settings.beta < float("inf"):
         raise BadInput(f"--beta: must be at least 0, got {settings.beta}")
-    if settings.epsilon_high is not None and not settings.epsilon_high > 0:
-        raise BadInput(f"--epsilon_high: must be above 0, got {settings.epsilon_high}")
     if settings.report_to != "none" and importlib.util.find_spec(settings.report_to) is None:
         raise BadInput(f"--report_to: {settings.report_to} is not installed: pip install {settings.report_to}")
     if settings.resume and not settings.output_dir:

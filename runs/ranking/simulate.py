@@ -4,8 +4,8 @@
     python runs/ranking/simulate.py --report    tables and plot again, from the log
 
 N answers, a share of them right (at least one). One generation of the judge compares two answers, and an answer is picked by wins less
-losses (equal ones by lot). `accuracy` is the chance that one generation prefers a right answer to a wrong one, averaged over such pairs;
-between two right or two wrong ones it is even. Ways to err:
+losses (equal ones by lot; the Elo of elo.py with its small k ranks alike). `accuracy` is the chance that one generation prefers a right
+answer to a wrong one, averaged over such pairs; between two right or two wrong ones it is even. Ways to err:
 
     fresh       every generation is a new coin
     fixed       the same coin for each generation of a pair: repeating a match changes nothing
@@ -57,12 +57,14 @@ def lead_for(accuracy, noise):
 class World:
     """A batch of trials: which answers are right, and a judge. Arrays are (trials, ...); i and j are (trials, matches) player numbers."""
 
-    def __init__(self, trials, num_players, share, accuracy, noise, orders=2, seed=0):
+    def __init__(self, trials, num_players, share, accuracy, noise, orders=2, drawn=False, seed=0):
         self.rng = np.random.default_rng(seed)
         self.trials, self.num_players, self.noise, self.orders = trials, num_players, noise, orders
         self.row = np.arange(trials)[:, None]
         right = np.arange(num_players) < max(1, round(share * num_players))
         self.right = self.rng.permuted(np.broadcast_to(right, (trials, num_players)), axis=1)
+        if drawn:  # each answer by itself: their number varies, and may be none
+            self.right = self.rng.random(self.right.shape) < share
         self.value = self.right * lead_for(accuracy, noise)
         if noise in ("convincing", "circles"):
             self.value = self.value + self.rng.normal(0, 1, self.value.shape)
@@ -188,23 +190,23 @@ def knockout(world, votes):
     return world.right[world.row[:, 0], players[:, 0]]
 
 
-def measure(method, games, trials, num_players, share, accuracy, noise, orders=2, seed=0):
+def measure(method, games, trials, num_players, share, accuracy, noise, orders=2, drawn=False, seed=0):
     """One row of the log: share of trials that pick a right answer, standard error, generations."""
     hits, chunk = [], max(1, min(trials, 2_000_000 // num_players**2))  # a few dozen megabytes at once
     for start in range(0, trials, chunk):
-        world = World(min(chunk, trials - start), num_players, share, accuracy, noise, orders, [seed, start, num_players])
+        world = World(min(chunk, trials - start), num_players, share, accuracy, noise, orders, drawn, [seed, start, num_players])
         hits.append(knockout(world, games) if method == "knockout" else run(world, method, games))
     hits, total = np.concatenate(hits), num_players * (num_players - 1) // 2
     matches = {"knockout": num_players - 1, "full": total}.get(method, games)
     votes = games if method == "knockout" else 1
-    return {"noise": noise, "n": num_players, "share": share, "accuracy": accuracy, "orders": orders, "method": method, "votes": votes,
-            "matches": matches, "generations": matches * votes * orders, "right": round(float(hits.mean()), 5),
+    return {"noise": noise, "n": num_players, "share": share, "drawn": drawn, "accuracy": accuracy, "orders": orders, "method": method,
+            "votes": votes, "matches": matches, "generations": matches * votes * orders, "right": round(float(hits.mean()), 5),
             "se": round(float(hits.std() / np.sqrt(len(hits))), 5), "trials": trials}  # fmt: skip
 
 
 def all_cells():
     """Arguments of `measure` for the whole study."""
-    for n in (8, 16, 32, 64):  # the aim, 20,000 trials: one coin a match as it was measured beforehand, and both orders
+    for n in (8, 16, 32, 64):  # the first tables, 20,000 trials: one coin a match, and both orders
         for orders in (1, 2):
             for share in (0.15, 0.4):
                 for accuracy in (0.65, 0.8):
@@ -224,30 +226,36 @@ def all_cells():
             for share in (0.15, 0.4):
                 for accuracy in (0.65, 0.8):
                     yield method, games, 4000, 32, share, accuracy, "position", 1
+    for share in (0.15, 0.4):  # the number of right answers drawn as well
+        for accuracy in (0.65, 0.8):
+            for method in ("knockout", "full", "random", "halving", "leaders", "swiss"):
+                for games in {"knockout": (1,), "full": (None,)}.get(method, (96, 160)):
+                    yield method, games, 20_000, 32, share, accuracy, "fresh", 1, True
 
 
-def mean_ratio(rows, method, matches_per_player, n, orders):
-    """(mean, smallest, largest standard error) over the cells of right(method) / right(full), fresh coins, the runs with 20,000 trials."""
-    rows = [row for row in rows if row["trials"] == 20_000 and row["orders"] == orders and row["n"] == n]
+def mean_ratio(rows, method, matches_per_player, n, orders, drawn=False):
+    """(mean, smallest) over the cells of right(method) / right(full), fresh coins, the runs with 20,000 trials."""
+    rows = [row for row in rows if (row["trials"], row["orders"], row["n"], row["drawn"]) == (20_000, orders, n, drawn)]
     full = {(row["share"], row["accuracy"]): row for row in rows if row["method"] == "full"}
-    ratios, errors = [], []
+    ratios = []
     for row in rows:
         if row["method"] == method and (method == "knockout" or row["matches"] == matches_per_player * n):
-            against = full[row["share"], row["accuracy"]]
-            ratios.append(row["right"] / against["right"])
-            errors.append(ratios[-1] * np.hypot(row["se"] / row["right"], against["se"] / against["right"]))
-    return np.mean(ratios), min(ratios), max(errors)
+            ratios.append(row["right"] / full[row["share"], row["accuracy"]]["right"])
+    return np.mean(ratios), min(ratios)
 
 
 def tables(rows):
     """The tables of README.md as lines."""
-    fresh = [row for row in rows if row["trials"] == 20_000 and row["orders"] == 1 and row["n"] == 32]
     cells = [(share, accuracy) for share in (0.15, 0.4) for accuracy in (0.65, 0.8)]
-    yield "N = 32, one coin a match, share right / judge accuracy (standard errors at most 0.0035):\n"
-    yield "| schedule | matches | " + " | ".join(f"{share} / {accuracy}" for share, accuracy in cells) + " |\n|---|---|" + "---|" * 4
-    for method, matches in dict.fromkeys((row["method"], row["matches"]) for row in fresh):
-        right = {(row["share"], row["accuracy"]): row["right"] for row in fresh if (row["method"], row["matches"]) == (method, matches)}
-        yield f"| {method} | {matches} | " + " | ".join(f"{right[cell]:.3f}" for cell in cells) + " |"
+    for drawn, title in ((False, "5 or 13 of 32 answers right"), (True, "each answer right with that chance")):
+        fresh = [row for row in rows if (row["trials"], row["orders"], row["n"], row["drawn"]) == (20_000, 1, 32, drawn)]
+        yield f"\nN = 32, one coin a match, share right / judge accuracy; {title} (standard errors at most 0.0036):\n"
+        yield "| schedule | matches | " + " | ".join(f"{share} / {accuracy}" for share, accuracy in cells) + " | ratio to full |"
+        yield "|---|---|" + "---|" * 5
+        for method, matches in dict.fromkeys((row["method"], row["matches"]) for row in fresh):
+            right = {(row["share"], row["accuracy"]): row["right"] for row in fresh if (row["method"], row["matches"]) == (method, matches)}
+            ratio = "{:.3f} ({:.3f})".format(*mean_ratio(rows, method, matches / 32, 32, 1, drawn))
+            yield f"| {method} | {matches} | " + " | ".join(f"{right[cell]:.3f}" for cell in cells) + f" | {ratio} |"
     yield "\nRatio to the round robin, mean (smallest) of these four cells:\n"
     yield "| games a match | schedule | matches | " + " | ".join(f"N = {n}" for n in (8, 16, 32, 64)) + " |\n|---|---|---|" + "---|" * 4
     for orders in (1, 2):
@@ -255,7 +263,7 @@ def tables(rows):
             for games in (1,) if method == "knockout" else (3, 5):
                 ratios = [mean_ratio(rows, method, games, n, orders) for n in (8, 16, 32, 64)]
                 label = "N - 1" if method == "knockout" else f"{games}N"
-                yield f"| {orders} | {method} | {label} | " + " | ".join(f"{mean:.3f} ({low:.3f})" for mean, low, _ in ratios) + " |"
+                yield f"| {orders} | {method} | {label} | " + " | ".join(f"{mean:.3f} ({low:.3f})" for mean, low in ratios) + " |"
     for n in (32, 64):
         yield f"\nN = {n}, both orders, right answers picked, mean of 8 cells (share right 0.15, 0.4; accuracy 0.6 to 0.95):\n"
         yield "| schedule | generations | " + " | ".join(NOISES) + " |\n|---|---|" + "---|" * len(NOISES)
@@ -292,7 +300,9 @@ def plot(rows):
                     if row["trials"] < 4000 and (row["noise"], row["n"], row["method"], row["orders"]) == (noise, n, method, 2):
                         points.setdefault(row["generations"], []).append(row["right"])
                 axis.plot(*zip(*sorted((x, np.mean(y)) for x, y in points.items())), "o-", color=colour, label=method, markersize=4)
-            axis.set(xscale="log", title=f"{noise}, N = {n}")
+            axis.set_xscale("log", base=2)
+            axis.xaxis.set_major_formatter("{x:.0f}")
+            axis.set_title(f"{noise}, N = {n}")
     axes[0][0].legend(fontsize=8)
     figure.supxlabel("judge generations (both orders counted)")
     figure.supylabel("picks a right answer (mean of 8 cells: share right 0.15, 0.4; accuracy 0.6, 0.65, 0.8, 0.95)")
@@ -301,13 +311,14 @@ def plot(rows):
 
 def main():
     begin, rows = time.time(), []
-    if "--report" in sys.argv:  # tables and plot from the log
-        rows = [json.loads(line) for line in open(HERE / "simulate.log")][:-1]
+    if "--report" in sys.argv:  # tables and plot from the log: a line of names, lines of values, a line on the run
+        names, *lines, _ = [json.loads(line) for line in open(HERE / "simulate.log")]
+        rows = [dict(zip(names, line)) for line in lines]
     else:
         with open(HERE / "simulate.log", "w") as log:
             for seed, cell in enumerate(all_cells()):
                 rows.append(measure(*cell, seed=seed))
-                print(json.dumps(rows[-1]), file=log, flush=True)
+                print(*[json.dumps(list(rows[0]))] * (seed == 0), json.dumps(list(rows[-1].values())), sep="\n", file=log)
             print(json.dumps({"seconds": round(time.time() - begin), "numpy": np.__version__}), file=log)
     (HERE / "table.md").write_text("\n".join(tables(rows)) + "\n")
     try:
