@@ -58,13 +58,14 @@ def load_tokenizer(folder_or_name):
         raise BadInput(f"{folder_or_name}: cannot load its tokenizer ({problem}): check the name, or {fix}") from error
     if not tokenizer.is_fast:
         raise BadInput(f"{folder_or_name}: has no tokenizer.json and cannot be converted to one: {fix}")
-    config = parse_json(read_text(folder / "config.json", "model"), folder / "config.json") if (folder / "config.json").exists() else {}
-    if max(tokenizer.get_vocab().values()) >= config.get("vocab_size", 2**62):
-        raise BadInput(f"{folder}: its tokenizer has ids up to {max(tokenizer.get_vocab().values())}, the model {config['vocab_size']} entries: "
-                       "they do not belong together; " + fix)
     if not tokenizer.chat_template:
         raise BadInput(f"{folder_or_name}: its tokenizer has no chat template: use the instruct version of the model, or put the "
                        "template into the folder as chat_template.jinja")
+    config = parse_json(read_text(folder / "config.json", "model"), folder / "config.json") if (folder / "config.json").exists() else {}
+    # The ids of a real text, not the largest one there is: some tokenizers hold a padding token more than their model
+    largest = max(encode_chat(tokenizer, [{"role": "user", "content": "Which of these two answers is the better one, and why?"}]))
+    if largest >= config.get("vocab_size", 2**62):
+        raise BadInput(f"{folder}: its tokenizer writes id {largest}, the model knows {config['vocab_size']}: they do not belong together; {fix}")
     return tokenizer
 
 

@@ -288,7 +288,7 @@ def check(settings):
     out, inputs = Path(settings.out).resolve(), {Path(name.strip()).resolve() for name in [settings.pairs, *settings.pairs.split(",")]}
     if not inputs.isdisjoint([out, *out.parents]):
         raise BadInput(f"--out: {settings.out} is the input or lies in its folder: give another file")
-    if out.exists() and not out.is_file():
+    if out.exists() and not out.is_file() and not out.is_dir():
         raise BadInput(f"--out: {settings.out} is no ordinary file: give the name of a file")
     return load_pairs(settings.pairs, keep_ties=True)
 

@@ -315,3 +315,12 @@ def test_the_question_blind_attack_stays_text(coin_judge):
     names = coin_judge.tokenizer.added_tokens_decoder
     added = [token for token in coin_judge.encode(pair, [0, 1], 100) if token in names]
     assert added and added == [token for token in coin_judge.encode(judge.as_pair(("q", "x", "y")), [0, 1], 100) if token in names]
+
+
+def test_a_tokenizer_that_does_not_fit_its_model_is_refused(tmp_path):
+    folder = make_model_folder(tmp_path / "m")
+    Judge(folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"vocab_size": 40}))
+    with pytest.raises(BadInput, match="do not belong together"):
+        Judge(folder)
