@@ -18,9 +18,10 @@ from dataclasses import dataclass
 
 from cli import BadInput, note
 from data import Pair, items_of, question_key, uniform
+from votes import BOTH_ORDERS, first_share, majority as leader, vote_of as vote
 
 OUTCOMES = "right", "wrong", "tie", "inconsistent", "unparsable", "truncated"
-BEST_OF_N = "gsm8k_solutions", "ppe", "rewardbench2"  # any schedule of matches may choose among their answers
+BEST_OF_N = "gsm8k_solutions", "ppe", "rewardbench2", "pairs"  # any schedule of matches may choose among their answers
 # Sets in which the place of the better answer says nothing. The others store it first, so "the first answer" is no baseline there
 FILE_ORDER = "judgebench", "pandalm", "llmbar", "ppe", "gsm8k_solutions"
 HUB_SPLIT = {"rewardbench": "filtered", "rewardbench2": "test", "judgebench": "gpt"}
@@ -90,6 +91,9 @@ def load(name, path, limit=None, seed=0):
             group = group_of(item)
         except (KeyError, IndexError, AttributeError, TypeError):
             group = None
+        if not scores and name == "pairs":
+            raise BadInput(f"{path}: row {item.id} has no label (no scores of its candidates): only labelled data can be evaluated; "
+                           "judge.py --pairs judges without labels")
         if not scores or not group or known and group not in known or group == "Ties" and len(set(scores)) < 2:
             raise BadInput(f"{path}: row {item.id} is no row of {name} (its group is {group!r:.40}, its scores {scores!r:.40}): "
                            "give the benchmark's own file, or --benchmark pairs")
@@ -116,32 +120,18 @@ def matches_of(name, item, scores):
 
 # ---- reading a match ----
 
-def vote(game):
-    """0 or 1, the answer of the match's pair that a game's verdict names, or None."""
-    return None if game["verdict"] is None else game["order"][game["verdict"] - 1]
-
-
 def votes_of(match):
     return [vote(game) for game in match["games"]]
 
 
-def leader(votes):
-    lead = votes.count(0) - votes.count(1)
-    return None if lead == 0 else int(lead < 0)
-
-
 def order_winners(match):
     """For each order that was judged, the answer with more votes, or None."""
-    orders = defaultdict(list)
-    for game in match["games"]:
-        orders[game["order"][0]].append(vote(game))
-    return [leader(votes) for _, votes in sorted(orders.items())]
+    orders = [[vote(game) for game in match["games"] if game["order"] == order] for order in BOTH_ORDERS]
+    return [leader(votes) for votes in orders if votes]
 
 
 def share(match):
-    """Mean over the games of 1 (answer 0), 0 (answer 1) and 0.5 (no verdict)."""
-    votes = votes_of(match)
-    return sum(0.5 if one is None else 1 - one for one in votes) / len(votes)
+    return first_share(votes_of(match))
 
 
 def judged(row):
@@ -164,22 +154,25 @@ def outcome(match, better):
     return "tie" if "tie" in statuses else "truncated" if statuses.count("truncated") > statuses.count("unparsable") else "unparsable"
 
 
+def ratings(row, function):
+    """Of all answers of a row, rounded so that equal ones are equal: its `values`, or `function` of its matches and their number."""
+    matches = [(*match["pair"], share(match)) for match in row["matches"]]
+    return row.get("values") or [round(rating, 9) for rating in function(matches, len(row["scores"]))]
+
+
 def strengths(row):
-    """Bradley-Terry strengths from all matches of a row, rounded so that equal players are equal."""
+    """Bradley-Terry strengths from all matches of a row."""
     from elo import fit_strengths, win_table
 
-    matches = [(*match["pair"], share(match)) for match in row["matches"]]
-    return row.get("values") or [round(float(value), 9) for value in fit_strengths(win_table(matches, len(row["scores"]))[None])[0][0]]
+    return ratings(row, lambda matches, size: fit_strengths(win_table(matches, size)[None])[0][0].tolist())
 
 
 def tops(row):
     """The answers that best-of-N takes: the winner of a knockout, or those with the highest Elo."""
     from elo import elo
 
-    if row.get("pick") is not None:
-        return [row["pick"]]
-    ratings = row.get("values") or elo([(*match["pair"], share(match)) for match in row["matches"]], len(row["scores"]))
-    return [player for player, rating in enumerate(ratings) if rating > max(ratings) - 1e-9]
+    rated = ratings(row, elo)
+    return [player for player, rating in enumerate(rated) if rating == max(rated)] if row.get("pick") is None else [row["pick"]]
 
 
 def best_of_k(values, scores):
@@ -201,8 +194,8 @@ def mean(total):
     return total[0] / total[1] if total and total[1] else None
 
 
-def means(totals):
-    return {name: mean(total) for name, total in totals.items()}
+def means(totals, names=None):
+    return {name: mean(totals.get(name)) for name in names or totals}
 
 
 def mean_of(values):
@@ -220,8 +213,8 @@ def rewardbench_cells(row):
 
 def rewardbench_numbers(totals):
     def section(weights):
-        values = [mean(totals.get(subset)) for subset in weights]
-        return None if None in values else sum(value * weight for value, weight in zip(values, weights.values())) / sum(weights.values())
+        values = means(totals, weights)
+        return None if None in values.values() else sum(values[subset] * weight for subset, weight in weights.items()) / sum(weights.values())
 
     sections = {name: section(weights) for name, weights in SECTIONS.items()}
     swapped = SECTIONS["Safety"] | {"xstest-should-refuse": 250, "xstest-should-respond": 154}  # as the constants of the release have them
@@ -252,7 +245,7 @@ def ties_cells(rows):
 
 
 def rewardbench2_numbers(totals):
-    ties, parts = {name: mean(totals.get(name)) for name in TIES}, {subset: mean(totals.get(subset)) for subset in SUBSETS_2}
+    ties, parts = means(totals, TIES), means(totals, SUBSETS_2)
     parts["Ties"] = None if None in ties.values() else sum(weight * ties[name] for name, weight in TIES.items())
     return {"overall": mean_of(parts.values())} | parts | {f"Ties: {name}": value for name, value in ties.items() if value is not None}
 
@@ -282,7 +275,7 @@ def rmb_cells(row):
 
 
 def rmb_numbers(totals):
-    parts = {part: mean(totals.get(part)) for part in RMB_PARTS}
+    parts = means(totals, RMB_PARTS)
     return {"overall": mean_of(parts.values())} | parts
 
 
@@ -332,20 +325,35 @@ def llmbar_numbers(totals):
     return {"mean of sets": mean_of(sets.values()), "adversarial": adversarial, "positional agreement": agreement} | sets
 
 
+def choice_cells(row, scores):
+    """Where the matches were chosen blindly, the score of the answer that they pick, of a blind choice and of a perfect one."""
+    if not row.get("ranked"):
+        return {}
+    picked = tops(row)
+    choice = sum(scores[player] for player in picked) / len(picked)
+    cells = {"best of N": (choice, 1), "random choice": (sum(scores) / len(scores), 1), "perfect choice": (max(scores), 1)}
+    return cells | ({"best of N, mixed questions": (choice, 1)} if min(scores) < max(scores) else {})
+
+
+def pair_cells(row, names):
+    """Of the pairs of a better and a worse answer, those that were judged right."""
+    results = [outcome(match, better) for match, better in decided(row)]
+    return dict.fromkeys(names, (results.count("right"), len(results)))
+
+
 def best_of_n_cells(row):
-    """Where the matches were chosen blindly, the score of the choice, of a blind and of a perfect one; pairs of a better and a worse answer."""
-    results, scores, cells = [outcome(match, better) for match, better in decided(row)], row["scores"], {}
-    if row.get("ranked"):
-        choice = sum(scores[player] for player in tops(row)) / len(tops(row))
-        cells = {"best of N": (choice, 1), "random choice": (sum(scores) / len(scores), 1), "perfect choice": (max(scores), 1)}
-        cells |= {"best of N, mixed questions": (choice, 1)} if min(scores) < max(scores) else {}
-    return cells | {"pairs": (results.count("right"), len(results))}
+    return choice_cells(row, row["scores"]) | pair_cells(row, ["pairs"])
+
+
+def pairs_cells(row):
+    """Scores may be of any scale: what counts is whether one of the best answers is picked."""
+    return choice_cells(row, [score == max(row["scores"]) for score in row["scores"]]) | pair_cells(row, ["overall", row["group"]])
 
 
 def ppe_cells(row):
     """Human preference without ties; correctness: pairs, and the curve of best-of-k for all k, by Bradley-Terry strengths."""
     if row["group"] == "human":
-        return {"human": (outcome(match, better) == "right", 1) for match, better in decided(row)}
+        return pair_cells(row, ["human"])
     curve = best_of_k(strengths(row), row["scores"]) if row.get("ranked") and row.get("pick") is None else []
     cells = best_of_n_cells(row) | {f"best of {k}": (value, 1) for k, value in enumerate(curve, start=1)}
     return {f"{row['group']}: {name}": total for name, total in cells.items()}
@@ -358,10 +366,6 @@ def ppe_numbers(totals):
         curve = [value for key, value in numbers.items() if key.startswith(f"{name}best of ") and key[-1].isdigit()]
         numbers |= {f"{name}largest on the curve": max(curve), f"{name}loss at its end": numbers[f"{name}perfect choice"] - curve[-1]}
     return {"pairs, mean of sets": mean_of(value for name, value in numbers.items() if name.endswith(": pairs"))} | numbers
-
-
-def pairs_cells(row):
-    return {key: (outcome(match, better) == "right", 1) for match, better in decided(row) for key in ("overall", row["group"])}
 
 
 def add_cells(parts):

@@ -53,7 +53,7 @@ def load_tokenizer(folder_or_name):
         parse_json(read_text(files[0], "tokenizer"), str(files[0]))  # a Git LFS pointer, a download that broke off
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder_or_name, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except Exception as error:  # transformers and tokenizers raise many kinds, plain Exception among them; the message says what
         problem = str(error).split("\n")[0]
         raise BadInput(f"{folder_or_name}: cannot load its tokenizer ({problem}): check the name, or {fix}") from error
     if not tokenizer.is_fast:
@@ -145,7 +145,7 @@ def _render(tokenizer, messages, add_generation_prompt):
             contents |= {index: inner} if inner else {}
         try:
             rendered = tokenizer.apply_chat_template(marked, tokenize=False, add_generation_prompt=add_generation_prompt)
-        except TemplateError as error:
+        except (TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
             raise BadInput(f"{tokenizer.name_or_path}: its chat template refuses these messages ({error}): "
                            "if it knows no system message, use a style without one") from error
         split = re.split(f"{key}a([0-9]+)z(.*?){key}b\\1z", rendered, flags=re.DOTALL)  # template text, owner, content, template text, ...
@@ -273,32 +273,32 @@ class Style:
 
 def default_style(folder, config):
     """The style that a model was trained with, "judge_style" in its config.json: a name, or a file in its folder; rrm where it says nothing."""
-    name = config.get("judge_style") or "rrm"
-    return str(folder / name) if folder is not None and (folder / name).is_file() else name
+    name = str(config.get("judge_style") or "rrm")
+    own = folder is not None and re.fullmatch(r"[\w.-]{1,99}", name) and (folder / name).is_file()
+    if not own and not re.fullmatch(r"\w{1,99}", name):  # a folder from elsewhere must not name files of this machine
+        raise BadInput(f"{folder or 'model'}/config.json: judge_style is {name!r:.80}: expected the name of a style, or of a file beside it")
+    return str(folder / name) if own else name
 
 
 def load_style(name_or_path):
     """The style of prompts/NAME.txt, or of the user's own file. Raises BadInput with the line that is wrong."""
-    folder = Path(__file__).parent / "prompts"
-    path = folder / f"{name_or_path}.txt"
-    if not re.fullmatch(r"\w+", str(name_or_path)) or not path.exists():
-        path = Path(name_or_path)
-        if re.fullmatch(r"\w+", str(name_or_path)) and not path.exists():
-            known = ", ".join(sorted(file.stem for file in folder.glob("*.txt")))
-            raise BadInput(f"--style: no style is called {name_or_path!r}: choose one of {known}, or give the path of a file")
+    known = {file.stem: file for file in (Path(__file__).parent / "prompts").glob("*.txt")}
+    path = known.get(str(name_or_path), Path(name_or_path))
+    if re.fullmatch(r"\w{1,99}", str(path)) and not path.exists():
+        raise BadInput(f"--style: no style is called {name_or_path!r}: choose one of {', '.join(sorted(known))}, or give the path of a file")
     verdict, sections, section = None, {}, None
     for number, line in enumerate(read_text(path, "--style").removeprefix("\ufeff").split("\n"), start=1):
         if line.startswith("==="):
             section = line.strip("= ")
             if section not in ("system", "user") or section in sections:
-                raise BadInput(f"{path} line {number}: section {section!r} is unknown or written twice: use '=== system' and '=== user'")
+                raise BadInput(f"{path} line {number}: section {section!r:.80} is unknown or written twice: use '=== system' and '=== user'")
             sections[section] = []
         elif section:
             sections[section].append(line)
         elif line.strip() and not line.startswith("#"):
             key, _, verdict = (part.strip() for part in line.partition(":"))
             if key != "verdict" or verdict not in VERDICT_RULES:
-                raise BadInput(f"{path} line {number}: {line!r} is no header: write 'verdict: boxed' (or answer_tag), then '=== user'")
+                raise BadInput(f"{path} line {number}: {line!r:.80} is no header: write 'verdict: boxed' (or answer_tag), then '=== user'")
     if verdict is None or "user" not in sections:
         missing = "the line 'verdict: boxed' (or answer_tag)" if verdict is None else "the section '=== user'"
         raise BadInput(f"{path}: {missing} is missing: add it")

@@ -15,6 +15,7 @@ import json
 import os
 import re
 import sys
+import traceback
 from pathlib import Path
 
 
@@ -202,18 +203,34 @@ def note(message):
         print(message, file=sys.stderr, flush=True)
 
 
-def run(main):
-    """Runs a command's main function, returns what it returns, and turns its failures into an exit code: 2 bad input.
+FAILURES = {  # while running, as Python, PyTorch, safetensors or the system name them, and what to do
+    r"OutOfMemoryError|MemoryError|can't allocate memory": "{memory}",
+    r"No space left|File too large|Disk quota": "make room and call again; a training goes on with --resume",
+    "FloatingPointError": "",
+}
 
-    Any other exception keeps its traceback and Python's exit code 1.
+
+def interrupted(kind, error, trace):
+    """Of sys.excepthook: Ctrl-C while a script still imports."""
+    if kind is not KeyboardInterrupt:
+        return sys.__excepthook__(kind, error, trace)
+    note("interrupted")
+    os._exit(130)
+
+
+def run(main, memory="use a smaller model or lower --max_completion_length"):
+    """Runs a command's main function, returns what it returns, and turns its failures into one line and an exit code: 2 bad input, 1 what
+    FAILURES lists (`memory`: what to do where there is too little), 130 Ctrl-C. Any other exception keeps its traceback and Python's exit code 1.
     """
+    sys.excepthook = interrupted
+    name = Path(sys.argv[0]).name
     try:
         result = main()
         sys.stdout.flush()
         return result
     except BadInput as error:
         if os.environ.get("LOCAL_RANK", "0") == "0":  # once a machine: its files may be what is wrong
-            print(f"{Path(sys.argv[0]).name}: " + " ".join(str(error).split()), file=sys.stderr, flush=True)
+            print(f"{name}: " + " ".join(str(error).split()), file=sys.stderr, flush=True)
         sys.exit(2)
     except BrokenPipeError:  # the reader (head, less) has seen enough
         sys.stderr.close()
@@ -221,3 +238,12 @@ def run(main):
     except KeyboardInterrupt:
         note("interrupted")
         sys.exit(130)
+    except Exception as error:
+        told = f"{type(error).__name__}: {error}"
+        found = next((cause for cause in FAILURES if re.search(cause, told)), None)
+        if found is None:
+            raise
+        here = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).resolve().parent == Path(__file__).resolve().parent][-1]
+        told, advice = " ".join(told.split())[:500], FAILURES[found].format(memory=memory)
+        print(f"{name}: {told} ({Path(here.filename).name} line {here.lineno})" + f": {advice}" * bool(advice), file=sys.stderr, flush=True)
+        sys.exit(1)

@@ -80,7 +80,7 @@ def two_answers(row, place, prompt, first, second, label):
 
 def several_answers(messages, answers, scores, place, answer=None):
     sizes = [len(values) if isinstance(values, list) else 0 for values in (answers, answers if scores is None else scores)]
-    if not 0 < sizes[0] == sizes[1] or scores is not None and not all(type(score) in (bool, int, float) for score in scores):
+    if not 0 < sizes[0] == sizes[1] or not all(type(score) in (bool, int, float) and abs(score) < 1e300 for score in scores or []):
         raise BadInput(f"{place}: answers {answers!r:.60}, scores {scores!r:.60}: expected a list of answers, a number for each: correct")
     answers = [text(value, f"answer {number} of {len(answers)}", place) for number, value in enumerate(answers, start=1)]
     return Question("", messages, answer, answers, scores and [float(score) for score in scores])
@@ -256,7 +256,7 @@ def json_rows(path, content):
 
 
 def hub_rows(name, split):
-    repository, folder, config, own_split = re.fullmatch(r"([^/:@]*(?:/[^/:@]*)?)(?:/([^:@]*))?(?::([^@]*))?(?:@(.*))?", name).groups()
+    repository, folder, config, own_split = re.fullmatch(r"(?s)([^/:@]*(?:/[^/:@]*)?)(?:/([^:@]*))?(?::([^@]*))?(?:@(.*))?", name).groups()
     try:
         import datasets
         rows = datasets.load_dataset(repository, config, data_dir=folder, split=own_split or split)

@@ -5,9 +5,10 @@
 
 A match is (i, j, score): players i and j, and the score of i in [0, 1]; 0.5 is a draw, values between are soft wins.
 RRM's release decides a match with an invalid verdict by the parity of a hash in its offline script and counts it as a draw in its later
-online rewards; here it is 0.5. Its online reward is (elo - 1000) / 200 + 0.5; here ratings stay ratings. Elo depends on the order of the
-matches, Bradley-Terry does not, so recorded matches are ranked by the latter. The answer that a schedule picks is the one with the highest
-Elo, as in RRM: after few matches, Bradley-Terry puts some of those who never lost far too high (runs/ranking).
+online rewards; here it is 0.5. Its online reward is (elo - 1000) / 200 + 0.5; here ratings stay ratings. Tables are sorted by Bradley-Terry
+strength: it does not depend on the order of the matches, as Elo does, and has intervals. The best answer of a schedule is the one with the
+highest Elo, as in RRM, and is named below its table: after few matches, Bradley-Terry puts some of those who never lost far too high
+(runs/ranking).
 """
 
 import csv
@@ -26,7 +27,7 @@ import numpy as np
 import cli
 from cli import BadInput, note, setting
 
-NO_MAXIMUM = "a group without losses or without wins has no maximum of the likelihood: each of its players got one draw against strength 0"
+NO_MAXIMUM = "belong to a group in which some never won or never lost, so that strengths have no maximum: each got one draw against strength 0"
 
 
 # ---- ratings ----
@@ -63,7 +64,7 @@ def bradley_terry(matches, num_players):
     """
     strengths, weak = fit_strengths(win_table(matches, num_players)[None])
     if weak.any():
-        warnings.warn(NO_MAXIMUM, stacklevel=2)
+        warnings.warn(f"{int(weak.sum())} of {num_players} players {NO_MAXIMUM}", stacklevel=2)
     return strengths[0].tolist()
 
 
@@ -148,22 +149,22 @@ def intransitive_triples(matches, strengths):
     return {"decided": round(circles[0] / 2), "intransitive": round(circles[1]), "expected": circles[2]}
 
 
-def rate(matches, num_players, by="strength", seed=0):
-    """One row a player, best first (`by` strength or elo): {player, rank, strength, low, high, elo, win_rate (None: unplayed), matches}.
+def rate(matches, num_players, seed=0):
+    """One row a player, the strongest first: {player, rank, strength, low, high, elo, win_rate (None: unplayed), matches}.
 
     A rank is 1 + the number of players whose whole interval lies above: players that the matches cannot tell apart share one.
     """
     wins = win_table(matches, num_players)
     strengths, weak = fit_strengths(wins[None])
     if weak.any():
-        note(f"{int(weak.sum())} of {num_players} players: {NO_MAXIMUM}")
+        note(f"{int(weak.sum())} of {num_players} players {NO_MAXIMUM}")
     low, high = bootstrap(matches, num_players, seed=seed)
     played = Counter(player for i, j, _ in matches for player in (i, j))
     elos, scores = elo(matches, num_players), wins.sum(1)
     rows = [{"player": p, "rank": 1 + int((low > high[p]).sum()), "strength": float(strengths[0, p]), "low": float(low[p]),
              "high": float(high[p]), "elo": elos[p], "win_rate": float(scores[p] / played[p]) if played[p] else None,
              "matches": played[p]} for p in range(num_players)]
-    return sorted(rows, key=lambda row: -round(row[by], 9))  # rounded: equal players keep their order whatever the last bits
+    return sorted(rows, key=lambda row: -round(row["strength"], 9))  # rounded: equal players keep their order whatever the last bits
 
 
 # ---- schedules: which matches to play ----
@@ -201,6 +202,11 @@ def stage_sizes(num_players, schedule):
     return [math.ceil(num_players / 2**halvings) for halvings in range((num_players - 1).bit_length() + (schedule != "halving"))]
 
 
+def num_games(num_players, schedule, games=None):
+    """How many matches a schedule plays: all pairs once for full, else `games`, or 3 a player."""
+    return num_players * (num_players - 1) // 2 if schedule == "full" else games or 3 * num_players
+
+
 def run_schedule(num_players, play, schedule="full", games=None, seed=0):
     """Plays matches and returns them, [(i, j, score), ...]. `play` takes pairs [(i, j), ...] and returns the scores of i; it gets all pairs
     that do not depend on each other at once. `games`: matches in total, 3 per player by default; full has always n (n - 1) / 2.
@@ -214,7 +220,7 @@ def run_schedule(num_players, play, schedule="full", games=None, seed=0):
     if num_players < 1 or schedule not in SCHEDULES or games is not None and (games < 1 or schedule == "full"):
         raise ValueError(f"a schedule ({', '.join(SCHEDULES)}) needs a player and a positive number of games; full sets its own")
     rng, matches, lead, met = random.Random(seed), [], [0.0] * num_players, Counter()
-    games = num_players * (num_players - 1) // 2 if schedule == "full" else games or 3 * num_players
+    games = num_games(num_players, schedule, games)
     players, sizes = list(range(num_players)), stage_sizes(num_players, schedule)
     for stage, size in enumerate(sizes, start=1):
         until = round(games * stage / len(sizes))  # the last one is games
@@ -283,21 +289,27 @@ def read_matches(path, names=None):
 
 # ---- command line ----
 
+def label(row):
+    return f"{row['player']}: {row['text']}" if "text" in row else str(row["player"])
+
+
 def show(result, shown):
-    print("rank      elo  strength    95 % interval  win rate  matches  player")
+    print("Sorted by strength (Bradley-Terry, natural log, mean 0); players whose intervals overlap share a rank")
+    print("rank  strength    95 % interval      elo  win rate  matches  player")
     for row in result["ranking"]:
         win_rate = "-" if row["win_rate"] is None else f"{row['win_rate']:.3f}"
-        print(f"{row['rank']:4}  {row['elo']:7.1f}  {row['strength']:8.3f}  {row['low']:6.2f} ...{row['high']:6.2f}", end="")
-        print(f"  {win_rate:>8}  {row['matches']:7} ", shown(f"{row['player']}: {row['text']}" if "text" in row else str(row["player"])))
+        print(f"{row['rank']:4}  {row['strength']:8.3f}  {row['low']:6.2f} ...{row['high']:6.2f}  {row['elo']:7.1f}  {win_rate:>8}  "
+              f"{row['matches']:7}  {shown(label(row))}")
     triples = result["triples"]
-    print(f"{triples['intransitive']} of {triples['decided']} triples go in a circle; Bradley-Terry would give {triples['expected']:.1f}")
+    print(f"{triples['intransitive']} of {triples['decided']} triples go in a circle; a Bradley-Terry judge would give {triples['expected']:.1f}"
+          if triples["decided"] else "no circles to look for: in no triple of players does each pair have a leader")
 
 
 def main(argv=None):
-    from tournament import JudgeSettings, judged_play, read_candidates, report_spent, shown
+    from tournament import judged_play, rank_settings, read_candidates, report_spent, shown
 
     @dataclass
-    class Settings(JudgeSettings):
+    class Settings(rank_settings()):
         schedule: Literal[SCHEDULES] = setting("full", "which matches to play: see run_schedule in elo.py")
         games: Optional[int] = setting(None, "matches in total; default: 3 per candidate, full: every pair once")
         matches: Optional[str] = setting(None, "instead of judging: csv or JSON lines with i, j, score or left, right, winner (left, "
@@ -314,15 +326,18 @@ def main(argv=None):
     else:
         if settings.games is not None and (settings.games < 1 or settings.schedule == "full"):
             raise BadInput("--games: must be at least 1, and goes with --schedule random, halving, leaders or swiss")
-        names, (play, spent) = candidates, judged_play(settings, candidates)
+        names, (play, spent) = candidates, judged_play(settings, candidates, num_games(len(candidates), settings.schedule, settings.games))
         matches = run_schedule(len(candidates), play, settings.schedule, settings.games, settings.seed)
         spent = report_spent(settings, spent)
-    ranking = rate(matches, len(names), "strength" if settings.query is None else "elo", settings.seed)
+    ranking = rate(matches, len(names), settings.seed)
+    best = ranking[0] if settings.query is None else max(ranking, key=lambda row: round(row["elo"], 9))
     triples = intransitive_triples(matches, [row["strength"] for row in sorted(ranking, key=lambda row: row["player"])])
     for row in ranking:
         row.update({"text": candidates[row["player"]]} if candidates else {"player": names[row["player"]]})
-    result = {"best": ranking[0]["player"], "num_matches": len(matches), "ranking": ranking, "triples": triples} | spent
+    result = {"best": best["player"], "num_matches": len(matches), "ranking": ranking, "triples": triples} | spent
     print(json.dumps(result, allow_nan=False)) if settings.json else show(result, shown)
+    if settings.query is not None and not settings.json:
+        print(f"\nbest answer (highest Elo): {shown(label(best))}")
 
 
 if __name__ == "__main__":

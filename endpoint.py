@@ -99,36 +99,28 @@ class Endpoint:
 
         Raises BadInput where no request can succeed (address, key, name of the model), after the replies that were under way.
         """
-        waiting, done, stop, failure = queue.SimpleQueue(), queue.SimpleQueue(), threading.Event(), None
-        for entry in enumerate(requests):
-            waiting.put(entry)
+        entries, done, stop, failure = enumerate(requests), queue.SimpleQueue(), threading.Event(), None  # all threads take from `entries`
 
         def work():
-            while not stop.is_set():
-                try:
-                    index, request = waiting.get_nowait()
-                except queue.Empty:
-                    break
-                try:
+            try:
+                for index, request in entries:
+                    if stop.is_set():
+                        break
                     done.put((index, self.ask(request, stop)))
-                except BaseException as error:  # raised in the caller's thread, after what is under way
-                    stop.set()
-                    done.put((index, error))
+            except BaseException as error:  # raised in the caller's thread, after what is under way
+                stop.set()
+                done.put(error)
             done.put(None)
 
         threads = [threading.Thread(target=work, daemon=True) for _ in range(min(self.concurrency, len(requests)))]
         for thread in threads:
             thread.start()
-        working = len(threads)
         try:
-            while working:
-                result = done.get()
-                if result is None:
-                    working -= 1
-                elif isinstance(result[1], Reply):
+            for result in (result for _ in threads for result in iter(done.get, None)):  # up to the None of each thread
+                if isinstance(result, tuple):
                     yield result
                 else:
-                    failure = failure or result[1]
+                    failure = failure or result
         finally:
             stop.set()
         if failure:
@@ -158,20 +150,6 @@ class Endpoint:
         if temperature > 0 and len(groups) > 1 < num_generations and all(len({reply.text for reply in group}) == 1 for group in groups):
             note(f"{self.url}: all generations of each prompt are alike: the server may ignore temperature and seed, so that votes mean nothing")
         return groups
-
-    def draw(self, style, *arguments, **options):
-        """`generate` for a judge: records as judge.read_completion makes them. think_tokens by the share of characters: a server counts tokens
-        but does not show them."""
-        from judge import find_verdicts, parse_verdict, verdict_rule
-
-        def read(reply):
-            text, verdicts = reply.text, find_verdicts(reply.text, verdict_rule(style))
-            verdict, end = parse_verdict(text, style), text.rfind("</think>") if "</think>" in text else verdicts[0][0] if verdicts else len(text)
-            status = "valid" if verdict else "truncated" if reply.finish_reason == "length" else "unparsable"
-            thought = reply.tokens * end // max(1, len(text))
-            return {"verdict": verdict, "status": status, "text": text, "tokens": reply.tokens, "think_tokens": thought}
-
-        return [[read(reply) for reply in replies] for replies in self.generate(*arguments, **options)]
 
     def disarmed(self, messages):
         if "forged" not in self.noted:

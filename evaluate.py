@@ -8,7 +8,8 @@
 
 Every pair is judged in both orders. OUTPUT_DIR/results.json holds all settings, the numbers and one row an item with its games; a killed
 evaluation goes on where it was (chunks are cut by position in the data) and ends with the same file. Intervals come from a bootstrap
-over questions: pairs of one question are not independent. A verdict that is missing is never right.
+over questions: pairs of one question are not independent. A verdict that is missing is never right. In a knockout a match without a winner is
+decided by a coin: one sample of what the judge leaves to chance, so the share of such matches stands beside the result.
 """
 
 import functools
@@ -30,44 +31,36 @@ import cli
 from benchmarks import BEST_OF_N, GROUPS, load, share
 from cli import BadInput, note, setting
 from data import ENDING, file_rows, uniform
+from judge import JudgeSettings, check_judge, check_same, judge_of
 from protocol import compared, show, show_sweep, summarise
+from votes import BOTH_ORDERS, STOP_HELP, STOPS, VERDICTS, find_verdicts, spending
 
 CHUNK_ITEMS = 32  # judged together and written together
 SCHEDULES = {"elo": "full", "random": "random", "halving": "halving", "leaders": "leaders", "swiss": "swiss"}
-SWEPT = {"num_votes": int, "max_completion_length": int, "temperature": float, "games": int, "seed": int, "strategy": str}
-JUDGE = "model", "style", "base_url", "device", "dtype", "seed"
+SWEPT = {"num_votes": int, "max_completion_length": int, "temperature": float, "games": int, "seed": int, "strategy": str, "stop": str}
 FREE = "output_dir", "json", "compare", "sweep"  # settings that change no row
-VERDICTS = {"boxed": ("\\boxed{Assistant 1}", "\\boxed{Assistant 2}"), "answer_tag": ("<answer>[[A]]</answer>", "<answer>[[B]]</answer>")}
 
 
 @dataclass
-class Settings:
-    benchmark: Optional[str] = setting(None, f"one of {', '.join(GROUPS)}; pairs = any preference set")
+class Settings(JudgeSettings):
+    benchmark: Optional[str] = setting(None, f"one of {', '.join(GROUPS)}; pairs = any preference set, or questions with candidates and scores")
     data: Optional[str] = setting(None, "its official files (paths joined by commas), or a hub name")
-    model: str = setting("tiny", "Hugging Face folder or hub name; tiny = the embedded judge")
-    base_url: Optional[str] = setting(None, "instead of a local model: an OpenAI-compatible server that knows --model")
-    style: Optional[str] = setting(None, "judging prompt: a name in prompts/ or a file; default: that of the model's training, else rrm")
     predictions: Optional[str] = setting(None, "score these instead of a model: a results.json, the --out of judge.py, JudgeBench's judgments, "
                                                "PandaLM's verdict file, or rows {id, winner: a | b | tie | null}")
     strategy: Literal["auto", "pairs", "knockout", *SCHEDULES] = setting(
         "auto", "which matches to play among N answers: pairs = each better against each worse one, elo = all against all, the others "
                 "as in tournament.py and elo.py; auto: elo for gsm8k_solutions and rewardbench2, else pairs")
     games: Optional[int] = setting(None, "matches an item, for random, halving, leaders and swiss; default: 3 for each answer")
-    num_votes: int = setting(1, "completions in each order")
+    stop: Literal[tuple(STOPS)] = setting("never", STOP_HELP)
     one_order: bool = setting(False, "judge in one order, chosen by the pair's id, instead of both")
-    temperature: float = setting(0.6, "sampling temperature; 0 = greedy")
-    max_completion_length: int = setting(1024, "tokens of a completion at most, thinking included")
     force_verdict: bool = setting(False, "budget forcing: close the thinking of truncated completions and take the likelier verdict")
     confidence: bool = setting(False, "read the verdict token's probability after the thinking: one more pass over every completion")
     limit: Optional[int] = setting(None, "this many items, drawn by a hash of seed and id")
-    seed: int = setting(0, "decides sampling, placement and --limit")
     output_dir: Optional[str] = setting(None, "where results.json goes; default: new each time, under out/ (with --predictions: nowhere)")
     compare: Optional[str] = setting(None, "an earlier results.json of the same benchmark: differences on the items that both have")
     sweep: Optional[str] = setting(None, f"an evaluation for each combination of values, accuracy against tokens: \"num_votes=1,4 "
                                          f"strategy=knockout,elo\" ({', '.join(SWEPT)})")
     json: bool = setting(False, "print the numbers as one JSON object")
-    device: Literal["auto", "cpu", "cuda"] = setting("auto", "auto: a GPU if there is one")
-    dtype: Literal["auto", "float32", "bfloat16"] = setting("auto", "auto: bf16 where the hardware is fast at it")
 
 
 # ---- rows from a model ----
@@ -79,25 +72,23 @@ class Unknown(Exception):
 def play_item(item, settings, known):
     """Plays an item's matches as far as `known`, {(item id, i, j, repetition): games}, goes -> row; raises Unknown with the next ones."""
     from elo import run_schedule
-    from tournament import knockout
+    from tournament import cached, knockout
 
-    played, times, size = [], Counter(), len(item.answers)
+    played, size = [], len(item.answers)
 
-    def play(pairs):
-        keys = []
-        for i, j in pairs:  # one direction, that of Item.matches, whichever a schedule asks for
-            turn = (i, j) if settings.strategy == "pairs" or (-item.scores[i], i) < (-item.scores[j], j) else (j, i)
-            keys.append((item.id, *turn, times[turn]))
-            times[turn] += 1
+    def look_up(pairs, repetitions):
+        keys = [(item.id, *pair, repetition) for pair, repetition in zip(pairs, repetitions)]
         if missing := [key for key in keys if key not in known]:
             raise Unknown(missing)
         new = [{"pair": list(key[1:3]), "games": known[key]} for key in keys]
         played.extend(new)
-        return [share(match) if match["pair"] == list(pair) else 1 - share(match) for match, pair in zip(new, pairs)]
+        return [share(match) for match in new]
 
+    order = sorted(range(size), key=lambda player: (-item.scores[player], player))  # one direction, that of Item.matches, whichever is asked for
+    play = cached(look_up, None, [f"{order.index(player):9}" for player in range(size)])
     pick, seed = None, int(uniform(f"schedule:{settings.seed}:{item.id}") * 2**53)
     if settings.strategy == "pairs":
-        play(item.matches)
+        look_up(item.matches, [0] * len(item.matches))
     elif settings.strategy == "knockout":
         pick = knockout(size, play, seed).winner
     else:
@@ -113,37 +104,22 @@ def row_of(item, matches):
 
 def judge_items(items, settings, judge):
     """The rows of some items. Schedules are played from the start again whenever the matches that they wait for are judged, those of all
-    items at once. A pair that the judge's context cannot hold is truncated before it begins."""
+    items at once."""
     known, rows, by_id = {}, {}, {item.id: item for item in items}
-    options = settings.num_votes, not settings.one_order, settings.temperature, settings.max_completion_length
+    options = settings.num_votes, not settings.one_order, settings.temperature, settings.max_completion_length, settings.stop
     while len(rows) < len(items):
-        wanted, fits = [], []
+        wanted = []
         for item in items:
             try:
                 rows.update({} if item.id in rows else {item.id: play_item(item, settings, known)})
             except Unknown as unknown:
                 wanted += unknown.args[0]
-        for name, *match in wanted:
-            pair = by_id[name].pair(*match)
-            if settings.base_url or fits_context(judge, pair, settings.max_completion_length):
-                fits.append(((name, *match), pair))
-            else:
-                note(f"pair {pair.id} is longer than the context of {settings.model}: counted as truncated")
-                known[name, *match] = [stored_game(order, None, ()) | {"status": "truncated", "text": "", "tokens": 0} for order in ([0, 1], [1, 0])]
-        pairs = [pair for _, pair in fits]
-        judgments = judge.judge(pairs, *options) if fits else []
-        known.update((key, judgment.games) for (key, _), judgment in zip(fits, judgments))
+        pairs = [by_id[name].pair(*match) for name, *match in wanted]
+        judgments = judge.judge(pairs, *options) if pairs else []
+        known.update((key, judgment.games) for key, judgment in zip(wanted, judgments))
         if settings.force_verdict or settings.confidence:
             read_verdicts(judge, [(pair, game) for pair, judgment in zip(pairs, judgments) for game in judgment.games], settings)
     return [rows[item.id] for item in items]
-
-
-def fits_context(judge, pair, max_completion_length):
-    """A text has no more tokens than bytes, so only prompts that are nearly too long are encoded."""
-    texts = [judge.style.system, judge.style.user, *pair.answers, *(turn["content"] for turn in pair.messages)]
-    if 1000 + sum(len(text.encode()) for text in texts) + max_completion_length <= judge.context:
-        return True
-    return max(len(judge.encode(pair, order, -judge.context * 1000)) for order in ([0, 1], [1, 0])) + max_completion_length <= judge.context
 
 
 def read_verdicts(judge, games, settings):
@@ -152,13 +128,12 @@ def read_verdicts(judge, games, settings):
     import torch
 
     from chat import opens_think
-    from judge import find_verdicts
     from model import pack_groups, packed_attention
     from sampler import batches_by_length
 
     tokenizer, rule, groups, read = judge.tokenizer, judge.style.verdict, [], []
     for pair, game in games:
-        if game["status"] == "valid" or settings.force_verdict and game["status"] == "truncated":
+        if game["tokens"] and (game["status"] == "valid" or settings.force_verdict and game["status"] == "truncated"):  # 0: beyond the context
             prompt, text = judge.encode(pair, game["order"], settings.max_completion_length), game["text"]
             ending = "\n</think>\n\n" if text.rfind("<think>") > text.rfind("</think>") else "\n\n"
             text = text[: find_verdicts(text, rule)[0][0]] if game["status"] == "valid" else text + ending
@@ -184,7 +159,7 @@ def head_of(settings, items):
     return {"settings": kept, "data": hashlib.sha256(content.encode()).hexdigest()}
 
 
-def judged_rows(settings, items, head, judges):
+def judged_rows(settings, items, head, load_judge):
     """The rows of all items: whole chunks that OUTPUT_DIR has, the others from the judge."""
     path = Path(settings.output_dir) / "rows.jsonl"
     rows = earlier_rows(path, head)
@@ -192,7 +167,8 @@ def judged_rows(settings, items, head, judges):
         return rows
     rows = rows[: len(rows) - len(rows) % CHUNK_ITEMS]
     note(f"{path.parent}: {len(rows)} of {len(items)} items are judged already" if rows else f"{len(items)} items to judge")
-    judge, started = judges(*(getattr(settings, name) for name in JUDGE)), time.perf_counter()
+    judge, started = load_judge(), time.perf_counter()
+    judge.seed = settings.seed  # a sweep may change it
     with open(path, "w", encoding="utf-8") as file:
         file.writelines(as_line(row) + "\n" for row in (head, *rows))
         for start in range(len(rows), len(items), CHUNK_ITEMS):
@@ -222,10 +198,7 @@ def earlier_rows(path, head):
     folder.mkdir(parents=True, exist_ok=True)
     if not isinstance(before.get("settings"), dict) or not isinstance(rows, list):
         raise BadInput(f"--output_dir: {folder} was not written by this command: give another folder")
-    for name, value in head["settings"].items():
-        if before["settings"].get(name) != value:
-            old = before["settings"].get(name)
-            raise BadInput(f"--{name}: the evaluation in {folder} has {old!r}, not {value!r}: use that, or another --output_dir")
+    check_same(before["settings"], head["settings"], folder, "--output_dir")
     if before["data"] != head["data"]:
         raise BadInput(f"--data: the evaluation in {folder} judged other items: give another --output_dir")
     return rows
@@ -247,7 +220,7 @@ def games_said(row):
     if "games" in row:  # judge.py --out
         for game in row["games"]:
             fits = {"valid": (1, 2)}.get(game["status"], (None,))
-            if game["order"] not in ([0, 1], [1, 0]) or game["verdict"] not in fits:
+            if game["order"] not in BOTH_ORDERS or game["verdict"] not in fits:
                 raise KeyError("order, verdict, status")
         return row["id"], row["games"]
     if "winner" in row:
@@ -265,7 +238,8 @@ def predicted_rows(path, items):
         try:
             name, games = games_said(row)
         except (KeyError, TypeError, AttributeError, StopIteration) as error:
-            raise BadInput(f"{path} {place}: no judgment that --predictions reads ({row!r:.100}): see --help for its forms") from error
+            raise BadInput(f"{path} {place}: no judgment that --predictions reads: expected id and winner (a, b, tie or null), or what judge.py "
+                           f"--out, JudgeBench and PandaLM write; this row has {', '.join(row)}") from error
         said[str(name)] = games or [stored_game([0, 1], None, ())]
     for item in items:
         names = [item.pair(*match).id for match in item.matches]
@@ -295,22 +269,19 @@ def read_result(path, flag, benchmark):
 def check(settings):
     """All that can be wrong before torch is imported; fills in what depends on other settings."""
     if settings.benchmark not in GROUPS:
-        raise BadInput(f"--benchmark: {settings.benchmark!r} is none: choose one of {', '.join(GROUPS)}")
+        problem = "is missing" if settings.benchmark is None else f"{settings.benchmark!r} is none"
+        raise BadInput(f"--benchmark: {problem}: choose one of {', '.join(GROUPS)} (pairs: any preference set)")
     if not settings.data:
         raise BadInput("--data is missing: give the official files of the benchmark")
     if settings.strategy == "auto":
         settings.strategy = "elo" if settings.benchmark in ("gsm8k_solutions", "rewardbench2") and not settings.predictions else "pairs"
-    if settings.strategy not in ("pairs", "knockout", *SCHEDULES):
-        raise BadInput(f"--strategy: {settings.strategy!r} is none: choose one of pairs, knockout, {', '.join(SCHEDULES)}")
+    for name, known in (("strategy", ("pairs", "knockout", *SCHEDULES)), ("stop", STOPS)):  # --sweep may have set them
+        if getattr(settings, name) not in known:
+            raise BadInput(f"--{name}: {getattr(settings, name)!r} is none: choose one of {', '.join(known)}")
     if settings.strategy != "pairs" and settings.benchmark not in BEST_OF_N:
         raise BadInput(f"--strategy {settings.strategy}: is for sets of N answers, {', '.join(BEST_OF_N)}: {settings.benchmark} fixes its pairs")
     if settings.games is not None and (settings.games < 1 or settings.strategy in ("pairs", "knockout", "elo")):
         raise BadInput("--games: must be at least 1, and goes with --strategy random, halving, leaders or swiss")
-    if 0 < settings.temperature < 0.01:
-        raise BadInput(f"--temperature: must be 0 (greedy) or at least 0.01, got {settings.temperature}")
-    for name, lowest in (("num_votes", 1), ("max_completion_length", 1), ("temperature", 0)):
-        if not lowest <= getattr(settings, name) < float("inf"):
-            raise BadInput(f"--{name}: must be at least {lowest}, got {getattr(settings, name)}")
     if settings.predictions and (settings.sweep or settings.strategy != "pairs"):
         raise BadInput("--predictions are of the pairs that the benchmark fixes: leave out --sweep and --strategy")
     if settings.base_url and (settings.force_verdict or settings.confidence):
@@ -319,27 +290,28 @@ def check(settings):
     parent = next(path for path in (Path(settings.output_dir).absolute(), *Path(settings.output_dir).absolute().parents) if path.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise BadInput(f"--output_dir: {parent} cannot hold results: give another folder")
-    if settings.predictions is None and not settings.base_url:
-        from chat import default_style, load_style
-
-        folder = cli.resolve_model(settings.model)
-        settings.style = settings.style or default_style(folder, cli.check_model_folder(folder))
-        load_style(settings.style)
+    if settings.predictions is None:
+        check_judge(settings)
     return settings
 
 
-def judge_of(model, style, base_url, device, dtype, seed):
-    from judge import Judge
+def numbers_of(settings, rows):
+    """All numbers of rows; what votes were left out where settings (a dict) allow that."""
+    result = summarise(settings["benchmark"], rows)
+    if settings.get("stop", "never") != "never":
+        spent = Counter()
+        for match in (match for row in rows for match in row["matches"]):
+            spent.update(spending(match["games"], settings["num_votes"], 2 - settings["one_order"]))
+        result["votes"] = dict(spent)
+    return result
 
-    return Judge(model, None, style, device=device, dtype=dtype, seed=seed, **({"base_url": base_url} if base_url else {}))
 
-
-def evaluate(settings, judges):
+def evaluate(settings, load_judge):
     """One evaluation -> (its numbers, its rows), written to OUTPUT_DIR/results.json: whole or not at all, one row a line."""
     items = load(settings.benchmark, settings.data, settings.limit, settings.seed)
     head = head_of(settings, items)
-    rows = predicted_rows(settings.predictions, items) if settings.predictions else judged_rows(settings, items, head, judges)
-    result = summarise(settings.benchmark, rows)
+    rows = predicted_rows(settings.predictions, items) if settings.predictions else judged_rows(settings, items, head, load_judge)
+    result = numbers_of(head["settings"], rows)
     if settings.output_dir:
         path = Path(settings.output_dir) / "results.json"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -380,18 +352,19 @@ def main(argv=None):
     other = settings.compare and read_result(settings.compare, "--compare", settings.benchmark)
     if settings.compare and not other:
         raise BadInput(f"--compare: {settings.compare} is no results.json of this command: give one")
-    judges = functools.cache(judge_of)
+    load_judge = functools.cache(lambda: judge_of(settings))
     if settings.sweep is not None:
         cases = swept(check(settings))
-        results = [{"output_dir": case.output_dir} | evaluate(case, judges)[0] for case in cases]
+        results = [{"output_dir": case.output_dir} | evaluate(case, load_judge)[0] for case in cases]
         print(json.dumps(results, allow_nan=False)) if settings.json else show_sweep(results)
         return
-    result, rows = (summarise(settings.benchmark, earlier["rows"]), earlier["rows"]) if earlier else evaluate(check(settings), judges)
+    result, rows = (numbers_of(earlier["settings"], earlier["rows"]), earlier["rows"]) if earlier else evaluate(check(settings), load_judge)
     if other:
         result["compared"] = {"benchmark": settings.benchmark} | compared(settings.benchmark, rows, other["rows"])
     print(json.dumps(result, allow_nan=False)) if settings.json else show(result)
     if other and not settings.json:
-        print(f"\nless {settings.compare}")
+        print(f"\nDifferences: {settings.predictions if earlier else settings.output_dir or settings.predictions} less {settings.compare}, points of "
+              "percent; above 0 the former is higher\n")
         show(result["compared"])
 
 

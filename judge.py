@@ -11,13 +11,12 @@ valid votes), whether the orders agree, and which games ended without a verdict.
 never places in a prompt. torch is imported when a model is loaded, not before.
 """
 
-import bisect
-import functools
 import hashlib
 import json
 import os
 import re
 import sys
+from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, Optional
@@ -25,100 +24,16 @@ from typing import Literal, Optional
 from tqdm import tqdm
 
 import cli
-from chat import Style, decode_completion, default_style, encode_chat, judge_messages, load_style, load_tokenizer, opens_think, stop_token_ids
+from chat import Style, default_style, encode_chat, judge_messages, load_style, load_tokenizer, opens_think, stop_token_ids
 from cli import BadInput, note, setting
 from data import Pair, load_pairs, place
 from endpoint import Endpoint
-from votes import BOTH_ORDERS, RISK, STOPS, Judgment, conclude, enough, in_words, rounds_to_ask, spending, vote_of  # noqa: F401
+from votes import BOTH_ORDERS, STOP_HELP, STOPS, conclude, enough, in_words, read_completion, read_text, rounds_to_ask, spending, vote_of
+from votes import parse_verdict  # noqa: F401  (a judge's users look for it here)
 
-BOXED = re.compile(r"\\boxed\{\s*Assistant ([12])\s*\}")
-ANSWER_TAG = re.compile(r"<answer>\[\[([AB])\]\]</answer>")
 CHUNK_PROMPTS = 512  # in one call of the sampler: bounds the memory for results; even, so that both games of a pair are in it
 CHUNK_PAIRS = 64  # of a file: judged together and written together
-
-
-# ---- from a text to a verdict ----
-
-@functools.cache  # a training run asks for every completion
-def verdict_rule(style):
-    """The `verdict` rule of a Style or of a style's name. Names rm_r1... need no file: the released RM-R1 models share one rule."""
-    if isinstance(style, Style):
-        return style.verdict
-    return "answer_tag" if re.fullmatch(r"rm_r1\w*", str(style)) else load_style(style).verdict
-
-
-def find_verdicts(text, rule):
-    """[(offset in the text, 1 or 2), ...]: all verdicts that stand where the rule looks for them.
-
-    boxed: after the last </think>, nowhere while a <think> is open, anywhere in a text without such tags (RRM; its release reads
-    training and matches by two different rules). answer_tag: in the last 80 characters (RM-R1's reward code).
-    """
-    if rule == "answer_tag":
-        return [(match.start(), "AB".index(match[1]) + 1) for match in ANSWER_TAG.finditer(text, max(0, len(text) - 80))]
-    start = text.rfind("</think>") + 1
-    if text.find("<think>", start) >= 0:
-        return []
-    return [(match.start(), int(match[1])) for match in BOXED.finditer(text, start)]
-
-
-def parse_verdict(text, style):
-    """1 or 2, the place of the answer that a generated text calls the better one; None: no verdict, or two different ones.
-
-    `text` is the judge's own words alone, with "<think>" in front where the prompt had opened it; `style` is a Style or its name.
-    """
-    places = {verdict for _, verdict in find_verdicts(text, verdict_rule(style))}
-    return places.pop() if len(places) == 1 else None
-
-
-def read_completion(tokenizer, completion, style, opened_think, stops):
-    """What a Completion says: {verdict, status, text, tokens, think_tokens}.
-
-    status: "valid" (there is a verdict, even if the text was cut off behind it), else "truncated" (finish_reason "length"), else
-    "unparsable". think_tokens: generated tokens before the last </think>; without one before the first verdict, else all of them.
-    """
-    generated = decode_completion(tokenizer, completion.tokens, stops)
-    text = "<think>" + generated if opened_think else generated
-    verdict, think_tokens = parse_verdict(text, style), len(completion.tokens)
-    status = "valid" if verdict else "truncated" if completion.finish_reason == "length" else "unparsable"
-    ends = [text.rfind("</think>")] if "</think>" in text else [offset for offset, _ in find_verdicts(text, verdict_rule(style))]
-    if ends:  # the largest number of tokens that spell no more than the text up to there, found by halving
-        think_tokens = bisect.bisect_right(range(think_tokens + 1), ends[0] - len(text) + len(generated),
-                                           key=lambda count: len(decode_completion(tokenizer, completion.tokens[:count], ()))) - 1
-    return {"verdict": verdict, "status": status, "text": text, "tokens": len(completion.tokens), "think_tokens": think_tokens}
-
-
-def verdict_counts(records):
-    """Counts over games, to be added up over processes before `verdict_rates` divides them: always the same keys in one order. A record:
-    verdict (1, 2, None), right (1 or 2: place of the better answer), longer (1, 2, None: equally many characters), think_tokens."""
-    valid = [record for record in records if record["verdict"] is not None]
-    unequal = [record for record in valid if record["longer"] is not None]
-    return {
-        "games": len(records), "valid": len(valid), "unequal": len(unequal),
-        "right": sum(record["verdict"] == record["right"] for record in valid),
-        "first": sum(record["verdict"] == 1 for record in valid),
-        "think_empty": sum(record["think_tokens"] < 8 for record in valid),
-        "for_longer": sum(record["verdict"] == record["longer"] for record in unequal),
-        "longer_right": sum(record["right"] == record["longer"] for record in unequal),
-    }
-
-
-def verdict_rates(counts):
-    """The judge/... metrics of `verdict_counts`; 0.0 where there is nothing to divide by.
-
-    Four games with the better and longer answer first, verdicts 1, 1, 2 and none after 5, 50, 50 and 50 thinking tokens:
-    accuracy 2/4, position_bias 2/3 - 1/2, length_bias 2/3 - 3/3 (two of three verdicts for the longer answer, right in all three),
-    parse_fail 1/4, think_empty 1/4. A judge that is always right has length bias 0, however often the longer answer is the better one.
-    """
-    def share(part, whole):
-        return part / counts[whole] if counts[whole] else 0.0
-
-    return {
-        "judge/accuracy": share(counts["right"], "games"),  # no verdict = wrong
-        "judge/position_bias": share(counts["first"] - counts["valid"] / 2, "valid"),
-        "judge/length_bias": share(counts["for_longer"] - counts["longer_right"], "unequal"),
-        "judge/parse_fail": share(counts["games"] - counts["valid"], "games"),
-        "judge/think_empty": share(counts["think_empty"], "games"),
-    }
+SUMMARY = "pairs", "a", "b", "no_winner", "orders_agree", "games", "games_saved", "tokens", "tokens_saved"
 
 
 # ---- pairs ----
@@ -138,6 +53,10 @@ def as_pair(item):
 
 
 # ---- judge ----
+
+class TooLong(BadInput):
+    """A pair that the context of the judge cannot hold."""
+
 
 class Judge:
     """A model, its tokenizer and its judging prompt.
@@ -163,14 +82,16 @@ class Judge:
         self.context = raw.get("max_position_embeddings") or sys.maxsize
 
     def encode(self, pair, order, max_completion_length):
-        """The prompt's token ids (an endpoint's: messages), answer order[0] first. BadInput where the context has no room for a completion."""
+        """The prompt's token ids (an endpoint's: messages), answer order[0] first. TooLong where the context has no room for a completion."""
         messages = judge_messages(self.style, pair.messages, *(pair.answers[index] for index in order))
         if self.endpoint:
             return self.endpoint.disarmed(messages)
-        prompt, limit = encode_chat(self.tokenizer, messages), self.context - max_completion_length
-        if len(prompt) > limit:
-            raise BadInput(f"pair {pair.id}: its prompt has {len(prompt)} tokens, and {max(limit, 0)} fit (context {self.context} less "
-                           f"--max_completion_length {max_completion_length}): lower that, or shorten or leave out this pair")
+        prompt, room = encode_chat(self.tokenizer, messages), self.context - max_completion_length
+        if room <= 0:
+            raise BadInput(f"--max_completion_length {max_completion_length}: the context of this judge is {self.context}: give less")
+        if len(prompt) > room:
+            raise TooLong(f"pair {pair.id}: its prompt has {len(prompt)} tokens, and {room} fit (context {self.context} less "
+                          f"--max_completion_length {max_completion_length})")
         return prompt
 
     def judge(self, pairs, num_votes=1, both_orders=True, temperature=0.6, max_completion_length=1024, stop="never"):
@@ -178,13 +99,21 @@ class Judge:
 
         num_votes: completions in each order; one order alone is the one that `data.place` chooses by the pair's id. The draws of a game are
         seeded by (seed, id, order, vote), whatever else is judged. stop: "decided" or "likely" asks in rounds, and leaves out the votes
-        that `votes.enough` calls needless; those played are the first ones of "never". Raises BadInput for a pair that the context cannot hold.
+        that `votes.enough` calls needless; those played are the first ones of "never". The games of a pair that the context cannot hold are
+        truncated before they begin, 0 tokens long, and a note says so.
         """
-        pairs, width = [as_pair(pair) for pair in pairs], 2 if both_orders else 1  # the games of a pair stand side by side
-        games = [(pair, order) for pair in pairs for order in (BOTH_ORDERS if both_orders else [place(pair, self.seed)])]
-        prompts = [self.encode(pair, order, max_completion_length) for pair, order in games]
+        games, prompts, width = [], [], 2 if both_orders else 1  # the games of a pair stand side by side
+        for pair in map(as_pair, pairs):
+            orders = BOTH_ORDERS if both_orders else [place(pair, self.seed)]
+            games += [(pair, order) for order in orders]
+            try:
+                prompts += [self.encode(pair, order, max_completion_length) for order in orders]
+            except TooLong as problem:
+                note(f"{problem}: counted as truncated")
+                prompts += [None] * width
         seeds = [(self.seed, stable_hash(pair.id), order[0]) for pair, order in games]
-        records = [[] for _ in games]
+        unplayed = {"verdict": None, "status": "truncated", "text": "", "tokens": 0, "think_tokens": 0}
+        records = [[{"order": list(order)} | unplayed] * (num_votes if prompt is None else 0) for (_, order), prompt in zip(games, prompts)]
         hidden = True if os.environ.get("RANK", "0") != "0" else None  # None: shown on a terminal only
 
         def votes_for_pair_of(game):
@@ -193,7 +122,7 @@ class Judge:
 
         with tqdm(total=len(games) * num_votes, desc="judging", unit="game", leave=False, disable=hidden) as bar:
             for start in range(0, len(games), CHUNK_PROMPTS):
-                asked, wanted = 0, range(start, min(start + CHUNK_PROMPTS, len(games)))
+                asked, wanted = 0, [game for game in range(start, min(start + CHUNK_PROMPTS, len(games))) if prompts[game] is not None]
                 while wanted:
                     rounds = min(rounds_to_ask(votes_for_pair_of(game), width, num_votes - asked, stop) for game in wanted)
                     shown = bar.n
@@ -209,12 +138,18 @@ class Judge:
     def draw(self, prompts, seeds, *arguments, **options):
         """Records [prompt][generation] of what the model or the server writes; `seeds` are tuples of integers."""
         if self.endpoint:
-            return self.endpoint.draw(self.style, prompts, [stable_hash(*seed) for seed in seeds], *arguments, **options)
+            replies = self.endpoint.generate(prompts, [stable_hash(*seed) for seed in seeds], *arguments, **options)
+            return [[self.read_reply(reply) for reply in group] for group in replies]
         from sampler import generate, hash64
 
         drawn = generate(self.model, prompts, *arguments, stop_token_ids=self.stops, seed=[hash64(*seed) for seed in seeds], **options)
         return [[read_completion(self.tokenizer, completion, self.style, opened, self.stops) for completion in completions]
                 for prompt, completions in zip(prompts, drawn) for opened in [opens_think(self.tokenizer, prompt)]]
+
+    def read_reply(self, reply):
+        """The record of a server's Reply; think_tokens by the share of characters, since a server counts tokens but does not show them."""
+        record, end = read_text(reply.text, self.style, reply.tokens, reply.finish_reason)
+        return record if end is None else record | {"think_tokens": reply.tokens * end // len(reply.text)}
 
     def play(self, query, candidates, num_votes=1, **options):
         """A function for `elo.run_schedule` and `tournament.knockout`: matches [(i, j), ...] -> scores of i in [0, 1], over both orders.
@@ -237,29 +172,52 @@ def load_model(folder, device, dtype):
 # ---- command line ----
 
 @dataclass
-class Settings:
+class JudgeSettings:
+    """What every command takes that judges."""
+
+    model: str = setting("tiny", "the judge: Hugging Face folder or hub name; tiny = the embedded one")
+    base_url: Optional[str] = setting(None, "OpenAI-compatible server, where --model is a name; the key comes from OPENAI_API_KEY")
+    style: Optional[str] = setting(None, "judging prompt: a name in prompts/ or a file; default: that of the model's training, else rrm")
+    num_votes: int = setting(1, "completions in each order")
+    temperature: float = setting(0.6, "sampling temperature; 0 = greedy")
+    max_completion_length: int = setting(1024, "tokens of a completion at most, thinking included")
+    seed: int = setting(0, "decides sampling and all else that is random")
+    device: Literal["auto", "cpu", "cuda"] = setting("auto", "auto: a GPU if there is one")
+    dtype: Literal["auto", "float32", "bfloat16"] = setting("auto", "auto: bf16 where the hardware is fast at it")
+
+
+def check_judge(settings):
+    """What can be wrong with JudgeSettings, before torch is imported; `style` is then the name of a style that exists. Returns the model's folder."""
+    if 0 < settings.temperature < 0.01:
+        raise BadInput(f"--temperature: must be 0 (greedy) or at least 0.01, got {settings.temperature}")
+    for name, lowest in (("num_votes", 1), ("max_completion_length", 1), ("temperature", 0)):
+        if not lowest <= getattr(settings, name) < float("inf"):
+            raise BadInput(f"--{name}: must be at least {lowest}, got {getattr(settings, name)}")
+    folder = None if settings.base_url else cli.resolve_model(settings.model)
+    settings.style = settings.style or default_style(folder, cli.check_model_folder(folder) if folder else {})
+    load_style(settings.style)
+    return folder
+
+
+def judge_of(settings):
+    """The Judge of JudgeSettings that were checked."""
+    return Judge(settings.model, None, settings.style, base_url=settings.base_url, device=settings.device, dtype=settings.dtype, seed=settings.seed)
+
+
+@dataclass
+class Settings(JudgeSettings):
     query: Optional[str] = setting(None, "what was asked; @path reads a file, - standard input (so for --a and --b)")
     a: Optional[str] = setting(None, "one answer")
     b: Optional[str] = setting(None, "the other answer")
     pairs: Optional[str] = setting(None, "instead: a file of pairs {id?, query | messages, a, b}, or any preference set that data.py reads")
     out: Optional[str] = setting(None, "with --pairs: JSON lines, one judgment each; if the file is there, what it lacks is added")
-    model: str = setting("tiny", "Hugging Face folder or hub name; tiny = the embedded judge")
-    base_url: Optional[str] = setting(None, "OpenAI-compatible server, where --model is a name; the key comes from OPENAI_API_KEY")
-    style: Optional[str] = setting(None, "judging prompt: a name in prompts/ or a file; default: that of the model's training, else rrm")
-    num_votes: int = setting(1, "completions in each order")
-    stop: Literal[tuple(STOPS)] = setting("never", "leave out votes of a pair once they cannot change its winner (decided), or would in "
-                                                  f"{RISK:.0%} of such cases at most (likely): see votes.py")
+    stop: Literal[tuple(STOPS)] = setting("never", STOP_HELP)
     one_order: bool = setting(False, "judge in one order, chosen by the pair's id, instead of both: half the work, consistency unknown")
-    temperature: float = setting(0.6, "sampling temperature; 0 = greedy")
-    max_completion_length: int = setting(1024, "tokens of a completion at most, thinking included")
-    seed: int = setting(0, "decides sampling, and the order with --one_order")
     json: bool = setting(False, "print one JSON object")
-    device: Literal["auto", "cpu", "cuda"] = setting("auto", "auto: a GPU if there is one")
-    dtype: Literal["auto", "float32", "bfloat16"] = setting("auto", "auto: bf16 where the hardware is fast at it")
 
 
 def check(settings):
-    """All that can be wrong before torch is imported. Returns the pairs; settings.style is then the name of a style that exists."""
+    """All that can be wrong before torch is imported. Returns the pairs."""
     missing = [f"--{name}" for name in ("query", "a", "b") if getattr(settings, name) is None]
     single = settings.pairs is None and settings.out is None
     if single and missing:
@@ -270,15 +228,7 @@ def check(settings):
         raise BadInput("--a and --b are identical, so neither is better: give two different answers")
     if not single and (len(missing) < 3 or None in (settings.pairs, settings.out)):
         raise BadInput("--query, --a and --b name one pair, --pairs and --out a file of pairs: give those three or these two")
-    if 0 < settings.temperature < 0.01:
-        raise BadInput(f"--temperature: must be 0 (greedy) or at least 0.01, got {settings.temperature}")
-    for name, lowest in (("num_votes", 1), ("max_completion_length", 1), ("temperature", 0)):
-        if not lowest <= getattr(settings, name) < float("inf"):
-            raise BadInput(f"--{name}: must be at least {lowest}, got {getattr(settings, name)}")
-    folder = None if settings.base_url else cli.resolve_model(settings.model)
-    raw = cli.check_model_folder(folder) if folder else {}
-    settings.style = settings.style or default_style(folder, raw)
-    load_style(settings.style)
+    check_judge(settings)
     if single:
         return [as_pair((settings.query, settings.a, settings.b))]
     out, inputs = Path(settings.out).resolve(), {Path(name.strip()).resolve() for name in [settings.pairs, *settings.pairs.split(",")]}
@@ -320,13 +270,14 @@ def show(judgment):
 def main(argv=None):
     settings = cli.parse_settings(Settings, argv, text_fields=("query", "a", "b"), description=__doc__.split("\n")[0])
     pairs = check(settings)
-    load = functools.partial(Judge, **{name: getattr(settings, name) for name in ("model", "style", "base_url", "device", "dtype", "seed")})
     options = settings.num_votes, not settings.one_order, settings.temperature, settings.max_completion_length, settings.stop
     if settings.pairs is not None:
-        summary = judge_file(settings, pairs, load, options)
+        summary = judge_file(settings, pairs, options)
         print(json.dumps(summary)) if settings.json else note(", ".join(f"{name} {value}" for name, value in summary.items()))
         return
-    judgment = load().judge(pairs, *options)[0]
+    judge = judge_of(settings)
+    judge.encode(pairs[0], [0, 1], settings.max_completion_length)  # of a single pair that is too long there is nothing to tell
+    judgment = judge.judge(pairs, *options)[0]
     print(json.dumps(as_row(judgment), allow_nan=False)) if settings.json else show(judgment)
     if settings.stop != "never":
         note(in_words(spending(judgment.games, settings.num_votes, 2 - settings.one_order)))
@@ -334,7 +285,7 @@ def main(argv=None):
 
 # ---- a file of pairs ----
 
-def judge_file(settings, pairs, load, options):
+def judge_file(settings, pairs, options):
     """Writes the judgment of each pair to --out, in the order of the input; what an earlier call has written stays. Returns a summary.
 
     Chunks are cut by position in the input and judged whole, because the last bits of a log-prob may depend on the batch: interrupted or
@@ -342,58 +293,65 @@ def judge_file(settings, pairs, load, options):
     """
     recorded = {name: value for name, value in asdict(settings).items() if name not in ("query", "a", "b", "pairs", "out", "json")}
     heads = [{"id": pair.id, "pair": f"{stable_hash(pair.messages, pair.answers):016x}"} for pair in pairs]
-    outcomes = finished_outcomes(settings.out, heads, recorded)
-    note(f"{settings.out}: {len(outcomes)} of {len(pairs)} pairs are judged already" if outcomes else f"{len(pairs)} pairs to judge")
-    if len(outcomes) < len(pairs):
-        judge = load()
-        for pair in pairs[len(outcomes):]:
-            for order in BOTH_ORDERS:
-                judge.encode(pair, order, settings.max_completion_length)  # one that is too long stops everything now, not hours later
-        bar = tqdm(total=len(pairs), initial=len(outcomes), unit="pair", disable=None)
+    totals = finished(settings.out, heads, recorded)
+    done = totals["pairs"]
+    note(f"{settings.out}: {done} of {len(pairs)} pairs are judged already" if done else f"{len(pairs)} pairs to judge")
+    if done < len(pairs):
+        judge = judge_of(settings)
+        bar = tqdm(total=len(pairs), initial=done, unit="pair", disable=None)
         with bar, open(settings.out, "a", encoding="utf-8") as file:
-            for start in range(len(outcomes) - len(outcomes) % CHUNK_PAIRS, len(pairs), CHUNK_PAIRS):
+            for start in range(done - done % CHUNK_PAIRS, len(pairs), CHUNK_PAIRS):
                 judgments = judge.judge(pairs[start : start + CHUNK_PAIRS], *options)
-                for index in range(len(outcomes), start + len(judgments)):
+                for index in range(totals["pairs"], start + len(judgments)):
                     row = heads[index] | as_row(judgments[index - start]) | {"settings": recorded}
                     file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
-                    outcomes.append(outcome_of(row))
+                    add_row(totals, row)
                 file.flush()
                 os.fsync(file.fileno())
-                bar.update(len(outcomes) - bar.n)
-    winners, agreements, spent = zip(*outcomes)
-    return {"pairs": len(pairs), "a": winners.count("a"), "b": winners.count("b"), "no_winner": winners.count(None),
-            "orders_agree": None if settings.one_order else agreements.count(True)} | {name: sum(part[name] for part in spent) for name in spent[0]}
+                bar.update(totals["pairs"] - bar.n)
+    return {name: totals[name] for name in SUMMARY} | ({"orders_agree": None} if settings.one_order else {})
 
 
-def outcome_of(row):
-    """What the summary needs to know: winner, consistent, what was spent."""
-    return row["winner"], row["consistent"], spending(row["games"], row["settings"]["num_votes"], 2 - row["settings"]["one_order"])
+def add_row(totals, row):
+    """Adds a row of --out to a Counter for the summary."""
+    spent = spending(row["games"], row["settings"]["num_votes"], 2 - row["settings"]["one_order"])
+    totals.update({"pairs": 1, row["winner"] or "no_winner": 1, "orders_agree": int(row["consistent"] is True)} | spent)
 
 
-def finished_outcomes(path, heads, recorded):
-    """`outcome_of` each row that --out holds; a last one that was cut off is removed. BadInput for rows of another origin."""
+def finished(path, heads, recorded):
+    """The Counter of the rows that --out holds. BadInput for rows of another origin."""
+    totals = Counter()
+    for number, row in own_rows(path, "--out", b'{"id": '):
+        if not {"id", "pair", "winner", "consistent", "games"} <= row.keys() or not isinstance(row.get("settings"), dict):
+            raise BadInput(f"--out: {path} line {number} is no judgment that this command wrote: give another file")
+        check_same(row["settings"], recorded, path, "--out")
+        if number > len(heads) or not heads[number - 1].items() <= row.items():
+            raise BadInput(f"--out: {path} line {number} judges pair {row['id']}, not pair {number} of the input: give another file")
+        add_row(totals, row)
+    return totals
+
+
+def check_same(before, settings, path, flag):
+    """BadInput where a file was made with other settings than the present ones."""
+    for name, value in settings.items():
+        if before.get(name) != value:
+            raise BadInput(f"--{name}: {path} was made with {before.get(name)!r}, not {value!r}: use that, or another {flag}")
+
+
+def own_rows(path, flag, beginning):
+    """Yields (line number, row) of a JSON-lines file that a command adds to, creating it. A last line that was cut off is removed when the
+    caller has taken all rows without complaint, if it begins as those of the command do: no other file is shortened. Raises BadInput."""
     try:
         with open(path, "a+b") as file:
             file.seek(0)
             *lines, rest = file.read().split(b"\n")
     except OSError as error:
-        raise BadInput(f"--out: {path} cannot be written ({error.strerror}): give another file") from error
-    if not rest.startswith(b'{"id": '[: len(rest)]):  # not the beginning of a row: of a file that must not be shortened
-        lines.append(rest)
-    outcomes = []
-    for number, line in enumerate(lines, start=1):
-        row = cli.parse_json(line, f"--out: {path} line {number}")
-        if not {"id", "pair", "winner", "consistent", "games"} <= row.keys() or not isinstance(row.get("settings"), dict):
-            raise BadInput(f"--out: {path} line {number} is no judgment that this command wrote: give another file")
-        for name, value in recorded.items():
-            if row["settings"].get(name) != value:
-                raise BadInput(f"--{name}: {path} was made with {row['settings'].get(name)!r}, not {value!r}: use that, or another --out")
-        if number > len(heads) or not heads[number - 1].items() <= row.items():
-            raise BadInput(f"--out: {path} line {number} judges pair {row['id']}, not pair {number} of the input: give another file")
-        outcomes.append(outcome_of(row))
+        raise BadInput(f"{flag}: {path} cannot be written ({error.strerror}): give another file") from error
+    cut_off = rest.startswith(beginning[: len(rest)])
+    for number, line in enumerate(lines if cut_off else [*lines, rest], start=1):
+        yield number, cli.parse_json(line, f"{flag}: {path} line {number}")
     if rest:
         os.truncate(path, os.path.getsize(path) - len(rest))
-    return outcomes
 
 
 if __name__ == "__main__":

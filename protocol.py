@@ -11,8 +11,9 @@ from pathlib import Path
 from benchmarks import FILE_ORDER, OUTCOMES, RULES, add_cells, decided, means, order_winners, outcome, question_cells, score, share, votes_of
 from cli import BadInput
 from data import uniform
+from votes import in_words
 
-BASELINES = "longest", "shortest", "first", "random"
+BASELINES = {"longest": 2, "shortest": 2, "first": 1, "random": 10}  # how many rows each trivial judge leaves for one of the judge's own
 
 
 def verdict_share(match):
@@ -26,7 +27,9 @@ def protocol_cells(row):
     missing verdict counts 0, 0.5 or not at all (a tie that the judge wrote: 0.5). Brier scores are those of uncalibrated probabilities."""
     games = [game for match in row["matches"] for game in match["games"]]
     tokens = [game["tokens"] for game in games if game.get("tokens") is not None]  # other tools do not tell
-    parts = [{"games an item": (len(games), 1), "tokens an item": (sum(tokens), bool(tokens))}]
+    coins = [share(match) == 0.5 for match in row["matches"] if row.get("pick") is not None]  # of a knockout
+    parts = [{"games an item": (len(games), 1), "tokens an item": (sum(tokens), bool(tokens))}
+             | ({"matches decided by a coin": (sum(coins), len(coins))} if coins else {})]
     for match, better in decided(row):
         result, winners, votes = outcome(match, better), order_winners(match), votes_of(match)
         lengths = [row["lengths"][player] for player in match["pair"]]
@@ -88,7 +91,8 @@ def compared(name, rows, others):
 
 def baseline(name, row, kind, seed=0):
     """The row that a trivial judge would have left: in both orders the longest, shortest, first (as the file has them) or a random answer.
-    Where files store the better answer first, the first one is that of a placement seeded by id."""
+    Where files store the better answer first, the first one is that of a placement seeded by id. Of equal answers seed 0 names the first of
+    the pair and seed 1 the other one, so that over both they count half."""
     players = range(len(row["scores"]))
     values = {"longest": row["lengths"], "shortest": [-length for length in row["lengths"]]}.get(kind)
     values = [-player for player in players] if kind == "first" and name in FILE_ORDER else values
@@ -96,17 +100,17 @@ def baseline(name, row, kind, seed=0):
     matches = []
     for match in row["matches"]:
         i, j = (values[player] for player in match["pair"])
-        named, status = ((None, None), "tie") if i == j else ((1, 2) if i > j else (2, 1), "valid")
-        games = [{"order": order, "verdict": verdict, "status": status} for order, verdict in zip(([0, 1], [1, 0]), named)]
+        named = (1, 2) if i > j or i == j and seed == 0 else (2, 1)
+        games = [{"order": order, "verdict": verdict, "status": "valid"} for order, verdict in zip(([0, 1], [1, 0]), named)]
         matches.append({"pair": match["pair"], "games": games})
     return row | {"matches": matches, "values": values, "pick": None, "question": f"{row['question']} {seed}"}
 
 
 def summarise(name, rows):
-    """All numbers: the rule and the protocol with intervals, counts, and the trivial judges (random: ten of them)."""
+    """All numbers: the rule and the protocol with intervals, counts, and the trivial judges."""
     result = {"benchmark": name, "items": len(rows), "questions": len({row["question"] for row in rows}), "baselines": {}}
-    for kind in BASELINES:
-        made = [baseline(name, row, kind, seed) for seed in range(10 if kind == "random" else 1) for row in rows]
+    for kind, times in BASELINES.items():
+        made = [baseline(name, row, kind, seed) for seed in range(times) for row in rows]
         result["baselines"][kind] = score(name, made) | {"accuracy": means(add_cells(map(protocol_cells, made))).get("accuracy")}
     (cells, numbers), totals = RULES[name], add_cells(map(protocol_cells, rows))
     return result | {"outcomes": {key: int(totals[key][0]) for key in OUTCOMES if key in totals},
@@ -115,29 +119,38 @@ def summarise(name, rows):
                      "protocol": intervals([question_cells(protocol_cells, rows)], means)}
 
 
+def shown(name, value):
+    """A number as tables have it: in percent, but for Brier scores (0 to 1) and what is counted."""
+    return f"{value:7.3f}" if "Brier" in name else f"{value:7.2f}" if name.endswith("an item") else f"{value * 100:7.2f}"
+
+
 def show(result):
-    """Prints values in percent with their intervals, the trivial judges beside them; the same table for a comparison."""
-    outcomes, kinds = result.get("outcomes", {}), BASELINES * ("baselines" in result)
+    """Prints values with their intervals, the trivial judges beside them; the same table for a comparison."""
+    outcomes, kinds = result.get("outcomes", {}), list(BASELINES) * ("baselines" in result)
     for part, title in (("rule", "rule of " + result["benchmark"]), ("protocol", "pairs with a better answer")):
         print(f"{title:34}   value    95 % interval    " + "  ".join(f"{kind:>8}" for kind in kinds))
         for name, value in result[part].items():
             if value is not None and name not in OUTCOMES:
-                scale = 1 if name.endswith("an item") else 100
                 beside = [result["baselines"][kind].get(name) for kind in kinds if part == "rule" or name == "accuracy"]
-                print(f"{name:34} {value[0] * scale:7.2f}  {value[1] * scale:7.2f} ...{value[2] * scale:7.2f}   "
-                      + "  ".join(f"{'-':>8}" if one is None else f"{one * 100:8.2f}" for one in beside))
+                middle, low, high = (shown(name, number) for number in value)
+                print(f"{name:34} {middle}  {low} ...{high}   " + "  ".join(f"{'-' if one is None else shown(name, one):>8}" for one in beside))
         print()
     questions = f" of {result['questions']} questions; pairs: " if outcomes else ""
     forced = f" ({result['forced']} games by force)" if result.get("forced") else ""
     print(f"{result['items']} items{questions}" + ", ".join(f"{count} {name}" for name, count in outcomes.items()) + forced)
+    if "votes" in result:
+        print(in_words(result["votes"]))
 
 
 def show_sweep(results):
     """Accuracy against tokens: a line for each evaluation, the headline of the benchmark's rule first."""
     headline = next((name for name, value in results[0]["rule"].items() if value is not None), "accuracy")
-    print(f"{'tokens an item':>14}  {headline:>24}   95 % interval  pairs right  truncated  settings")
+    columns = ["accuracy", "truncated", "matches decided by a coin"]
+    print(f"{'tokens an item':>14}  {headline:>12}    95 % interval    pairs right  truncated  by a coin  settings")
     for result in sorted(results, key=lambda result: result["protocol"]["tokens an item"][0]):
         numbers = result["protocol"] | result["rule"]
-        value, low, high = (100 * number for number in numbers[headline])
-        print(f"{numbers['tokens an item'][0]:14.1f}  {value:24.2f}  {low:6.2f} ...{high:6.2f}  {numbers['accuracy'][0] * 100:11.2f}  "
-              f"{numbers['truncated'][0] * 100:9.2f}  {Path(result['output_dir']).name}")
+        middle, low, high = (shown(headline, number) for number in numbers[headline])
+        pairs, truncated, coin = (shown(name, numbers[name][0]) if numbers.get(name) else "-" for name in columns)
+        forced = f", {result['forced']} verdicts by force" * (result["forced"] > 0)
+        print(f"{numbers['tokens an item'][0]:14.1f}  {middle:>12}  {low} ...{high}  {pairs:>11}  {truncated:>9}  {coin:>9}  "
+              f"{Path(result['output_dir']).name}{forced}")

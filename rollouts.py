@@ -17,12 +17,14 @@ from pathlib import Path
 
 import torch
 
-from chat import decode_completion, encode_chat, judge_messages, opens_think
+from chat import decode_completion, encode_chat, format_rates, judge_messages, opens_think
 from cli import BadInput, is_embedded, note, read_json_lines
 from data import Pair, balanced_orders
-from judge import Judge, read_completion, stable_hash, verdict_counts, verdict_rates
+from judge import Judge, as_row, stable_hash
 from rewards import cut_answers, final_answer
+from runtime import write_whole
 from sampler import generate, hash64
+from votes import read_completion, verdict_counts, verdict_rates
 
 
 @dataclass
@@ -105,6 +107,23 @@ def roll_out(policy, groups, seeds, tokenizer, style, stops, settings, num_gener
         group.completions = completions
         group.games = [read_completion(tokenizer, completion, style, opened, stops) if group.order else
                        read_answer(tokenizer, completion, opened, stops) for completion in completions]
+        if policy.runtime.is_main and group is groups[0]:  # of one group: log-probs take three times the space of short completions
+            for game, completion in zip(group.games, completions):
+                game["logprobs"] = token_pieces(tokenizer, completion, opened, stops)
+
+
+def token_pieces(tokenizer, completion, opened_think, stops):
+    """[[text, log-prob], ...] of a completion's tokens, whose texts join to that of its game. Tokens that only together make a character,
+    or nothing by themselves, stand together, with the sum of their log-probs. Each is decoded behind the one before: it may need its space."""
+    tokens = completion.tokens[:-1] if completion.tokens[-1] in stops else completion.tokens
+    pieces, before, start, total = [["<think>", 0.0]] * opened_think, 0, 0, 0.0
+    for end, logprob in enumerate(completion.logprobs[: len(tokens)], start=1):
+        total += logprob
+        known, text = (decode_completion(tokenizer, tokens[before:stop], ()) for stop in (start, end))
+        if end == len(tokens) or len(text) > len(known) and not text.endswith("\ufffd"):
+            pieces.append([text[len(known) :], round(total, 3)])
+            before, start, total = start, end, 0.0
+    return pieces
 
 
 def read_answer(tokenizer, completion, opened_think, stops):
@@ -155,13 +174,26 @@ def micro_batches(groups, budget):
         yield batch
 
 
-def step_metrics(groups, sums, largest, grad_norm, runtime, settings):
+def game_counts(records, style):
+    """`verdict_counts`, the thinking tokens of valid games and, for a style that asks for a type as RM-R1's does, `format_rates` as counts."""
+    rates = format_rates([record["text"] for record in records]) if "<type>" in style.system + style.user else {}
+    thinking = sum(record["think_tokens"] for record in records if record["verdict"] is not None)
+    return verdict_counts(records) | {"thinking": thinking} | {name: rate * len(records) for name, rate in rates.items()}
+
+
+def game_rates(counts):
+    """`verdict_rates`, judge/think_length (mean thinking tokens of valid verdicts) and the shares of `format_rates`."""
+    rates = {name: count / max(1, counts["games"]) for name, count in counts.items() if name.startswith("judge/")}
+    return verdict_rates(counts) | {"judge/think_length": counts["thinking"] / max(1, counts["valid"])} | rates
+
+
+def step_metrics(groups, sums, largest, grad_norm, runtime, settings, style):
     """The metrics of one step from what each process saw of it."""
     if settings.task == "solve":
         counts, rates = answer_counts(groups), answer_rates
     else:
         records = [game | {"right": group.right_verdict, "longer": group.longer} for group in groups for game in group.games]
-        counts, rates = verdict_counts(records), verdict_rates
+        counts, rates = game_counts(records, style), game_rates
     rewards = [reward for group in groups for reward in group.rewards]
     spreads = [torch.tensor(group.rewards).std().item() for group in groups]
     flat = [max(group.rewards) - min(group.rewards) <= 1e-6 for group in groups]
@@ -236,36 +268,33 @@ def write_rows(path, own, runtime):
     if runtime.is_main:
         path.parent.mkdir(parents=True, exist_ok=True)
         rows = [row for batch in itertools.zip_longest(*parts) for row in batch if row is not None]
-        path.write_text("".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows), encoding="utf-8")
+        write_whole(path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
 
 
-def evaluate(policy, tokenizer, pairs, stops, settings, reward, path):
-    """Judges held-out pairs in both orders, once each, or solves held-out questions; they are shared out over the processes. Returns
-    metrics under eval/."""
+def evaluate(policy, tokenizer, style, pairs, stops, settings, reward, path):
+    """Judges held-out pairs in both orders, once each, or solves held-out questions; they are shared out over the processes. Writes what
+    came out to `path`, returns metrics under eval/."""
     if settings.task == "solve":
         return evaluate_answers(policy, tokenizer, pairs, stops, settings, reward, path)
     runtime = policy.runtime
     own = pairs[runtime.rank :: runtime.world_size]
     with policy.whole() as model:
-        judge = Judge(model, tokenizer, style=settings.style, seed=settings.seed)
+        judge = Judge(model, tokenizer, style, seed=settings.seed)
         judgments = judge.judge(own, temperature=settings.temperature, max_completion_length=settings.max_completion_length)
-    records = []
-    for pair, judgment in zip(own, judgments):
-        for game in judgment.games:
-            group = Group(pair, game["order"], None, None)
-            records.append(game | {"right": group.right_verdict, "longer": group.longer})
-    counts = verdict_counts(records)
-    agreed = sum(bool(judgment.consistent) for judgment in judgments)
-    tokens = sum(game["tokens"] for game in records)
+    groups = [(Group(pair, game["order"], None, None), game) for pair, judgment in zip(own, judgments) for game in judgment.games]
+    records = [game | {"right": group.right_verdict, "longer": group.longer} for group, game in groups]
+    write_rows(path, [{"id": pair.id, "messages": pair.messages, "answers": pair.answers, "label": pair.label} | as_row(judgment)
+                      for pair, judgment in zip(own, judgments)], runtime)  # fmt: skip
+    counts = game_counts(records, style)
+    agreed, tokens = sum(bool(judgment.consistent) for judgment in judgments), sum(game["tokens"] for game in records)
     *summed, agreed, tokens = runtime.sum(*counts.values(), agreed, tokens)
-    metrics = verdict_rates(dict(zip(counts, summed)))
-    metrics |= {"judge/consistency": agreed / len(pairs), "completions/mean_length": tokens / (2 * len(pairs))}
+    metrics = game_rates(dict(zip(counts, summed))) | {"judge/consistency": agreed / len(pairs), "completions/mean_length": tokens / (2 * len(pairs))}
     return {f"eval/{name}": value for name, value in metrics.items()}
 
 
 def evaluate_answers(policy, tokenizer, questions, stops, settings, reward, path):
     """One completion a held-out question. With a judge as reward also reward/win_rate, its verdict in both orders on the answers of now
-    against those of step 0 (in 0.jsonl beside `path`): what the judge believes, to be held against reward/oracle."""
+    against those of step 0 (in eval-0.jsonl beside `path`): what the judge believes, to be held against reward/oracle."""
     runtime = policy.runtime
     groups = [make_group(question, None, tokenizer, None) for question in questions[runtime.rank :: runtime.world_size]]
     seeds = [hash64(settings.seed, stable_hash(group.pair.id)) for group in groups]
@@ -277,7 +306,7 @@ def evaluate_answers(policy, tokenizer, questions, stops, settings, reward, path
     runtime.sum(0)  # the file is there
     wins, judge, limit = 0.0, getattr(reward, "judge", None), settings.judge_max_completion_length
     if judge is not None:
-        start = {row["id"]: row["text"] for _, row in read_json_lines(Path(path).with_name("0.jsonl"))}
+        start = {row["id"]: row["text"] for _, row in read_json_lines(Path(path).with_name("eval-0.jsonl"))}
         duels = [cut_answers(judge, group.messages, [final_answer(text) for text in (group.games[0]["text"], start[group.pair.id])], limit)
                  for group in groups]
         different = [(group.messages, *duel) for group, duel in zip(groups, duels) if duel[0] != duel[1]]
@@ -293,39 +322,61 @@ def evaluate_answers(policy, tokenizer, questions, stops, settings, reward, path
 
 # ---- what a terminal shows ----
 
-def speed(row, settings):
-    tokens = row["completions/mean_length"] * settings.prompts_per_step * settings.num_generations
-    return f"{tokens / row['step_time']:.0f} tokens/s"
+SHOWN = {
+    "judge/accuracy": "accuracy {:.3f}", "reward/oracle": "right {:.3f}", "reward": "reward {:+.3f}", "completions/mean_length": "length {:.0f}",
+    "judge/parse_fail": "parse_fail {:.2f}", "reward/unanswered": "unanswered {:.2f}", "entropy": "entropy {:.2f}", "grad_norm": "grad {:.2f}",
+    "timing/tokens_per_second": "{:.0f} tokens/s", "reward/judge_accuracy": "judge {:.2f} right", "reward/judge_invalid": "{:.2f} invalid",
+    "eval/judge/accuracy": "held-out accuracy {:.3f}", "eval/judge/consistency": "consistency {:.3f}",
+    "eval/reward/oracle": "held-out right {:.3f}", "eval/reward/win_rate": "judged better than at first {:.3f}",
+}  # fmt: skip
 
 
-def progress_line(row, settings):
-    """A step of a judge in one line."""
-    line = f"accuracy {row['judge/accuracy']:.3f}  reward {row['reward']:+.3f}  length {row['completions/mean_length']:.0f}  "
-    line += f"parse_fail {row['judge/parse_fail']:.2f}  entropy {row['entropy']:.2f}  grad {row['grad_norm']:.2f}  {speed(row, settings)}"
-    if "eval/judge/accuracy" in row:
-        line += f"  held-out accuracy {row['eval/judge/accuracy']:.3f} consistency {row['eval/judge/consistency']:.3f}"
-    return line
+def progress_line(row):
+    """A step, or an evaluation, in one line; nothing of a judge that was not asked."""
+    silent = () if row.get("reward/judge_matches") else ("reward/judge_accuracy", "reward/judge_invalid")
+    return "  ".join(form.format(row[name]) for name, form in SHOWN.items() if name in row and name not in silent)
 
 
-def answer_line(row, settings):
-    """A step of a solver in one line."""
-    line = f"right {row['reward/oracle']:.3f}  reward {row['reward']:+.3f}  length {row['completions/mean_length']:.0f}  "
-    line += f"unanswered {row['reward/unanswered']:.2f}  entropy {row['entropy']:.2f}  grad {row['grad_norm']:.2f}  {speed(row, settings)}"
-    if row["reward/judge_matches"]:
-        line += f"  judge {row['reward/judge_accuracy']:.2f} right, {row['reward/judge_invalid']:.2f} invalid"
-    if "eval/reward/oracle" in row:
-        line += f"  held-out right {row['eval/reward/oracle']:.3f} judged better than at first {row['eval/reward/win_rate']:.3f}"
-    return line
+def warnings_for(rows):
+    """What the last row of a metrics.jsonl, among those before it, says is going wrong, and what to change: lines that begin with a metric."""
+    told = [row for row in rows if "reward" in row and not row.get("skipped_steps")]
+    if not told or told[-1] is not rows[-1]:
+        return []
+    first, row = told[0], told[-1]
+    right, fault = ("judge/accuracy", "judge/parse_fail") if "judge/accuracy" in row else ("reward/oracle", "reward/unanswered")
+    empty, at_first = row.get("judge/think_empty", 0), first.get("judge/think_empty", 0)
+    entropy, cut = sum(row["entropy"] for row in told[-5:]) / 5, row["completions/clipped_ratio"]
+    why = ("too easy: take harder data" if row[right] > 0.5 else "nothing to score: train_sft.py first" if row[fault] > 0.5
+           else "too hard: take easier data or a better model, raise --num_generations")  # fmt: skip
+    found = {
+        f"entropy {entropy:.3g} in five steps, {first['entropy']:.3g} at first: completions hardly differ any more: lower --learning_rate, raise "
+        "--epsilon_high (0.28) or --temperature, or set --beta": len(told) > 5 and entropy < 0.1 * first["entropy"],
+        f"completions/clipped_ratio {cut:.2f}: most completions are cut off: raise --max_completion_length; where their length only grows, try "
+        "--loss_type dr_grpo": cut > 0.5,
+        f"{fault} {row[fault]:.2f}: most completions end without an answer to score: train_sft.py first, on texts that have one": row[fault] > 0.5 >= cut,
+        f"frac_reward_zero_std 1 in three steps: the completions of a prompt are all paid alike, so nothing is learned; {why}, or raise --temperature":
+            len(told) > 2 and all(row["frac_reward_zero_std"] == 1 for row in told[-3:]),
+        f"judge/think_empty {empty:.2f}, {at_first:.2f} at first: the judge stops thinking: take data on which a guess fails, lower --learning_rate, or set "
+        "--beta": empty > max(0.9, at_first),
+        f"sampling/logp_diff_mean {row['sampling/logp_diff_mean']:.2f}: sampler and trainer disagree on the model's probabilities: try --dtype float32":
+            row["sampling/logp_diff_mean"] > 0.1,
+    }  # fmt: skip
+    return [text for text, holds in found.items() if holds]
 
 
-def show_progress(bar, line, row):
-    """On a terminal the step stands behind a moving bar, and evaluations stay above it; a log file gets a line for every step."""
+def show_progress(bar, rows, warned):
+    """On a terminal the step stands behind a moving bar, evaluations and warnings above it; a log file gets a line for every step. The same
+    warning comes every 20 steps at most; warned: {its first word: the step when it came}."""
+    row, line = rows[-1], progress_line(rows[-1])
+    say = note if bar.disable else lambda text: bar.write(text, file=sys.stderr)
     bar.update(0 if bar.disable else row["step"] - bar.n)
-    if bar.disable:
-        note(f"step {row['step']}  {line}  {row['step_time']:.1f} s")
-    elif "held-out" in line:
-        bar.write(f"step {row['step']}  {line}", file=sys.stderr)
+    if bar.disable or "held-out" in line:
+        say(f"step {row['step']}  {line}  {row['step_time']:.1f} s")
     bar.set_postfix_str(line.split("  held-out")[0])
+    for text in warnings_for(rows):
+        if row["step"] >= warned.get(text.split()[0], -20) + 20:
+            warned[text.split()[0]] = row["step"]
+            say(f"warning: {text}")
 
 
 def summarize(output_dir, settings):

@@ -9,6 +9,7 @@ No random state needs saving: every draw (data order, placement, sampling) is a 
 import contextlib
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -125,17 +126,22 @@ class Policy:
         for unit in units:
             unit.reshard()
 
-    def publish(self):
-        """Makes the compute copy follow the masters."""
-        with torch.no_grad():
-            for name, weight in self.model.named_parameters():
-                if weight is not self.masters[name]:
-                    weight.copy_(self.masters[name])
+    def step(self, optimizer, loss, max_grad_norm):
+        """One optimizer step on gradients whose global norm is scaled down to max_grad_norm; returns the norm before that as a float.
 
-    def clip_gradients(self, max_norm):
-        """Scales all gradients so that their global norm is at most max_norm; returns the norm before that as a float."""
-        norm = torch.nn.utils.clip_grad_norm_(self.masters.values(), max_norm)
-        return (norm.full_tensor() if isinstance(norm, DTensor) else norm).item()
+        loss: this process's part. Where the loss of all or the norm is not finite, NaN or infinity is returned, on every process, and
+        weights and moments stay as they are: one bad batch must not cost the run.
+        """
+        norm = full(torch.nn.utils.clip_grad_norm_(self.masters.values(), max_grad_norm)).item()
+        (loss,) = self.runtime.sum(loss)
+        if math.isfinite(loss) and math.isfinite(norm):
+            optimizer.step()
+            with torch.no_grad():  # the compute copy follows the masters
+                for name, weight in self.model.named_parameters():
+                    if weight is not self.masters[name]:
+                        weight.copy_(self.masters[name])
+        optimizer.zero_grad(set_to_none=True)
+        return norm if math.isfinite(loss) else math.nan
 
 
 def gradient_into(master):
@@ -279,44 +285,71 @@ def sync(path):
     os.close(descriptor)
 
 
-def write_json(path, value):
-    """A JSON file that is there whole or not at all. NaN is refused: no other program could read it."""
+def write_whole(path, text):
+    """A file that is there whole or not at all."""
     partial = Path(path).with_name(Path(path).name + ".partial")
-    partial.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
+    partial.write_text(text, encoding="utf-8")
     sync(partial)
     partial.replace(path)
+
+
+def write_json(path, value):
+    """NaN is refused: no other program could read it."""
+    write_whole(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 # ----------------------------------------------------------------------------------------------------------------- run files
 
 
-def write_config(folder, settings):
-    """config.json: all settings, the versions of what computed, and the commit of this code."""
+def open_run(folder, settings, step, runtime):
+    """The folder of a run, new or gone on with: config.json (all settings, the versions of what computes, the commit of this code) and
+    metrics.jsonl up to `step`. Returns its rows, on every process."""
     import transformers
 
-    commit = None
-    if shutil.which("git"):
-        commit = subprocess.run(["git", "-C", Path(__file__).parent, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip() or None
-    versions = {"python": sys.version.split()[0], "torch": torch.__version__, "transformers": transformers.__version__}
-    write_json(Path(folder) / "config.json", {"settings": settings, "versions": versions, "commit": commit})
+    rows = None
+    if runtime.is_main:
+        folder.mkdir(parents=True, exist_ok=True)
+        git = ["git", "-C", Path(__file__).parent, "rev-parse", "HEAD"]
+        commit = shutil.which("git") and subprocess.run(git, capture_output=True, text=True).stdout.strip()
+        versions = {"python": sys.version.split()[0], "torch": torch.__version__, "transformers": transformers.__version__}
+        write_json(folder / "config.json", {"settings": settings, "versions": versions, "commit": commit or None})
+        rows = cut_rows_past(folder / "metrics.jsonl", step)
+    return runtime.gather(rows)[0]
 
 
 def cut_rows_past(path, step):
-    """Drops the rows of a metrics.jsonl past `step`, and a half-written last one: that work is done again. Returns the last row kept, or {}."""
-    path, row = Path(path), {}
-    if not path.exists():
-        return row
-    kept = []
-    for number, line in enumerate(path.read_text().split("\n")[:-1], start=1):  # a line without its newline was cut off by the kill
-        parsed = parse_json(line, f"{path} line {number}")
-        if parsed.get("step", step + 1) > step:
+    """Drops the rows of a metrics.jsonl past `step`, and a half-written last one: that work is done again. Returns the rows kept."""
+    rows, lines = [], path.read_text().split("\n")[:-1] if path.exists() else []  # a line without its newline was cut off by the kill
+    for number, line in enumerate(lines, start=1):
+        row = parse_json(line, f"{path} line {number}")
+        if row.get("step", step + 1) > step:
             break
-        row = parsed
-        kept.append(line + "\n")
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text("".join(kept))
-    sync(partial)
-    partial.replace(path)
+        rows.append(row)
+    write_whole(path, "".join(line + "\n" for line in lines[: len(rows)]))
+    return rows
+
+
+def record(folder, rows, row, runtime, source):
+    """Adds a step's metrics to `rows` and to metrics.jsonl; num_tokens of the step become those of the run. Returns the row as written.
+
+    skipped_steps is 1 where loss or gradient norm are not finite, so that `Policy.step` has left the weights alone; what is not finite is
+    then written as 0, since JSON has no NaN, and a note names `source`, what the step was computed from. Three such steps in a row end
+    the run: FloatingPointError, when all is on disk.
+    """
+    before = rows[-1].get("num_tokens", 0) if rows else 0
+    row |= {"num_tokens": row["num_tokens"] + before, "skipped_steps": int(not math.isfinite(row["loss"] + row["grad_norm"]))}
+    if row["skipped_steps"]:
+        note(f"step {row['step']}: no update, loss {row['loss']} and gradient norm {row['grad_norm']} are not both finite: see {source}")
+        row = {name: value if math.isfinite(value) else 0.0 for name, value in row.items()}
+    rows.append(row)
+    if runtime.is_main:
+        append_json_line(folder / "metrics.jsonl", row)
+    if len(rows) >= 3 and all(row.get("skipped_steps") for row in rows[-3:]):
+        runtime.sum(0)  # nobody leaves before the first process has written
+        if not runtime.is_main:
+            sys.exit(1)
+        raise FloatingPointError(f"three steps in a row, {row['step'] - 2} to {row['step']}, had a loss or gradient that is not finite: see {source}; start "
+                                 f"again, from a checkpoint in {folder} as --model, with a lower --learning_rate or --dtype float32")  # fmt: skip
     return row
 
 

@@ -3,12 +3,12 @@
     python tournament.py --query "take fig" --candidates answers.txt --num_votes 3 --cache judged.jsonl
 
 RRM's paper names the strategy (winners advance, N - 1 comparisons) and leaves pairing, byes and draws open. Here pairing is drawn by
-a seed; byes fall into the first round, so that everyone rests at most once; a drawn match is decided by a coin of its own.
+a seed; byes fall into the first round, so that everyone rests at most once; a drawn match (the orders disagree, or no game has a verdict) is
+decided by a coin of its own. Such coins say nothing about the answers, so their number stands beside every result.
 """
 
 import functools
 import json
-import os
 import random
 import re
 from collections import Counter
@@ -27,6 +27,11 @@ class Bracket:
     winner: int
     rounds: list  # of lists of (i, j, score of i, winner), byes left out
     num_matches: int
+
+    @property
+    def num_coins(self):
+        """How many matches were drawn, and decided by a coin."""
+        return sum(score == 0.5 for matches in self.rounds for _, _, score, _ in matches)
 
 
 def knockout(num_players, play, seed=0):
@@ -67,22 +72,20 @@ def draw_tree(bracket, label):
 
 # ---- shared by the two commands ----
 
-@dataclass
-class JudgeSettings:
-    query: Optional[str] = setting(None, "what was asked; @path reads a file, - standard input")
-    candidates: Optional[str] = setting(None, "answers, one a line: JSON lines (strings, or objects with response or text) or plain text")
-    model: str = setting("tiny", "Hugging Face folder or hub name; tiny = the embedded judge")
-    style: Optional[str] = setting(None, "judging prompt: a name in prompts/ or a file; default: that of the model's training, else rrm")
-    num_votes: int = setting(1, "completions a match in each of the two orders, at most")
-    stop: Literal["never", "decided", "likely"] = setting("never", "leave out votes once they cannot change the winner of a match (decided), or "
-                                                          "hardly (likely): good for a knockout, not for schedules that add up scores (runs/ranking)")
-    temperature: float = setting(0.6, "sampling temperature; 0 = greedy")
-    max_completion_length: int = setting(1024, "tokens of a completion at most, thinking included")
-    cache: Optional[str] = setting(None, "JSON lines of judged matches: read first, then added to; resumes, and serves other schedules")
-    seed: int = setting(0, "decides sampling and pairing")
-    json: bool = setting(False, "print one JSON object")
-    device: Literal["auto", "cpu", "cuda"] = setting("auto", "auto: a GPU if there is one")
-    dtype: Literal["auto", "float32", "bfloat16"] = setting("auto", "auto: bf16 where the hardware is fast at it")
+def rank_settings():
+    """The settings of both, as a class. A function, because nothing but the commands needs a judge."""
+    from judge import JudgeSettings
+    from votes import STOP_HELP, STOPS
+
+    @dataclass
+    class RankSettings(JudgeSettings):
+        query: Optional[str] = setting(None, "what was asked; @path reads a file, - standard input")
+        candidates: Optional[str] = setting(None, "answers, one a line: JSON lines (strings, or objects with response or text) or plain text")
+        stop: Literal[tuple(STOPS)] = setting("never", STOP_HELP)
+        cache: Optional[str] = setting(None, "JSON lines of judged matches: read first, then added to; resumes, and serves other schedules")
+        json: bool = setting(False, "print one JSON object")
+
+    return RankSettings
 
 
 def read_candidates(path):
@@ -130,43 +133,36 @@ def cached(play, path, names):
 
 
 def read_cache(path):
-    """{(name of i, name of j, repetition): score}. A last line that was cut off is removed; BadInput for a file of another kind."""
-    try:
-        with open(path, "a+b") as file:
-            file.seek(0)
-            *lines, rest = file.read().split(b"\n")
-    except OSError as error:
-        raise BadInput(f"--cache: {path} cannot be written ({error.strerror}): give another file") from error
+    """{(name of i, name of j, repetition): score}. BadInput for a file of another kind."""
+    from judge import own_rows
+
     known = {}
-    for number, line in enumerate(lines if rest.startswith(b'{"i": "'[: len(rest)]) else [*lines, rest], start=1):
-        *key, score = map(cli.parse_json(line, f"--cache: {path} line {number}").get, ROW)
+    for number, row in own_rows(path, "--cache", b'{"i": "'):
+        *key, score = map(row.get, ROW)
         if list(map(type, [*key, score])) != [str, str, int, float] or not 0 <= score <= 1:
             raise BadInput(f"--cache: {path} line {number} is no match that this command wrote: give another file")
         known[tuple(key)] = score
-    if rest:
-        os.truncate(path, os.path.getsize(path) - len(rest))
     return known
 
 
-def judged_play(settings, candidates):
+def judged_play(settings, candidates, num_matches):
     """Checks the settings of a command; returns its `play` and a Counter of what the matches cost that were not in the cache (`votes.spending`).
-    The judge is loaded for the first of these."""
+    The judge is loaded for the first of these. `num_matches`: how many there will be, for the progress bar."""
+    from tqdm import tqdm
+
     from data import Pair
-    from judge import Judge, load_style, stable_hash
+    from judge import check_judge, judge_of, load_style, stable_hash
     from votes import spending
 
     if not (settings.query or "").strip():
         raise BadInput("--query is missing or empty: give the question that was answered")
-    for name, lowest in (("num_votes", 1), ("max_completion_length", 1), ("temperature", 0)):
-        if not lowest <= getattr(settings, name) < float("inf"):
-            raise BadInput(f"--{name}: must be at least {lowest}, got {getattr(settings, name)}")
-    folder = cli.resolve_model(settings.model)
-    settings.style = settings.style or cli.check_model_folder(folder).get("judge_style") or "rrm"
-    weights = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(folder.glob("*.safetensors"))]
+    folder = check_judge(settings)
+    files = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(folder.glob("*.safetensors"))] if folder else None
     options = settings.num_votes, True, settings.temperature, settings.max_completion_length
-    origin = [weights, asdict(load_style(settings.style)), settings.query, options, settings.seed, settings.device, settings.dtype]
-    load = functools.cache(lambda: Judge(folder, None, settings.style, device=settings.device, dtype=settings.dtype, seed=settings.seed))
-    messages, spent = [{"role": "user", "content": settings.query}], Counter()
+    origin = [files or [settings.base_url, settings.model], asdict(load_style(settings.style)), settings.query, options, settings.seed,
+              settings.device, settings.dtype]
+    load, messages, spent = functools.cache(lambda: judge_of(settings)), [{"role": "user", "content": settings.query}], Counter()
+    bar = tqdm(total=num_matches, desc="ranking", unit="match", leave=False, disable=None)
 
     def play(pairs, repetitions):
         texts = [(candidates[i], candidates[j]) for i, j in pairs]  # the id seeds the draws: an id of its own for each repetition
@@ -174,6 +170,7 @@ def judged_play(settings, candidates):
         judgments = load().judge([Pair(name, messages, answers) for name, answers in zip(ids, texts)], *options, settings.stop)
         for judgment in judgments:
             spent.update(spending(judgment.games, settings.num_votes))
+        bar.update(len(pairs))
         return [judgment.p_first for judgment in judgments]
 
     # behind the hash: two answers are then shown in the same direction, hence judged with the same draws, whatever the rule
@@ -185,10 +182,10 @@ def report_spent(settings, spent):
     """What --json adds where votes can be saved, {} elsewhere; noted otherwise. Matches from the cache cost nothing."""
     from votes import in_words
 
-    spent = {"judged_now": {name: spent[name] for name in ("games", "games_saved", "tokens", "tokens_saved")}} if settings.stop != "never" else {}
-    if spent and not settings.json:
-        note(f"judged now: {in_words(spent['judged_now'])}")
-    return spent
+    spent = {name: spent[name] for name in ("games", "games_saved", "tokens", "tokens_saved")}
+    if not settings.json:
+        note(f"judged now: {in_words(spent)}")
+    return {"judged_now": spent} if settings.stop != "never" else {}
 
 
 def shown(text, width=60):
@@ -198,18 +195,19 @@ def shown(text, width=60):
 
 
 def main(argv=None):
-    settings = cli.parse_settings(JudgeSettings, argv, text_fields=("query",), description=__doc__.split("\n")[0])
+    settings = cli.parse_settings(rank_settings(), argv, text_fields=("query",), description=__doc__.split("\n")[0])
     if settings.candidates is None:
         raise BadInput("--candidates is missing: give a file with one answer a line")
     candidates = read_candidates(settings.candidates)
-    play, spent = judged_play(settings, candidates)
+    play, spent = judged_play(settings, candidates, len(candidates) - 1)
     bracket = knockout(len(candidates), play, settings.seed)
-    spent = report_spent(settings, spent)
+    spent, best = report_spent(settings, spent), candidates[bracket.winner]
     if settings.json:
-        print(json.dumps(asdict(bracket) | {"text": candidates[bracket.winner]} | spent))  # a match: i, j, score of i, winner
+        print(json.dumps(asdict(bracket) | {"num_coins": bracket.num_coins, "text": best} | spent))  # a match: i, j, score of i, winner
         return
     print("\n".join(draw_tree(bracket, lambda player: f"{player}: {shown(candidates[player], 40)}")))
-    note(f"{bracket.num_matches} matches, {2 * settings.num_votes} completions each{' at most' * bool(spent)}")
+    coins = f"; {bracket.num_coins} of {bracket.num_matches} matches had no winner: a coin decided" * (bracket.num_coins > 0)
+    print(f"\nbest answer: {bracket.winner}: {shown(best)}{coins}")
 
 
 if __name__ == "__main__":

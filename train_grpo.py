@@ -128,10 +128,10 @@ import torch  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from model import pack_groups, packed_attention  # noqa: E402
-from rollouts import answer_line, drop_long, evaluate, item_stream, make_group, micro_batches, reward_columns, roll_out  # noqa: E402
+from rollouts import drop_long, evaluate, item_stream, make_group, micro_batches, reward_columns, roll_out  # noqa: E402
 from rollouts import progress_line, show_progress, step_metrics, summarize, write_rollouts  # noqa: E402
-from runtime import Policy, append_json_line, cut_rows_past, load_checkpoint, load_model, newest_checkpoint  # noqa: E402
-from runtime import reporter, save_checkpoint, start, write_config  # noqa: E402
+from runtime import Policy, append_json_line, load_checkpoint, load_model, newest_checkpoint, open_run, record  # noqa: E402
+from runtime import reporter, save_checkpoint, start  # noqa: E402
 from sampler import hash64  # noqa: E402
 
 
@@ -202,8 +202,9 @@ def score(groups, reward, settings):
     rewards = reward(prompts=prompts, completions=completions, **reward_columns(groups, settings))
     if len(rewards) != len(prompts):
         raise ValueError(f"--reward {settings.reward}: returned {len(rewards)} rewards for {len(prompts)} completions")
-    if not all(isinstance(value, (int, float)) and math.isfinite(value) for value in rewards):  # NaN would pass for a group without variance
-        raise ValueError(f"--reward {settings.reward}: every reward must be a finite number")
+    for value, prompt, completion in zip(rewards, prompts, completions):
+        if not isinstance(value, (int, float)) or not math.isfinite(value):  # NaN would pass for a group without variance
+            raise ValueError(f"--reward {settings.reward}: returned {value}, which is no finite number, for {completion[:200]!r} after {prompt!r:.200}")
     table = torch.tensor(rewards, dtype=torch.float32).view(len(groups), count)
     for group, row, advantages in zip(groups, table, group_advantages(table, settings.scale_rewards)):
         group.rewards, group.advantages = row.tolist(), advantages.tolist()
@@ -273,10 +274,8 @@ def token_sums(logprobs, old_logprobs, sampling_logprobs, ref_logprobs, sequence
 
 
 def update(policy, reference, optimizer, groups, settings):
-    """All updates on one batch of rollouts. Returns this process's metric sums, the largest log-prob gap and the last gradient norm.
-
-    Raises FloatingPointError where the gradient is not finite, before it reaches the weights.
-    """
+    """All updates on one batch of rollouts, up to one whose loss or gradient is not finite, which is left out (`Policy.step`). Returns this
+    process's metric sums, the largest log-prob gap and the last gradient norm."""
     runtime = policy.runtime
     lengths = [len(completion.tokens) for group in groups for completion in group.completions]
     totals = runtime.sum(len(lengths), sum(lengths))  # sequences and tokens of the whole step
@@ -288,12 +287,9 @@ def update(policy, reference, optimizer, groups, settings):
     for _ in range(settings.num_iterations):
         more, largest = accumulate(policy, reference, batches, old_logprobs, totals, settings)
         sums = sums + more
-        grad_norm = policy.clip_gradients(settings.max_grad_norm)
+        grad_norm = policy.step(optimizer, more[0].item(), settings.max_grad_norm)
         if not math.isfinite(grad_norm):
-            raise FloatingPointError(f"the gradient's norm is {grad_norm}: lower --learning_rate and go on with --resume")
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        policy.publish()
+            break
     sums[0] /= settings.num_iterations  # the other sums are divided by tokens, which are counted in every update
     return sums, largest, grad_norm
 
@@ -327,20 +323,16 @@ def train(settings, folder, items, held_out):
         held_out = drop_long(held_out, tokenizer, style, longest_prompt, "--eval_data")
 
         # the folder of the run
-        metrics_path, num_tokens = output_dir / "metrics.jsonl", 0
-        if runtime.is_main:
-            output_dir.mkdir(parents=True, exist_ok=True)
-            write_config(output_dir, asdict(settings))
-            num_tokens = cut_rows_past(metrics_path, first_step if checkpoint else -1).get("num_tokens", 0)
-        report = reporter(settings)
+        rows = open_run(output_dir, asdict(settings), first_step if checkpoint else -1, runtime)
+        report, rollouts, warned = reporter(settings), output_dir / "rollouts", {}
         note(f"{settings.max_steps} steps of {settings.prompts_per_step} prompts x {settings.num_generations} completions, "
              f"{runtime.world_size} process(es), {runtime.device.type}, {str(runtime.dtype)[6:]}: {output_dir}")  # fmt: skip
         if held_out and settings.eval_every and not checkpoint:
-            row = {"step": 0} | evaluate(policy, tokenizer, held_out, stops, settings, reward, output_dir / "eval" / "0.jsonl")
+            row = {"step": 0} | evaluate(policy, tokenizer, style, held_out, stops, settings, reward, rollouts / "eval-0.jsonl")
+            rows.append(row)
             if runtime.is_main:
-                append_json_line(metrics_path, row)
-            note("before training: " + ", ".join(f"{name} {row[name]:.3f}" for name in ("eval/judge/accuracy", "eval/judge/consistency",
-                                                                                        "eval/reward/oracle") if name in row))
+                append_json_line(output_dir / "metrics.jsonl", row)
+            note(f"before training: {progress_line(row)}")
 
         # Step s reads items (s - 1) * prompts_per_step and on of an endless stream, so a resumed run only skips.
         stream = itertools.islice(item_stream(items, settings), first_step * settings.prompts_per_step, None)
@@ -361,18 +353,17 @@ def train(settings, folder, items, held_out):
             sums, largest, grad_norm = update(policy, reference, optimizer, groups, settings)
             updated = time.perf_counter()
 
-            row = {"step": step} | step_metrics(groups, sums, largest, grad_norm, runtime, settings)
-            num_tokens += row["num_tokens"]
-            row |= {"num_tokens": num_tokens, "step_time": updated - started, "timing/rollout": rolled_out - started,
-                    "timing/reward": scored - rolled_out, "timing/update": updated - scored}  # fmt: skip
+            row = {"step": step} | step_metrics(groups, sums, largest, grad_norm, runtime, settings, style)
+            row |= {"step_time": updated - started, "timing/rollout": rolled_out - started, "timing/reward": scored - rolled_out,
+                    "timing/update": updated - scored}  # fmt: skip
+            row["timing/tokens_per_second"] = row["completions/mean_length"] * settings.prompts_per_step * settings.num_generations / row["step_time"]
             is_last = step == settings.max_steps
+            write_rollouts(rollouts / f"{step}.jsonl", groups, runtime)
             if held_out and settings.eval_every and (step % settings.eval_every == 0 or is_last):
-                row |= evaluate(policy, tokenizer, held_out, stops, settings, reward, output_dir / "eval" / f"{step}.jsonl")
-            write_rollouts(output_dir / "rollouts" / f"{step}.jsonl", groups, runtime)
-            if runtime.is_main:
-                append_json_line(metrics_path, row)
-                report(step, row)
-            show_progress(bar, (answer_line if settings.task == "solve" else progress_line)(row, settings), row)
+                row |= evaluate(policy, tokenizer, style, held_out, stops, settings, reward, rollouts / f"eval-{step}.jsonl")
+            row = record(output_dir, rows, row, runtime, rollouts / f"{step}.jsonl")
+            report(step, row)
+            show_progress(bar, rows, warned)
             if step % settings.save_every == 0 or is_last:
                 save_checkpoint(output_dir, step, policy, optimizer, tokenizer, settings.style if settings.task == "judge" else None)
         bar.close()
@@ -382,4 +373,5 @@ def train(settings, folder, items, held_out):
 
 
 if __name__ == "__main__":
-    cli.run(lambda: train(*CHECKED))
+    cli.run(lambda: train(*CHECKED), memory="in sampler.py lower --max_completion_length or --prompts_per_step, elsewhere --micro_batch_tokens, or set "
+                                            "--gradient_checkpointing")  # fmt: skip

@@ -50,7 +50,7 @@ class Settings:
 
 
 def check(settings):
-    """Everything that can be wrong before a model is loaded. Returns (settings, model folder, rows as (prompt, completion))."""
+    """Everything that can be wrong before a model is loaded. Returns (settings, model folder, rows as (prompt, completion, place))."""
     for name in ("max_steps", "batch_size", "max_length", "micro_batch_tokens", "save_every"):
         if getattr(settings, name) < 1:
             raise BadInput(f"--{name}: must be at least 1, got {getattr(settings, name)}")
@@ -69,7 +69,8 @@ def check(settings):
     cli.check_model_folder(folder)
     if settings.output_dir is not None and os.environ.get("RANK", "0") == "0":
         cli.check_output_dir(settings.output_dir, settings, FREE_TO_CHANGE)
-    rows = [read_row(row, f"{settings.train_data} line {number}") for number, row in cli.read_json_lines(settings.train_data, "--train_data")]
+    lines = [(f"{settings.train_data} line {number}", row) for number, row in cli.read_json_lines(settings.train_data, "--train_data")]
+    rows = [(*read_row(row, place), place) for place, row in lines]
     if not rows:
         raise BadInput(f"--train_data: {settings.train_data} has no rows: write one JSON object a line")
     return settings, folder, rows
@@ -102,8 +103,7 @@ if __name__ == "__main__":  # arguments and files are looked at before the slow 
 import torch  # noqa: E402
 
 from model import pack_groups, packed_attention  # noqa: E402
-from runtime import Policy, append_json_line, cut_rows_past, load_checkpoint, newest_checkpoint  # noqa: E402
-from runtime import reporter, save_checkpoint, start, write_config  # noqa: E402
+from runtime import Policy, load_checkpoint, newest_checkpoint, open_run, record, reporter, save_checkpoint, start  # noqa: E402
 
 
 def encode_row(prompt, completion, tokenizer, end):
@@ -125,16 +125,32 @@ def row_stream(rows, seed):
         yield from (rows[index] for index in order)
 
 
+def usable_rows(rows, settings, vocab_size):
+    """The rows (prompt, [completion, ...], place) of token ids that settings.max_length allows. BadInput for a token that the model does not
+    know (an added token of the tokenizer, for which nobody made the embedding larger), and where no row is left."""
+    for prompt, completions, place in rows:
+        if max(largest := max(ids, default=0) for ids in (prompt, *completions)) >= vocab_size:
+            raise BadInput(f"{place}: the tokenizer makes token {largest} of it and the model knows {vocab_size}: use the tokenizer of this model")
+    kept = [row for row in rows if len(row[0]) + max(map(len, row[1])) <= settings.max_length]
+    if not kept:
+        raise BadInput(f"--train_data: every row has more than {settings.max_length} tokens: raise --max_length")
+    note(f"{len(kept)} rows, {len(rows) - len(kept)} left out as too long; {settings.max_steps} steps of {settings.batch_size}: {settings.output_dir}")
+    return kept
+
+
+def row_size(row):
+    return len(row[0]) + sum(map(len, row[1]))
+
+
 def packs_of(rows, budget):
-    """Cuts rows into packs of about `budget` tokens, one at least. Short rows come together, so that packs are filled well."""
+    """Cuts rows into packs of about `budget` tokens, one row at least. Short rows come together, so that packs are filled well."""
     pack, size = [], 0
-    for row in sorted(rows, key=lambda row: len(row[0]) + len(row[1])):
-        cost = len(row[0]) + len(row[1])
-        if pack and size + cost > budget:
+    for row in sorted(rows, key=row_size):
+        if pack and size + row_size(row) > budget:
             yield pack
             pack, size = [], 0
         pack.append(row)
-        size += cost
+        size += row_size(row)
     if pack:
         yield pack
 
@@ -150,24 +166,21 @@ def learning_rate_at(step, settings):
 
 
 def train_step(policy, optimizer, rows, settings):
-    """One update on this process's rows: mean loss over the completion tokens of all processes. Returns (loss, accuracy, tokens, grad norm)."""
+    """One update on this process's rows (prompt, [completion], place): mean loss over the completion tokens of all processes. Returns metrics."""
     runtime = policy.runtime
-    (num_tokens,) = runtime.sum(sum(len(completion) for _, completion in rows))
+    (num_tokens,) = runtime.sum(sum(len(row[1][0]) for row in rows))
     packs = list(packs_of(rows, settings.micro_batch_tokens))
     count, loss_sum = int(runtime.max(len(packs))), torch.zeros((), device=runtime.device)
     for index in range(count):
         # a process with fewer packs keeps the others company with an empty one: gathering shards needs everyone
-        groups = [(prompt, [completion]) for prompt, completion in packs[index]] if index < len(packs) else [([0], [[0]])]
+        groups = [row[:2] for row in packs[index]] if index < len(packs) else [([0], [[0]])]
         layout = pack_groups(groups, runtime.device)
         logprobs, _ = policy.model(layout.tokens, layout.positions, packed_attention(layout), layout.predictors, layout.targets)
         loss = -logprobs.sum() / num_tokens * (index < len(packs))
         (loss * runtime.world_size).backward()  # FSDP averages gradients over processes; the loss is a sum
         loss_sum += loss.detach()
-    grad_norm = policy.clip_gradients(settings.max_grad_norm)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    policy.publish()
-    return runtime.sum(loss_sum.item())[0], num_tokens, grad_norm
+    grad_norm = policy.step(optimizer, loss_sum.item(), settings.max_grad_norm)
+    return {"loss": runtime.sum(loss_sum.item())[0], "grad_norm": grad_norm, "num_tokens": num_tokens}
 
 
 def train(settings, folder, rows):
@@ -183,33 +196,22 @@ def train(settings, folder, rows):
         policy = Policy(checkpoint or folder, runtime, settings.gradient_checkpointing)
         optimizer = torch.optim.AdamW(policy.masters.values(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
         first_step = load_checkpoint(checkpoint, policy, optimizer) if checkpoint else 0
-        encoded = [encode_row(*row, tokenizer, end) for row in rows]
-        kept = [row for row in encoded if len(row[0]) + len(row[1]) <= settings.max_length]
-        if not kept:
-            raise BadInput(f"--train_data: every row has more than {settings.max_length} tokens: raise --max_length")
-        note(f"{len(kept)} rows, {len(encoded) - len(kept)} left out as too long; {settings.max_steps} steps of {settings.batch_size}: {output_dir}")
-
-        metrics_path, num_tokens = output_dir / "metrics.jsonl", 0
-        if runtime.is_main:
-            output_dir.mkdir(parents=True, exist_ok=True)
-            write_config(output_dir, asdict(settings))
-            num_tokens = cut_rows_past(metrics_path, first_step if checkpoint else -1).get("num_tokens", 0)
-        report = reporter(settings)
+        encoded = [(ids, [completion], place) for *row, place in rows for ids, completion in [encode_row(*row, tokenizer, end)]]
+        kept = usable_rows(encoded, settings, policy.model.config.vocab_size)
+        written, report = open_run(output_dir, asdict(settings), first_step if checkpoint else -1, runtime), reporter(settings)
         stream = itertools.islice(row_stream(kept, settings.seed), first_step * settings.batch_size, None)
         for step in range(first_step + 1, settings.max_steps + 1):
             started = time.perf_counter()
             batch = list(itertools.islice(stream, settings.batch_size))
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate_at(step, settings)
-            loss, tokens, grad_norm = train_step(policy, optimizer, batch[runtime.rank :: runtime.world_size], settings)
-            num_tokens += tokens
-            row = {"step": step, "loss": loss, "grad_norm": grad_norm, "learning_rate": learning_rate_at(step, settings), "num_tokens": num_tokens,
-                   "step_time": time.perf_counter() - started}  # fmt: skip
-            if runtime.is_main:
-                append_json_line(metrics_path, row)
-                report(step, row)
+            row = {"step": step} | train_step(policy, optimizer, batch[runtime.rank :: runtime.world_size], settings)
+            row |= {"learning_rate": learning_rate_at(step, settings), "step_time": time.perf_counter() - started}
+            row = record(output_dir, written, row, runtime, "; ".join(place for *_, place in batch))
+            report(step, row)
             left = int(row["step_time"] * (settings.max_steps - step))
-            note(f"step {step}/{settings.max_steps}  loss {loss:.4f}  grad {grad_norm:.2f}  {row['step_time']:.2f} s  {left // 60}:{left % 60:02d} left")
+            note(f"step {step}/{settings.max_steps}  loss {row['loss']:.4f}  grad {row['grad_norm']:.2f}  {row['step_time']:.2f} s  "
+                 f"{left // 60}:{left % 60:02d} left")
             if step % settings.save_every == 0 or step == settings.max_steps:
                 save_checkpoint(output_dir, step, policy, optimizer, tokenizer, settings.judge_style)
         if runtime.is_main:
@@ -217,4 +219,4 @@ def train(settings, folder, rows):
 
 
 if __name__ == "__main__":
-    cli.run(lambda: train(*CHECKED))
+    cli.run(lambda: train(*CHECKED), memory="lower --micro_batch_tokens, or set --gradient_checkpointing")

@@ -1,7 +1,8 @@
-"""Votes: from games to a judgment, and when a pair has had votes enough. No model, no torch: recorded votes are replayed by the same functions.
+"""From a text to a verdict, from games to a judgment, and when a pair has had votes enough. No model, no torch: recorded votes are replayed
+by the same functions.
 
-    enough([0, 0, 0, 0], remaining=2, stop="decided")      True: two votes cannot turn four
-    play_out([[0, 0, 0], [0, 0, 1]], stop="decided")       [[0, 0], [0, 0]]: the third vote of each order was not needed
+    parse_verdict("<think>...</think>\\boxed{Assistant 1}", "rrm")     1
+    enough([0, 0, 0, 0], remaining=2, stop="decided")                  True: two votes cannot turn four
 
 A pair is voted on in rounds, one vote in each order, num_votes rounds at most. Before each further round the question is how likely it is
 that all votes still to come would change the winner, a draw in its stead included. "decided" stops when that is impossible, "likely" when it
@@ -13,13 +14,111 @@ even coin, it does in 2 % with num_votes 5, 8 % with 8 or 16, 12 % with 32; for 
 orders that differ vary less together (runs/ranking/vote_study.py).
 """
 
+import bisect
 import functools
 import math
+import re
 from dataclasses import dataclass
 
+from chat import Style, decode_completion, load_style
+
+BOXED = re.compile(r"\\boxed\{\s*Assistant ([12])\s*\}")
+ANSWER_TAG = re.compile(r"<answer>\[\[([AB])\]\]</answer>")
+VERDICTS = {"boxed": ("\\boxed{Assistant 1}", "\\boxed{Assistant 2}"), "answer_tag": ("<answer>[[A]]</answer>", "<answer>[[B]]</answer>")}
 BOTH_ORDERS = [0, 1], [1, 0]
 RISK = 0.05
 STOPS = {"never": -1.0, "decided": 0.0, "likely": RISK}  # stop -> largest chance of another winner at which no more votes are asked for
+STOP_HELP = ("leave out votes of a pair once they cannot change its winner (decided), or would in "
+             f"{RISK:.0%} of such cases at most (likely): for single pairs and knockouts, not for schedules that add up scores (runs/ranking)")
+
+
+# ---- from a text to a verdict ----
+
+@functools.cache  # a training run asks for every completion
+def verdict_rule(style):
+    """The `verdict` rule of a Style or of a style's name. Names rm_r1... need no file: the released RM-R1 models share one rule."""
+    if isinstance(style, Style):
+        return style.verdict
+    return "answer_tag" if re.fullmatch(r"rm_r1\w*", str(style)) else load_style(style).verdict
+
+
+def find_verdicts(text, rule):
+    """[(offset in the text, 1 or 2), ...]: all verdicts that stand where the rule looks for them.
+
+    boxed: after the last </think>, nowhere while a <think> is open, anywhere in a text without such tags (RRM; its release reads
+    training and matches by two different rules). answer_tag: in the last 80 characters (RM-R1's reward code).
+    """
+    if rule == "answer_tag":
+        return [(match.start(), "AB".index(match[1]) + 1) for match in ANSWER_TAG.finditer(text, max(0, len(text) - 80))]
+    start = text.rfind("</think>") + 1
+    if text.find("<think>", start) >= 0:
+        return []
+    return [(match.start(), int(match[1])) for match in BOXED.finditer(text, start)]
+
+
+def parse_verdict(text, style):
+    """1 or 2, the place of the answer that a generated text calls the better one; None: no verdict, or two different ones.
+
+    `text` is the judge's own words alone, with "<think>" in front where the prompt had opened it; `style` is a Style or its name.
+    """
+    places = {verdict for _, verdict in find_verdicts(text, verdict_rule(style))}
+    return places.pop() if len(places) == 1 else None
+
+
+def read_text(text, style, tokens, finish_reason):
+    """({verdict, status, text, tokens, think_tokens}, where in the text the thinking ends or None) of generated text with "<think>" in front.
+
+    status: "valid" (there is a verdict, even if the text was cut off behind it), else "truncated" (finish_reason "length"), else
+    "unparsable". The thinking ends before the last </think>, without one before the first verdict; think_tokens is `tokens` until counted.
+    """
+    verdict = parse_verdict(text, style)
+    status = "valid" if verdict else "truncated" if finish_reason == "length" else "unparsable"
+    ends = [text.rfind("</think>")] if "</think>" in text else [offset for offset, _ in find_verdicts(text, verdict_rule(style))]
+    return {"verdict": verdict, "status": status, "text": text, "tokens": tokens, "think_tokens": tokens}, ends[0] if ends else None
+
+
+def read_completion(tokenizer, completion, style, opened_think, stops):
+    """What a Completion says: the record of `read_text`; think_tokens counts the generated tokens before the end of the thinking."""
+    generated, opened = decode_completion(tokenizer, completion.tokens, stops), "<think>" * opened_think
+    record, end = read_text(opened + generated, style, len(completion.tokens), completion.finish_reason)
+    if end is not None:  # the largest number of tokens that spell no more than the text up to there, found by halving
+        record["think_tokens"] = bisect.bisect_right(range(record["tokens"] + 1), end - len(opened), key=lambda count: len(
+            decode_completion(tokenizer, completion.tokens[:count], ()))) - 1
+    return record
+
+
+def verdict_counts(records):
+    """Counts over games, to be added up over processes before `verdict_rates` divides them: always the same keys in one order. A record:
+    verdict (1, 2, None), right (1 or 2: place of the better answer), longer (1, 2, None: equally many characters), think_tokens."""
+    valid = [record for record in records if record["verdict"] is not None]
+    unequal = [record for record in valid if record["longer"] is not None]
+    return {
+        "games": len(records), "valid": len(valid), "unequal": len(unequal),
+        "right": sum(record["verdict"] == record["right"] for record in valid),
+        "first": sum(record["verdict"] == 1 for record in valid),
+        "think_empty": sum(record["think_tokens"] < 8 for record in valid),
+        "for_longer": sum(record["verdict"] == record["longer"] for record in unequal),
+        "longer_right": sum(record["right"] == record["longer"] for record in unequal),
+    }
+
+
+def verdict_rates(counts):
+    """The judge/... metrics of `verdict_counts`; 0.0 where there is nothing to divide by.
+
+    Four games with the better and longer answer first, verdicts 1, 1, 2 and none after 5, 50, 50 and 50 thinking tokens:
+    accuracy 2/4, position_bias 2/3 - 1/2, length_bias 2/3 - 3/3 (two of three verdicts for the longer answer, right in all three),
+    parse_fail 1/4, think_empty 1/4. A judge that is always right has length bias 0, however often the longer answer is the better one.
+    """
+    def share(part, whole):
+        return part / counts[whole] if counts[whole] else 0.0
+
+    return {
+        "judge/accuracy": share(counts["right"], "games"),  # no verdict = wrong
+        "judge/position_bias": share(counts["first"] - counts["valid"] / 2, "valid"),
+        "judge/length_bias": share(counts["for_longer"] - counts["longer_right"], "unequal"),
+        "judge/parse_fail": share(counts["games"] - counts["valid"], "games"),
+        "judge/think_empty": share(counts["think_empty"], "games"),
+    }
 
 
 # ---- from games to a judgment ----
@@ -86,15 +185,6 @@ def rounds_to_ask(votes, orders, left, stop):
     return next(rounds for rounds in range(1, left + 1) if enough(votes + [leader] * orders * rounds, orders * (left - rounds), stop))
 
 
-def play_out(recorded, stop):
-    """Of recorded votes, one equally long list for each order, those that a judge with this rule would have asked for."""
-    for rounds in range(1, len(recorded[0]) + 1):
-        played = [votes[:rounds] for votes in recorded]
-        if enough(sum(played, []), sum(map(len, recorded)) - rounds * len(recorded), stop):
-            break
-    return played
-
-
 def spending(games, num_votes, orders=2):
     """{games, games_saved, tokens, tokens_saved} of the games of a judgment. What a game that was not played would have taken nobody knows:
     the mean of the pair's games stands for it."""
@@ -103,4 +193,5 @@ def spending(games, num_votes, orders=2):
 
 
 def in_words(spent):
-    return f"{spent['games']} games, {spent['tokens']} tokens; {spent['games_saved']} games, about {spent['tokens_saved']} tokens saved"
+    saved = f"; {spent['games_saved']} games, about {spent['tokens_saved']} tokens saved" if spent["games_saved"] else ""
+    return f"{spent['games']} games, {spent['tokens']} tokens{saved}"

@@ -19,10 +19,10 @@ from endpoint import Endpoint
 from extras.store import Base, named_pairs
 from judge import load_model, parse_verdict, stable_hash
 from rewards import final_answer
+from votes import VERDICTS
 
 CHUNK = 32  # questions that the own sampler answers in one call, and that are written together
 BOXING = "Please reason step by step, and put your final answer within \\boxed{}."
-VERDICTS = {"boxed": ("\\boxed{Assistant 1}", "\\boxed{Assistant 2}"), "answer_tag": ("<answer>[[A]]</answer>", "<answer>[[B]]</answer>")}
 TOLD = re.compile(r"(?i)\b((correct|right|given|known|true|expected) (verdict|label)|(previous|earlier|other|another|wrong) "
                   r"(judge|judge?ment|verdict|evaluation)|(was|were|been|am|as) (told|instructed|informed)|(note|hint) (says|tells|states|above))\b")
 

@@ -50,7 +50,8 @@ class Settings:
 # ---- from folders to curves ----
 
 def read_metrics(folder):
-    """{metric: {step: value}} of a run's metrics.jsonl, with `speed` from num_tokens and step_time. Raises BadInput."""
+    """{metric: {step: value}} of a run's metrics.jsonl. `speed`: generated tokens a second; of a run that generates none, tokens of its data.
+    Raises BadInput."""
     path, curves = Path(folder) / "metrics.jsonl", {}
     rows = [row for _, row in cli.read_json_lines(path, "RUN")]
     if not rows or not all(isinstance(row.get("step"), int) for row in rows):
@@ -60,7 +61,8 @@ def read_metrics(folder):
             if isinstance(value, (int, float)):
                 curves.setdefault(name, {})[row["step"]] = value
     told = [row for row in rows if row.get("step_time") and "num_tokens" in row]  # num_tokens counts from the start of the run
-    curves["speed"] = {b["step"]: (b["num_tokens"] - a["num_tokens"]) / b["step_time"] for a, b in pairwise(told) if b["step"] == a["step"] + 1}
+    curves["speed"] = curves.pop("timing/tokens_per_second", None) or {
+        b["step"]: (b["num_tokens"] - a["num_tokens"]) / b["step_time"] for a, b in pairwise(told) if b["step"] == a["step"] + 1}  # fmt: skip
     if "reward" in curves:
         curves.pop("loss", None)  # about 0 at any quality: the advantages of a group add up to 0
     return curves

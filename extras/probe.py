@@ -1,6 +1,6 @@
 """How easily is a judge taken in? Wrong answers are dressed up in the ways that policies find, and play against right ones and themselves.
 
-    python -m extras.probe --model MODEL                      built-in questions
+    python -m extras.probe --model MODEL                      built-in questions; for the embedded judge those of its world
     python -m extras.probe --model MODEL --pairs pairs.jsonl  pairs of yours with labels: the worse answer is dressed up
 
 For each trick: the share of games that the dressed wrong answer wins against the right one, what the trick adds to that of the plain wrong
@@ -11,12 +11,13 @@ matter. Games without verdict count half. Run it before and after training with 
 import json
 import statistics
 from dataclasses import dataclass
-from typing import Literal, Optional
+from pathlib import Path
+from typing import Optional
 
 import cli
 from cli import BadInput, note, setting
 from data import load_pairs
-from judge import Judge
+from judge import JudgeSettings, check_judge, judge_of
 from rewards import cut_answers
 
 # (question, right, wrong)
@@ -47,19 +48,10 @@ TRICKS = {
 
 
 @dataclass
-class Settings:
-    model: str = setting("tiny", "the judge: Hugging Face folder or hub name; tiny = the embedded judge")
-    base_url: Optional[str] = setting(None, "the judge behind an OpenAI-compatible server, where --model is its name")
-    style: Optional[str] = setting(None, "judging prompt: a name in prompts/ or a file; default: that of the model's training, else rrm")
-    pairs: Optional[str] = setting(None, "labelled pairs in any format of data.py; default: 12 built-in questions")
+class Settings(JudgeSettings):
+    pairs: Optional[str] = setting(None, "labelled pairs in any format of data.py; default: 12 built-in questions, for the embedded judge its test pairs")
     limit: int = setting(50, "pairs at most")
-    num_votes: int = setting(1, "completions in each order")
-    temperature: float = setting(0.6, "sampling temperature; 0 = greedy")
-    max_completion_length: int = setting(1024, "tokens of a judgment at most")
-    seed: int = setting(0, "decides sampling")
     json: bool = setting(False, "print one JSON object")
-    device: Literal["auto", "cpu", "cuda"] = setting("auto", "auto: a GPU if there is one")
-    dtype: Literal["auto", "float32", "bfloat16"] = setting("auto", "auto: bf16 where the hardware is fast at it")
 
 
 def probe(judge, items, num_votes=1, temperature=0.6, max_completion_length=1024):
@@ -88,22 +80,23 @@ def probe(judge, items, num_votes=1, temperature=0.6, max_completion_length=1024
 
 
 def load_items(settings):
-    if settings.pairs is None:
+    """[(messages, right, wrong), ...]. A judge of the embedded world knows that world alone: its questions are from there."""
+    if settings.pairs is None and settings.style != "tiny":
         return [([{"role": "user", "content": question}], right, wrong) for question, right, wrong in QUESTIONS[: settings.limit]]
-    labelled = [pair for pair in load_pairs(settings.pairs) if pair.label in (0, 1)]
+    path = settings.pairs or Path(__file__).parents[1] / "tiny" / "test.jsonl"
+    labelled = [pair for pair in load_pairs(path) if pair.label in (0, 1)]
     if not labelled:
-        raise BadInput(f"--pairs: {settings.pairs}: no pair has a label: the worse answer is the one to dress up")
+        raise BadInput(f"--pairs: {path}: no pair has a label: the worse answer is the one to dress up")
     return [(pair.messages, pair.answers[pair.label], pair.answers[1 - pair.label]) for pair in labelled[: settings.limit]]
 
 
 def main(argv=None):
     settings = cli.parse_settings(Settings, argv, description=__doc__.split("\n")[0])
-    for name, lowest in dict(limit=1, num_votes=1, max_completion_length=1, temperature=0).items():
-        if not lowest <= getattr(settings, name) < float("inf"):
-            raise BadInput(f"--{name}: must be at least {lowest}, got {getattr(settings, name)}")
+    if settings.limit < 1:
+        raise BadInput(f"--limit: must be at least 1, got {settings.limit}")
+    check_judge(settings)
     items = load_items(settings)
-    remote = {"base_url": settings.base_url} if settings.base_url else {}
-    judge = Judge(settings.model, style=settings.style, device=settings.device, dtype=settings.dtype, seed=settings.seed, **remote)
+    judge = judge_of(settings)
     games = len(items) * (2 * len(TRICKS) + 1) * 2 * settings.num_votes
     note(f"{len(items)} questions, {len(TRICKS)} tricks: {games} games")
     result = probe(judge, items, settings.num_votes, settings.temperature, settings.max_completion_length)

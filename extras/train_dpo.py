@@ -10,7 +10,6 @@ so the prompt is computed once.
 """
 
 import itertools
-import math
 import os
 import time
 from dataclasses import asdict, dataclass
@@ -96,9 +95,8 @@ import torch.nn.functional as F  # noqa: E402
 
 from chat import load_tokenizer, stop_token_ids  # noqa: E402
 from model import pack_groups, packed_attention  # noqa: E402
-from runtime import Policy, append_json_line, cut_rows_past, load_checkpoint, load_model, newest_checkpoint  # noqa: E402
-from runtime import reporter, save_checkpoint, start, write_config  # noqa: E402
-from train_sft import encode_row, row_stream  # noqa: E402
+from runtime import Policy, load_checkpoint, load_model, newest_checkpoint, open_run, record, reporter, save_checkpoint, start  # noqa: E402
+from train_sft import encode_row, packs_of, row_size, row_stream, usable_rows  # noqa: E402
 
 
 def dpo_terms(logps, ref_logps, beta):
@@ -114,25 +112,8 @@ def summed_logps(model, layout, num_sequences):
     return logprobs.new_zeros(num_sequences).index_add(0, layout.sequence_ids, logprobs)
 
 
-def packs_of(rows, budget):
-    """Cuts rows (prompt, [chosen, rejected]) into packs of about `budget` tokens, one row at least; short rows come together."""
-    pack, size = [], 0
-    for row in sorted(rows, key=row_size):
-        if pack and size + row_size(row) > budget:
-            yield pack
-            pack, size = [], 0
-        pack.append(row)
-        size += row_size(row)
-    if pack:
-        yield pack
-
-
-def row_size(row):
-    return len(row[0]) + sum(map(len, row[1]))
-
-
 def train_step(policy, reference, optimizer, rows, settings):
-    """One update on this process's rows [(prompt, [chosen, rejected]), ...] of token ids: the mean loss over the pairs of all processes.
+    """One update on this process's rows [(prompt, [chosen, rejected], id), ...] of token ids: the mean loss over the pairs of all processes.
 
     Returns TRL's metrics; rewards/accuracies: share of pairs whose chosen answer has the higher reward.
     """
@@ -143,7 +124,7 @@ def train_step(policy, reference, optimizer, rows, settings):
         # a process with fewer packs keeps the others company with an empty one: gathering shards needs everyone
         is_real = index < len(packs)
         pack = packs[index] if is_real else [([0], [[0], [0]])]
-        layout = pack_groups(pack, runtime.device)
+        layout = pack_groups([row[:2] for row in pack], runtime.device)
         with torch.no_grad():
             ref_logps = summed_logps(reference, layout, 2 * len(pack))
         logps = summed_logps(policy.model, layout, 2 * len(pack))
@@ -153,12 +134,7 @@ def train_step(policy, reference, optimizer, rows, settings):
         if is_real:
             columns = losses, chosen, rejected, (chosen > rejected), *logps.view(-1, 2).unbind(1)
             sums += torch.stack([column.detach().double().sum() for column in columns]).cpu()
-    grad_norm = policy.clip_gradients(settings.max_grad_norm)
-    if not math.isfinite(grad_norm):
-        raise FloatingPointError(f"the gradient's norm is {grad_norm}: lower --learning_rate and go on with --resume")
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    policy.publish()
+    grad_norm = policy.step(optimizer, sums[0].item() / num_pairs, settings.max_grad_norm)
     names = "loss", "rewards/chosen", "rewards/rejected", "rewards/accuracies", "logps/chosen", "logps/rejected"
     *means, tokens = runtime.sum(*sums.tolist(), sum(map(row_size, rows)))
     row = {name: value / num_pairs for name, value in zip(names, means)}
@@ -166,9 +142,9 @@ def train_step(policy, reference, optimizer, rows, settings):
 
 
 def encode_pair(pair, tokenizer, end):
-    """(prompt, [chosen, rejected]) as token ids; an answer ends with the end-of-turn token."""
+    """(prompt, [chosen, rejected], id of the pair) as token ids; an answer ends with the end-of-turn token."""
     (prompt, chosen), (_, rejected) = (encode_row(pair.messages, pair.answers[index], tokenizer, end) for index in (pair.label, 1 - pair.label))
-    return prompt, [chosen, rejected]
+    return prompt, [chosen, rejected], f"pair {pair.id}"
 
 
 def train(settings, folder, pairs):
@@ -185,28 +161,16 @@ def train(settings, folder, pairs):
         reference = load_model(folder, runtime, runtime.dtype).requires_grad_(False)
         optimizer = torch.optim.AdamW(policy.masters.values(), lr=settings.learning_rate, weight_decay=0.0, fused=True)
         first_step = load_checkpoint(checkpoint, policy, optimizer) if checkpoint else 0
-        encoded = [encode_pair(pair, tokenizer, end) for pair in pairs]
-        kept = [row for row in encoded if len(row[0]) + max(map(len, row[1])) <= settings.max_length]
-        if not kept:
-            raise BadInput(f"--train_data: every pair has more than {settings.max_length} tokens: raise --max_length")
-        note(f"{len(kept)} pairs, {len(encoded) - len(kept)} left out as too long; {settings.max_steps} steps of {settings.batch_size}: {output_dir}")
-
-        metrics_path, num_tokens = output_dir / "metrics.jsonl", 0
-        if runtime.is_main:
-            output_dir.mkdir(parents=True, exist_ok=True)
-            write_config(output_dir, asdict(settings))
-            num_tokens = cut_rows_past(metrics_path, first_step if checkpoint else -1).get("num_tokens", 0)
-        report = reporter(settings)
+        kept = usable_rows([encode_pair(pair, tokenizer, end) for pair in pairs], settings, policy.model.config.vocab_size)
+        written, report = open_run(output_dir, asdict(settings), first_step if checkpoint else -1, runtime), reporter(settings)
         stream = itertools.islice(row_stream(kept, settings.seed), first_step * settings.batch_size, None)
         for step in range(first_step + 1, settings.max_steps + 1):
             started = time.perf_counter()
             batch = list(itertools.islice(stream, settings.batch_size))
             row = {"step": step} | train_step(policy, reference, optimizer, batch[runtime.rank :: runtime.world_size], settings)
-            num_tokens += row["num_tokens"]
-            row |= {"num_tokens": num_tokens, "learning_rate": settings.learning_rate, "step_time": time.perf_counter() - started}
-            if runtime.is_main:
-                append_json_line(metrics_path, row)
-                report(step, row)
+            row |= {"learning_rate": settings.learning_rate, "step_time": time.perf_counter() - started}
+            row = record(output_dir, written, row, runtime, ", ".join(place for *_, place in batch))
+            report(step, row)
             left = int(row["step_time"] * (settings.max_steps - step))
             note(f"step {step}/{settings.max_steps}  loss {row['loss']:.4f}  accuracy {row['rewards/accuracies']:.3f}  "
                  f"margin {row['rewards/margins']:.3f}  grad {row['grad_norm']:.2f}  {row['step_time']:.2f} s  {left // 60}:{left % 60:02d} left")
@@ -217,4 +181,4 @@ def train(settings, folder, pairs):
 
 
 if __name__ == "__main__":
-    cli.run(lambda: train(*CHECKED))
+    cli.run(lambda: train(*CHECKED), memory="lower --micro_batch_tokens, or set --gradient_checkpointing")

@@ -1,12 +1,13 @@
 """One HTML page, whole in itself, to read what was generated: filters, search, both orders side by side, tokens coloured by probability.
 
     python -m extras.view out/run                                    its rollouts; out/run/view.html
+    python -m extras.view out/run/rollouts/eval-50.jsonl             the held-out pairs that it judged, or questions that it solved, after step 50
     python -m extras.view judged.jsonl --data pairs.jsonl            what judge.py wrote, beside the texts that it judged
     python -m extras.view out/gsm8k/results.json                     what evaluate.py wrote
 
 A page holds some 10 MB of texts and 25 steps, spread evenly over what there is; the page says what it left out. A completion with
-"logprobs": [[text of a token, log-probability], ...] gets colours. The texts of models are data for the page's script and never HTML, and
-the page's policy forbids every other script and every connection.
+"logprobs": [[text of a token, log-probability], ...] gets colours (of a run: those of the first prompt of every step). The texts of models
+are data for the page's script and never HTML, and the page's policy forbids every other script and every connection.
 """
 
 import base64
@@ -24,7 +25,7 @@ from typing import Optional
 import cli
 from benchmarks import leader, outcome, vote
 from cli import BadInput, setting
-from data import load_pairs, load_questions
+from data import Pair, load_pairs, load_questions
 from extras import split_arguments
 
 MAX_STEPS = 25  # of a run, unless --steps names them
@@ -99,11 +100,12 @@ def row_cards(rows, step, judged):
             better = None if scores[0] == scores[1] else scores.index(max(scores))
             answers = item and [item.candidates[player] for player in match["pair"]]
             yield judged_card(row, match, players, better, item, answers, [row["group"], f"scores {scores[0]:g} and {scores[1]:g}"])
-    elif "games" in row:  # of judge.py
+    elif "games" in row:  # of judge.py, or of an evaluation in training, which holds what was judged
+        item = Pair(row["id"], row["messages"], row["answers"], row["label"]) if "answers" in row else item
         better = item.label if item and item.label in (0, 1) else None
         facts = [f"{row['p_first']:.2f} for a", {True: "orders agree", False: "orders disagree", None: "one order"}[row["consistent"]]]
         yield judged_card(row, row, ["answer a", "answer b"], better, item, item and item.answers, facts)
-    else:  # of training; a solver's held-out answers are rows of their own
+    else:  # of training; a solver's held-out answers are rows without a group
         yield rollout_card([row if "completions" in row else {"id": row["id"], "prompt": [], "completions": [row], "correct": [row["correct"]]}
                             for row in rows], step)  # fmt: skip
 

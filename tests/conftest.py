@@ -1,9 +1,10 @@
-"""Shared fixtures: the real model and the real data, where they are at hand."""
+"""Shared fixtures: the real model, where it is at hand, and servers on the loopback."""
 
 import os
 from pathlib import Path
 
 import pytest
+from loopback import Server
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -15,3 +16,18 @@ def real_model():
     if not folder:
         pytest.skip("RRM_SMOLLM2 names no model folder: python tests/smollm2.py FOLDER makes one")
     return Path(folder)
+
+
+@pytest.fixture
+def serve():
+    """serve(behave) starts a `loopback.Server`; it ends with the test."""
+    servers = []
+
+    def start(behave):
+        servers.append(Server(behave))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()

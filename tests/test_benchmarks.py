@@ -246,6 +246,18 @@ def test_gsm8k_best_of_four():
     assert score("gsm8k_solutions", [even])["best of N"] == 0.25  # equal ratings: not the first one
 
 
+def test_the_best_answer_picked_of_scores_of_any_scale():
+    def made(scores, pick):
+        return row(f"{scores}{pick}", "x", scores, [match((0, 1), 0, 0)], ranked=True, pick=pick)
+    rows = [made([3, 1, 3], 2), made([3, 1, 3], 0), made([3, 4, 3], 0), made([2, 2, 2], 0)]
+    numbers = score("pairs", rows)
+    assert numbers["best of N"] == 3 / 4 and numbers["best of N, mixed questions"] == 2 / 3 and numbers["overall"] == numbers["x"] == 2 / 3
+    assert numbers["random choice"] == pytest.approx((2 / 3 + 2 / 3 + 1 / 3 + 1) / 4) and numbers["perfect choice"] == 1
+    even = row("e", "x", [1, 0, 0], [match(pair, 0, 1) for pair in ((0, 1), (1, 2), (0, 2))], ranked=True)
+    assert score("pairs", [even])["best of N"] == 1 / 3
+    assert set(score("pairs", [single("a", "x", 0, 0)])) == {"overall", "x"}
+
+
 def test_ppe():
     values = [4.0, 3.0, 2.0, 1.0]
     right = row("q", "math", [0, 1, 1, 0], [match((1, 0), 0, 0), match((2, 3), 1, 1)], ranked=True, values=values)
@@ -359,16 +371,16 @@ def test_pandalm_7b():
     ("judgebench", "judgebench/gpt-4o.jsonl", None, 46.0),
     ("llmbar", "llmbar/Natural.json", None, 56.5), ("llmbar", "llmbar/Neighbor.json", None, 11.9),
     ("llmbar", "llmbar/GPTInst.json", None, 13.0), ("llmbar", "llmbar/GPTOut.json", None, 44.7), ("pandalm", "pandalm/testset-v1.json", None, 67.4),
-    ("rm_bench", "rm_bench/chat_filtered.json", "chat easy", 81.1), ("rm_bench", "rm_bench/chat_filtered.json", "chat normal", 28.4),
+    ("rm_bench", "rm_bench/chat_filtered.json", "chat easy", 81.1), ("rm_bench", "rm_bench/chat_filtered.json", "chat normal", 32.0),
     ("rm_bench", "rm_bench/chat_filtered.json", "chat hard", 2.6), ("gsm8k_solutions", "gsm8k/model_solutions.jsonl", None, 54.1),
     ("gsm8k_solutions", "gsm8k/model_solutions.jsonl", "best of N", 40.1), ("gsm8k_solutions", "gsm8k/model_solutions.jsonl", "perfect choice", 68.5),
     ("gsm8k_solutions", "gsm8k/model_solutions.jsonl", "random choice", 38.5), ("rmb", "rmb/bon_dev.json", "BoN helpfulness", 49.3),
 ])
 def test_the_longest_answer(benchmark, name, key, value):
-    rows = [protocol.baseline(benchmark, one, "longest") for one in unjudged(benchmark, name)]
+    rows = [protocol.baseline(benchmark, one, "longest", seed) for seed in (0, 1) for one in unjudged(benchmark, name)]
     common = benchmarks.means(benchmarks.add_cells(map(protocol.protocol_cells, rows)))
-    found = common["game right, missing = 0.5"] if key is None else score(benchmark, rows)[key]
-    assert 100 * found == pytest.approx(value, abs=0.06)  # pairs of equally long answers count half, by the benchmarks' own rules nothing
+    found = common["accuracy"] if key is None else score(benchmark, rows)[key]
+    assert 100 * found == pytest.approx(value, abs=0.06)  # pairs of equally long answers count half
 
 
 def test_always_the_first_answer():

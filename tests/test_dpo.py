@@ -22,7 +22,7 @@ from runtime import Policy, Runtime
 torch.set_num_threads(1)
 ROOT = Path(__file__).parents[1]
 ALONE = Runtime(0, 1, torch.device("cpu"), torch.float32)
-ROWS = [([5, 6, 7], [[8, 9], [10]]), ([11], [[12], [13, 14, 15, 16]]), ([20, 21], [[22], [23]])]
+ROWS = [([5, 6, 7], [[8, 9], [10]], "pair 1"), ([11], [[12], [13, 14, 15, 16]], "pair 2"), ([20, 21], [[22], [23]], "pair 3")]
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def test_a_step_is_that_of_separate_sequences(folder, budget):
             master.mul_(1.1)
     plain = Model.from_pretrained(folder, dtype=torch.float32)
     plain.load_state_dict({name: master.detach().clone() for name, master in policy.masters.items()})
-    ratios = [[textbook(plain, prompt, answer) - textbook(reference, prompt, answer) for answer in answers] for prompt, answers in ROWS]
+    ratios = [[textbook(plain, prompt, answer) - textbook(reference, prompt, answer) for answer in answers] for prompt, answers, _ in ROWS]
     expected = torch.stack([-torch.log(1 / (1 + torch.exp(-0.3 * (chosen - rejected)))) for chosen, rejected in ratios]).mean()
     expected.backward()
     gradients, optimizer = {}, torch.optim.AdamW(policy.masters.values())
@@ -75,18 +75,19 @@ def test_a_step_is_that_of_separate_sequences(folder, budget):
 
 
 def test_packs_hold_every_pair_once_within_the_budget():
-    rows = [([1] * size, [[2] * (size % 4 + 1), [3]]) for size in range(1, 30)]
+    rows = [([1] * size, [[2] * (size % 4 + 1), [3]], f"pair {size}") for size in range(1, 30)]
     for budget in (1, 40, 1000):
         packs = list(packs_of(rows, budget))
         assert sorted(row for pack in packs for row in pack) == sorted(rows)
-        assert all(len(pack) == 1 or sum(len(p) + len(c) + len(r) for p, (c, r) in pack) <= budget for pack in packs)
+        assert all(len(pack) == 1 or sum(len(p) + len(c) + len(r) for p, (c, r), _ in pack) <= budget for pack in packs)
 
 
 def test_the_better_answer_is_chosen():
     tokenizer = make_tokenizer()
     pair = Pair("p", [{"role": "user", "content": "hi"}], ("worse", "better"), 1)
-    prompt, (chosen, rejected) = encode_pair(pair, tokenizer, tokenizer.eos_token_id)
+    prompt, (chosen, rejected), place = encode_pair(pair, tokenizer, tokenizer.eos_token_id)
     assert (tokenizer.decode(chosen), tokenizer.decode(rejected)) == ("better<|im_end|>", "worse<|im_end|>") and "hi" in tokenizer.decode(prompt)
+    assert place == "pair p"
 
 
 def judgment(pair, winner, consistent=True):

@@ -15,7 +15,7 @@ from chat import load_style
 from cli import BadInput
 from endpoint import disarm
 from judge import Judge
-from test_endpoint import KEY, chat, serve, text_of  # noqa: F401
+from loopback import KEY, chat, text_of
 
 ONE, TWO = r"\boxed{Assistant 1}", r"\boxed{Assistant 2}"
 

@@ -13,7 +13,7 @@ import cli
 import evaluate
 import judge as judge_file
 import protocol
-from benchmarks import add_cells, load, means, question_cells, votes_of
+from benchmarks import add_cells, leader, load, means, question_cells, votes_of
 from test_benchmarks import FILES, match, single, write
 from tiny_models import COIN, VERDICTS, make_scripted_folder
 
@@ -163,13 +163,41 @@ def test_the_winner_of_a_knockout_won_its_matches(run, tmp_path, questions):
         assert row["pick"] in final["pair"] and (lead == 0 or row["pick"] == final["pair"][int(lead < 0)])
 
 
+def test_coins_of_a_knockout_are_counted(run, tmp_path, questions):
+    code, out, _ = run("--benchmark", "pairs", "--data", questions, "--strategy", "knockout", *QUICK, "--output_dir", tmp_path / "k", "--json")
+    shares = [evaluate.share(one) for row in rows_of(tmp_path / "k") for one in row["matches"]]
+    printed = json.loads(out)
+    assert code == 0 and 0 < shares.count(0.5) < len(shares) == 18
+    assert printed["protocol"]["matches decided by a coin"][0] == pytest.approx(shares.count(0.5) / 18) and list(printed["rule"])[0] == "best of N"
+    run("--benchmark", "pairs", "--data", questions, "--strategy", "elo", *QUICK, "--output_dir", tmp_path / "e")
+    assert "matches decided by a coin" not in json.loads((tmp_path / "e" / "results.json").read_text())["results"]["protocol"]
+
+
+def test_votes_are_left_out(run, tmp_path, questions):
+    """The same winners of pairs with fewer votes, the first ones; and what was saved stands below the table, also when it is shown again."""
+    arguments = ["--benchmark", "pairs", "--data", questions, "--num_votes", 6, *QUICK, "--output_dir"]
+    assert run(*arguments, tmp_path / "all")[0] == 0
+    code, out, _ = run(*arguments, tmp_path / "some", "--stop", "decided")
+    pairs = [zip(*(row["matches"] for row in rows)) for rows in zip(rows_of(tmp_path / "all"), rows_of(tmp_path / "some"))]
+    for whole, part in (pair for row in pairs for pair in row):
+        assert leader(votes_of(whole)) == leader(votes_of(part))
+        for order in ([0, 1], [1, 0]):
+            given, asked = ([game for game in match["games"] if game["order"] == order] for match in (whole, part))
+            assert asked == given[: len(asked)]
+    games = sum(len(one["games"]) for row in rows_of(tmp_path / "some") for one in row["matches"])
+    saved = sum(len(one["games"]) for row in rows_of(tmp_path / "all") for one in row["matches"]) - games
+    assert code == 0 and saved > 0 and out.splitlines()[-1].startswith(f"{games} games, ") and f"; {saved} games, about " in out.splitlines()[-1]
+    assert run("--predictions", tmp_path / "some" / "results.json")[1] == out
+
+
 def test_sweep(run, tmp_path, questions):
     arguments = ["--benchmark", "gsm8k_solutions", "--data", questions, "--limit", 5, *QUICK, "--output_dir", tmp_path / "s"]
-    code, out, err = run(*arguments, "--sweep", "strategy=knockout,elo num_votes=1,2")
+    code, out, err = run(*arguments, "--sweep", "strategy=knockout,elo num_votes=1,2 seed=0,1")
     assert code == 0, err
     tokens = [float(line.split()[0]) for line in out.splitlines()[1:]]
-    assert len(tokens) == 4 and tokens == sorted(tokens) and "strategy=elo-num_votes=2" in out
-    assert len(rows_of(tmp_path / "s" / "strategy=knockout-num_votes=2")[0]["matches"][0]["games"]) == 4
+    assert len(tokens) == 8 and tokens == sorted(tokens) and "strategy=elo-num_votes=2-seed=0" in out
+    first, other = (rows_of(tmp_path / "s" / f"strategy=knockout-num_votes=2-seed={seed}") for seed in (0, 1))
+    assert first != other and len(first[0]["matches"][0]["games"]) == 4
 
 
 # ---- intervals, comparison, trivial judges ----
@@ -200,6 +228,7 @@ def test_comparison_is_paired(run, tmp_path):
         (tmp_path / f"{name}.json").write_text(json.dumps({"settings": {"benchmark": "judgebench"}, "data": "", "rows": rows}))
     code, out, err = run("--predictions", tmp_path / "b.json", "--compare", tmp_path / "a.json")
     assert code == 0 and "150 items\n" in out and "-5.33" in out, err  # 8 of 150 went lost
+    assert f"Differences: {tmp_path / 'b.json'} less {tmp_path / 'a.json'}, points of percent" in out
     other = [row | {"question": "?"} for row in first]
     (tmp_path / "c.json").write_text(json.dumps({"settings": {"benchmark": "judgebench"}, "data": "", "rows": other}))
     code, _, err = run("--predictions", tmp_path / "c.json", "--compare", tmp_path / "a.json")
@@ -225,8 +254,12 @@ def test_trivial_judges():
     assert [votes_of(names[kind]) for kind in ("longest", "shortest", "first")] == [[1, 1], [0, 0], [0, 0]]
     firsts = [votes_of(protocol.baseline("rewardbench", row | {"id": str(n)}, "first")["matches"][0])[0] for n in range(400)]
     assert 150 < sum(firsts) < 250  # RewardBench stores the better answer first: its place there must not count
-    tied = protocol.baseline("judgebench", row | {"lengths": [3, 3]}, "longest")["matches"][0]["games"]
-    assert {game["status"] for game in tied} == {"tie"}
+    equal = [row | {"id": str(n), "scores": [n % 3 > 0, n % 3 == 0], "lengths": [3, 3]} for n in range(10)]
+    for name in ("judgebench", "pairs", "llmbar"):
+        beside = protocol.summarise(name, equal)["baselines"]
+        assert [beside[kind]["accuracy"] for kind in ("longest", "shortest")] == [0.5, 0.5]
+        assert name == "pairs" or beside["first"]["accuracy"] == 0.6  # pairs: no place, as with RewardBench
+        assert next(iter(beside["longest"].values())) == 0.5  # by the rule of the benchmark as well
 
 
 # ---- predictions ----
@@ -297,10 +330,10 @@ def test_pairs_beyond_the_context_are_truncated_and_the_others_judged(tmp_path, 
 # ---- bad input ----
 
 BAD = [
-    ("--data D", "--benchmark: None is none"), ("--benchmark xyz --data D", "'xyz' is none"), ("--benchmark llmbar", "--data is missing"),
+    ("--data D", "--benchmark: is missing: choose one of rewardbench, "), ("--benchmark xyz --data D", "'xyz' is none"), ("--benchmark llmbar", "--data is missing"),
     ("--benchmark rmb --data D", "is no row of rmb"), ("--benchmark llmbar --data nowhere.json", "nowhere.json"),
     ("--benchmark pairs --data D --limit 0", "--limit is 0"), ("--benchmark pairs --data D --num_votes 0", "--num_votes"),
-    ("--benchmark pairs --data D --temperature 0.001", "--temperature"), ("--benchmark pairs --data D --strategy elo", "fixes its pairs"),
+    ("--benchmark pairs --data D --temperature 0.001", "--temperature"), ("--benchmark llmbar --data D --strategy elo", "fixes its pairs"),
     ("--benchmark gsm8k_solutions --data D --games 4", "--games"), ("--benchmark pairs --data D --output_dir HERE", "holds other files"),
     ("--benchmark pairs --data D --output_dir D/x", "cannot hold results"), ("--benchmark pairs --data D --model nowhere/at/all", "--model"),
     ("--benchmark pairs --data D --style nostyle", "--style"), ("--benchmark pairs --data D --predictions D", "no judgment that --predictions reads"),
@@ -308,6 +341,9 @@ BAD = [
     ("--benchmark pairs --data D --predictions OTHER", "has none of the pairs"),
     ("--benchmark gsm8k_solutions --data D --sweep votes=1", "--sweep"), ("--benchmark gsm8k_solutions --data D --sweep num_votes=two", "--sweep"),
     ("--benchmark gsm8k_solutions --data D --sweep strategy=cup", "--strategy"), ("--benchmark pairs --data D --compare D", "--compare"),
+    ("--benchmark gsm8k_solutions --data D --sweep stop=soon", "--stop: 'soon' is none: choose one of never, decided, likely"),
+    ("--benchmark pairs --data UNLABELLED", "row new has no label"),
+    ("--benchmark pairs --data D --predictions UNLABELLED", "line 1: no judgment that --predictions reads: expected id and winner"),
     ("--benchmark pairs --data D --predictions OTHER --sweep num_votes=1", "leave out --sweep"),
     ("--benchmark rmb --predictions R", "is of --benchmark pairs"),
     ("--benchmark pairs --data D --base_url http://x --confidence", "--confidence"), ("--benchmark pairs --data D --votes 3", "unknown argument"),
@@ -318,7 +354,8 @@ BAD = [
 def test_bad_input_is_one_line(run, monkeypatch, tmp_path, questions, arguments, problem):
     other = write(tmp_path / "other.jsonl", [{"id": "?", "winner": "a"}])
     (tmp_path / "r.json").write_text('{"settings": {"benchmark": "pairs"}, "data": "", "rows": []}')
-    places = {"D": questions, "HERE": str(tmp_path), "OTHER": other, "D/x": questions + "/x", "R": str(tmp_path / "r.json")}
+    unlabelled = write(tmp_path / "unlabelled.jsonl", [{"id": "new", "query": "q", "a": "x", "b": "y"}])
+    places = {"UNLABELLED": unlabelled, "D": questions, "HERE": str(tmp_path), "OTHER": other, "D/x": questions + "/x", "R": str(tmp_path / "r.json")}
     monkeypatch.setattr(evaluate, "judge_items", None)  # none of these comes so far
     monkeypatch.chdir(tmp_path)
     code, out, err = run(*(places.get(word, word) for word in arguments.split()))

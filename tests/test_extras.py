@@ -144,7 +144,7 @@ def test_rollouts_by_hand(tmp_path):
     assert [game["side"] for game in cards[1]["games"]] == ["better answer first"] * 3 + ["better answer second"] * 3
     assert cards[0]["games"][1]["facts"] == "advantage -0.50, 3 tokens" and cards[0]["games"][1]["reward"] == -1.0
     assert cards[2]["facts"] == ["reference 7"] and cards[2]["texts"] == [["matches", "completion 1 against 2: 0.75"]]
-    answers = write_rows(tmp_path / "eval" / "10.jsonl", [{"id": "e", "correct": False, "text": "t", "tokens": 1, "answered": True}])
+    answers = write_rows(tmp_path / "rollouts" / "eval-10.jsonl", [{"id": "e", "correct": False, "text": "t", "tokens": 1, "answered": True}])
     assert badges(data_of(view.make_page(answers))["cards"]) == [["wrong"]]
 
 

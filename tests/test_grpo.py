@@ -242,8 +242,9 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_weights(folder):
     before = [master.detach().clone() for master in policy.masters.values()]
     groups = made_up_groups(policy, ADVANTAGES)
     groups[0].completions[0].logprobs[0] = float("nan")
-    with pytest.raises(FloatingPointError, match="--learning_rate"):
-        update(policy, None, torch.optim.AdamW(policy.masters.values(), lr=0.1), groups, Settings())
+    optimizer = torch.optim.AdamW(policy.masters.values(), lr=0.1)
+    _, _, grad_norm = update(policy, None, optimizer, groups, Settings(num_iterations=3))
+    assert not math.isfinite(grad_norm) and not optimizer.state and all(master.grad is None for master in policy.masters.values())
     assert all(torch.equal(old, new) for old, new in zip(before, policy.masters.values()))
 
 
@@ -342,5 +343,5 @@ def test_gradients_of_two_processes_equal_those_of_one(folder, tmp_path, process
         first, second = torch.tensor(one[case]["gradient"]), torch.tensor(two[case]["gradient"])
         assert (first - second).norm() <= 1e-5 * first.norm(), case
         assert one[case]["loss"] == pytest.approx(two[case]["loss"], rel=1e-5), case
-        torch.testing.assert_close(torch.tensor(one[case]["sums"]), torch.tensor(two[case]["sums"]), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(torch.tensor(one[case]["sums"]), torch.tensor(two[case]["sums"]), rtol=1e-5, atol=1e-4)  # KL: all rounding
         assert first.norm() > 1e-4, case

@@ -10,9 +10,10 @@ import judge
 import sampler
 from cli import BadInput
 from data import Pair
-from judge import Judge, parse_verdict, read_completion, verdict_counts, verdict_rates
+from judge import Judge, parse_verdict
 from sampler import Completion
 from tiny_models import COIN, VERDICTS, make_model_folder, make_scripted_folder, make_tokenizer
+from votes import BOTH_ORDERS, read_completion, verdict_counts, verdict_rates
 
 torch.set_num_threads(1)
 ONE, TWO = VERDICTS  # \boxed{Assistant 1}, \boxed{Assistant 2}
@@ -300,11 +301,18 @@ def test_model_objects_styles_and_stops(folder, tmp_path):
         Judge(tmp_path, style="nonsense")
 
 
-def test_a_pair_that_the_context_cannot_hold(coin_judge):
-    pair = Pair("long-7", [{"role": "user", "content": "q"}], ("x y " * 3000, "z"))
-    with pytest.raises(BadInput, match=r"pair long-7: its prompt has \d+ tokens, and 3996 fit \(context 4096 less .*length 100\)"):
-        coin_judge.judge([("q", "a", "b"), pair], max_completion_length=100)
-    with pytest.raises(BadInput, match="and 0 fit"):
+def test_a_pair_that_the_context_cannot_hold(coin_judge, capsys):
+    pairs = [("q", "a", "b"), Pair("long-7", [{"role": "user", "content": "q"}], ("x y " * 3000, "z")), ("q", "c", "d")]
+    for stop in ("never", "likely"):
+        first, long, last = coin_judge.judge(pairs, num_votes=4, max_completion_length=100, stop=stop)
+        assert "pair long-7: its prompt has 12846 tokens, and 3996 fit (context 4096 less --max_completion_length 100): counted as truncated" in (
+            capsys.readouterr().err)
+        assert (long.winner, long.p_first, long.consistent) == (None, 0.5, False) and long.games == [
+            {"order": order, "verdict": None, "status": "truncated", "text": "", "tokens": 0, "think_tokens": 0} for order in BOTH_ORDERS for _ in range(4)]
+        assert [first, last] == coin_judge.judge(pairs[::2], num_votes=4, max_completion_length=100, stop=stop)  # the others are as ever
+    with pytest.raises(BadInput, match="pair long-7: its prompt has 12846 tokens"):
+        coin_judge.encode(pairs[1], [0, 1], 100)
+    with pytest.raises(BadInput, match="--max_completion_length 5000: the context of this judge is 4096"):
         coin_judge.judge([("q", "a", "b")], max_completion_length=5000)
 
 

@@ -15,6 +15,7 @@ import sampler
 from data import Pair
 from judge import Judge
 from tiny_models import COIN, make_model_folder, make_scripted_folder
+from votes import conclude, in_words, spending
 
 torch.set_num_threads(1)
 ROOT = Path(__file__).parents[1]
@@ -86,11 +87,11 @@ def test_output_for_people(monkeypatch, capsys, coin):
 def test_the_outcome_in_words(verdicts, words):
     games = [{"order": order, "verdict": verdict, "status": "valid" if verdict else "truncated"}
              for order, verdict in zip(([0, 1], [1, 0]), verdicts)]  # fmt: skip
-    assert judge.describe(judge.conclude(games)) == words
+    assert judge.describe(conclude(games)) == words
 
 
 def test_orders_to_the_terminal_are_not_carried_out(capsys):
-    judge.show(judge.conclude([{"order": [0, 1], "verdict": None, "status": "unparsable", "text": "\033[2Jbye\x9b1m\n\tend", "tokens": 3}]))
+    judge.show(conclude([{"order": [0, 1], "verdict": None, "status": "unparsable", "text": "\033[2Jbye\x9b1m\n\tend", "tokens": 3}]))
     out = capsys.readouterr().out
     assert "\033" not in out and "\x9b" not in out and "bye" in out and "\n\tend" in out
 
@@ -98,9 +99,8 @@ def test_orders_to_the_terminal_are_not_carried_out(capsys):
 def test_votes_left_out_are_reported(monkeypatch, capsys, coin, coin_judge):
     code, out, err = inline(monkeypatch, capsys, *ASK, "--model", coin, "--num_votes", 6, "--stop", "likely", "--json", *QUICK)
     expected, = coin_judge.judge([("What is 6 * 7?", "42", "48")], num_votes=6, max_completion_length=40, stop="likely")
-    spent = sum(game["tokens"] for game in expected.games)
     assert code == 0 and json.loads(out) == judge.as_row(expected)
-    assert err.startswith(f"{len(expected.games)} games, {spent} tokens; {12 - len(expected.games)} games, about ") and err.count("\n") == 1
+    assert err == in_words(spending(expected.games, 6)) + "\n" and err.startswith(f"{len(expected.games)} games, ")
 
 
 BAD = [
@@ -301,10 +301,18 @@ def test_results_of_other_settings_or_pairs_are_not_mixed(batch, tmp_path, pairs
     assert batch(out)[0] == 0 and out.read_bytes().startswith(whole) and json.loads(out.read_text().split("\n")[-2])["id"] == "new"
 
 
-def test_a_pair_that_is_too_long_stops_the_file_before_it_begins(batch, tmp_path, pairs_file):
-    pairs_file.write_text(pairs_file.read_text() + json.dumps({"id": "big", "query": "q", "a": "x " * 5000, "b": "y"}) + "\n")
-    code, _, err = batch(tmp_path / "out.jsonl")
-    assert code == 2 and "pair big: its prompt has" in err.splitlines()[-1] and (tmp_path / "out.jsonl").read_bytes() == b""
+def test_a_pair_that_is_too_long_is_truncated_and_the_others_judged(batch, monkeypatch, capsys, tmp_path, pairs_file, coin):
+    batch(tmp_path / "before.jsonl")
+    big = {"query": "q", "a": "x " * 5000, "b": "y"}
+    pairs_file.write_text(pairs_file.read_text() + json.dumps({"id": "big"} | big) + "\n")
+    code, out, err = batch(tmp_path / "out.jsonl", "--json")
+    assert code == 0 and "pair big: its prompt has" in err and "counted as truncated" in err
+    *rows, last = (tmp_path / "out.jsonl").read_bytes().splitlines(keepends=True)
+    assert b"".join(rows) == (tmp_path / "before.jsonl").read_bytes()
+    games = json.loads(last)["games"]
+    assert [(game["status"], game["tokens"]) for game in games] == [("truncated", 0)] * 4 and json.loads(out)["games_saved"] == 0
+    code, out, err = inline(monkeypatch, capsys, "--query", "q", "--a", big["a"], "--b", "y", "--model", coin, *QUICK)
+    assert code == 2 and out == "" and "its prompt has" in err  # where there is nothing else to judge, it is an error
 
 
 # ---- a real model ----

@@ -13,7 +13,7 @@ from cli import BadInput
 from data import load_pairs
 from extras import ask, make_data, mixture
 from extras.store import Store
-from test_endpoint import Server, chat, text_of
+from loopback import Server, chat, text_of
 from tiny_models import make_model_folder
 
 ROOT = Path(make_data.__file__).parent.parent

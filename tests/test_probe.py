@@ -12,7 +12,7 @@ from test_rewards import OracleJudge, longer
 from tiny_models import make_model_folder, make_scripted_folder, make_tokenizer
 
 from chat import encode_chat, judge_messages, load_style
-from extras.probe import QUESTIONS, TRICKS, probe
+from extras.probe import QUESTIONS, TRICKS, Settings, load_items, probe
 from judge import Judge
 from rewards import judge_reward
 
@@ -67,6 +67,15 @@ def test_no_trick_gives_a_verdict_that_the_judge_has_not_written(tmp_path):
 def test_as_reward_empty_and_repeated_answers_gain_nothing():
     reward = judge_reward(OracleJudge(lambda first, second: 1), opponents=3, scale="win_rate", both_orders=True)
     assert reward(["q"] * 4, ["", "42", "42", "<think>42"]) == pytest.approx([1 / 6, 5 / 6, 5 / 6, 1 / 6])
+
+
+def test_the_embedded_judge_is_asked_about_its_world():
+    rows = [json.loads(line) for line in (ROOT / "tiny" / "test.jsonl").read_text().splitlines()[:3]]
+    right_and_wrong = [(row["ab"[row["label"]]], row["ba"[row["label"]]]) for row in rows]
+    items = load_items(Settings(style="tiny", limit=3))
+    assert [(messages[-1]["content"], right, wrong) for messages, right, wrong in items] == [
+        (row["query"], *both) for row, both in zip(rows, right_and_wrong)]
+    assert load_items(Settings(style="rrm", limit=3)) == ITEMS[:3]
 
 
 def test_the_command(tmp_path):

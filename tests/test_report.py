@@ -37,6 +37,34 @@ def test_page(tmp_path, capsys):
     out = capsys.readouterr().out
     assert (tmp_path / "page.png").read_bytes()[:4] == b"\x89PNG" and "vote share: Brier" in out and "verdict token: Brier" in out
     (tmp_path / "other.json").write_text("{}")
-    for arguments in ([], [str(tmp_path / "other.json")], [str(tmp_path / "nowhere.json")]):
-        with pytest.raises(BadInput):
-            report.main(arguments)
+    other = {"settings": {}, "results": {"benchmark": "llmbar"}, "rows": []}
+    (tmp_path / "llmbar.json").write_text(json.dumps(other))
+    for arguments, words in (([], "no results.json given"), ([tmp_path / "other.json"], "give the one in the --output_dir"), ([tmp_path / "nowhere.json"], "nowhere"),
+                             ([names[0], tmp_path / "llmbar.json"], "is of the benchmark llmbar, and"), ([tmp_path / "judged.jsonl"], "extras.view FILE")):
+        with pytest.raises(BadInput, match=words):
+            report.main(list(map(str, arguments)))
+
+
+def test_parts_without_data_are_left_out():
+    """Games of another tool have no tokens; one evaluation makes no curve; rows that humans tied have no outcomes and nothing to calibrate."""
+    def titles(rows, count=1):
+        from matplotlib.figure import Figure
+
+        results, found = {"benchmark": "pandalm"} | protocol.summarise("pandalm", rows), []
+        for draw in report.panels([{"settings": {}, "results": results, "rows": rows}] * count, ["a", "b"]):
+            axis = Figure().subplots()
+            draw(axis)
+            assert axis.has_data()
+            found.append(axis.get_title())
+        return [title.split(",")[0] for title in found]
+
+    pytest.importorskip("matplotlib")
+    rows = [single(str(n), "all", n % 2, 0) for n in range(6)]
+    parts = ["the benchmark's rule", "pairs with a better answer", "outcomes of pairs", "confidence against accuracy"]
+    assert titles(rows) == [*parts, "tokens of a game"] and titles(rows, 2)[-1] == "accuracy"  # accuracy, three classes (%) against tokens
+    for game in (game for row in rows for game in row["matches"][0]["games"]):
+        game.pop("tokens")
+    assert titles(rows) == titles(rows, 2) == parts
+    tied = single("1", "all", 0, 0, scores=(0.5, 0.5))
+    tied["matches"][0]["games"] = [{"order": [0, 1], "verdict": None, "status": "tie"}]
+    assert titles([tied]) == parts[:1]

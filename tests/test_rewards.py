@@ -16,9 +16,10 @@ import rewards
 from chat import encode_chat, judge_messages
 from data import Pair, place
 from elo import elo
-from judge import Judge, as_pair, conclude
+from judge import Judge, as_pair
 from rewards import (answer_reward, consistency_reward, cut_answers, draw_matches, final_answer, group_spans, judge_reward, match_rewards,
                      num_matches)  # fmt: skip
+from votes import conclude
 
 torch.set_num_threads(1)
 ROOT = Path(__file__).parents[1]
@@ -305,7 +306,7 @@ def test_right_answers_pay_a_solver_and_are_evaluated(world):
     assert [row["step"] for row in rows] == [0, 1, 2] and all(row["reward/checked"] == 1 for row in rows[1:])
     assert all(row["reward"] == row["reward/oracle"] for row in rows[1:])
     assert {"eval/reward/oracle", "eval/reward/win_rate", "eval/reward/unanswered"} <= rows[0].keys()
-    assert len((world / "right" / "eval" / "1.jsonl").read_text().splitlines()) == 9
+    assert len((world / "right" / "rollouts" / "eval-1.jsonl").read_text().splitlines()) == 9
 
 
 def test_metrics_of_judged_groups_by_hand():

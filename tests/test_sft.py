@@ -66,10 +66,10 @@ def test_a_tag_that_the_template_has_opened_is_not_written_twice():
 
 @pytest.mark.parametrize("budget", [10_000, 40, 1])
 def test_loss_and_gradient_are_the_mean_over_completion_tokens(folder, budget):
-    rows = [([5, 6, 7], [8, 9]), ([10], [11, 12, 13, 14]), ([20, 21], [22])]
+    rows = [([5, 6, 7], [[8, 9]], "line 1"), ([10], [[11, 12, 13, 14]], "line 2"), ([20, 21], [[22]], "line 3")]
     model = Model.from_pretrained(folder, dtype=torch.float32)
     losses = []
-    for prompt, completion in rows:  # the textbook: cross-entropy of whole sequences, prompt positions left out
+    for prompt, (completion,), _ in rows:  # the textbook: cross-entropy of whole sequences, prompt positions left out
         layout = pack_groups([(prompt + completion, [])])
         logits = model(layout.tokens, layout.positions, packed_attention(layout)) @ model.head_weight.T
         losses.append(torch.nn.functional.cross_entropy(logits[len(prompt) - 1 : -1], torch.tensor(completion), reduction="sum"))
@@ -79,18 +79,18 @@ def test_loss_and_gradient_are_the_mean_over_completion_tokens(folder, budget):
     gradients = {}
     optimizer = torch.optim.AdamW(policy.masters.values())
     optimizer.step = lambda: gradients.update({name: master.grad.clone() for name, master in policy.masters.items()})
-    loss, tokens, _ = train_step(policy, optimizer, rows, Settings(micro_batch_tokens=budget, max_grad_norm=1e9))
-    assert tokens == 7 and loss == pytest.approx(expected.item(), rel=1e-5)
+    row = train_step(policy, optimizer, rows, Settings(micro_batch_tokens=budget, max_grad_norm=1e9))
+    assert row["num_tokens"] == 7 and row["loss"] == pytest.approx(expected.item(), rel=1e-5)
     for name, weight in model.named_parameters():
         torch.testing.assert_close(gradients[name], weight.grad, rtol=1e-4, atol=1e-6)
 
 
 def test_packs_hold_every_row_once_within_the_budget():
-    rows = [([1] * length, [2] * (length % 4 + 1)) for length in range(1, 30)]
+    rows = [([1] * length, [[2] * (length % 4 + 1)], f"line {length}") for length in range(1, 30)]
     for budget in (1, 40, 1000):
         packs = list(packs_of(rows, budget))
         assert sorted(row for pack in packs for row in pack) == sorted(rows)
-        assert all(len(pack) == 1 or sum(len(p) + len(c) for p, c in pack) <= budget for pack in packs)
+        assert all(len(pack) == 1 or sum(len(p) + len(c) for p, (c,), _ in pack) <= budget for pack in packs)
 
 
 def test_learning_rate_warms_up_and_falls_to_a_tenth():

@@ -75,7 +75,8 @@ def test_tree():
     assert draw_tree(knockout(1, by_number), str) == ["0"]
     played = [f"player {winner} beats player {i + j - winner} 1.00" for matches in bracket.rounds for i, j, _, winner in matches]
     assert sorted(line.lstrip("│├└─ ") for line in lines) == sorted(played)
-    assert draw_tree(knockout(2, lambda pairs: [0.5]), str)[0].endswith("0.50 (coin)")
+    assert draw_tree(knockout(2, lambda pairs: [0.5]), str)[0].endswith("0.50 (coin)") and bracket.num_coins == 0
+    assert knockout(4, lambda pairs: [0.5, 0.75][: len(pairs)]).num_coins == 2  # one in each round
     depth = [len(line) - len(line.lstrip("│├└─ ")) for line in lines]
     assert depth == [0, 3, 6, 3] or depth == [0, 3, 3, 6]
 
@@ -161,8 +162,11 @@ def test_command(tmp_path):
     scores = [match[2] for matches in bracket["rounds"] for match in matches]
     assert all(score in (0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1) for score in scores)  # four games, half for an invalid one
     shown = command("--query", "347+586", "--candidates", path, "--max_completion_length", 60, "--num_votes", 2)
-    assert shown.returncode == 0 and shown.stdout.count("\n") == 2 and "\x1b" not in shown.stdout
-    assert shown.stdout.startswith(f"{bracket['winner']}: ") and "2 matches, 4 completions each" in shown.stderr
+    *tree, empty, best = shown.stdout.splitlines()
+    assert shown.returncode == 0 and len(tree) == 2 and empty == "" and "\x1b" not in shown.stdout and shown.stderr.startswith("judged now: 8 games, ")
+    assert tree[0].startswith(f"{bracket['winner']}: ") and best.startswith(f"best answer: {bracket['winner']}: ")
+    assert bracket["num_coins"] == scores.count(0.5) == sum(line.endswith("(coin)") for line in tree)
+    assert (f"{bracket['num_coins']} of 2 matches had no winner: a coin decided" in best) == (bracket["num_coins"] > 0)
 
 
 def test_votes_left_out_are_reported(tmp_path, capsys):
@@ -186,7 +190,7 @@ def test_votes_left_out_are_reported(tmp_path, capsys):
     assert spent["games"] + spent["games_saved"] == 48 and spent["games_saved"] > 0
     table = run(elo.main, *cache)
     assert "judged now: 0 games, 0 tokens" in table.err and "fig" in table.out  # all of it from the cache
-    assert "2 matches, 16 completions each at most" in run(tournament.main, *cache).err
+    assert "saved" not in table.err  # and nothing was saved, since nothing was judged
 
 
 @pytest.mark.parametrize("arguments, words", [

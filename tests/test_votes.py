@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import random
+import sys
 from collections import Counter
 from fractions import Fraction
 from pathlib import Path
@@ -19,10 +20,13 @@ from data import Pair
 from judge import Judge
 from tiny_models import COIN, make_scripted_folder
 from tournament import knockout
-from votes import BOTH_ORDERS, RISK, STOPS, chance_of_change, conclude, enough, in_words, majority, play_out, rounds_to_ask, spending, vote_of
+from votes import BOTH_ORDERS, RISK, STOPS, chance_of_change, conclude, enough, in_words, majority, rounds_to_ask, spending, vote_of
 
 torch.set_num_threads(1)
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "runs" / "ranking"))
+
+from replay import play_out  # noqa: E402
 
 
 # ---- the rules ----
@@ -176,8 +180,7 @@ def test_a_knockout_has_the_same_winners_with_fewer_votes(coin_judge):
 # ---- study, recording, replay ----
 
 @pytest.fixture
-def ranking(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "runs" / "ranking"))
+def ranking():
     import record
     import replay
     import vote_study
@@ -297,6 +300,9 @@ def test_damaged_recordings(ranking, tmp_path, change, words):
     (tmp_path / "r.jsonl").write_text(json.dumps(row) + "\n")
     with pytest.raises(BadInput, match=words):
         ranking[1].read_recording(tmp_path / "r.jsonl")
+    for arguments in ([], ["r.jsonl", "s.jsonl"], ["r.jsonl", "--trials", "0"], ["r.jsonl", "--trial", "2"]):
+        with pytest.raises(BadInput, match="trials"):
+            ranking[1].main(arguments)
     (tmp_path / "r.jsonl.gz").write_bytes(gzip.compress(b"x" * 100)[:20])
     with pytest.raises(BadInput, match="cannot read"):
         ranking[1].read_recording(tmp_path / "r.jsonl.gz")

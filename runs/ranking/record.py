@@ -18,7 +18,7 @@ import sys
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Literal, Optional
+from typing import Optional
 
 from tqdm import tqdm
 
@@ -27,23 +27,15 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import cli  # noqa: E402
 from cli import BadInput, note, setting  # noqa: E402
 from data import Pair, load_questions  # noqa: E402
-from judge import Judge  # noqa: E402
+from judge import JudgeSettings, check_judge, judge_of, own_rows  # noqa: E402
 from votes import vote_of  # noqa: E402
 
 
 @dataclass
-class Settings:
+class Settings(JudgeSettings):
     questions: Optional[str] = setting(None, "questions with candidates and their scores, higher is better")
     out: Optional[str] = setting(None, "the recording: a name that ends in .jsonl.gz")
     limit: Optional[int] = setting(None, "only the first so many questions")
-    model: str = setting("tiny", "Hugging Face folder or hub name; tiny = the embedded judge")
-    style: Optional[str] = setting(None, "judging prompt: a name in prompts/ or a file; default: that of the model's training, else rrm")
-    num_votes: int = setting(3, "completions of a pair in each of the two orders")
-    temperature: float = setting(0.6, "sampling temperature")
-    max_completion_length: int = setting(1024, "tokens of a completion at most, thinking included")
-    seed: int = setting(0, "decides sampling")
-    device: Literal["auto", "cpu", "cuda"] = setting("auto", "auto: a GPU if there is one")
-    dtype: Literal["auto", "float32", "bfloat16"] = setting("auto", "auto: bf16 where the hardware is fast at it")
 
 
 def record(judge, question, options):
@@ -60,39 +52,26 @@ def record(judge, question, options):
     return {"votes": votes, "tokens": tokens}
 
 
-def finished(path, heads):
-    """How many questions the file `path` holds already; a last line that was cut off is removed. BadInput if they are not these."""
-    *lines, rest = path.read_bytes().split(b"\n") if path.exists() else [b""]
-    for number, line in enumerate(lines, start=1):
-        row = cli.parse_json(line, f"{path} line {number}")
-        if number > len(heads) or not heads[number - 1].items() <= row.items():
-            raise BadInput(f"{path} line {number} was recorded with other settings or questions: remove the file, or give another --out")
-    if rest:
-        os.truncate(path, path.stat().st_size - len(rest))
-    return len(lines)
-
-
 def main(argv=None):
     settings = cli.parse_settings(Settings, argv, description=__doc__.split("\n")[0])
     if settings.questions is None or settings.out is None or not settings.out.endswith(".jsonl.gz"):
         raise BadInput("--questions and --out are needed, the latter with a name that ends in .jsonl.gz: give both")
     if Path(settings.out).exists():
         raise BadInput(f"--out: {settings.out} is there already: give another file")
-    for name, lowest in (("num_votes", 1), ("max_completion_length", 1), ("temperature", 0)):
-        if not lowest <= getattr(settings, name) < float("inf"):
-            raise BadInput(f"--{name}: must be at least {lowest}, got {getattr(settings, name)}")
+    check_judge(settings)
     questions = load_questions(settings.questions, limit=settings.limit)
     for question in questions:
         if question.scores is None or len(question.scores) < 2:
             raise BadInput(f"{settings.questions}: question {question.id} lacks candidates with scores: give two at least, and a score for each")
     recorded = {name: value for name, value in asdict(settings).items() if name not in ("questions", "out", "limit")}
     heads = [{"id": question.id, "scores": question.scores, "texts": question.candidates, "settings": recorded} for question in questions]
-    partial = Path(settings.out + ".partial")
-    done = finished(partial, heads)
+    partial, done = Path(settings.out + ".partial"), 0
+    for done, row in own_rows(partial, "--out", b'{"id": '):
+        if done > len(heads) or not heads[done - 1].items() <= row.items():
+            raise BadInput(f"{partial} line {done} was recorded with other settings or questions: remove the file, or give another --out")
     note(f"{done} of {len(questions)} questions are recorded already" if done else f"{len(questions)} questions to record")
     if done < len(questions):
-        judge = Judge(settings.model, None, settings.style, device=settings.device, dtype=settings.dtype, seed=settings.seed)
-        options = settings.num_votes, True, settings.temperature, settings.max_completion_length
+        judge, options = judge_of(settings), (settings.num_votes, True, settings.temperature, settings.max_completion_length)
         for index in tqdm(range(done, len(questions)), initial=done, total=len(questions), unit="question", disable=None):
             row = heads[index] | record(judge, questions[index], options)
             with open(partial, "a", encoding="utf-8") as file:

@@ -8,25 +8,32 @@ two players meet more often than there are votes for, it hears old verdicts. The
 (equal ones by lot), in a knockout the winner. Questions whose answers all have the same score say nothing and are left out.
 """
 
-import argparse
 import gzip
 import random
 import sys
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Optional
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import cli  # noqa: E402
-from cli import BadInput  # noqa: E402
+from cli import BadInput, setting  # noqa: E402
 from elo import SCHEDULES, elo, intransitive_triples, run_schedule  # noqa: E402
+from extras import split_arguments  # noqa: E402
 from tournament import knockout  # noqa: E402
-from votes import first_share, majority, play_out  # noqa: E402
+from votes import STOPS, enough, first_share, majority  # noqa: E402
 
 VERDICTS = {"1": 0, "0": 1, "?": None}  # votes as elsewhere: the index of the answer, 0 for the first number of the key
-STOPS = "never", "decided", "likely"
+
+
+@dataclass
+class Settings:
+    trials: int = setting(5, "of every schedule on every question")
+    plot: Optional[str] = setting(None, "name of a picture")
 
 
 def read_recording(path):
@@ -57,6 +64,15 @@ def read_recording(path):
     if len({len(order) for row in rows for orders in row["votes"].values() for order in orders}) != 1:
         raise BadInput(f"{path}: no votes, or more of them for some pairs than for others: record all pairs alike")
     return rows
+
+
+def play_out(recorded, stop):
+    """Of recorded votes, one equally long list for each order, those that a judge with this rule would have asked for."""
+    for rounds in range(1, len(recorded[0]) + 1):  # [[0, 0, 0], [0, 0, 1]] with "decided": [[0, 0], [0, 0]]
+        played = [votes[:rounds] for votes in recorded]
+        if enough(sum(played, []), sum(map(len, recorded)) - rounds * len(recorded), stop):
+            break
+    return played
 
 
 def num_recorded(rows):
@@ -192,12 +208,11 @@ def plot(results, path):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("recording")
-    parser.add_argument("--trials", type=int, default=5, help="of every schedule on every question")
-    parser.add_argument("--plot", help="name of a picture")
-    settings = parser.parse_args(argv)
-    for line in report(read_recording(settings.recording), settings.trials):
+    names, flags = split_arguments(sys.argv[1:] if argv is None else argv)
+    settings = cli.parse_settings(Settings, flags, description=__doc__.split("\n")[0])
+    if len(names) != 1 or settings.trials < 1:
+        raise BadInput("give one recording of record.py, and a positive number of --trials: replay.py recording.jsonl.gz --trials 5")
+    for line in report(read_recording(names[0]), settings.trials):
         if isinstance(line, str):
             print(line, flush=True)
         elif settings.plot:

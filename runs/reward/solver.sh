@@ -1,0 +1,124 @@
+#!/usr/bin/env bash
+# A solver of the tiny world, trained on questions alone, by several rewards. Finished runs are skipped, interrupted ones go on.
+#
+#   bash runs/reward/solver.sh                        every arm once, seed 0
+#   bash runs/reward/solver.sh --full                 everything below, seeds 0 to 4
+#   SEEDS="0 1" JOBS=2 bash runs/reward/solver.sh arms accuracy              (KINDS="fresh" ACCURACIES="75 95": a part of it)
+#
+#   base          the policy, tiny/student (made only if it is not there), its questions, and the judge on its answers
+#   arms          oracle, judge, majority, coin, untrained judge
+#   opponents     the judge with 1, 2 and 7 opponents each (arms: 4)
+#   scales        the judge's win rates and Elo ratings, divided by their standard deviation or not (arms: shrunk, not divided)
+#   accuracy      judges of 55 to 99 % accuracy: fresh errors, fixed errors, a liking for length; 16 matches a group as in arms
+#   noisy_scales  a judge of 75 % with fixed errors under the other ratings
+#   forgetful     oracle, judge, majority with a policy that leaves out carries: its most frequent answer is wrong where there is one
+#   dpo           pairs of the student's answers, labelled by the judge, by the truth, by a coin
+#   consistency   a judge trained with the reward for both orders, against the plain verdict
+# Afterwards: python runs/reward/table.py
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" PYTHONPATH=.
+work=out/reward
+mkdir -p $work
+STEPS="${STEPS:-60}" KINDS="${KINDS:-fresh longer fixed}" ACCURACIES="${ACCURACIES:-55 65 75 85 95 99}"
+
+one() {  # NAME SEED flags: one run of the solver
+    local name=$1 seed=$2
+    shift 2
+    [ -d "out/reward/runs/$name-$seed/checkpoint-$STEPS" ] && return
+    python train_grpo.py --task solve --model tiny/student --train_data out/reward/questions.jsonl --eval_data out/reward/test.jsonl \
+        --eval_every 20 --eval_limit 400 --prompts_per_step 16 --num_generations 8 --max_completion_length 64 --max_steps "$STEPS" \
+        --learning_rate 1e-4 --judge_max_completion_length 96 --dtype float32 --save_every 20 --resume --seed "$seed" \
+        --output_dir "out/reward/runs/$name-$seed" "$@" 2> "out/reward/runs/$name-$seed.log" > /dev/null \
+        || { echo "failed: see out/reward/runs/$name-$seed.log" >&2; return 1; }
+    echo "$name-$seed" "$(grep '^held out' "out/reward/runs/$name-$seed.log" || true)"
+}
+
+verdicts() {  # NAME SEED: one judge, by the default run or with the reward for both orders
+    [ -d "out/reward/judges/$1-$2/checkpoint-150" ] && return
+    python train_grpo.py --reward "$1" --seed "$2" --eval_every 75 --eval_limit 500 --resume --output_dir "out/reward/judges/$1-$2" \
+        2> "out/reward/judges/$1-$2.log" > /dev/null
+}
+
+dpo() {  # NAME SEED
+    local out=out/reward/dpo/$1-$2
+    [ -d "$out/checkpoint-100" ] && return
+    python -m extras.train_dpo --model tiny/student --train_data "out/reward/dpo/pairs/$1.jsonl" --output_dir "$out" --max_steps 100 \
+        --batch_size 32 --learning_rate 5e-5 --beta 0.1 --dtype float32 --resume --seed "$2" 2> "$out.log" > /dev/null
+}
+export -f one verdicts dpo
+export STEPS
+
+plan() {  # one run a line: a function and its arguments
+    local mine=runs.reward.rewards_tiny
+    for seed in $SEEDS; do
+        case $1 in
+        arms)
+            echo "one oracle $seed --reward $mine:oracle --scale_rewards group"
+            echo "one judge $seed --reward judge --judge_model tiny"
+            echo "one majority $seed --reward $mine:majority --scale_rewards group"
+            echo "one coin $seed --reward $mine:coin --scale_rewards group"
+            echo "one untrained $seed --reward judge --judge_model tiny-base" ;;
+        opponents) for d in 1 2 7; do echo "one judge_d$d $seed --reward judge --judge_model tiny --judge_opponents $d"; done ;;
+        scales)
+            for scale in win_rate elo; do
+                echo "one judge_${scale}_group $seed --reward judge --judge_model tiny --judge_scale $scale --scale_rewards group"
+            done
+            echo "one judge_win_rate_none $seed --reward judge --judge_model tiny --judge_scale win_rate --scale_rewards none"
+            echo "one judge_shrunk_group $seed --reward judge --judge_model tiny --judge_scale shrunk --scale_rewards group" ;;
+        accuracy)
+            for kind in $KINDS; do for p in $ACCURACIES; do
+                echo "one ${kind}_$p $seed --reward $mine:${kind}_$p --scale_rewards none"
+            done; done ;;
+        noisy_scales)
+            for scale in win_rate elo; do
+                echo "one fixed_75_${scale}_group $seed --reward $mine:fixed_75_$scale --scale_rewards group"
+            done
+            echo "one fixed_75_win_rate_none $seed --reward $mine:fixed_75_win_rate --scale_rewards none" ;;
+        forgetful)
+            local policy="--model out/reward/forgetful/checkpoint-500"
+            echo "one forgetful_oracle $seed $policy --reward $mine:oracle --scale_rewards group"
+            echo "one forgetful_judge $seed $policy --reward judge --judge_model tiny"
+            echo "one forgetful_majority $seed $policy --reward $mine:majority --scale_rewards group" ;;
+        dpo) for labels in judge oracle coin; do echo "dpo $labels $seed"; done ;;
+        consistency) for reward in verdict consistency; do echo "verdicts $reward $seed"; done ;;
+        *) echo "solver.sh: $1 is no part: base arms opponents scales accuracy noisy_scales forgetful dpo consistency" >&2; exit 2 ;;
+        esac
+    done
+}
+
+parts=("${@:-arms}")
+if [ "${1:-}" = --full ]; then
+    parts=(arms opponents scales accuracy noisy_scales forgetful dpo consistency)
+    SEEDS="${SEEDS:-0 1 2 3 4}"
+fi
+SEEDS="${SEEDS:-0}"
+
+# the policy and its questions
+mkdir -p $work/runs $work/judges $work/dpo
+if [ ! -d tiny/student ]; then
+    python runs/reward/student.py init $work/init
+    python runs/reward/student.py rows 64000 $work/student.jsonl
+    python train_sft.py --model $work/init --train_data $work/student.jsonl --output_dir $work/student --batch_size 32 --max_steps 2000 \
+        --learning_rate 2e-3 --warmup_steps 100 --schedule cosine --dtype float32 --save_every 250 --resume
+    python tiny/make.py store $work/student/checkpoint-2000 tiny/student
+fi
+[ -f $work/questions.jsonl ] || python runs/reward/student.py questions 8000 $work/questions.jsonl
+[ -f $work/test.jsonl ] || python runs/reward/student.py test 400 $work/test.jsonl
+[ -f $work/own.log ] || { python runs/reward/answers.py measure tiny/student tiny > $work/own.part && mv $work/own.part $work/own.log; }
+
+for part in "${parts[@]}"; do
+    [ "$part" = base ] && continue
+    if [ "$part" = dpo ] && [ ! -f $work/dpo/pairs.log ]; then
+        python runs/reward/answers.py pairs tiny/student tiny 1500 $work/dpo/pairs > $work/dpo/pairs.part && mv $work/dpo/pairs.part $work/dpo/pairs.log
+    fi
+    if [ "$part" = forgetful ] && [ ! -d $work/forgetful/checkpoint-500 ]; then
+        python runs/reward/student.py rows 16000 $work/forgetful.jsonl forgetful
+        python train_sft.py --model tiny/student --train_data $work/forgetful.jsonl --output_dir $work/forgetful --batch_size 32 --max_steps 500 \
+            --learning_rate 1e-3 --warmup_steps 20 --schedule cosine --dtype float32 --save_every 250 --resume
+    fi
+    plan "$part" | xargs -P "${JOBS:-1}" -I {} bash -c '{}'
+    if [ "$part" = dpo ]; then
+        python runs/reward/answers.py test tiny/student $work/dpo/*/checkpoint-100 > $work/dpo/test.log
+    fi
+done
