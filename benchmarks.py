@@ -61,14 +61,15 @@ class Item:
 # ---- from official files to items ----
 
 GROUPS = {  # benchmark -> (the group of a row of its file, the groups that there are or None for any)
-    "rewardbench": (lambda item: item.meta["subset"], SUBSETS),
+    "rewardbench": (lambda item: isinstance(item, Pair) and item.meta["subset"], SUBSETS),
     "rewardbench2": (lambda item: item.meta["subset"], SUBSETS_2),
     # safety-refuse and safety-response are pooled
     "rm_bench": (lambda item: (item.meta.get("domain") or item.source).split("_")[0].split("-")[0] if len(item.candidates) == 6 else None, DOMAINS),
     # Pairwise_set/Helpfulness/..., BoN_set/Harmlessness/...
-    "rmb": (lambda item: f"{'BoN' if 'bon_uid' in item.meta else 'pairwise'} {item.meta['category_path'].split('/')[1].lower()}", RMB_PARTS),
-    "judgebench": (lambda item: "knowledge" if item.meta["source"].startswith("mmlu-pro") else CATEGORIES[item.meta["source"]], None),
-    "pandalm": (lambda item: f"{item.meta['annotator1']}" and "all", None),
+    "rmb": (lambda item: len(set(item.scores)) > 1 and f"{'BoN' if 'bon_uid' in item.meta else 'pairwise'} "
+            f"{item.meta['category_path'].split('/')[1].lower()}", RMB_PARTS),
+    "judgebench": (lambda item: isinstance(item, Pair) and (item.meta["source"][:8] == "mmlu-pro" and "knowledge" or CATEGORIES[item.meta["source"]]), None),
+    "pandalm": (lambda item: isinstance(item, Pair) and f"{item.meta['annotator1']}" and "all", None),
     "llmbar": (lambda item: isinstance(item, Pair) and item.source, None),
     "ppe": (lambda item: "human" if isinstance(item, Pair) else item.source, None),
     "gsm8k_solutions": (lambda item: item.candidates and item.source, None),
@@ -88,8 +89,8 @@ def load(name, path, limit=None, seed=0):
         pair = isinstance(item, Pair)
         scores = item.scores if not pair else None if item.label is None else [1 - item.label, item.label]
         try:
-            group = group_of(item)
-        except (KeyError, IndexError, AttributeError, TypeError):
+            group, matches = group_of(item), matches_of(name, item, scores) if scores else []
+        except (KeyError, IndexError, AttributeError, TypeError, ValueError):
             group = None
         if not scores and name == "pairs":
             raise BadInput(f"{path}: row {item.id} has no label (no scores of its candidates): only labelled data can be evaluated; "
@@ -99,7 +100,7 @@ def load(name, path, limit=None, seed=0):
                            "give the benchmark's own file, or --benchmark pairs")
         question = item.id.partition(":")[2] if group == "Ties" else question_key(item)  # ref:7 and tied:7 are scored together
         answers = list(item.answers if pair else item.candidates)
-        items.append(Item(item.id, item.messages, answers, scores, matches_of(name, item, scores), group, question))
+        items.append(Item(item.id, item.messages, answers, scores, matches, group, question))
     drawn = set(sorted((item.id for item in items), key=lambda key: uniform(f"limit:{seed}:{key}"))[:limit])
     items = [item for item in items if item.id in drawn]
     note(f"{name}: {len(items)} items of {len({item.question for item in items})} questions from {path}"
@@ -115,7 +116,7 @@ def matches_of(name, item, scores):
     own = item.meta.get("sampled_conflict_pairs")  # those of the authors, in either direction
     if name != "ppe" or own is None:
         return sorted(pairs, key=lambda pair: uniform(f"ppe:{item.id}:{pair}"))[:5] if name == "ppe" else pairs
-    return [(i, j) if scores[i] > scores[j] else (j, i) for i, j in own]
+    return [pairs[pairs.index((i, j) if (i, j) in pairs else (j, i))] for i, j in own]
 
 
 # ---- reading a match ----

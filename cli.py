@@ -53,7 +53,7 @@ def parse_settings(settings_class, argv=None, text_fields=(), description=None):
         name = leftover[0].split("=")[0]
         near = difflib.get_close_matches(name.replace("-", "_"), known, n=1)
         hint = f"did you mean --{near[0].lstrip('_')}?" if near else "--help lists every flag"
-        raise BadInput(f"unknown argument {leftover[0]!r}: {hint}")
+        raise BadInput(f"unknown argument {leftover[0]!r:.200}: {hint}")
     reads_stdin = [name for name in text_fields if getattr(settings, name) == "-"]
     if len(reads_stdin) > 1:
         raise BadInput(f"--{reads_stdin[0]} and --{reads_stdin[1]} both read standard input: only one value can be '-'")
@@ -142,6 +142,10 @@ def check_model_folder(folder):
     place, kind = folder / "config.json", raw.get("model_type")
     if "settings" in raw:
         raise BadInput(f"--model: {folder} is the folder of a run: give one of its checkpoints, {folder}/checkpoint-STEP")
+    kinds = dict(model_type=str, architectures=list, rope_scaling=dict, rope_parameters=dict, layer_types=list, max_position_embeddings=int)
+    for field in kinds:
+        if not isinstance(raw.get(field), (kinds[field], type(None))):
+            raise BadInput(f"{place}: field {field!r} is {raw[field]!r:.80}: take the file from the model's page")
     if kind not in ARCHITECTURES or (raw.get("architectures") or [ARCHITECTURES[kind]])[0] != ARCHITECTURES[kind]:
         found = kind if kind not in ARCHITECTURES else raw["architectures"][0]
         raise BadInput(f"{place}: architecture {found!r} is not supported: use a Llama, Qwen2 or Qwen3 causal language model")
@@ -163,8 +167,8 @@ def check_model_folder(folder):
     index = folder / "model.safetensors.index.json"
     if index.exists():
         weight_map = parse_json(read_text(index, "--model"), index).get("weight_map")
-        if not isinstance(weight_map, dict):
-            raise BadInput(f"{index}: field 'weight_map' is missing: download the file again")
+        if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
+            raise BadInput(f"{index}: field 'weight_map' is missing or no map to file names: download the file again")
         for shard in sorted(set(weight_map.values())):
             if not (folder / shard).exists():
                 raise BadInput(f"{folder}: shard {shard} is missing, which {index.name} names: download the folder again")

@@ -249,7 +249,11 @@ def match_rows(path):
         yield from cli.read_json_lines(path, "--matches")
         return
     reader = csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True)
-    yield from ((reader.line_num, row) for row in reader)
+    try:
+        for row in reader:
+            yield reader.line_num, row
+    except csv.Error as error:
+        raise BadInput(f"{path} line {reader.line_num}: not valid csv ({error}): correct the line") from error
 
 
 def read_matches(path, names=None):
@@ -277,8 +281,8 @@ def read_matches(path, names=None):
         if columns[2] == "winner":
             score, wanted = {"left": 1.0, "right": 0.0, "tie": 0.5}.get(str(result), -1), "left, right or tie"
         else:
-            number = re.fullmatch(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*", str(result))
-            score, wanted = float(result) if number else -1, "a number from 0 to 1, the share of i"
+            number = re.fullmatch(r"\s*[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?\s*", str(result))
+            score, wanted = float(str(result)) if number else -1, "a number from 0 to 1, the share of i"
         if not 0 <= score <= 1:
             raise BadInput(f"{place}: {columns[2]} is {result!r:.80}: expected {wanted}")
         matches.append((*(numbers.setdefault(player, len(numbers)) for player in players), score))

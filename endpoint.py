@@ -31,7 +31,7 @@ from cli import BadInput, note
 PASSING = {408, 409, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529}  # worth another attempt
 LONGEST_PAUSE = 60.0  # seconds between two attempts, unless the server names a time
 LONGEST_WISH = 300.0  # of the times that a server may name
-SPECIAL = re.compile(r"<(?=[|｜]|/?think>|/?s>|[a-z]+_of_turn>|[be]os>)|\[(?=/?INST\])")
+SPECIAL = re.compile(r"<(?=[|｜]|/?(think|s|[a-z]+(_[a-z]+)+)>|([be]os|pad|unk|mask|unused\d+)>)|\[(?=/?(INST|THINK|[A-Z]+(_[A-Z]+)+)\])")
 TOO_LONG = re.compile(r"(?i)status (400|413|422): .*(context|too long|too large)")
 OPTIONAL = {"max_tokens": "max_completion_tokens", "seed": None, "temperature": None}  # fields that a server may refuse: the name it takes instead
 
@@ -49,10 +49,14 @@ class Reply:
 
 def check_base_url(url):
     """The URL in front of /chat/completions; /v1 is put behind a bare address. Raises BadInput."""
-    parts = urllib.parse.urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise BadInput(f"--base_url: {url!r} is no address: write http://HOST:PORT/v1")
-    if parts.username or parts.password or parts.query:
+    try:
+        parts = urllib.parse.urlsplit(url)
+        usable = re.fullmatch("[!-~]+", url) and parts.scheme in ("http", "https") and parts.port != 0 and parts.hostname.encode("idna")
+    except (ValueError, AttributeError):  # no number for a port, a host without a name or with one too long
+        usable = False
+    if not usable:
+        raise BadInput(f"--base_url: {url.rpartition('@')[2]!r:.200} is no address: write http://HOST:PORT/v1")
+    if "@" in parts.netloc or "?" in url or "#" in url:
         raise BadInput("--base_url: holds a password or parameters, which would end up in result files: put the key into OPENAI_API_KEY")
     return url.rstrip("/") + ("" if parts.path.strip("/") else "/v1")
 
@@ -88,6 +92,8 @@ class Endpoint:
         self.url, self.model = check_base_url(base_url) + "/chat/completions", model
         self.concurrency, self.timeout, self.deadline, self.attempts, self.first_pause = concurrency, timeout, deadline, attempts, first_pause
         self.key = os.environ.get(key, "").strip()
+        if not re.fullmatch("[!-~]*", self.key):  # http.client would raise, and show it
+            raise BadInput(f"{key}: holds a blank, a line break or another character that no header can carry: set it again")
         self.opener = urllib.request.build_opener(NoRedirect)
         self.refused, self.noted, self.opens_think, self.worked = set(), set(), False, False
         self.resume_at = 0.0  # a server that has had enough means all threads
@@ -210,10 +216,10 @@ class Endpoint:
     def refusal(self, error, body):
         """What an error status means: Passing, BadInput for all requests, or a Reply with the error for this one."""
         try:
-            said = error.read(4000).decode(errors="replace")
+            said = self.hide_key(error.read(8000).decode(errors="replace"))[:4000]  # before a cut could leave half of it
         except (OSError, http.client.HTTPException):
             said = ""
-        text = self.hide_key(" ".join(re.sub(r'[{}"\[\]]', " ", said).split())[:300])
+        text = " ".join(re.sub(r'[{}"\[\]]', " ", said).split())[:300]
         if error.code in PASSING and "insufficient_quota" not in said:
             raise Passing(f"status {error.code}", wished_pause(error.headers.get("Retry-After")))
         moderated = error.code == 403 and self.worked  # hosted models also refuse single texts in this way
@@ -239,9 +245,11 @@ def read_reply(content):
         thinking = message.get("reasoning_content") or message.get("reasoning") or ""
         text = message.get("content") or ""
         if thinking:  # a server that tells thinking and answer apart; without an answer the thinking was cut off
-            text = f"<think>{thinking}" + (f"</think>{text}" if text or choice.get("finish_reason") != "length" else "")
-        return Reply(text, int(usage.get("completion_tokens") or 0), "length" if choice.get("finish_reason") == "length" else "stop")
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
+            text = "<think>" + thinking + ("</think>" + text if text or choice.get("finish_reason") != "length" else "")
+        text = re.sub("[\ud800-\udfff]", "\N{REPLACEMENT CHARACTER}", text)  # half a surrogate pair: no file could hold it
+        tokens = max(0, int(usage.get("completion_tokens") or 0))
+        return Reply(text, tokens, "length" if choice.get("finish_reason") == "length" else "stop")
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError, OverflowError):
         raise Passing("the answer is no chat completion") from None
 
 
@@ -252,6 +260,6 @@ def wished_pause(header):
     try:
         seconds = float(header) if re.fullmatch(r"\d+(\.\d+)?", header.strip()) else \
             email.utils.parsedate_to_datetime(header).timestamp() - time.time()
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return None
     return min(max(seconds, 0.001), LONGEST_WISH)

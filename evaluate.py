@@ -219,8 +219,8 @@ def games_said(row):
         return row["pair_id"], [stored_game(order, one["decision"], ("A>B", "B>A", "A=B")) for order, one in decisions]
     if "games" in row:  # judge.py --out
         for game in row["games"]:
-            fits = {"valid": (1, 2)}.get(game["status"], (None,))
-            if game["order"] not in BOTH_ORDERS or game["verdict"] not in fits:
+            fits = {"valid": ("1", "2")}.get(game["status"], ("null",))
+            if game["order"] not in BOTH_ORDERS or json.dumps(game["verdict"]) not in fits:  # 1.0 is no place
                 raise KeyError("order, verdict, status")
         return row["id"], row["games"]
     if "winner" in row:
@@ -259,6 +259,8 @@ def read_result(path, flag, benchmark):
     if not path.endswith(".json") or not cli.read_text(path, flag).startswith('{"settings"'):
         return None
     found = cli.parse_json(cli.read_text(path, flag), path)
+    if not isinstance(found["settings"], dict) or not isinstance(found.get("rows"), list):
+        raise BadInput(f"{flag}: {path} was not written by this command: give one of its results.json")
     if benchmark not in (None, found["settings"].get("benchmark")):
         raise BadInput(f"{flag}: {path} is of --benchmark {found['settings'].get('benchmark')}, not {benchmark}: give results of one benchmark")
     return found

@@ -190,7 +190,7 @@ def report_spent(settings, spent):
 
 def shown(text, width=60):
     """A candidate on one line, without characters that could give the terminal orders."""
-    text = " ".join(re.sub(r"[\x00-\x1f\x7f-\x9f]", " ", text).split())
+    text = " ".join(re.sub("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]", " ", text).split())
     return text if len(text) <= width else text[: width - 3] + "..."
 
 
