@@ -16,7 +16,7 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
 import world  # noqa: E402
 
 FOLDER = Path(__file__).parent
-THINKING = {"thinker": 1.0, "mixed": 0.5, "guesser": 0.0, "solver": None}  # share of judgments that are thought through; see world.rows
+THINKING = {"thinker": 1.0, "mixed": 0.5, "guesser": 0.0, "solver": None}  # share of judgments that are thought through
 TEMPLATE = "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 
 

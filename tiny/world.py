@@ -110,9 +110,13 @@ def quality(constraints, line):
     return sum(weight for kind, value, weight in constraints if is_met(kind, value, line))
 
 
+def draw_weights(rng, count):
+    return rng.sample([1, 2, 3] + [3] * (count - 3), count)
+
+
 def draw_constraints(rng, count):
     kinds = rng.sample(KINDS, count)
-    weights = rng.sample([1, 2, 3], count)
+    weights = draw_weights(rng, count)
     words = rng.sample(WORDS, count)
     return [(kind, rng.randint(2, 5) if kind == "max" else "" if kind == "lower" else word, weight)
             for kind, word, weight in zip(kinds, words, weights)]
@@ -158,7 +162,7 @@ def line_siblings(rng, count):
         first = draw_constraints(rng, count)
         second = draw_constraints(rng, count)
         if rng.random() < 0.5:  # siblings that share a constraint or only differ in weights are the harder ones
-            second = [(kind, value, weight) for (kind, value, _), weight in zip(first, rng.sample([1, 2, 3], count))]
+            second = [(kind, value, weight) for (kind, value, _), weight in zip(first, draw_weights(rng, count))]
         if is_test(key(first)) != is_test(key(second)):
             continue
         for _ in range(20):
@@ -190,16 +194,24 @@ def think_sum(sum_, numbers):
             return " " + " ".join(parts)
 
 
+def what_counts(kind, value, line):
+    """What one looks at to tell whether a line meets a constraint: its words up to the one asked for, its first or last word, their number."""
+    words = words_of(line)
+    if kind in ("has", "no"):
+        found = [word.lower() for word in words].index(value) + 1 if value in line.lower().split() else len(words)
+        return " ".join(words[:found])
+    return {"max": str(len(words)), "ends": words[-1]}.get(kind, words[0])
+
+
 def think_line(constraints, lines):
-    """Constraint by constraint, for both answers: what counts for it (the first or last word, or how many), met or not, the points so far."""
+    """Constraint by constraint, for both answers: what counts for it, met or not, the points so far."""
     parts, totals = [], [0, 0]
     for kind, value, weight in constraints:
         parts += [kind, str(value)] if value != "" else [kind]
         for index, line in enumerate(lines):
-            words, met = words_of(line), is_met(kind, value, line)
+            met = is_met(kind, value, line)
             totals[index] += weight * met
-            seen = {"starts": f"{words[0]} ", "lower": f"{words[0]} ", "ends": f"{words[-1]} ", "max": len(words)}.get(kind, "")
-            parts += [("first", "second")[index], f"{seen}{'ny'[met]}{totals[index]}"]
+            parts.append(f"{('first', 'second')[index]} {what_counts(kind, value, line)} {'ny'[met]}{totals[index]}")
     return " " + " ".join(parts)
 
 
