@@ -13,6 +13,7 @@ scores. So a bootstrap over questions is a weighted sum of cells. A part that ha
 """
 
 import math
+import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 
@@ -63,13 +64,11 @@ class Item:
 GROUPS = {  # benchmark -> (the group of a row of its file, the groups that there are or None for any)
     "rewardbench": (lambda item: isinstance(item, Pair) and item.meta["subset"], SUBSETS),
     "rewardbench2": (lambda item: item.meta["subset"], SUBSETS_2),
-    # safety-refuse and safety-response are pooled
-    "rm_bench": (lambda item: (item.meta.get("domain") or item.source).split("_")[0].split("-")[0] if len(item.candidates) == 6 else None, DOMAINS),
-    # Pairwise_set/Helpfulness/..., BoN_set/Harmlessness/...
+    "rm_bench": (lambda item: len(item.candidates) == 6 and re.split("[_-]", item.meta.get("domain") or item.source)[0], DOMAINS),  # safety-refuse
     "rmb": (lambda item: len(set(item.scores)) > 1 and f"{'BoN' if 'bon_uid' in item.meta else 'pairwise'} "
             f"{item.meta['category_path'].split('/')[1].lower()}", RMB_PARTS),
     "judgebench": (lambda item: isinstance(item, Pair) and (item.meta["source"][:8] == "mmlu-pro" and "knowledge" or CATEGORIES[item.meta["source"]]), None),
-    "pandalm": (lambda item: isinstance(item, Pair) and f"{item.meta['annotator1']}" and "all", None),
+    "pandalm": (lambda item: isinstance(item, Pair) and "annotator1" in item.meta and "all", None),
     "llmbar": (lambda item: isinstance(item, Pair) and item.source, None),
     "ppe": (lambda item: "human" if isinstance(item, Pair) else item.source, None),
     "gsm8k_solutions": (lambda item: item.candidates and item.source, None),

@@ -208,7 +208,7 @@ header div { display: flex; flex-wrap: wrap; gap: 8px 14px; align-items: center 
 main { padding: 12px 20px } [hidden] { display: none !important }
 article { border: 1px solid var(--line); border-radius: 8px; margin-bottom: 14px; padding: 8px 12px }
 article > p { display: flex; flex-wrap: wrap; gap: 4px 12px; margin: 0 0 6px; align-items: baseline }
-.games { display: grid; gap: 10px; grid-template-columns: repeat(auto-fill, minmax(min(100%, 330px), 1fr)) }
+.games { display: grid; gap: 10px; grid-template-columns: repeat(auto-fill, minmax(min(100%, 250px), 1fr)) }
 .sides { display: grid; gap: 16px; grid-template-columns: 1fr 1fr } .sides h2 { font-size: 13px; margin: 4px 0 }
 .game { border-left: 3px solid var(--tone, #888); padding-left: 9px; min-width: 0 }
 pre { font: 12.5px/1.5 ui-monospace, monospace; white-space: pre-wrap; overflow-wrap: anywhere; margin: 4px 0; max-height: 32em; overflow: auto }
@@ -219,7 +219,7 @@ details pre { background: var(--soft); padding: 6px 8px } summary { cursor: poin
 <div><span id="outcomes"></span>
 <label id="steps">step <select id="step"><option value="">all</option></select></label>
 <label id="rewards">reward <input id="low" type="number" step="any"> to <input id="high" type="number" step="any"></label>
-<input id="text" type="search" placeholder="search prompts, answers, thinking" aria-label="search">
+<input id="text" type="search" placeholder="search all texts" aria-label="search prompts, answers and thinking">
 <label><input id="open" type="checkbox"> unfold thinking</label>
 <label id="colours"><input id="colour" type="checkbox" checked> token probability 1 <span id="scale"></span> 0</label>
 <span class="dim" id="count"></span></div></header>
@@ -326,6 +326,7 @@ function update() {
   history.replaceState(null, "", "#" + query);
   page.replaceChildren();
   drawn = 0;
+  if (!found.length) page.append(make("p", "dim", "nothing fits these filters"));
   more();
 }
 

@@ -120,6 +120,12 @@ def test_killed_and_resumed_is_the_same_file(run, monkeypatch, tmp_path, questio
         assert run(*arguments, folder)[0] == 0 and (folder / "results.json").read_bytes() == whole, length
         assert judged == chunks[todo:]  # a chunk of which a part is there is judged whole, as the first time
         judged.clear()
+    folder = tmp_path / "stopped"  # stopped again at once: what there was stays
+    folder.mkdir()
+    (folder / "rows.jsonl").write_bytes(partial)
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluate, "judge_items", lambda *_: sys.exit(130))
+        assert run(*arguments, folder)[0] == 130 and (folder / "rows.jsonl").read_bytes() == partial
     for more, problem in [(["--seed", 1], "--seed: "), (["--temperature", 0], "--temperature: "), (["--limit", 5], "--limit: ")]:
         code, _, err = run(*arguments, tmp_path / "whole", *more)
         assert code == 2 and problem in err.splitlines()[-1] and (tmp_path / "whole" / "results.json").read_bytes() == whole

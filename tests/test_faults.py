@@ -1,14 +1,11 @@
-"""What goes wrong in a training run: numbers that are not finite, memory, disks, kills, Ctrl-C; and what a run tells about itself."""
+"""What goes wrong in a training run by itself: numbers that are not finite; and what a run tells. Runs that are stopped: test_stops.py."""
 
 import json
 import math
 import os
 import re
-import resource
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -16,12 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_models import COIN, make_model_folder, make_scripted_folder, make_tokenizer
 
-import cli
 import rollouts
 import train_grpo
 import train_sft
 from chat import Style, load_style
-from cli import BadInput
 from extras import plot, train_dpo, view
 from rollouts import game_counts, game_rates, progress_line, token_pieces, warnings_for
 from runtime import Policy, Runtime, record
@@ -295,110 +290,3 @@ def test_rollouts_colour_the_first_group_and_speeds_agree(tmp_path, capsys):
         speed = row["completions/mean_length"] * 12 / row["step_time"]  # generated tokens of the step, without prompts
         assert row["timing/tokens_per_second"] == pytest.approx(speed) == curves["speed"][row["step"]]
         assert f"{speed:.0f} tokens/s" in progress_line(row)
-
-
-# ---- memory and disk ----
-
-def failure(error, capsys, **options):
-    def fail():
-        if isinstance(error, Exception):
-            raise error
-        error()
-
-    with pytest.raises(SystemExit) as ended:
-        cli.run(fail, **options)
-    told = capsys.readouterr().err
-    assert ended.value.code == 1 and told.count("\n") == 1 and "Traceback" not in told
-    return told
-
-
-def test_too_little_memory_names_what_to_lower(capsys):
-    told = failure(lambda: torch.empty(1 << 55), capsys, memory="lower --micro_batch_tokens")  # PyTorch's own words
-    assert "can't allocate memory" in told and told.endswith("lower --micro_batch_tokens\n")
-    assert "--max_completion_length" in failure(MemoryError(), capsys)
-    assert "20.00 MiB" in failure(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has ..."), capsys)
-    with pytest.raises(RuntimeError, match="shapes"):  # any other keeps its traceback
-        cli.run(lambda: (_ for _ in ()).throw(RuntimeError("shapes do not fit")))
-
-
-def test_the_three_training_commands_name_their_own_flags():
-    for script in ("train_grpo.py", "train_sft.py", "extras/train_dpo.py"):
-        advice = re.search(r'cli\.run\(lambda: train\(\*CHECKED\), memory=((?:\s*"[^"]*")+)', (ROOT / script).read_text())[1]
-        fields = {"train_grpo.py": train_grpo, "train_sft.py": train_sft, "extras/train_dpo.py": train_dpo}[script].Settings.__dataclass_fields__
-        assert "--micro_batch_tokens" in advice and all(flag in fields for flag in re.findall(r"--(\w+)", advice))
-
-
-def timeless(folder):
-    return [{key: value for key, value in row.items() if "time" not in key} for row in rows_of(folder)]
-
-
-def test_full_disks_kills_and_interrupts_of_supervised_training(folder, tmp_path, monkeypatch, capsys):
-    """One run that meets all three, against one that nobody disturbed: the same metrics and weights."""
-    data, run = tmp_path / "rows.jsonl", tmp_path / "run"
-    data.write_text("".join(json.dumps({"prompt": f"say {n}", "completion": "yes" * n}) + "\n" for n in range(1, 9)))
-    flags = dict(model=str(folder), train_data=str(data), batch_size=2, max_steps=18, save_every=2, device="cpu", dtype="float32")
-
-    def stopped(code):  # what a run that goes on has told when it ends early
-        with pytest.raises(SystemExit) as ended:
-            cli.run(lambda: train_sft.train(*train_sft.check(train_sft.Settings(**flags, output_dir=str(run), resume=True))))
-        told = capsys.readouterr().err
-        assert ended.value.code == code and "Traceback" not in told
-        return told.splitlines()[-1]
-
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))  # bytes that a file may have: less than a checkpoint's weights
-    try:
-        told = stopped(1)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert "File too large" in told and "--resume" in told and re.search(r"\((model|runtime).py line \d+\)", told)
-    assert not list(run.glob("checkpoint-?"))
-
-    command = [sys.executable, ROOT / "train_sft.py", *(f"--{name}={value}" for name, value in flags.items()), "--output_dir", run, "--resume"]
-    process = subprocess.Popen(command, env=QUIET, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    deadline = time.time() + 300
-    while not (run / "checkpoint-6").exists() and process.poll() is None and time.time() < deadline:
-        time.sleep(0.001)
-    process.kill()
-    assert process.wait() == -signal.SIGKILL  # it had not ended by itself
-    with monkeypatch.context() as patch:
-        patch.setattr(train_sft, "save_checkpoint", lambda *_: signal.raise_signal(signal.SIGINT))
-        assert stopped(130) == "interrupted"
-    for path, resume in ((run, True), (tmp_path / "whole", False)):
-        train_sft.train(*train_sft.check(train_sft.Settings(**flags, output_dir=str(path), resume=resume)))
-    assert timeless(run) == timeless(tmp_path / "whole") and len(timeless(run)) == 18
-    for name in ("model.safetensors", "trainer/optimizer.safetensors"):
-        assert (run / "checkpoint-18" / name).read_bytes() == (tmp_path / "whole" / "checkpoint-18" / name).read_bytes()
-
-
-def test_ctrl_c_while_a_script_imports(tmp_path):
-    done = subprocess.run([sys.executable, "-c", "import cli\ncli.run(lambda: None)\nraise KeyboardInterrupt"], cwd=ROOT, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (130, "interrupted\n")
-    done = subprocess.run([sys.executable, "-c", "import cli\ncli.run(lambda: None)\nraise ValueError('x')"], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 1 and "Traceback" in done.stderr and "ValueError: x" in done.stderr
-
-
-# ---- folders that do not fit ----
-
-def changed_config(folder, target, **changes):
-    subprocess.run(["cp", "-r", folder, target], check=True)
-    config = json.loads((target / "config.json").read_text())
-    (target / "config.json").write_text(json.dumps(config | changes))
-    return target
-
-
-def test_weights_and_tokenizers_of_another_model_are_refused(folder, tmp_path):
-    cut = changed_config(folder, tmp_path / "cut")
-    (cut / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-100])
-    qwen = changed_config(folder, tmp_path / "qwen", model_type="qwen3", architectures=["Qwen3ForCausalLM"])
-    wide = changed_config(folder, tmp_path / "wide", hidden_size=64)
-    for path, words in ((cut, "not a whole safetensors file"), (qwen, "q_norm|k_norm"), (wide, "do not match")):
-        with pytest.raises(BadInput, match=words):
-            Policy(path, ALONE)
-    tokenizer = make_tokenizer(["<mine>"])  # a token for which nobody has made the embedding larger
-    changed_config(folder, tmp_path / "added")
-    tokenizer.save_pretrained(tmp_path / "added")
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"prompt": "a", "completion": word + "b"}) + "\n" for word in ("", "<mine> ")))
-    with pytest.raises(BadInput, match=f"rows.jsonl line 2: the tokenizer makes token {len(tokenizer) - 1} .* knows {len(tokenizer) - 1}"):
-        train_sft.train(*train_sft.check(train_sft.Settings(model=str(tmp_path / "added"), train_data=str(tmp_path / "rows.jsonl"), output_dir=str(tmp_path / "run"),
-                                                            device="cpu", dtype="float32")))  # fmt: skip

@@ -4,6 +4,7 @@ import pytest
 import torch
 import transformers
 
+import sampler
 from model import Model, pack_groups, packed_attention
 from sampler import Completion, generate, hash64, sample_tokens, signed, uniforms
 
@@ -224,3 +225,29 @@ def test_arguments_out_of_range_are_refused(model, wrong):
 
 def test_nothing_to_do(model):
     assert generate(model, []) == []
+
+
+@pytest.mark.skipif(not torch.cpu._is_avx512_bf16_supported(), reason="weights are packed where the processor multiplies bf16")
+def test_packed_weights_give_the_plain_products_and_go_away(tmp_path, monkeypatch):
+    config = transformers.Qwen2Config(vocab_size=211, hidden_size=48, intermediate_size=96, num_hidden_layers=2, num_attention_heads=6,
+                                      num_key_value_heads=2, initializer_range=0.15)  # fmt: skip
+    torch.manual_seed(0)
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    model, calls = Model.from_pretrained(tmp_path, dtype=torch.bfloat16), []
+    torch.nn.init.normal_(model.layers[0].self_attn.q_proj.bias)
+    linear = model.layers[0].self_attn.q_proj
+    x = torch.randn(8, 48).bfloat16()
+    with torch.inference_mode():
+        plain = linear(x)
+        with sampler.packed_weights(model):
+            assert "forward" in vars(linear) and torch.equal(linear(x), plain)
+    monkeypatch.setattr(sampler, "product", lambda weight, bias, x: calls.append(len(x)) or torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], ""))
+    results = generate(model, random_prompts(3), 2, 10, seed=1)
+    assert len(calls) > 100 and "forward" not in vars(linear)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    calls.clear()
+    assert flat(generate(model, random_prompts(3), 2, 10, seed=1), "tokens") == flat(results, "tokens") and not calls
+    monkeypatch.undo()
+    with pytest.raises(RuntimeError, match="here"), sampler.packed_weights(model):
+        raise RuntimeError("here")
+    assert "forward" not in vars(linear)

@@ -129,8 +129,17 @@ def test_the_working_leads_to_the_right_verdict():
                 for left, right in re.findall(r"(\d[-+*\d]*)=(\d+)", text):
                     assert eval(left) == int(right)
             else:
-                totals = [int(re.findall(rf"{name} (?:\w+ )?\d*[yn](\d+)", text)[-1]) for name in ("first", "second")]
+                totals = [int(re.findall(rf"{name} [\w ]+? [yn](\d+)", text)[-1]) for name in ("first", "second")]
                 assert totals == [points(queries[index], answer) for answer in answers]
+
+
+def test_the_working_of_a_line():
+    task = [("has", "fig", 3), ("no", "tea", 2), ("max", 3, 1), ("lower", "", 2), ("starts", "oat", 1), ("ends", "ham", 3)]
+    lines = ["Oat fig tea ham", "rice pea"]
+    assert world.think(task, lines) == (
+        " has fig first Oat fig y3 second rice pea n0 no tea first Oat fig tea n3 second rice pea y2 max 3 first 4 n3 second 2 y3"
+        " lower first Oat n3 second rice y5 starts oat first Oat y4 second rice n5 ends ham first ham y7 second pea n5")
+    assert [world.quality(task, line) for line in lines] == [7, 5] == [points(world.line_query(task), line) for line in lines]
 
 
 def test_each_word_and_digit_of_the_world_is_one_token():

@@ -1,0 +1,247 @@
+"""Commands that are stopped: too little memory, full disks, kill -9, Ctrl-C, a lost process; and model folders that do not fit."""
+
+import json
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_models import COIN, make_model_folder, make_scripted_folder, make_tokenizer
+
+import cli
+import elo
+import evaluate
+import tournament
+import train_grpo
+import train_sft
+from cli import BadInput
+from extras import train_dpo
+from judge import Judge
+from runtime import Policy, Runtime
+
+torch.set_num_threads(1)
+ROOT = Path(__file__).parents[1]
+ALONE = Runtime(0, 1, torch.device("cpu"), torch.float32)
+QUIET = os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return make_model_folder(tmp_path_factory.mktemp("model") / "m", "llama", initializer_range=0.2)
+
+
+@pytest.fixture(scope="module")
+def coin(tmp_path_factory):
+    return make_scripted_folder(tmp_path_factory.mktemp("model") / "coin", COIN)
+
+
+def rows_of(folder):
+    return [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
+
+
+# ---- memory and disk ----
+
+def failure(error, capsys, **options):
+    def fail():
+        if isinstance(error, Exception):
+            raise error
+        error()
+
+    with pytest.raises(SystemExit) as ended:
+        cli.run(fail, **options)
+    told = capsys.readouterr().err
+    assert ended.value.code == 1 and told.count("\n") == 1 and "Traceback" not in told
+    return told
+
+
+def test_too_little_memory_names_what_to_lower(capsys):
+    told = failure(lambda: torch.empty(1 << 55), capsys, memory="lower --micro_batch_tokens")  # PyTorch's own words
+    assert "can't allocate memory" in told and told.endswith("lower --micro_batch_tokens\n")
+    assert "--max_completion_length" in failure(MemoryError(), capsys)
+    assert "20.00 MiB" in failure(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has ..."), capsys)
+    with pytest.raises(RuntimeError, match="shapes"):  # any other keeps its traceback
+        cli.run(lambda: (_ for _ in ()).throw(RuntimeError("shapes do not fit")))
+
+
+def test_the_three_training_commands_name_their_own_flags():
+    for script in ("train_grpo.py", "train_sft.py", "extras/train_dpo.py"):
+        advice = re.search(r'cli\.run\(lambda: train\(\*CHECKED\), memory=((?:\s*"[^"]*")+)', (ROOT / script).read_text())[1]
+        fields = {"train_grpo.py": train_grpo, "train_sft.py": train_sft, "extras/train_dpo.py": train_dpo}[script].Settings.__dataclass_fields__
+        assert "--micro_batch_tokens" in advice and all(flag in fields for flag in re.findall(r"--(\w+)", advice))
+
+
+def timeless(folder):
+    return [{key: value for key, value in row.items() if "time" not in key} for row in rows_of(folder)]
+
+
+def test_full_disks_kills_and_interrupts_of_supervised_training(folder, tmp_path, monkeypatch, capsys):
+    """One run that meets all three, against one that nobody disturbed: the same metrics and weights."""
+    data, run = tmp_path / "rows.jsonl", tmp_path / "run"
+    data.write_text("".join(json.dumps({"prompt": f"say {n}", "completion": "yes" * n}) + "\n" for n in range(1, 9)))
+    flags = dict(model=str(folder), train_data=str(data), batch_size=2, max_steps=18, save_every=2, device="cpu", dtype="float32")
+
+    def stopped(code):  # what a run that goes on has told when it ends early
+        with pytest.raises(SystemExit) as ended:
+            cli.run(lambda: train_sft.train(*train_sft.check(train_sft.Settings(**flags, output_dir=str(run), resume=True))))
+        told = capsys.readouterr().err
+        assert ended.value.code == code and "Traceback" not in told
+        return told.splitlines()[-1]
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))  # bytes that a file may have: less than a checkpoint's weights
+    try:
+        told = stopped(1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "File too large" in told and "--resume" in told and re.search(r"\((model|runtime).py line \d+\)", told)
+    assert not list(run.glob("checkpoint-?"))
+
+    command = [sys.executable, ROOT / "train_sft.py", *(f"--{name}={value}" for name, value in flags.items()), "--output_dir", run, "--resume"]
+    process = subprocess.Popen(command, env=QUIET, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    deadline = time.time() + 300
+    while not (run / "checkpoint-6").exists() and process.poll() is None and time.time() < deadline:
+        time.sleep(0.001)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL  # it had not ended by itself
+    with monkeypatch.context() as patch:
+        patch.setattr(train_sft, "save_checkpoint", lambda *_: signal.raise_signal(signal.SIGINT))
+        assert stopped(130) == "interrupted"
+    for path, resume in ((run, True), (tmp_path / "whole", False)):
+        train_sft.train(*train_sft.check(train_sft.Settings(**flags, output_dir=str(path), resume=resume)))
+    assert timeless(run) == timeless(tmp_path / "whole") and len(timeless(run)) == 18
+    for name in ("model.safetensors", "trainer/optimizer.safetensors"):
+        assert (run / "checkpoint-18" / name).read_bytes() == (tmp_path / "whole" / "checkpoint-18" / name).read_bytes()
+
+
+def stops(monkeypatch, owner, name, call):
+    """Sends Ctrl-C into the call of this number; returns a list that grows with every call."""
+    calls, function = [], getattr(owner, name)
+
+    def counted(*arguments, **options):
+        calls.append(name)
+        if len(calls) == call:
+            signal.raise_signal(signal.SIGINT)
+        return function(*arguments, **options)
+
+    monkeypatch.setattr(owner, name, counted)
+    return calls
+
+
+def ended(main, arguments, capsys):
+    """(exit code, the last line on standard error) of a command that fails."""
+    with pytest.raises(SystemExit) as caught:
+        cli.run(lambda: main(list(map(str, arguments))))
+    told = capsys.readouterr().err
+    assert "Traceback" not in told
+    return caught.value.code, told.strip().splitlines()[-1]
+
+
+def test_ctrl_c_and_a_full_disk_while_evaluating(coin, tmp_path, monkeypatch, capsys):
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text("".join(json.dumps({"id": f"p{n}", "query": f"say {n}", "a": "yes", "b": "no", "label": n % 2}) + "\n" for n in range(8)))
+    monkeypatch.setattr(evaluate, "CHUNK_ITEMS", 2)
+    arguments = ["--benchmark", "pairs", "--data", pairs, "--model", coin, "--max_completion_length", 40, "--device", "cpu", "--dtype", "float32"]
+    evaluate.main(list(map(str, [*arguments, "--output_dir", tmp_path / "whole"])))
+    arguments += ["--output_dir", tmp_path / "run"]
+    with monkeypatch.context() as patch:
+        stops(patch, evaluate, "judge_items", 3)
+        assert ended(evaluate.main, arguments, capsys) == (130, "interrupted")
+    rows = (tmp_path / "run" / "rows.jsonl").read_text()
+    assert rows.count("\n") == 5 and not (tmp_path / "run" / "results.json").exists()  # a head and two chunks of two
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(rows.encode()) + 9, before[1]))  # bytes that a file may have
+    try:
+        code, told = ended(evaluate.main, arguments, capsys)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert code == 1 and "File too large" in told and "make room and call again" in told
+    assert (tmp_path / "run" / "rows.jsonl").read_text().startswith(rows)  # what it had is still there
+    chunks = stops(monkeypatch, evaluate, "judge_items", 0)
+    evaluate.main(list(map(str, arguments)))
+    assert len(chunks) == 2 and "4 of 8 items are judged already" in capsys.readouterr().err
+    assert (tmp_path / "run" / "results.json").read_bytes() == (tmp_path / "whole" / "results.json").read_bytes()
+
+
+@pytest.mark.parametrize("main", [tournament.main, elo.main])
+def test_ctrl_c_while_ranking(main, coin, tmp_path, monkeypatch, capsys):
+    (tmp_path / "candidates.txt").write_text("one\ntwo\nthree\nfour\nfive\n")
+    monkeypatch.setattr(tournament, "CHUNK_MATCHES", 1)
+    arguments = ["--query", "q", "--candidates", tmp_path / "candidates.txt", "--model", coin, "--max_completion_length", 40, "--json",
+                 "--device", "cpu", "--dtype", "float32"]  # fmt: skip
+    main(list(map(str, arguments)))
+    whole = json.loads(capsys.readouterr().out)
+    arguments += ["--cache", tmp_path / "cache.jsonl"]
+    with monkeypatch.context() as patch:
+        judged = stops(patch, Judge, "judge", 3)
+        assert ended(main, arguments, capsys) == (130, "interrupted") and len(judged) == 3
+    assert (tmp_path / "cache.jsonl").read_text().count("\n") == 2
+    judged = stops(monkeypatch, Judge, "judge", 0)
+    main(list(map(str, arguments)))
+    assert json.loads(capsys.readouterr().out) == whole and len(judged) == (4 if main is tournament.main else 10) - 2
+
+
+def test_ctrl_c_while_a_script_imports(tmp_path):
+    done = subprocess.run([sys.executable, "-c", "import cli\ncli.run(lambda: None)\nraise KeyboardInterrupt"], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
+    done = subprocess.run([sys.executable, "-c", "import cli\ncli.run(lambda: None)\nraise ValueError('x')"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1 and "Traceback" in done.stderr and "ValueError: x" in done.stderr
+
+
+LOST = """
+import os, signal, sys
+import cli, train_grpo
+loss = train_grpo.grpo_loss
+def last_words(*terms):
+    if os.environ["RANK"] == "1" and os.path.exists(sys.argv[1] + "/checkpoint-1"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return loss(*terms)
+train_grpo.grpo_loss = last_words
+settings = train_grpo.Settings(output_dir=sys.argv[1], prompts_per_step=2, num_generations=4, max_completion_length=48, save_every=1, eval_every=0,
+                               device="cpu", dtype="float32", max_steps=9)
+cli.run(lambda: train_grpo.train(*train_grpo.check(settings)))
+"""
+
+
+def test_a_lost_process_ends_the_other_and_one_alone_goes_on(tmp_path):
+    (tmp_path / "lost.py").write_text(LOST)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", tmp_path / "lost.py", tmp_path / "run"]
+    done = subprocess.run(command, capture_output=True, text=True, env=QUIET | {"PYTHONPATH": str(ROOT)}, timeout=300)
+    assert done.returncode == 1 and "SIGKILL" in done.stderr, done.stderr[-2000:]
+    before = [row for row in rows_of(tmp_path / "run") if row["step"] == 1]
+    settings = train_grpo.Settings(output_dir=str(tmp_path / "run"), prompts_per_step=2, num_generations=4, max_completion_length=48, save_every=1,
+                                   eval_every=0, device="cpu", dtype="float32", max_steps=2, resume=True)  # fmt: skip
+    train_grpo.train(*train_grpo.check(settings))
+    rows = rows_of(tmp_path / "run")
+    assert [row["step"] for row in rows] == [1, 2] and rows[:1] == before and (tmp_path / "run" / "checkpoint-2").exists()
+
+
+# ---- folders that do not fit ----
+
+def changed_config(folder, target, **changes):
+    subprocess.run(["cp", "-r", folder, target], check=True)
+    config = json.loads((target / "config.json").read_text())
+    (target / "config.json").write_text(json.dumps(config | changes))
+    return target
+
+
+def test_weights_and_tokenizers_of_another_model_are_refused(folder, tmp_path):
+    cut = changed_config(folder, tmp_path / "cut")
+    (cut / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-100])
+    qwen = changed_config(folder, tmp_path / "qwen", model_type="qwen3", architectures=["Qwen3ForCausalLM"])
+    wide = changed_config(folder, tmp_path / "wide", hidden_size=64)
+    for path, words in ((cut, "not a whole safetensors file"), (qwen, "q_norm|k_norm"), (wide, "do not match")):
+        with pytest.raises(BadInput, match=words):
+            Policy(path, ALONE)
+    tokenizer = make_tokenizer(["<mine>"])  # a token for which nobody has made the embedding larger
+    changed_config(folder, tmp_path / "added")
+    tokenizer.save_pretrained(tmp_path / "added")
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"prompt": "a", "completion": word + "b"}) + "\n" for word in ("", "<mine> ")))
+    with pytest.raises(BadInput, match=f"rows.jsonl line 2: the tokenizer makes token {len(tokenizer) - 1} .* knows {len(tokenizer) - 1}"):
+        train_sft.train(*train_sft.check(train_sft.Settings(model=str(tmp_path / "added"), train_data=str(tmp_path / "rows.jsonl"), output_dir=str(tmp_path / "run"),
+                                                            device="cpu", dtype="float32")))  # fmt: skip
