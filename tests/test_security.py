@@ -276,7 +276,8 @@ def where_it_stands(folder):
 
 
 @pytest.mark.parametrize("answer", [(400, {}, f"bad key {KEY}".encode()), (401, {}, (" " * 9 + "x" * 290 + KEY).encode()),
-                                    (403, {}, json.dumps({"error": KEY}).encode()), (404, {"Location": KEY}, b""), (429, {"Retry-After": KEY}, KEY.encode()), (302, {"Location": f"/{KEY}"}, KEY.encode()),
+                                    (403, {}, json.dumps({"error": KEY}).encode()), (404, {"Location": KEY}, b""),
+                                    (429, {"Retry-After": KEY}, KEY.encode()), (302, {"Location": f"/{KEY}"}, KEY.encode()),
                                     (200, {}, KEY.encode()), (422, {}, f"Unsupported: seed, {KEY}".encode()), "cut"])  # fmt: skip
 def test_the_key_stands_in_no_file_and_no_message(answer, serve, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
@@ -298,8 +299,8 @@ def test_the_key_stands_in_no_file_of_a_run(serve, tmp_path):
     server = serve(lambda request, attempt: reply("\\boxed{Assistant 1}") if len(server.seen) < 4 else (500, {}, KEY.encode()) if attempt == 0 else reply("x"))
     (tmp_path / "questions.jsonl").write_text('{"question": "1+1"}\n{"question": "2+2"}\n')
     make_scripted_folder(tmp_path / "coin", COIN)  # answers that differ, or there is nothing to ask the judge
-    command = [sys.executable, str(ROOT / "train_grpo.py"), "--model", "coin", "--train_data", "questions.jsonl", "--reward", "judge",
-               "--judge_model", "m", "--judge_base_url", server.url, "--max_steps", "1", "--prompts_per_step", "2", "--num_generations", "4", "--max_completion_length", "40",
+    command = [sys.executable, str(ROOT / "train_grpo.py"), "--model", "coin", "--train_data", "questions.jsonl", "--reward", "judge", "--judge_model", "m",
+               "--judge_base_url", server.url, "--max_steps", "1", "--prompts_per_step", "2", "--num_generations", "4", "--max_completion_length", "40",
                "--output_dir", "run", "--device", "cpu"]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=os.environ | {"OPENAI_API_KEY": KEY, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
