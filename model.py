@@ -4,7 +4,7 @@ Tokens always come flat, without a batch dimension: (tokens,). How they may look
 that the caller passes in, so training and sampling run the same blocks, and the same arithmetic:
 
     packed_attention(layout)     prompts and completions side by side, every completion sees its group's prompt and itself
-    KVCache.prefill_attention    whole prompts, keys and values kept
+    KVCache.prefill_attention    whole prompts, keys and values kept (kv_cache.py)
     KVCache.decode_attention     one token a row, against the keys kept
 
 The names of modules and parameters are those of the Hugging Face checkpoints, so loading and saving need no table.

@@ -16,11 +16,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 
-from kernels.logprob import bf16_products_allowed
-from model import attention
+from kernels.logprob import bf16_products_allowed, row_tiles
+from kv_cache import KVCache
 
 GOLDEN = 0x9E3779B97F4A7C15  # SplitMix64 (Steele, Lea, Flood 2014): the odd step between two states
+BLOCK = 256  # entries of the vocabulary whose probabilities are added up before one of them is looked for
 MIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
 
 
@@ -59,40 +61,44 @@ def uniforms(streams, positions):
 
 
 def sample_tokens(logits, temperature, top_p, uniform):
-    """fp32 logits (rows, vocab), one uniform number a row -> (tokens, logprobs), both (rows,).
+    """fp32 logits (rows, vocab), one uniform number a row -> (tokens, logprobs), both (rows,). But for rounding, at top_p 1, equals
 
-    Equals torch.multinomial(softmax(logits / temperature)) by inverting the cumulative distribution at one number a row, which on a
-    CPU costs a fifteenth of a random number for every vocabulary entry. The log-prob is that of the untruncated distribution.
+        probs = (logits / temperature).softmax(-1)                                          # (rows, vocab)
+        tokens = torch.searchsorted(probs.cumsum(-1), uniform[:, None], right=True)[:, 0]
+        logprobs = probs.gather(1, tokens[:, None])[:, 0].log()
+
+    so it is torch.multinomial at one random number a row. The log-prob is that of the untruncated distribution.
     """
-    logprobs = (logits / temperature if temperature > 0 else logits).log_softmax(dim=-1)  # (rows, vocab)
-    if temperature == 0:
-        tokens = logits.argmax(dim=-1)
-    else:
-        probs = logprobs.exp()
-        if top_p < 1:  # keep the likeliest tokens until they hold top_p together; the one that crosses the border is kept
-            ordered, order = probs.sort(dim=-1, descending=True)
-            ordered[ordered.cumsum(dim=-1) - ordered >= top_p] = 0
-            probs = torch.zeros_like(probs).scatter_(1, order, ordered)
-        # A GPU sums in parallel: in fp32 its partial sums need not grow from entry to entry
-        cumulative = probs.cumsum(dim=-1, dtype=torch.float64 if probs.is_cuda else None)
-        total = cumulative[:, -1:]
-        # strictly below the total, so that the entry found always has a probability above 0
-        aim = torch.minimum(uniform[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
-        tokens = torch.searchsorted(cumulative, aim, right=True)[:, 0].clamp(max=logits.shape[1] - 1)  # NaN logits are reported in `retire`
-    return tokens, logprobs.gather(1, tokens[:, None])[:, 0]
+    results = []
+    for rows in row_tiles(logits):  # as many as stay in a CPU's cache
+        scaled = logits[rows] / (temperature or 1)
+        weights = scaled.sub_(scaled.amax(dim=-1, keepdim=True)).exp_()  # probabilities but for their sum
+        tokens = draw(weights, top_p, uniform[rows]) if temperature else logits[rows].argmax(dim=-1)
+        results.append((tokens, weights.gather(1, tokens[:, None])[:, 0].log() - weights.sum(dim=-1).log()))
+    return tuple(map(torch.cat, zip(*results)))
 
 
-def attention_with_lse(queries, keys, values, mask):
-    """softmax(q k^T / sqrt(head_dim) + mask) v and its log-sum-exp, which lets two attentions over parts of the keys be merged.
+def draw(weights, top_p, uniform):
+    """One index a row, (rows,), drawn in proportion to weights (rows, vocab): first a block of the vocabulary, then an entry of it."""
+    if top_p < 1:  # keep the likeliest tokens until they hold top_p together; the one that crosses the border is kept
+        ordered, order = weights.sort(dim=-1, descending=True)
+        ordered[ordered.cumsum(dim=-1) - ordered >= top_p * ordered.sum(dim=-1, keepdim=True)] = 0
+        weights = torch.zeros_like(weights).scatter_(1, order, ordered)
+    size, missing = weights.shape[1], -weights.shape[1] % BLOCK
+    blocks = (F.pad(weights, (0, missing)) if missing else weights).unflatten(1, (-1, BLOCK))  # (rows, blocks, BLOCK)
+    sums = blocks.sum(dim=-1)
+    block, rest = find(sums, uniform * sums.sum(dim=-1, dtype=torch.float64))
+    entry, _ = find(blocks[torch.arange(len(block), device=block.device), block], rest)
+    return (block * BLOCK + entry).clamp(max=size - 1)  # NaN logits are reported in `retire`
 
-    queries (batch, kv_heads, queries, head_dim), keys and values (batch, kv_heads, keys, head_dim), mask additive and broadcast.
-    Returns (batch, kv_heads, queries, head_dim) in the input's type and (batch, kv_heads, queries) in fp32.
-    """
-    if queries.device.type == "cpu":  # PyTorch's fused kernel returns the log-sum-exp as well
-        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(queries, keys, values, attn_mask=mask)
-    scores = (queries.float() @ keys.float().transpose(-1, -2)) * queries.shape[-1] ** -0.5 + mask
-    lse = scores.logsumexp(dim=-1, keepdim=True)
-    return ((scores - lse).exp().to(values.dtype) @ values), lse[..., 0]
+
+def find(weights, aim):
+    """weights (rows, n), aim (rows,) -> (the first place at which the running sum is above aim, what of aim lies behind that before it)."""
+    cumulative = weights.cumsum(dim=-1, dtype=torch.float64)  # a GPU sums in parallel: fp32 sums need not grow from entry to entry
+    total = cumulative[:, -1]
+    aim = torch.minimum(aim, torch.nextafter(total, torch.zeros_like(total)))  # below the total: what is found has a weight above 0
+    place = torch.searchsorted(cumulative, aim[:, None], right=True).clamp(max=weights.shape[1] - 1)
+    return place[:, 0], (aim - (cumulative - weights).gather(1, place)[:, 0]).clamp(min=0)
 
 
 def product(weight, bias, x):
@@ -111,65 +117,6 @@ def packed_weights(model):
     finally:
         for layer in layers:
             vars(layer).pop("forward", None)  # the class's own again, unless another thread was here before
-
-
-class KVCache:
-    """Keys and values of the prompts in use, one slot a prompt, and of the tokens that each row has generated.
-
-    Rows 0..n-1 run, the others are free.
-    """
-
-    def __init__(self, model, num_slots, prompt_length, num_rows, num_tokens):
-        config, weight = model.config, model.embed_tokens.weight
-        self.kv_heads = config.num_kv_heads
-        shape = (config.num_layers, 2, num_slots, config.num_kv_heads, prompt_length, config.head_dim)
-        self.prompts = weight.new_zeros(shape)  # (layers, keys | values, slots, kv_heads, tokens, head_dim); zeros: padding must be finite
-        self.rows = weight.new_zeros((*shape[:2], num_rows, config.num_kv_heads, num_tokens, config.head_dim))
-
-    def prefill_attention(self, spans):
-        """`attend` for whole prompts one after another; spans: (start, end, slot) of each. Keys and values are kept in its slot."""
-
-        def attend(layer, queries, keys, values):  # (tokens, heads, head_dim), (tokens, kv_heads, head_dim) twice
-            queries, keys, values = (x.transpose(0, 1)[None] for x in (queries, keys, values))  # (1, heads, tokens, head_dim)
-            outputs = []
-            for start, end, slot in spans:
-                self.prompts[layer, 0, slot, :, : end - start] = keys[0, :, start:end]
-                self.prompts[layer, 1, slot, :, : end - start] = values[0, :, start:end]
-                part = (queries[:, :, start:end], keys[:, :, start:end], values[:, :, start:end])
-                outputs.append(attention(*part, is_causal=True))
-            return torch.cat(outputs, dim=2)[0].transpose(0, 1)  # (tokens, heads, head_dim)
-
-        return attend
-
-    def decode_attention(self, places, width, prompt_mask, own_lengths, longest):
-        """`attend` for one token in each of n rows.
-
-        places (n,): where a row's query goes in a table (slots, width = rows of the fullest slot), so that all rows of a prompt meet its keys in
-        one product; prompt_mask (slots, 1, 1, prompt tokens); own_lengths (n,): tokens that a row has in the cache; longest: their
-        maximum, which the host knows. The two softmaxes are merged by their log-sum-exp, as in FlashDecoding.
-        """
-        n, (num_slots, prompt_length), device = len(places), prompt_mask.shape[::3], places.device
-        row_indices = torch.arange(n, device=device)
-        visible = torch.arange(longest + 1, device=device) <= own_lengths[:, None]  # the token at hand sees itself
-        own_mask = torch.zeros_like(visible, dtype=prompt_mask.dtype).masked_fill_(~visible, -torch.inf)[:, None, None]
-
-        def attend(layer, queries, keys, values):  # (n, heads, head_dim), (n, kv_heads, head_dim) twice
-            own_keys, own_values = self.rows[layer, 0], self.rows[layer, 1]
-            own_keys[row_indices, :, own_lengths] = keys
-            own_values[row_indices, :, own_lengths] = values
-            queries = queries.view(n, self.kv_heads, -1, queries.shape[-1])  # query heads that share a key head side by side
-            own, own_lse = attention_with_lse(queries, own_keys[:n, :, : longest + 1], own_values[:n, :, : longest + 1], own_mask)
-            table = queries.new_zeros(num_slots * width, *queries.shape[1:])
-            table[places] = queries
-            table = table.view(num_slots, width, *queries.shape[1:]).transpose(1, 2).flatten(2, 3)  # (slots, kv_heads, width * group, d)
-            prompt_kv = self.prompts[layer, :, :num_slots, :, :prompt_length]
-            shared, shared_lse = attention_with_lse(table, prompt_kv[0], prompt_kv[1], prompt_mask)
-            shared = shared.unflatten(2, (width, -1)).transpose(1, 2).flatten(0, 1)[places]  # (n, kv_heads, group, head_dim)
-            shared_lse = shared_lse.unflatten(2, (width, -1)).transpose(1, 2).flatten(0, 1)[places]
-            share = torch.sigmoid(shared_lse - own_lse)[..., None]  # of the softmax's mass that lies on the prompt
-            return (own + share * (shared - own)).to(own.dtype).flatten(1, 2)  # (n, heads, head_dim)
-
-        return attend
 
 
 class Session:
@@ -247,9 +194,8 @@ class Session:
         for prompt, slot in self.slot_of.items():
             if slot < len(lengths):
                 lengths[slot] = len(self.prompts[prompt])
-        visible = torch.arange(int(lengths.max())) < lengths[:, None]
-        mask = torch.zeros(visible.shape, dtype=self.last_hidden.dtype).masked_fill_(~visible, -torch.inf)
-        self.prompt_mask = mask[:, None, None].to(device)  # (slots, 1, 1, prompt tokens)
+        visible = torch.arange(self.cache.padded(int(lengths.max()))) < lengths[:, None]
+        self.prompt_mask = torch.zeros(visible.shape).masked_fill_(~visible, -torch.inf).to(device)  # (slots, padded prompt tokens)
 
     def decode(self):
         """One token for every running row: no host synchronisation in here."""
@@ -299,9 +245,9 @@ class Session:
             if self.unfinished[prompt] == 0:
                 del self.slot_of[prompt], self.unfinished[prompt]
         for row in reversed(finished):
-            last, used = len(self.running) - 1, max(self.counts)
+            last = len(self.running) - 1
             if row != last:
-                self.cache.rows[:, :, row, :, :used] = self.cache.rows[:, :, last, :, :used]
+                self.cache.copy_row(row, last, max(self.counts))
                 for tensor in (self.tokens, self.logprobs):
                     tensor[row] = tensor[last]
                 self.state[:, row] = self.state[:, last]

@@ -4,6 +4,7 @@ import pytest
 import torch
 import transformers
 
+import kv_cache
 import sampler
 from model import Model, pack_groups, packed_attention
 from sampler import Completion, generate, hash64, sample_tokens, signed, uniforms
@@ -46,6 +47,30 @@ def test_logprobs_are_the_trainers_with_ragged_prompts_and_refilled_rows(model, 
     assert len(set(lengths)) > 5  # ragged, so rows were refilled at different times
     gap = (trainer_logprobs(model, prompts, results, temperature) - torch.tensor(flat(results))).abs().max().item()
     assert gap <= 1e-4
+
+
+@pytest.mark.parametrize("piece", [1, 7, 4096])
+def test_pieces_of_any_size_hold_the_same_keys(model, monkeypatch, piece):
+    """One piece, as on a GPU, pieces of one token, and pieces at whose border rows and prompts end in the middle."""
+    prompts, stops = random_prompts(7, longest=70), tuple(range(0, 211, 40))
+    expected = generate(model, prompts, 6, 80, stop_token_ids=stops, seed=3, max_rows=5)
+    monkeypatch.setattr(kv_cache, "PIECE", piece)
+    found = generate(model, prompts, 6, 80, stop_token_ids=stops, seed=3, max_rows=5)
+    assert flat(found, "tokens") == flat(expected, "tokens") and max(len(completion.tokens) for row in found for completion in row) > 64
+    assert torch.allclose(torch.tensor(flat(found)), torch.tensor(flat(expected)), atol=1e-5)
+
+
+def test_attention_in_pieces_equals_a_softmax():
+    generator = torch.Generator().manual_seed(0)
+    queries, keys, values = (torch.randn(4, length, 16, generator=generator) for length in (3, 21, 21))
+    mask = torch.zeros(4, 1, 21).masked_fill_(torch.rand(4, 1, 21, generator=generator) < 0.3, -torch.inf)
+    mask[:, :, 0] = 0
+    scores = queries.double() @ keys.double().transpose(1, 2) / 4 + mask
+    pieces = [x.unflatten(1, (3, 7)).transpose(0, 1) for x in (keys, values)]
+    for parts in ((keys[None], values[None]), pieces):
+        output, lse = kv_cache.attention_with_lse(queries, *parts, mask)
+        assert torch.allclose(output.double(), scores.softmax(-1) @ values.double(), atol=1e-6)
+        assert torch.allclose(lse.double(), scores.logsumexp(-1, keepdim=True), atol=1e-6)
 
 
 def test_real_model_logprobs_are_the_trainers(real_model):
