@@ -195,7 +195,7 @@ def earlier_rows(path, head):
     elif path.exists():
         lines = cli.read_text(path, "--output_dir").split("\n")[:-1]  # the last one was cut off
         before, *rows = [cli.parse_json(line, f"{path} line {number}") for number, line in enumerate(lines, start=1)] or [head]
-    elif folder.exists() and any(folder.iterdir()):
+    elif folder.exists() and any(path.suffix != ".partial" for path in folder.iterdir()):
         raise BadInput(f"--output_dir: {folder} holds other files: give the folder of an evaluation, or a new one")
     folder.mkdir(parents=True, exist_ok=True)
     if not isinstance(before.get("settings"), dict) or not isinstance(rows, list):

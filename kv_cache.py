@@ -4,11 +4,15 @@
 """
 
 import torch
-import torch.nn.functional as F
 
 from model import attention
 
 PIECE = 64  # on a CPU, tokens whose keys lie together: it multiplies whole stretches of memory several times as fast as cut-out ones
+
+
+def product(a, b):
+    """a @ b for batches of matrices, in fp32. A GPU sums and stores it so; a CPU rounds products of bf16 first."""
+    return torch.bmm(a, b, out_dtype=torch.float32) if a.is_cuda else torch.bmm(a, b).float()
 
 
 def attention_with_lse(queries, keys, values, mask):
@@ -21,14 +25,15 @@ def attention_with_lse(queries, keys, values, mask):
     head_dim). Products of whole pieces that lie in one stretch of memory are several times as fast on a CPU as one of a cut-out part.
     Returns (batch, queries, head_dim) and (batch, queries, 1) in fp32.
     """
-    exact = torch.Tensor.float if queries.is_cuda else lambda x: x  # bf16 scores of a CPU are rounded: log-probs differ by no more for it
-    scores = torch.cat([torch.bmm(exact(queries), exact(piece).transpose(1, 2)) for piece in keys], dim=-1).float()
-    scores = scores.mul_(queries.shape[-1] ** -0.5).add_(mask)
+    scores = [product(queries, piece.transpose(1, 2)) for piece in keys]
+    scores = scores[0] if len(scores) == 1 else torch.cat(scores, dim=-1)
+    torch.add(mask, scores, alpha=queries.shape[-1] ** -0.5, out=scores)
     highest = scores.amax(dim=-1, keepdim=True)
     weights = scores.sub_(highest).exp_()
     total = weights.sum(dim=-1, keepdim=True)
     weights = weights.to(queries.dtype).split([piece.shape[1] for piece in values], dim=-1)
-    return sum(torch.bmm(*parts).float() for parts in zip(weights, values)) / total, highest + total.log()
+    return sum(product(*parts) for parts in zip(weights, values)) / total, highest + total.log()
+
 
 
 class KVCache:
@@ -40,17 +45,19 @@ class KVCache:
 
     def __init__(self, model, num_slots, prompt_length, num_rows, num_tokens):
         config, weight = model.config, model.embed_tokens.weight
-        self.kv_heads, self.in_pieces = config.num_kv_heads, model.device.type == "cpu"
+        self.kv_heads = config.num_kv_heads
 
         def table(size, length):  # zeros: padding must be finite
-            piece = PIECE if self.in_pieces else length
+            length = self.padded(length)
+            piece = PIECE if model.device.type == "cpu" else length
             return weight.new_zeros(config.num_layers, 2, -(-length // piece), size, config.num_kv_heads, piece, config.head_dim)
 
         self.prompts, self.rows = table(num_slots, prompt_length), table(num_rows, num_tokens)
 
-    def padded(self, length):
-        """The number of tokens that `decode_attention` looks at where `length` are there."""
-        return length + -length % PIECE if self.in_pieces else length
+    @staticmethod
+    def padded(length):
+        """The number of tokens that `decode_attention` looks at where `length` are there: whole pieces, and widths that suit a GPU."""
+        return length + -length % PIECE
 
     @staticmethod
     def pieces(table, layer, size, length):
@@ -59,7 +66,7 @@ class KVCache:
 
     def copy_row(self, target, source, length):
         pieces = slice(-(-length // self.rows.shape[5]))
-        self.rows[:, :, pieces, target] = self.rows[:, :, pieces, source]
+        self.rows[:, :, pieces, target, :, :length] = self.rows[:, :, pieces, source, :, :length]
 
     def prefill_attention(self, spans):
         """`attend` for whole prompts one after another; spans: (start, end, slot) of each. Keys and values are kept in its slot."""
@@ -69,9 +76,8 @@ class KVCache:
             outputs = []
             for start, end, slot in spans:
                 for kept, new in zip(self.prompts[layer], (keys, values)):
-                    piece = kept.shape[3]
-                    new = F.pad(new[0, :, start:end], (0, 0, 0, -(end - start) % piece)).unflatten(1, (-1, piece)).transpose(0, 1)
-                    kept[: len(new), slot] = new  # (pieces, kv_heads, tokens of a piece, head_dim)
+                    for piece, part in enumerate(new[0, :, start:end].split(kept.shape[3], dim=1)):
+                        kept[piece, slot, :, : part.shape[1]] = part  # (kv_heads, tokens, head_dim)
                 part = (queries[:, :, start:end], keys[:, :, start:end], values[:, :, start:end])
                 outputs.append(attention(*part, is_causal=True))
             return torch.cat(outputs, dim=2)[0].transpose(0, 1)  # (tokens, heads, head_dim)

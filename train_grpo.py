@@ -284,13 +284,13 @@ def update(policy, reference, optimizer, groups, settings):
     if runtime.max(len(batches)) == 0:  # nothing to learn in this step: look at its log-probs all the same
         batches = list(micro_batches(groups, settings.micro_batch_tokens))
         return *accumulate(policy, None, batches, old_logprobs, totals, settings, learn=False), 0.0
-    for _ in range(settings.num_iterations):
+    for iteration in range(settings.num_iterations):
         more, largest = accumulate(policy, reference, batches, old_logprobs, totals, settings)
         sums = sums + more
         grad_norm = policy.step(optimizer, more[0].item(), settings.max_grad_norm)
         if not math.isfinite(grad_norm):
             break
-    sums[0] /= settings.num_iterations  # the other sums are divided by tokens, which are counted in every update
+    sums[0] /= iteration + 1  # the other sums are divided by tokens, which are counted in every update
     return sums, largest, grad_norm
 
 

@@ -5,7 +5,8 @@
 
 It is the first stage of RM-R1 (judgments of a stronger teacher, before GRPO) and makes the base of the embedded judge. A row of the data is
 {"messages": [..., {"role": "assistant", "content": ...}]}, {"question": ..., "answer": ...}, or {"prompt": ..., "completion": ...} where the
-prompt is a list of messages or plain text (which then gets no chat template). Only the completion is learned; its tags (<think>, </think>) become the tokenizer's tokens.
+prompt is a list of messages or plain text (which then gets no chat template). Only the completion is learned; its tags (<think>, </think>)
+become the tokenizer's tokens.
 """
 
 import itertools

@@ -13,7 +13,7 @@ import torch
 import train_grpo
 from chat import load_style, load_tokenizer
 from cli import BadInput
-from extras.peers import alternate, load_items, measure, rollout_seconds, rows_of, synchronize, training_operations
+from extras.peers import alternate, load_items, measure, memory_in_use, reset_peak, rollout_seconds, rows_of, synchronize, training_operations
 from extras.plan import sizes_of
 from kernels.logprob import token_logprobs
 from model import Model, pack_groups, packed_attention
@@ -211,12 +211,14 @@ def bench_step(settings, folder, device, dtype, limits):
         class Turns(TrainerCallback):
             def on_step_begin(self, *_, **__):
                 synchronize(device)
-                self.begin = time.perf_counter(), time.process_time()
+                reset_peak(device)
+                self.begin = memory_in_use(device), time.perf_counter(), time.process_time()
 
             def on_step_end(self, *_, **__):
                 synchronize(device)
-                wall, cpu = self.begin
-                runs["TRL"].append({"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu, "peak_bytes": 0})
+                before, wall, cpu = self.begin
+                runs["TRL"].append({"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu,
+                                    "peak_bytes": max(0, memory_in_use(device, peak=True) - before)})  # fmt: skip
                 runs["ours"].append(measure(lambda: (sample(), train_grpo.update(policy, None, optimizer, groups, options)), device))
 
         trainer = trl_trainer(settings, folder, groups, device, dtype, scratch, Turns())

@@ -62,9 +62,11 @@ def activation_bytes(sizes, tokens, keys, gradient_checkpointing=False, itemsize
 
 
 def memory(sizes, gpus, micro_batch_tokens, keys_per_token=1.0, gradient_checkpointing=False):
-    """Bytes a GPU, by part. states: fp32 weights, gradients and two moments, sharded; whole: bf16 weights, which sampling needs as a whole."""
+    """Bytes a GPU, by part. states: fp32 weights, gradients and two moments, sharded; whole: bf16 weights, which sampling needs as a whole;
+    gathered: what FSDP holds whole in training, embedding and head (bf16 weights and gradients, fp32 to exchange) and two blocks."""
     activations = activation_bytes(sizes, micro_batch_tokens, micro_batch_tokens * keys_per_token, gradient_checkpointing) + CHUNK
-    return {"states": 16 * sizes.parameters / gpus, "whole": 2 * sizes.parameters, "activations": activations}
+    gathered = (8 * (sizes.parameters - sizes.body) + 16 * sizes.body / sizes.layers) * (gpus > 1)
+    return {"states": 16 * sizes.parameters / gpus, "whole": 2 * sizes.parameters, "gathered": gathered, "activations": activations}
 
 
 def plan(raw, gpus, settings):
@@ -75,7 +77,7 @@ def plan(raw, gpus, settings):
     keys_per_token = (settings.prompt_tokens + settings.generations * (settings.prompt_tokens + settings.mean_tokens)) / group
     parts = memory(sizes, gpus, settings.micro_batch_tokens, keys_per_token, settings.gradient_checkpointing)
     room = 0.95e9 * settings.gpu_memory - parts["states"] - parts["whole"]  # while it samples nothing is kept for a backward pass
-    training = parts["states"] + parts["activations"]
+    training = parts["states"] + parts["gathered"] + parts["activations"] + parts["whole"] * (gpus == 1)
     row_bytes = kv_bytes(sizes) * (settings.new_tokens + settings.prompt_tokens * 2 / settings.generations)
     if room < row_bytes or training > 0.95e9 * settings.gpu_memory:
         raise BadInput(f"--gpus {gpus}: needs {max(training, parts['states'] + parts['whole'] + row_bytes) / 1e9:.0f} GB a GPU of {settings.gpu_memory} GB: "
@@ -99,17 +101,20 @@ def plan(raw, gpus, settings):
     micro_batches = math.ceil(tokens / settings.micro_batch_tokens)
     gather, exchange = 2 * sizes.parameters * share / link, micro_batches * 8 * sizes.parameters * share / link
     step = gather + rollout + max(update, exchange)  # the exchange runs beside the arithmetic
-    return {"gpus": gpus, "states_gb": parts["states"] / 1e9, "weights_gb": parts["whole"] / 1e9, "activations_gb": parts["activations"] / 1e9,
-            "kv_gb": rows * row_bytes / 1e9, "rows": rows, "gather_s": gather, "rollout_s": rollout, "update_s": update, "exchange_s": exchange,
-            "step_s": step, "rollout_share": rollout / step, "idle_prompts": gpus * math.ceil(prompts / gpus) - prompts}  # fmt: skip
+    return {"gpus": gpus, "states_gb": parts["states"] / 1e9, "weights_gb": parts["whole"] / 1e9, "gathered_gb": parts["gathered"] / 1e9,
+            "activations_gb": parts["activations"] / 1e9, "kv_gb": rows * row_bytes / 1e9, "rows": rows, "gather_s": gather,
+            "rollout_s": rollout, "update_s": update, "exchange_s": exchange, "step_s": step, "rollout_share": rollout / step,
+            "idle_prompts": gpus * math.ceil(prompts / gpus) - prompts}  # fmt: skip
 
 
 def command(settings, gpus):
     """The command that starts it."""
+    if gpus > NODE and gpus % NODE:
+        raise BadInput(f"--gpus {gpus}: more than one node of {NODE} needs whole nodes: give a multiple of {NODE}")
     nodes, each = max(1, gpus // NODE), min(NODE, gpus)
     where = f"torchrun --nnodes {nodes} --rdzv_backend c10d --rdzv_endpoint HOST:29500" if nodes > 1 else "torchrun"
     flags = f"--micro_batch_tokens {settings.micro_batch_tokens}" + " --gradient_checkpointing" * settings.gradient_checkpointing
-    return (f"{where} --nproc_per_node {each} train_grpo.py --model {settings.model} --train_data PAIRS "
+    return (f"{where} --nproc_per_node {each} train_grpo.py --model {settings.random_shape or settings.model} --train_data PAIRS "
             f"--prompts_per_step {settings.prompts or max(128, gpus)} --num_generations {settings.generations} "
             f"--max_completion_length {settings.new_tokens} {flags}")
 
