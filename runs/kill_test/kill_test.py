@@ -162,7 +162,8 @@ def interrupted(command, number, whole, events, rng):
     code, on_disk = end(process), progress(command, folder)
     quiet = "Traceback" not in last_words(folder)
     finish(command, folder)
-    return [command[0], "SIGINT", last, on_disk, f"{code}, {'one line' if quiet else 'TRACEBACK'}", outcome(command, folder) == whole]
+    return [command[0], "SIGINT", last, on_disk, f"{code}, {'one line' if quiet else 'TRACEBACK'}",
+            code == 130 and quiet and outcome(command, folder) == whole]
 
 
 def starved(command, limit, whole):
@@ -219,6 +220,7 @@ def main():
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background does not have it
     os.chdir(ROOT)
     shutil.rmtree(OUT, ignore_errors=True)
     OUT.mkdir(parents=True)

@@ -117,7 +117,7 @@ def measure(rows, schedule, per_player, num_votes, stop, trials):
     for row in rows:
         games = per_player and per_player * len(row["scores"])
         picked = [pick(row, schedule, games, recorded_play(row, num_votes, stop, trial, spent), trial) for trial in range(trials)]
-        values.append(np.mean([row["scores"][player] for player in picked]))
+        values.append(np.mean([row["scores"][player] == max(row["scores"]) for player in picked]))
     runs = len(rows) * trials
     return {"schedule": schedule, "games": per_player, "num_votes": num_votes, "stop": stop, "generations": spent["generations"] / runs,
             "tokens": spent["tokens"] / runs, "right": float(np.mean(values)), "se": float(np.std(values) / np.sqrt(len(values)))}  # fmt: skip
@@ -163,8 +163,8 @@ def report(rows, trials):
         raise BadInput("all answers of each question have the same score: there is nothing to pick")
     accuracy, again, circles, triples = errors(rows)
     yield f"{len(rows)} questions ({left_out - len(rows)} with equal scores left out), {most} votes in each order; standard errors over questions"
-    drawn, best = (np.mean([choose(row["scores"]) for row in rows]) for choose in (np.mean, max))
-    yield f"an answer drawn by lot has {drawn:.3f}, the best {best:.3f}"
+    drawn = np.mean([row["scores"].count(max(row["scores"])) / len(row["scores"]) for row in rows])
+    yield f"right: one of the best answers; drawn by lot an answer is one in {drawn:.3f} of the questions"
     yield f"a vote is right {accuracy:.3f}, another vote of a pair and order with a wrong one {again:.3f} (fixed errors: 0)"
     yield f"{circles} of {triples} triples go in a circle (majority of all votes)"
     yield "\n| votes | stop | generations a pair | tokens a pair | right winner |\n|---|---|---|---|---|"
@@ -203,7 +203,7 @@ def plot(results, path):
         axis.set_title(f"{panel[0]} votes, stop: {panel[1]}")
     axes[0][0].legend(fontsize=8)
     figure.supxlabel("judge generations a question (both orders counted)")
-    figure.supylabel("score of the picked answer")
+    figure.supylabel("one of the best answers picked")
     figure.savefig(path, dpi=70)
 
 
