@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The papers in miniature: seven experiments on the tiny world; results, tables, figures and logs in runs/miniature.
 #
-#   bash runs/miniature.sh                     all parts, one RL seed, smaller than the default run: about 70 minutes on one core
+#   bash runs/miniature.sh                     all parts, one RL seed, smaller than the default run: 45 minutes on one core
 #   bash runs/miniature.sh teaches ladder      these parts
 #   bash runs/miniature.sh --full              experiment 1 with five RL seeds on two bases at full size (or --full PART...): about 2 hours on one core
 #   STEPS=2 LIMIT=16 OUT=/tmp/m RECORD=/tmp/m/record bash runs/miniature.sh      does it run? a few minutes

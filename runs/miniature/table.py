@@ -15,7 +15,7 @@ HEAD = """# The papers in miniature
 
 Claims of RRM (arXiv 2505.14674) and RM-R1 (arXiv 2505.02387), tried on the small world of [`../../tiny`](../../tiny): a model of 0.9 M parameters,
 questions whose answers are known, and no shortcut in the answers. `bash runs/miniature.sh` makes everything here again from the bases in `tiny/` (one
-seed, about 70 minutes on one core); `bash runs/miniature.sh teaches` makes one part; a part that was stopped goes on; `--full` is experiment 1 with
+seed, 45 minutes on one core); `bash runs/miniature.sh teaches` makes one part; a part that was stopped goes on; `--full` is experiment 1 with
 five RL seeds on two bases at full size. The one-seed version is cut: 60 steps instead of the default run's 150, 200 of the 1,000 held-out pairs; the
 script of each experiment says what else.
 
