@@ -27,7 +27,7 @@ import numpy as np
 import cli
 from cli import BadInput, note, setting
 
-NO_MAXIMUM = "belong to a group in which some never won or never lost, so that strengths have no maximum: each got one draw against strength 0"
+NO_MAXIMUM = "have no strength of greatest likelihood, for want of wins or of losses among them: each got one draw against strength 0"
 
 
 # ---- ratings ----
@@ -302,7 +302,7 @@ def show(result, shown):
     print("rank  strength    95 % interval      elo  win rate  matches  player")
     for row in result["ranking"]:
         win_rate = "-" if row["win_rate"] is None else f"{row['win_rate']:.3f}"
-        print(f"{row['rank']:4}  {row['strength']:8.3f}  {row['low']:6.2f} ...{row['high']:6.2f}  {row['elo']:7.1f}  {win_rate:>8}  "
+        print(f"{row['rank']:4}  {round(row['strength'], 3) + 0.0:8.3f}  {row['low']:6.2f} ...{row['high']:6.2f}  {row['elo']:7.1f}  {win_rate:>8}  "
               f"{row['matches']:7}  {shown(label(row))}")
     triples = result["triples"]
     print(f"{triples['intransitive']} of {triples['decided']} triples go in a circle; a Bradley-Terry judge would give {triples['expected']:.1f}"

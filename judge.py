@@ -80,6 +80,7 @@ class Judge:
         self.stops = stop_token_ids(self.tokenizer, folder or self.tokenizer.name_or_path)
         self.model = load_model(folder, device, dtype) if folder else model
         self.context = raw.get("max_position_embeddings") or sys.maxsize
+        self.small_world = self.style.name == "tiny"
 
     def encode(self, pair, order, max_completion_length):
         """The prompt's token ids (an endpoint's: messages), answer order[0] first. TooLong where the context has no room for a completion."""
@@ -94,6 +95,14 @@ class Judge:
                           f"--max_completion_length {max_completion_length})")
         return prompt
 
+    def warn_of(self, pairs):
+        """Says once that an embedded judge is asked about more than its small world: it would answer all the same. Words of that world are single
+        tokens, all others fall apart."""
+        words = {word for pair in pairs for text in (*(message["content"] for message in pair.messages), *pair.answers) for word in re.findall("[A-Za-z]{3,}", text)}
+        if strange := [word for word in sorted(words) if len(self.tokenizer.encode(f" {word}", add_special_tokens=False)) > 1]:
+            self.small_world = False
+            note(f"the embedded judge knows sums and lines of words (tiny/README.md), not {strange[0]!r}: its verdict means nothing here, give --model")
+
     def judge(self, pairs, num_votes=1, both_orders=True, temperature=0.6, max_completion_length=1024, stop="never"):
         """Judges pairs, (query or messages, first, second) or data.Pair; returns a Judgment for each.
 
@@ -102,15 +111,20 @@ class Judge:
         that `votes.enough` calls needless; those played are the first ones of "never". The games of a pair that the context cannot hold are
         truncated before they begin, 0 tokens long, and a note says so.
         """
-        games, prompts, width = [], [], 2 if both_orders else 1  # the games of a pair stand side by side
-        for pair in map(as_pair, pairs):
+        games, prompts, width, too_long = [], [], 2 if both_orders else 1, []  # the games of a pair stand side by side
+        pairs = [as_pair(pair) for pair in pairs]
+        if self.endpoint is None and self.small_world:
+            self.warn_of(pairs)
+        for pair in pairs:
             orders = BOTH_ORDERS if both_orders else [place(pair, self.seed)]
             games += [(pair, order) for order in orders]
             try:
                 prompts += [self.encode(pair, order, max_completion_length) for order in orders]
             except TooLong as problem:
-                note(f"{problem}: counted as truncated")
+                too_long.append(problem)
                 prompts += [None] * width
+        if too_long:
+            note(f"{too_long[0]}{f', and {len(too_long) - 1} more pairs like it' * (len(too_long) > 1)}: counted as truncated")
         seeds = [(self.seed, stable_hash(pair.id), order[0]) for pair, order in games]
         unplayed = {"verdict": None, "status": "truncated", "text": "", "tokens": 0, "think_tokens": 0}
         records = [[{"order": list(order)} | unplayed] * (num_votes if prompt is None else 0) for (_, order), prompt in zip(games, prompts)]
@@ -252,7 +266,8 @@ def describe(judgment):
     if judgment.winner is not None:
         words = [f"{'AB'[judgment.winner]} is better: {counts[judgment.winner]} of {sum(counts)} vote{'s' * (sum(counts) > 1)}"]
     words += [f"{statuses.count(status)} of {len(votes)} games {status}" for status in ("unparsable", "truncated") if status in statuses]
-    return ", ".join([*words, {True: "both orders agree", False: "the orders do not agree", None: "one order only"}[judgment.consistent]])
+    agreement = {True: "both orders agree", False: "the orders do not agree", None: "one order only"}[judgment.consistent]
+    return ", ".join([*words, agreement] if any(counts) or judgment.consistent is None else words)
 
 
 def show(judgment):

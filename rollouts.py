@@ -395,4 +395,4 @@ def summarize(output_dir, settings):
         subprocess.run([sys.executable, "-m", "extras.plot", output_dir.resolve()], cwd=root, check=False, stdout=sys.stderr)
     checkpoint = output_dir / f"checkpoint-{settings.max_steps}"
     question = '--query "347+586" --a 933 --b 923' if is_embedded(settings.model) else "--query Q --a A --b B"
-    note(f"try: python judge.py --model {checkpoint} {question}\n     python -m extras.view {output_dir}\n     python -m extras.plot {output_dir}")
+    note(f"try: python judge.py --model {checkpoint} {question}\n     python -m extras.view {output_dir}\n     python -m extras.plot {output_dir}    (needs matplotlib)")

@@ -332,7 +332,7 @@ def train(settings, folder, items, held_out):
             rows.append(row)
             if runtime.is_main:
                 append_json_line(output_dir / "metrics.jsonl", row)
-            note(f"before training: {progress_line(row)}")
+            note(f"before training, on {len(held_out)} held-out items: {progress_line(row)}")
 
         # Step s reads items (s - 1) * prompts_per_step and on of an endless stream, so a resumed run only skips.
         stream = itertools.islice(item_stream(items, settings), first_step * settings.prompts_per_step, None)

@@ -80,7 +80,7 @@ def test_output_for_people(monkeypatch, capsys, coin):
 
 @pytest.mark.parametrize("verdicts, words", [
     ([1, 2], "A is better: 2 of 2 votes, both orders agree"), ([2, 1], "B is better: 2 of 2 votes, both orders agree"),
-    ([None, None], "No winner: no valid vote, 2 of 2 games truncated, the orders do not agree"),
+    ([None, None], "No winner: no valid vote, 2 of 2 games truncated"),
     ([1, 1], "No winner: 1 for A, 1 for B, the orders do not agree"),
     ([None, 2], "A is better: 1 of 1 vote, 1 of 2 games truncated, the orders do not agree"),
 ])  # fmt: skip
@@ -325,3 +325,13 @@ def test_the_command_of_the_readme(real_model):
     printed = json.loads(ran.stdout)
     assert [game["order"] for game in printed["games"]] == [[0, 1], [1, 0]] and all(0 < game["tokens"] <= 24 for game in printed["games"])
     assert printed["winner"] in ("a", "b", None) and 0 <= printed["p_first"] <= 1 and printed["consistent"] in (True, False)
+
+
+def test_the_embedded_judge_says_where_its_world_ends(monkeypatch, capsys):
+    tiny = Judge("tiny")
+    monkeypatch.setattr(judge, "judge_of", lambda settings: tiny)
+    for query, a, b, world in (("347+586", "933", "923", True), ("has fig x3, max 4 x1", "fig oat", "Rice tea", True),
+                               ("What is the capital of France?", "Paris", "Lyon", False)):
+        tiny.small_world = True
+        code, _, err = inline(monkeypatch, capsys, "--query", query, "--a", a, "--b", b, "--max_completion_length", 96)
+        assert code == 0 and ("knows sums and lines" in err) == (not world), err
