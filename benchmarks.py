@@ -69,7 +69,7 @@ GROUPS = {  # benchmark -> (the group of a row of its file, the groups that ther
             f"{item.meta['category_path'].split('/')[1].lower()}", RMB_PARTS),
     "judgebench": (lambda item: isinstance(item, Pair) and (item.meta["source"][:8] == "mmlu-pro" and "knowledge" or CATEGORIES[item.meta["source"]]), None),
     "pandalm": (lambda item: isinstance(item, Pair) and "annotator1" in item.meta and "all", None),
-    "llmbar": (lambda item: isinstance(item, Pair) and not item.meta and item.source, None),  # its rows hold nothing else
+    "llmbar": (lambda item: isinstance(item, Pair) and item.meta["label"] in (1, 2) and item.source, None),
     "ppe": (lambda item: "human" if isinstance(item, Pair) else item.source, None),
     "gsm8k_solutions": (lambda item: item.candidates and item.source, None),
     "pairs": (lambda item: str(item.meta.get("source", item.source)), None),

@@ -337,7 +337,7 @@ def test_pairs_beyond_the_context_are_truncated_and_the_others_judged(tmp_path, 
 
 BAD = [
     ("--data D", "--benchmark: is missing: choose one of rewardbench, "), ("--benchmark xyz --data D", "'xyz' is none"), ("--benchmark llmbar", "--data is missing"),
-    ("--benchmark rmb --data D", "is no row of rmb"), ("--benchmark llmbar --data nowhere.json", "nowhere.json"),
+    ("--benchmark rmb --data D", "is no row of rmb"), ("--benchmark llmbar --data D", "is no row of llmbar"), ("--benchmark llmbar --data nowhere.json", "nowhere.json"),
     ("--benchmark pairs --data D --limit 0", "--limit is 0"), ("--benchmark pairs --data D --num_votes 0", "--num_votes"),
     ("--benchmark pairs --data D --temperature 0.001", "--temperature"), ("--benchmark llmbar --data D --strategy elo", "fixes its pairs"),
     ("--benchmark gsm8k_solutions --data D --games 4", "--games"), ("--benchmark pairs --data D --output_dir HERE", "holds other files"),
