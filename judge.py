@@ -66,7 +66,7 @@ class Judge:
     """
 
     def __init__(self, model="tiny", tokenizer=None, style=None, *, base_url=None, device=None, dtype=None, seed=0):
-        self.seed, self.endpoint = seed, Endpoint(base_url, model) if base_url else None
+        self.seed, self.endpoint, self.small_world = seed, Endpoint(base_url, model) if base_url else None, False
         if base_url:
             self.style, self.tokenizer = style if isinstance(style, Style) else load_style(style or "rrm"), None
             return
@@ -80,7 +80,7 @@ class Judge:
         self.stops = stop_token_ids(self.tokenizer, folder or self.tokenizer.name_or_path)
         self.model = load_model(folder, device, dtype) if folder else model
         self.context = raw.get("max_position_embeddings") or sys.maxsize
-        self.small_world = self.style.name == "tiny"
+        self.small_world = raw.get("judge_style") == "tiny"  # made from an embedded base, whose tokenizer knows that world's words alone
 
     def encode(self, pair, order, max_completion_length):
         """The prompt's token ids (an endpoint's: messages), answer order[0] first. TooLong where the context has no room for a completion."""
@@ -98,7 +98,8 @@ class Judge:
     def warn_of(self, pairs):
         """Says once that an embedded judge is asked about more than its small world: it would answer all the same. Words of that world are single
         tokens, all others fall apart."""
-        words = {word for pair in pairs for text in (*(message["content"] for message in pair.messages), *pair.answers) for word in re.findall("[A-Za-z]{3,}", text)}
+        texts = {text for pair in pairs for text in (*(message["content"] for message in pair.messages), *pair.answers)}
+        words = set(re.findall("[A-Za-z]{3,}", " ".join(texts)))
         if strange := [word for word in sorted(words) if len(self.tokenizer.encode(f" {word}", add_special_tokens=False)) > 1]:
             self.small_world = False
             note(f"the embedded judge knows sums and lines of words (tiny/README.md), not {strange[0]!r}: its verdict means nothing here, give --model")
@@ -113,7 +114,7 @@ class Judge:
         """
         games, prompts, width, too_long = [], [], 2 if both_orders else 1, []  # the games of a pair stand side by side
         pairs = [as_pair(pair) for pair in pairs]
-        if self.endpoint is None and self.small_world:
+        if self.small_world:
             self.warn_of(pairs)
         for pair in pairs:
             orders = BOTH_ORDERS if both_orders else [place(pair, self.seed)]

@@ -35,7 +35,6 @@ def attention_with_lse(queries, keys, values, mask):
     return sum(product(*parts) for parts in zip(weights, values)) / total, highest + total.log()
 
 
-
 class KVCache:
     """Keys and values of the prompts in use, one slot a prompt, and of the tokens that each row has generated.
 

@@ -101,7 +101,7 @@ def find(weights, aim):
     return place[:, 0], (aim - (cumulative - weights).gather(1, place)[:, 0]).clamp(min=0)
 
 
-def product(weight, bias, x):
+def packed_product(weight, bias, x):
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
@@ -112,7 +112,7 @@ def packed_weights(model):
     layers = [module for module in model.layers.modules() if isinstance(module, torch.nn.Linear)] if fits else []
     try:
         for layer in layers:
-            layer.forward = functools.partial(product, torch.ops.mkldnn._reorder_linear_weight(layer.weight), layer.bias)
+            layer.forward = functools.partial(packed_product, torch.ops.mkldnn._reorder_linear_weight(layer.weight), layer.bias)
         yield
     finally:
         for layer in layers:

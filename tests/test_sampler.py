@@ -266,7 +266,7 @@ def test_packed_weights_give_the_plain_products_and_go_away(tmp_path, monkeypatc
         plain = linear(x)
         with sampler.packed_weights(model):
             assert "forward" in vars(linear) and torch.equal(linear(x), plain)
-    monkeypatch.setattr(sampler, "product", lambda weight, bias, x: calls.append(len(x)) or torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], ""))
+    monkeypatch.setattr(sampler, "packed_product", lambda weight, bias, x: calls.append(len(x)) or torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], ""))
     results = generate(model, random_prompts(3), 2, 10, seed=1)
     assert len(calls) > 100 and "forward" not in vars(linear)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
