@@ -15,6 +15,7 @@ import json
 import os
 import re
 import sys
+import time
 import traceback
 from pathlib import Path
 
@@ -205,6 +206,19 @@ def note(message):
     """Everything that is not a result goes to standard error; of several processes the first one speaks."""
     if os.environ.get("RANK", "0") == "0":
         print(message, file=sys.stderr, flush=True)
+
+
+def note_every(seconds):
+    """A `note` for long work that no progress bar shows: it says nothing until so many seconds have gone by since its last line."""
+    last = time.monotonic()
+
+    def say(message):
+        nonlocal last
+        if time.monotonic() - last >= seconds:
+            last = time.monotonic()
+            note(message)
+
+    return say
 
 
 FAILURES = {  # while running, as Python, PyTorch, safetensors or the system name them, and what to do

@@ -296,6 +296,7 @@ def items_of(name_or_path, split, dropped):
             entry = entry or find_format(row)
             title, fields, reader = entry or max(FORMATS[-2::-1], key=lambda known: len(known[1].split()) - 2 * len(missing(row, known[1])))
             if not entry or missing(row, fields):
+                where = f"{name} line 1" if re.search(r"\.csv(\.gz)?$", name, re.IGNORECASE) else where  # the names of the columns
                 raise BadInput(f"{where}: {', '.join(missing(row, fields))} missing ({hint} {title}; it has {list(row)!r:.200}): add it")
             rest, own, extra, names = dict(row), present(row, ID_FIELDS), row.get("extra_info"), [*fields.split(), "label"]
             item = reader(rest, where) if callable(reader) else two_answers(rest, where, *names[:3], choice(row, names[3], where, reader))
@@ -304,8 +305,7 @@ def items_of(name_or_path, split, dropped):
                 dropped["rows with two different prompts" if item is None else "repeated rows"] += 1
                 continue
             repeats.add(repeat)
-            identity = str(row[own]) if own and type(row[own]) in (int, float) else own and text(row[own], own, where)
-            item.id = identity = identity or f"{source}-{place.split()[1]}"
+            item.id = identity = own and (str(row[own]) if type(row[own]) in (int, float) else text(row[own], own, where)) or f"{source}-{place.split()[1]}"
             while used[item.id]:
                 used[identity] += 1
                 item.id = f"{identity}-{used[identity]}"

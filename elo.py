@@ -242,6 +242,14 @@ def run_schedule(num_players, play, schedule="full", games=None, seed=0):
 
 # ---- files ----
 
+def match_columns(names, place):
+    """The columns of a match among `names`: i, j, score or left, right, winner. Raises BadInput."""
+    columns = next((columns for columns in (("i", "j", "score"), ("left", "right", "winner")) if set(columns) <= set(names)), None)
+    if columns is None:
+        raise BadInput(f"{place}: columns are {', '.join(map(str, names))[:120]}: expected i, j, score or left, right, winner")
+    return columns
+
+
 def match_rows(path):
     """(line number, row as a dict) of a JSON-lines file or a csv file with a header."""
     text = cli.read_text(path, "--matches").removeprefix("\ufeff")
@@ -250,6 +258,8 @@ def match_rows(path):
         return
     reader = csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True)
     try:
+        if reader.fieldnames is not None:  # an empty file has none
+            match_columns(reader.fieldnames, f"{path} line 1")
         for row in reader:
             yield reader.line_num, row
     except csv.Error as error:
@@ -265,9 +275,7 @@ def read_matches(path, names=None):
     matches, numbers = [], {number: number for number in range(len(names))} if names else {}
     for line, row in match_rows(path):
         place = f"{path} line {line}"
-        columns = next((columns for columns in (("i", "j", "score"), ("left", "right", "winner")) if row.keys() >= set(columns)), None)
-        if columns is None:
-            raise BadInput(f"{place}: columns are {', '.join(map(str, row))[:120]}: expected i, j, score or left, right, winner")
+        columns = match_columns(row, place)
         *players, result = (row[column] for column in columns)
         for index, (column, player) in enumerate(zip(columns, players)):
             if isinstance(player, str) and re.fullmatch(r"-?\d{1,18}", player.strip()):

@@ -29,7 +29,7 @@ from typing import Literal, Optional
 
 import cli
 from benchmarks import BEST_OF_N, GROUPS, load, share
-from cli import BadInput, note, setting
+from cli import BadInput, note, note_every, setting
 from data import ENDING, file_rows, uniform
 from judge import JudgeSettings, check_judge, check_same, judge_of
 from protocol import compared, show, show_sweep, summarise
@@ -167,7 +167,7 @@ def judged_rows(settings, items, head, load_judge):
         return rows
     rows = rows[: len(rows) - len(rows) % CHUNK_ITEMS]
     note(f"{path.parent}: {len(rows)} of {len(items)} items are judged already" if rows else f"{len(items)} items to judge")
-    judge, started = load_judge(), time.perf_counter()
+    judge, started, say = load_judge(), time.perf_counter(), note_every(30)
     judge.seed = settings.seed  # a sweep may change it
     partial = path.with_suffix(".partial")  # a kill here leaves the rows that there were
     partial.write_text("".join(as_line(row) + "\n" for row in (head, *rows)), encoding="utf-8")
@@ -178,6 +178,7 @@ def judged_rows(settings, items, head, load_judge):
             file.writelines(as_line(row) + "\n" for row in new)
             file.flush()
             os.fsync(file.fileno())
+            say(f"{len(rows)} of {len(items)} items judged, {time.perf_counter() - started:.0f} s")
     note(f"{len(items)} items, {time.perf_counter() - started:.0f} s")
     return rows
 

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 import cli
 from chat import Style, default_style, encode_chat, judge_messages, load_style, load_tokenizer, opens_think, stop_token_ids
-from cli import BadInput, note, setting
+from cli import BadInput, note, note_every, setting
 from data import Pair, load_pairs, place
 from endpoint import Endpoint
 from votes import BOTH_ORDERS, STOP_HELP, STOPS, conclude, enough, in_words, read_completion, read_text, rounds_to_ask, spending, vote_of
@@ -130,22 +130,28 @@ class Judge:
         unplayed = {"verdict": None, "status": "truncated", "text": "", "tokens": 0, "think_tokens": 0}
         records = [[{"order": list(order)} | unplayed] * (num_votes if prompt is None else 0) for (_, order), prompt in zip(games, prompts)]
         hidden = True if os.environ.get("RANK", "0") != "0" else None  # None: shown on a terminal only
+        say = note_every(30)  # elsewhere
 
         def votes_for_pair_of(game):
             first = game - game % width
             return [vote_of(record) for record in sum(records[first : first + width], [])]
 
+        def advance(played):
+            bar.update(played - bar.n)
+            if bar.disable:
+                say(f"judging: {played} of {bar.total} games")
+
         with tqdm(total=len(games) * num_votes, desc="judging", unit="game", leave=False, disable=hidden) as bar:
             for start in range(0, len(games), CHUNK_PROMPTS):
-                asked, wanted = 0, [game for game in range(start, min(start + CHUNK_PROMPTS, len(games))) if prompts[game] is not None]
+                asked, played = 0, start * num_votes
+                wanted = [game for game in range(start, min(start + CHUNK_PROMPTS, len(games))) if prompts[game] is not None]
                 while wanted:
                     rounds = min(rounds_to_ask(votes_for_pair_of(game), width, num_votes - asked, stop) for game in wanted)
-                    shown = bar.n
                     results = self.draw([prompts[game] for game in wanted], [seeds[game] for game in wanted], rounds, max_completion_length,
-                                        temperature, first_generation=asked, progress=lambda done, total: bar.update(shown + done - bar.n))
+                                        temperature, first_generation=asked, progress=lambda done, total: advance(played + done))
                     for game, drawn in zip(wanted, results):
                         records[game] += [{"order": list(games[game][1])} | record for record in drawn]
-                    asked += rounds
+                    asked, played = asked + rounds, played + rounds * len(wanted)
                     wanted = [game for game in wanted if not enough(votes_for_pair_of(game), width * (num_votes - asked), stop)]
                 bar.update(min(start + CHUNK_PROMPTS, len(games)) * num_votes - bar.n)
         return [conclude(sum(records[game : game + width], [])) for game in range(0, len(games), width)]
@@ -314,7 +320,7 @@ def judge_file(settings, pairs, options):
     note(f"{settings.out}: {done} of {len(pairs)} pairs are judged already" if done else f"{len(pairs)} pairs to judge")
     if done < len(pairs):
         judge = judge_of(settings)
-        bar = tqdm(total=len(pairs), initial=done, unit="pair", disable=None)
+        bar, say = tqdm(total=len(pairs), initial=done, unit="pair", disable=None), note_every(30)
         with bar, open(settings.out, "a", encoding="utf-8") as file:
             for start in range(done - done % CHUNK_PAIRS, len(pairs), CHUNK_PAIRS):
                 judgments = judge.judge(pairs[start : start + CHUNK_PAIRS], *options)
@@ -325,6 +331,8 @@ def judge_file(settings, pairs, options):
                 file.flush()
                 os.fsync(file.fileno())
                 bar.update(totals["pairs"] - bar.n)
+                if bar.disable:
+                    say(f"{totals['pairs']} of {len(pairs)} pairs judged")
     return {name: totals[name] for name in SUMMARY} | ({"orders_agree": None} if settings.one_order else {})
 
 

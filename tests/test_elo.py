@@ -347,7 +347,9 @@ BAD_FILES = {
     "itself": ("i,j,score\n0,1,1\n\n2,2,1\n", "line 4: 2 plays against itself"),
     "winner": ("left,right,winner\na,b,left\na,b,model_a\n", "line 3: winner is 'model_a': expected left, right or tie"),
     "winner of another type": ('{"left": "a", "right": "b", "winner": 1}', "line 1: winner is 1"),
-    "column": ("i,j,result\n0,1,1\n", "expected i, j, score or left, right, winner"), "half a line": ('{"i": 0, "j": 1, "score": 1}\n{"i": 0', "line 2"),
+    "column": ("i,j,result\n0,1,1\n", "line 1: columns are i, j, result: expected i, j, score or left, right, winner"),
+    "no header": ("ann,bob,left\n", "line 1: columns are ann, bob, left"), "spread": ('i,j\n"a\nb",1\n', "line 1: columns are i, j:"),
+    "half a line": ('{"i": 0, "j": 1, "score": 1}\n{"i": 0', "line 2"),
     "json list": ("[[0, 1, 1]]", "line 1"), "missing field": ('{"i": 0, "j": 1, "score": 1}\n{"i": 0, "score": 1}', "line 2"),
 }  # fmt: skip
 

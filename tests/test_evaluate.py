@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -86,6 +87,26 @@ def test_the_real_command_without_torch_for_predictions(tmp_path, questions):
     pairs = sum(len(item.matches) for item in load("gsm8k_solutions", questions))
     assert printed["rule"]["pairs"] == [1.0, 1.0, 1.0] and printed["outcomes"]["right"] == pairs
     assert not (tmp_path / "results.json").exists()  # without --output_dir nothing is written
+
+
+def test_a_log_file_shows_that_the_work_goes_on(run, monkeypatch, tmp_path, questions):
+    """Without a terminal there is no bar: a line comes every half minute, here after every step of the work."""
+    arguments = ["--benchmark", "gsm8k_solutions", "--data", questions, "--strategy", "pairs", "--num_votes", 2, *QUICK, "--output_dir"]
+    assert "items judged" not in run(*arguments, tmp_path / "quick")[2]  # less than half a minute
+    for module in (evaluate, judge_file):
+        monkeypatch.setattr(module, "note_every", lambda seconds: cli.note_every(0 if seconds == 30 else None))
+    err = run(*arguments, tmp_path / "slow")[2]
+    assert re.findall(r"(\d+) of 9 items judged, \d+ s", err) == ["4", "8", "9"]
+    games = [tuple(map(int, found)) for found in re.findall(r"judging: (\d+) of (\d+) games", err)]
+    totals = [4 * sum(len(item.matches) for item in load("gsm8k_solutions", questions)[start : start + 4]) for start in (0, 4, 8)]
+    assert sorted({total for _, total in games}) == sorted(set(totals)) and all(0 <= done <= total for done, total in games)
+    assert [done for (done, total), (later, _) in zip(games, games[1:] + [(0, 0)]) if later < done] == totals  # each call ends with all of its games
+
+
+def test_note_every(capsys):
+    quiet, talkative = cli.note_every(60), cli.note_every(0)
+    quiet("one"), talkative("two"), talkative("three")
+    assert capsys.readouterr().err == "two\nthree\n"
 
 
 # ---- the same file, whatever happens ----
