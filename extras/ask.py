@@ -21,7 +21,7 @@ from judge import load_model, parse_verdict, stable_hash
 from rewards import final_answer
 from votes import VERDICTS
 
-CHUNK = 32  # questions that the own sampler answers in one call, and that are written together
+CHUNK = 32  # questions that are answered and written together
 BOXING = "Please reason step by step, and put your final answer within \\boxed{}."
 TOLD = re.compile(r"(?i)\b((correct|right|given|known|true|expected) (verdict|label)|(previous|earlier|other|another|wrong) "
                   r"(judge|judge?ment|verdict|evaluation)|(was|were|been|am|as) (told|instructed|informed)|(note|hint) (says|tells|states|above))\b")
@@ -39,6 +39,7 @@ class Sample(Base):
     max_completion_length: int = setting(1024, "tokens of an answer at most; longer ones are counted and make no pair")
     instruction: str = setting(BOXING, "put behind each question; empty: nothing")
     limit: Optional[int] = setting(None, "so many questions, chosen by a hash")
+    chunk: int = setting(CHUNK, "questions that the own sampler answers and writes together: a kill loses no more")
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "auto: a GPU if there is one")
     dtype: Literal["auto", "float32", "bfloat16"] = setting("auto", "auto: bf16 where the hardware is fast at it")
 
@@ -46,7 +47,7 @@ class Sample(Base):
 def sample(settings, store):
     if not settings.model:
         raise BadInput("--model: give the model that answers")
-    for name in ("num_answers", "max_completion_length", "concurrency"):
+    for name in ("num_answers", "max_completion_length", "concurrency", "chunk"):
         if getattr(settings, name) < 1:
             raise BadInput(f"--{name}: must be at least 1, got {getattr(settings, name)}")
     questions, distinct = load_questions(settings.data), {}
@@ -95,8 +96,8 @@ def answers_of_model(questions, settings, store):
     tokenizer, model = load_tokenizer(folder), None
     stops = stop_token_ids(tokenizer, folder)
     bar = tqdm.tqdm(total=len(questions), initial=len(store.rows), unit="question", disable=None)
-    for start in range(0, len(questions), CHUNK):
-        chunk = questions[start : start + CHUNK]
+    for start in range(0, len(questions), settings.chunk):
+        chunk = questions[start : start + settings.chunk]
         if all(question.id in store.rows for question in chunk):
             continue
         model = model or load_model(folder, settings.device, settings.dtype)
@@ -172,6 +173,8 @@ def chains(settings, store):
     made = [{"id": pair.id, "source": pair.source, "teacher": teachers[row["key"][0]],
              "messages": [*cases[pair.id][0], {"role": "assistant", "content": row["text"]}]} for pair, row in kept]  # fmt: skip
     fates = Counter(f"teacher {row['key'][0]}: {row['fate']}" for row in store.rows.values())
+    if not made:
+        raise BadInput(f"--data: no chain of {len(pairs)} pairs can be kept ({dict(fates)}): read {store.partial}, and take another teacher or --style")
     store.finish((json.dumps(row, ensure_ascii=False) for row in made), {"pairs": len(pairs), "chains": len(kept)} | dict(sorted(fates.items())),
                  format=format_rates([row["text"] for _, row in kept]))
 

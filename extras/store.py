@@ -57,6 +57,9 @@ data.FORMATS[:0] = [
 
 # ---- files ----
 
+MOVES = "base_url", "second_base_url"  # what may change between two calls: a server
+
+
 @dataclass
 class Base:
     data: Optional[str] = setting(None, "files or hub datasets, joined by commas")
@@ -91,7 +94,7 @@ class Store:
                 earlier = cli.parse_json(lines[0], self.partial)
                 self.rows = {row["key"]: row for row in (cli.parse_json(line, self.partial) for line in lines[1:])}
         for name in self.settings if earlier is not None else ():
-            if earlier.get(name) != self.settings[name]:
+            if name not in MOVES and earlier.get(name) != self.settings[name]:
                 raise BadInput(f"--{name}: {self.out} was begun with {earlier.get(name)!r}, not {self.settings[name]!r}: use that, or another --out")
         self.fresh = earlier is None
 

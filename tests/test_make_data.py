@@ -288,17 +288,23 @@ def test_chains_go_on_where_the_teacher_broke_off(tmp_path):
         server.behave = lambda request, attempt: (401, {}, b"") if len(server.seen) > stop else teacher(request, attempt)
         with pytest.raises(BadInput, match="401"):
             run(server, "cut.jsonl")
-    server.behave = teacher
 
     def settings_of(name):
         return {field: value for field, value in json.loads((tmp_path / name).read_text())["settings"].items() if field != "base_url"}
 
-    with pytest.raises(BadInput, match="--base_url"):
-        run(steady, "cut.jsonl")
-    run(server, "cut.jsonl")
+    asked = len(steady.seen)
+    run(steady, "cut.jsonl")  # the teacher has moved to another address
     assert (tmp_path / "cut.jsonl").read_text() == (tmp_path / "whole.jsonl").read_text()
     assert settings_of("cut.jsonl.report.json") == settings_of("whole.jsonl.report.json")
-    assert len(server.seen) <= len(steady.seen) + 4  # nothing that was there is asked again
+    assert len(server.seen) + len(steady.seen) - asked <= asked + 4  # nothing that was there is asked again
+
+
+def test_no_chain_at_all_is_said(tmp_path):
+    pairs = write(tmp_path / "p.jsonl", [{"id": "p", "query": "question", "a": "good", "b": "bad", "label": 0}])
+    with pytest.raises(BadInput, match="no chain of 1 pairs can be kept.*malformed"):
+        make_data.main(["chains", "--data", str(pairs), "--base_url", serve(lambda request, attempt: chat("I cannot say.")).url, "--model", "m",
+                        "--out", str(tmp_path / "c.jsonl")])  # fmt: skip
+    assert not (tmp_path / "c.jsonl").exists()
 
 
 @pytest.mark.parametrize("chain, stage, fate", [

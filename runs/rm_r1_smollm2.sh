@@ -1,0 +1,106 @@
+#!/usr/bin/env bash
+# RM-R1's whole chain with a model of 135 M parameters on one core: a teacher behind an OpenAI-compatible server -> judgments in RM-R1's format, wrong
+# ones redone by a second teacher who is told the verdict, malformed and contaminated ones dropped -> train_sft.py -> train_grpo.py --style rm_r1.
+#
+#   MODEL=models/smollm2 bash runs/rm_r1_smollm2.sh            about 15 minutes; prints what runs/rm_r1_smollm2.log holds; pip install fastapi uvicorn
+#   TEACHER_URL=http://HOST:8000/v1 TEACHER=NAME bash runs/rm_r1_smollm2.sh          with a real teacher (SECOND_TEACHER_URL, SECOND_TEACHER; OPENAI_API_KEY)
+#
+# Without TEACHER_URL the teacher is a STAND-IN: the same small model, first trained on a few dozen chains that a program wrote (runs/smollm2/
+# rubric_chains.py), served by `transformers serve`. It shows the path and no gain: the student learns from a copy of itself that has seen a program's
+# work, and three steps of RL change next to nothing. For the real sizes see runs/rm_r1_7b.sh. Killed and called again it goes on.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" PYTHONPATH=. TRANSFORMERS_VERBOSITY=error
+model="${MODEL:-models/smollm2}" out="${OUT:-out/rm_r1_smollm2}" port="${PORT:-8191}"
+teacher_steps="${TEACHER_STEPS:-36}" student_steps="${STUDENT_STEPS:-16}" grpo_steps="${GRPO_STEPS:-3}"
+mkdir -p "$out"
+
+sft() { # NAME DATA STEPS: one row a step and a high rate, because rows are few
+    if [ -d "$out/$1/checkpoint-$3" ]; then return; fi
+    python train_sft.py --model "$model" --train_data "$2" --judge_style rm_r1 --output_dir "$out/$1" --resume --max_steps "$3" --batch_size 1 \
+        --learning_rate 2e-4 --warmup_steps 3 --schedule cosine --save_every 12 --seed 0 >&2
+}
+
+if [ ! -f "$out/rl.jsonl" ]; then
+    python runs/smollm2/rubric_chains.py "$out" "$teacher_steps" 16 16 >&2
+fi
+
+# ---- a teacher, and its chains ----
+if [ ! -f "$out/chains.jsonl" ]; then
+    if [ -z "${TEACHER_URL:-}" ]; then
+        sft teacher "$out/teacher.jsonl" "$teacher_steps"
+        if old="$(cat "$out/server.pid" 2> /dev/null)" && ps -o args= -p "$old" | grep -q "transformers serve"; then
+            kill "$old"  # an earlier call was killed and left its server
+            sleep 2
+        fi
+        TEACHER="$out/teacher/checkpoint-$teacher_steps" TEACHER_URL="http://127.0.0.1:$port/v1"
+        # The cache is given in blocks: by default continuous batching takes most of the memory of the machine
+        transformers serve "$TEACHER" --host 127.0.0.1 --port "$port" --device cpu --dtype bfloat16 --continuous-batching \
+            --cb-block-size 32 --cb-num-blocks 1024 > "$out/server.log" 2>&1 &
+        server=$!
+        echo "$server" > "$out/server.pid"
+        trap 'kill "$server" 2> /dev/null || true' EXIT
+        until python -c "import urllib.request; urllib.request.urlopen('http://127.0.0.1:$port/health', timeout=5)" 2> /dev/null; do
+            kill -0 "$server" || { tail -5 "$out/server.log" >&2; exit 1; }
+            sleep 1
+        done
+    fi
+    python -m extras.make_data chains --data "$out/asked.jsonl" --style rm_r1 --base_url "$TEACHER_URL" --model "${TEACHER:?the name behind TEACHER_URL}" \
+        --second_base_url "${SECOND_TEACHER_URL:-$TEACHER_URL}" --second_model "${SECOND_TEACHER:-$TEACHER}" \
+        --max_completion_length "${CHAIN_TOKENS:-224}" --out "$out/chains.jsonl" >&2
+    if [ -n "${server:-}" ]; then kill "$server"; fi
+fi
+
+# ---- the student: distillation from the untrained model, then RL on other pairs ----
+sft student "$out/chains.jsonl" "$student_steps"
+if [ ! -d "$out/grpo/checkpoint-$grpo_steps" ]; then
+    python train_grpo.py --model "$out/student/checkpoint-$student_steps" --style rm_r1 --train_data "$out/rl.jsonl" --output_dir "$out/grpo" --resume \
+        --max_steps "$grpo_steps" --prompts_per_step 2 --num_generations 4 --max_completion_length 176 --temperature 1.0 --learning_rate 1e-6 \
+        --beta 0.001 --eval_every 0 --save_every 1 --seed 0 >&2
+fi
+
+python - "$out" "$teacher_steps" "$student_steps" "$grpo_steps" <<'EOF'
+import json, platform, sys
+from pathlib import Path
+import torch, transformers
+out = Path(sys.argv[1])
+rows = lambda name: [json.loads(line) for line in open(out / name, encoding="utf-8")]  # noqa: E731
+cpu = next((line.split(": ")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), platform.machine())
+report = json.loads((out / "chains.jsonl.report.json").read_text())
+stand_in = "/teacher/checkpoint" in report["settings"]["model"]
+print(f"python {platform.python_version()}, torch {torch.__version__}, transformers {transformers.__version__}, {cpu}, {torch.get_num_threads()} thread, "
+      "core shared with other work; SmolLM2-135M-Instruct (4-bit weights, dequantised), seed 0")
+print("The teacher is a STAND-IN (this small model after a few steps on chains written by a program): the run shows the path, not a gain." if stand_in else
+      f"teacher {report['settings']['model']}, second teacher {report['settings']['second_model']}")
+
+
+def losses(name):
+    metrics = rows(f"{name}/metrics.jsonl")
+    mean = lambda part: sum(row["loss"] for row in part) / len(part)  # noqa: E731
+    print(f"{name}: {len(metrics)} steps of one row, loss {mean(metrics[:4]):.3f} (first four steps) -> {mean(metrics[-4:]):.3f} (last four), "
+          f"{sum(row['step_time'] for row in metrics):.0f} s")
+
+
+if stand_in:
+    print("\n== the stand-in teacher: train_sft.py on chains of a program")
+    losses("teacher")
+fates = report["counts"]
+print(f"\n== chains about {fates['pairs']} other pairs: {fates['chains']} kept")
+for stage in "12":
+    print(f"  teacher {stage}: " + ", ".join(f"{fates.get(f'teacher {stage}: {fate}', 0)} {fate}" for fate in
+                                             ("kept", "wrong", "malformed", "contaminated", "truncated", "refused")))
+print("  format of those kept: " + ", ".join(f"{name} {rate:.3f}" for name, rate in report["format"].items()))
+print("\n== the student: train_sft.py on the chains kept")
+losses("student")
+print("\n== train_grpo.py --style rm_r1, 2 prompts x 4")
+names = ("reward", "frac_reward_zero_std", "judge/accuracy", "judge/parse_fail", "judge/format", "judge/type_reasoning", "judge/type_chat",
+         "completions/mean_length", "completions/clipped_ratio", "kl", "grad_norm", "sampling/logp_diff_max", "step_time")
+for row in rows("grpo/metrics.jsonl"):
+    print(f"step {row['step']}  " + "  ".join(f"{name} {row[name]:.4g}" for name in names))
+print("\n== two of the chains that the student learned from")
+for row in (rows("chains.jsonl") * 2)[:: max(1, fates["chains"] // 2)][:2]:
+    print(f"{row['id']} ({row['source']})\n{row['messages'][-1]['content']}\n")
+print("== a completion of the last step of RL, as sampled")
+game = rows(f"grpo/rollouts/{sys.argv[4]}.jsonl")[0]["completions"][0]
+print(json.dumps({name: game[name] for name in ("verdict", "status", "reward") if name in game}) + "\n" + game["text"])
+EOF
