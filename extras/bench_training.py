@@ -226,8 +226,10 @@ def bench_step(settings, folder, device, dtype, limits):
         size = len(groups[0].completions), sum(len(completion.tokens) for completion in groups[0].completions)
         train_grpo.accumulate(policy, None, [[(groups[0], list(range(size[0])))]], [], size, options)
         peer = trainer.model.float().to(device).eval()
-        reference = naive_gradients(peer, groups[0], size[0], lambda: torch.autocast(device.type, dtype, enabled=dtype != torch.float32))
-        gap = distance({name: weight.grad for name, weight in policy.masters.items()}, reference)
+        exact, usual = (naive_gradients(peer, groups[0], size[0], lambda on=on: torch.autocast(device.type, dtype, enabled=on))
+                        for on in (False, dtype != torch.float32))  # fmt: skip
+        gap = distance({name: weight.grad for name, weight in policy.masters.items()}, exact)
+        allowed = 2e-3 if dtype == torch.float32 else 1.25 * distance(usual, exact)  # autocast rounds in other places, and no less
         optimizer.zero_grad(set_to_none=True)
         trainer.train()
         length = float(trainer.state.log_history[-1]["completions/mean_length"])
@@ -235,7 +237,7 @@ def bench_step(settings, folder, device, dtype, limits):
     sizes, rows, new, prompts = sizes_of(policy.model.config.raw), len(groups) * settings.generations, settings.new_tokens, [group.prompt for group in groups]
     floor = rollout_seconds(sizes, prompts, rows, new, dtype.itemsize, *limits)
     floor += training_operations(sizes, sum(map(len, prompts)) + rows * new, rows * new) / limits[0]
-    checks = {"ours": (f"gradient {gap:.1e} from the plain loss", gap <= (2e-3 if dtype == torch.float32 else 0.15)),
+    checks = {"ours": (f"gradient {gap:.1e} from the plain loss in fp32, allowed {allowed:.1e}", gap <= allowed),
               "TRL": (f"{length:g} tokens a completion", length == new)}  # fmt: skip
     shape = dict(prompts=len(groups), generations=settings.generations, prompt_tokens=sum(map(len, prompts)) // len(prompts), new_tokens=new)
     return rows_of(runs, floor, device, checks, **shape)

@@ -1,0 +1,77 @@
+#!/usr/bin/env bash
+# From a pretrained language model to a judge: one stage a call, each resumable and skipped once it is done. In this order:
+#
+#   bash runs/smollm2/chain.sh data          training pairs and test sets, no question in both                   1 minute
+#   bash runs/smollm2/chain.sh sample        the model's own judgments behind examples                           half an hour on one core
+#   bash runs/smollm2/chain.sh format        chains that were right in both orders; supervised training on them
+#   bash runs/smollm2/chain.sh direct 0      GRPO on verdicts without thinking, seed 0
+#   bash runs/smollm2/chain.sh think 0       GRPO with thinking, seed 0 (then 1, 2)                              half an hour to an hour each
+#   bash runs/smollm2/chain.sh table NAME    every test set for one judge: base, forced, format, direct-format, direct-0, think-0 ...
+#   python runs/smollm2/table.py             runs/smollm2/README.md's tables from what is there
+#
+# MODEL, DATA, OUT name another model, the folder of the public sets, and where everything goes. A larger model takes longer thinking,
+# more of everything and a GPU: see runs/r1_distill.sh, which calls the stages with other numbers.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+model="${MODEL:-models/smollm2}" data="${DATA:-data}" out="${OUT:-out/smollm2}"
+run="${RUN:-python}"                                       # RUN="torchrun --nproc_per_node 8" for several GPUs
+style="${STYLE:-rrm_short}" direct_style="${DIRECT_STYLE:-direct_short}"
+budget="${BUDGET:-96}"                                     # tokens of a judgment with thinking
+steps="${STEPS:-60}" prompts="${PROMPTS:-4}" generations="${GENERATIONS:-8}" rate="${RATE:-5e-6}"
+sft_steps="${SFT_STEPS:-40}" sft_rate="${SFT_RATE:-2e-5}"
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+base="${BASE:-$out/format/checkpoint-$sft_steps}"         # BASE: a model that knows the verdict already needs no format stage
+mkdir -p "$out"
+
+grpo() {  # NAME SEED STYLE BUDGET
+    [ -d "$out/$1-$2/checkpoint-$steps" ] && return
+    $run train_grpo.py --model "$base" --train_data "$out/data/train.jsonl" --style "$3" --max_completion_length "$4" --max_steps "$steps" \
+        --prompts_per_step "$prompts" --num_generations "$generations" --learning_rate "$rate" --eval_every 0 --save_every 10 --resume \
+        --seed "$2" --output_dir "$out/$1-$2" ${GRPO_FLAGS:-}
+}
+
+folder_of() {  # NAME: the model that a row of the table is about
+    case $1 in
+    base | forced) echo "$model" ;;
+    format | direct-format) echo "$base" ;;
+    *) echo "$out/$1/checkpoint-$steps" ;;
+    esac
+}
+
+judge_sets() {  # NAME: a results.json for each test set
+    local name=$1 flags="--style $style --max_completion_length $budget"
+    case $name in
+    base) flags="--style $style --max_completion_length ${BASE_BUDGET:-200}" ;;   # it hardly ends: more room
+    forced | direct-*) flags="--style $direct_style --max_completion_length 12 --force_verdict" ;;
+    esac
+    while read -r set benchmark; do
+        # shellcheck disable=SC2086
+        python evaluate.py --benchmark "$benchmark" --data "$out/data/eval/$set.jsonl" --model "$(folder_of "$name")" $flags \
+            --output_dir "$out/eval/$name/$set" > /dev/null
+    done <<'SETS'
+constraints pairs
+gsm8k gsm8k_solutions
+pandalm pandalm
+llmbar/Natural llmbar
+llmbar/Neighbor llmbar
+llmbar/GPTInst llmbar
+llmbar/GPTOut llmbar
+rmb rmb
+judgebench judgebench
+SETS
+}
+
+case ${1:-} in
+data) [ -f "$out/data/train.jsonl" ] || python runs/smollm2/prepare.py --data "$data" --model "$model" --out "$out/data" ${DATA_FLAGS:-} ;;
+sample) python runs/smollm2/chains.py sample --data "$out/data/train.jsonl" --model "$model" --style "$style" --out "$out/samples.jsonl" \
+        --examples "${EXAMPLES-runs/smollm2/examples.jsonl}" --max_completion_length "$budget" ${SAMPLE_FLAGS:-} ;;
+format)
+    python runs/smollm2/chains.py keep --data "$out/data/train.jsonl" --samples "$out/samples.jsonl" --style "$style" --direct_style "$direct_style" \
+        --out "$out/chains.jsonl" ${KEEP_FLAGS:-}
+    $run train_sft.py --model "$model" --train_data "$out/chains.jsonl" --output_dir "$out/format" --batch_size 8 --max_steps "$sft_steps" \
+        --learning_rate "$sft_rate" --warmup_steps 4 --schedule cosine --judge_style "$style" --save_every 10 --resume ;;
+direct) grpo direct "${2:?a seed}" "$direct_style" 12 ;;
+think) grpo think "${2:?a seed}" "$style" "$budget" ;;
+table) judge_sets "${2:?base, forced, format, direct-format, direct-SEED or think-SEED}" ;;
+*) sed -n '2,/^set/p' "$0" | grep '^#' ; exit 2 ;;
+esac

@@ -1,0 +1,138 @@
+"""Tables of what runs/smollm2/chain.sh has evaluated: python runs/smollm2/table.py [OUT]          (out/smollm2; prints, and writes OUT/tables.md)
+
+Accuracy: pairs whose better answer has the majority of both orders' verdicts; a missing verdict is never right. Intervals (95 %) come from a
+bootstrap over questions. Length bias: share of verdicts for the longer answer less the share that the labels give it.
+"""
+
+import json
+import re
+import sys
+from collections import Counter, defaultdict
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "runs/smollm2")]
+from benchmarks import decided, outcome, votes_of  # noqa: E402
+from data import load_questions  # noqa: E402
+from prepare import TESTS  # noqa: E402
+
+SETS = ["constraints", *TESTS]
+NAMES = {"base": "the model as it is", "forced": "its likelier verdict token, no thinking", "direct-format": "after the format stage, no thinking",
+         "format": "after the format stage, thinking", "direct": "GRPO, no thinking", "think": "GRPO, thinking"}  # fmt: skip
+IN_DISTRIBUTION = {"constraints": "held-out subjects and words", "gsm8k": "held-out questions", "rmb": "in distribution"}
+
+
+def title(judge):
+    name, _, seed = judge.rpartition("-")
+    return f"{NAMES[name]}, seed {seed}" if seed.isdigit() else NAMES[judge]
+
+
+def percent(cell):
+    return "-" if cell is None else f"{100 * cell[0]:.0f} [{100 * cell[1]:.0f}, {100 * cell[2]:.0f}]"
+
+
+def row(*cells):
+    return "| " + " | ".join(map(str, cells)) + " |"
+
+
+def accuracy_table(results):
+    yield row("judge", *(f"{name} ({IN_DISTRIBUTION[name]})" if name in IN_DISTRIBUTION else name for name in SETS))
+    yield row(*["---"] * (len(SETS) + 1))
+    for judge, sets in results.items():
+        yield row(title(judge), *(percent(sets[name]["results"]["protocol"]["accuracy"]) if name in sets else "-" for name in SETS))
+    one = {name: sets[name]["results"] for sets in results.values() for name in sets}
+    for kind in ("longest", "shortest"):
+        yield row(f"*{kind} answer*", *(f"{100 * one[name]['baselines'][kind]['accuracy']:.0f}" if name in one else "-" for name in SETS))
+    yield row("*pairs, questions*", *(f"{sum(one[name]['outcomes'].values())}, {one[name]['questions']}" if name in one else "-" for name in SETS))
+
+
+def behaviour(sets):
+    """Counts over the games of all sets."""
+    total = Counter()
+    for result in sets.values():
+        for item in result["rows"]:
+            for match, better in decided(item):
+                lengths = [item["lengths"][player] for player in match["pair"]]
+                longer = None if lengths[0] == lengths[1] else lengths.index(max(lengths))
+                named = votes_of(match)
+                total["pairs"] += 1
+                total["agree"] += named[0] == named[1] is not None
+                for game, answer in zip(match["games"], named):
+                    total["games"] += 1
+                    total[game["status"]] += 1
+                    total["forced"] += game.get("forced", False)
+                    total["tokens"] += game["tokens"]
+                    total["think"] += game.get("think_tokens") or 0
+                    total["first"] += game["verdict"] == 1
+                    if answer is not None and longer is not None:
+                        total["unequal"] += 1
+                        total["longer"] += answer == longer
+                        total["longer is better"] += better == longer
+    return total
+
+
+def behaviour_table(results):
+    yield row("judge", "orders agree", "first place named", "length bias", "no verdict", "forced", "tokens of thinking", "tokens")
+    yield row(*["---"] * 8)
+    for judge, sets in results.items():
+        c = behaviour(sets)
+        valid, unequal = max(1, c["valid"]), max(1, c["unequal"])
+        yield row(title(judge), f"{c['agree'] / c['pairs']:.2f}", f"{c['first'] / valid:.2f}", f"{(c['longer'] - c['longer is better']) / unequal:+.2f}",
+                  f"{1 - c['valid'] / c['games']:.3f}", f"{c['forced'] / c['games']:.2f}", f"{c['think'] / c['games']:.0f}",
+                  f"{c['tokens'] / c['games']:.0f}")  # fmt: skip
+
+
+# ---- GSM8K: generators and the best of four ----
+
+def last_number(text):
+    found = re.findall(r"-?\d[\d,]*\.?\d*", text)
+    return found[-1].replace(",", "").rstrip(".") if found else None
+
+
+def gsm8k_table(results, out, generators):
+    """Pairs by whether the generator that is right more often (over training questions) made the better answer; best of four."""
+    questions = {question.id: question for question in load_questions(out / "data/eval/gsm8k.jsonl")}
+    yield row("judge", "pairs, better generator right", "pairs, better generator wrong", "best of 4")
+    yield row(*["---"] * 4)
+    for judge, sets in results.items():
+        if "gsm8k" not in sets:
+            continue
+        parts = defaultdict(list)
+        for item in sets["gsm8k"]["rows"]:
+            rates = [generators[name] for name in questions[item["id"]].meta["generators"]]
+            for match, better in decided(item):
+                mine, other = (rates[match["pair"][index]] for index in (better, 1 - better))
+                if mine != other:
+                    parts[mine > other].append(outcome(match, better) == "right")
+        cells = [f"{100 * sum(parts[kind]) / len(parts[kind]):.0f} of {len(parts[kind])}" if parts[kind] else "-" for kind in (True, False)]
+        yield row(title(judge), *cells, percent(sets["gsm8k"]["results"]["rule"]["best of N"]))
+    best = max(generators, key=generators.get)
+    chosen = {"random pick": [], f"always {best}": [], "majority answer": [], "oracle": []}
+    for question in questions.values():
+        names, scores = question.meta["generators"], question.scores
+        answers = list(map(last_number, question.candidates))
+        counts = Counter(answers)
+        leaders = [score for answer, score in zip(answers, scores) if counts[answer] == max(counts.values())]
+        for name, value in zip(chosen, (sum(scores) / len(scores), scores[names.index(best)], sum(leaders) / len(leaders), max(scores))):
+            chosen[name].append(value)
+    for name, values in chosen.items():
+        yield row(f"*{name}*", "-", "-", f"{100 * sum(values) / len(values):.0f}")
+
+
+def main(out="out/smollm2"):
+    out, results = Path(out), {}
+    order = list(NAMES)
+    folders = sorted((out / "eval").glob("*"), key=lambda path: (order.index(path.name if path.name in NAMES else path.name.rpartition("-")[0]), path.name))
+    for folder in folders:
+        results[folder.name] = {name: json.loads((folder / name / "results.json").read_text()) for name in SETS if (folder / name / "results.json").exists()}
+    if not any(results.values()):
+        sys.exit(f"nothing is evaluated in {out}/eval: bash runs/smollm2/chain.sh table NAME")
+    generators = json.loads((out / "sets.json" if (out / "sets.json").exists() else out / "data/sets.json").read_text())["generators"]
+    lines = ["**Accuracy, both orders** (percent)", "", *accuracy_table(results), "", "**Over all sets**", "", *behaviour_table(results), "",
+             "**GSM8K model solutions** (percent)", "", *gsm8k_table(results, out, generators)]
+    (out / "tables.md").write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
