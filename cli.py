@@ -9,6 +9,7 @@ Every command of this project follows the same three rules, and they live here:
 This file imports no torch, so that arguments and files are checked before the slow imports start.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import json
@@ -200,6 +201,28 @@ def check_output_dir(folder, settings, free_to_change=()):
         for name, value in dataclasses.asdict(settings).items():
             if name not in free_to_change and before.get(name, value) != value:
                 raise BadInput(f"--{name}: the run in {folder} has {before[name]!r}, now it is {value!r}: use the old value or another folder")
+
+
+@contextlib.contextmanager
+def sole_writer(path):
+    """Holds a file or folder for as long as it is written to: two runs started into one would mix their rows. Raises BadInput where another
+    process holds it. The system lets go of it when a process ends, however it ends."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BadInput(f"{path}: another process is writing to it: let it end, or give another name") from error
+        except OSError:
+            pass  # a file system without locks
+        yield
+    finally:
+        os.close(handle)
 
 
 def note(message):

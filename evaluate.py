@@ -169,16 +169,17 @@ def judged_rows(settings, items, head, load_judge):
     note(f"{path.parent}: {len(rows)} of {len(items)} items are judged already" if rows else f"{len(items)} items to judge")
     judge, started, say = load_judge(), time.perf_counter(), note_every(30)
     judge.seed = settings.seed  # a sweep may change it
-    partial = path.with_suffix(".partial")  # a kill here leaves the rows that there were
-    partial.write_text("".join(as_line(row) + "\n" for row in (head, *rows)), encoding="utf-8")
-    partial.replace(path)
-    with open(path, "a", encoding="utf-8") as file:
-        for start in range(len(rows), len(items), CHUNK_ITEMS):
-            rows += (new := judge_items(items[start : start + CHUNK_ITEMS], settings, judge))
-            file.writelines(as_line(row) + "\n" for row in new)
-            file.flush()
-            os.fsync(file.fileno())
-            say(f"{len(rows)} of {len(items)} items judged, {time.perf_counter() - started:.0f} s")
+    with cli.sole_writer(path.parent):
+        partial = path.with_suffix(".partial")  # a kill here leaves the rows that there were
+        partial.write_text("".join(as_line(row) + "\n" for row in (head, *rows)), encoding="utf-8")
+        partial.replace(path)
+        with open(path, "a", encoding="utf-8") as file:
+            for start in range(len(rows), len(items), CHUNK_ITEMS):
+                rows += (new := judge_items(items[start : start + CHUNK_ITEMS], settings, judge))
+                file.writelines(as_line(row) + "\n" for row in new)
+                file.flush()
+                os.fsync(file.fileno())
+                say(f"{len(rows)} of {len(items)} items judged, {time.perf_counter() - started:.0f} s")
     note(f"{len(items)} items, {time.perf_counter() - started:.0f} s")
     return rows
 

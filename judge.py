@@ -321,7 +321,9 @@ def judge_file(settings, pairs, options):
     if done < len(pairs):
         judge = judge_of(settings)
         bar, say = tqdm(total=len(pairs), initial=done, unit="pair", disable=None), note_every(30)
-        with bar, open(settings.out, "a", encoding="utf-8") as file:
+        with bar, open(settings.out, "a", encoding="utf-8") as file, cli.sole_writer(settings.out):
+            if finished(settings.out, heads, recorded)["pairs"] != done:
+                raise BadInput(f"--out: {settings.out} has grown meanwhile: call again to go on")
             for start in range(done - done % CHUNK_PAIRS, len(pairs), CHUNK_PAIRS):
                 judgments = judge.judge(pairs[start : start + CHUNK_PAIRS], *options)
                 for index in range(totals["pairs"], start + len(judgments)):

@@ -15,7 +15,7 @@ import re
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from safetensors.torch import save_file
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
-from cli import BadInput, check_model_folder, note, parse_json, resolve_model
+from cli import BadInput, check_model_folder, note, parse_json, resolve_model, sole_writer
 from model import Config, Model, compute_dtype, read_weights
 
 
@@ -39,6 +39,7 @@ class Runtime:
     world_size: int
     device: torch.device
     dtype: torch.dtype  # of the compute copy
+    at_end: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)  # what is let go of when the run ends
 
     @property
     def is_main(self):
@@ -82,7 +83,9 @@ def start(device="auto", dtype="auto"):
         backend = dict(backend="nccl", device_id=device) if device.type == "cuda" else dict(backend="gloo")
         dist.init_process_group(**backend, timeout=timedelta(hours=4))
     rank = int(os.environ.get("RANK", 0)) if world_size > 1 else 0
-    yield Runtime(rank, world_size, device, compute_dtype(dtype, device))
+    runtime = Runtime(rank, world_size, device, compute_dtype(dtype, device))
+    with runtime.at_end:
+        yield runtime
     if world_size > 1:
         dist.barrier()  # without it a process that leaves early can abort the others at exit
         dist.destroy_process_group()
@@ -309,6 +312,7 @@ def open_run(folder, settings, step, runtime):
     rows = None
     if runtime.is_main:
         folder.mkdir(parents=True, exist_ok=True)
+        runtime.at_end.enter_context(sole_writer(folder))
         git = ["git", "-C", Path(__file__).parent, "rev-parse", "HEAD"]
         commit = shutil.which("git") and subprocess.run(git, capture_output=True, text=True).stdout.strip()
         versions = {"python": sys.version.split()[0], "torch": torch.__version__, "transformers": transformers.__version__}

@@ -17,6 +17,7 @@ from tiny_models import COIN, make_model_folder, make_scripted_folder, make_toke
 import cli
 import elo
 import evaluate
+import judge
 import tournament
 import train_grpo
 import train_sft
@@ -43,6 +44,50 @@ def coin(tmp_path_factory):
 
 def rows_of(folder):
     return [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
+
+
+# ---- two at once ----
+
+def test_a_second_process_into_the_same_folder_or_file_is_refused(folder, coin, tmp_path, capsys):
+    """The lock is that of an open file, so a holder in this process is as good as another one; it ends with its holder, however that ends."""
+    pairs, out = tmp_path / "pairs.jsonl", tmp_path / "judged.jsonl"
+    pairs.write_text("".join(json.dumps({"id": f"p{n}", "query": f"say {n}", "a": "yes", "b": "no", "label": n % 2}) + "\n" for n in range(4)))
+    common = ["--model", coin, "--max_completion_length", 40, "--device", "cpu", "--dtype", "float32"]
+    runs = {"train": (lambda arguments: train_grpo.train(*train_grpo.check(cli.parse_settings(train_grpo.Settings, arguments))), ["--train_data", pairs, "--max_steps", 1, "--prompts_per_step", 1,
+                      "--num_generations", 2, "--resume", "--output_dir", tmp_path / "train", *common]),
+            "evaluated": (evaluate.main, ["--benchmark", "pairs", "--data", pairs, "--output_dir", tmp_path / "evaluated", *common]),
+            "judged.jsonl": (judge.main, ["--pairs", pairs, "--out", out, *common])}  # fmt: skip
+    for name, (main, arguments) in runs.items():
+        path = tmp_path / name
+        path.touch() if path.suffix else path.mkdir()
+        with cli.sole_writer(path), pytest.raises(BadInput, match=f"{name}: another process is writing to it"):
+            main(list(map(str, arguments)))
+        main(list(map(str, arguments)))  # nothing was lost, and the one that was refused has left no lock
+    assert out.read_text().count("\n") == 4
+    code = "import cli, sys, time\nwith cli.sole_writer(sys.argv[1]):\n    print(flush=True)\n    time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", code, str(out)], cwd=ROOT, stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        with pytest.raises(BadInput, match="another process"), cli.sole_writer(out):
+            pass
+        other.kill()
+    with cli.sole_writer(out):
+        pass
+
+
+def test_a_file_that_has_grown_meanwhile_is_not_written_twice(coin, tmp_path, monkeypatch):
+    pairs, out, load = tmp_path / "pairs.jsonl", tmp_path / "judged.jsonl", judge.judge_of
+    pairs.write_text("".join(json.dumps({"query": f"say {n}", "a": "yes", "b": "no"}) + "\n" for n in range(3)))
+    arguments = list(map(str, ["--pairs", pairs, "--out", out, "--model", coin, "--max_completion_length", 40, "--device", "cpu"]))
+
+    def while_the_other_one_ends(settings):
+        monkeypatch.setattr(judge, "judge_of", load)
+        judge.main(arguments)
+        return load(settings)
+
+    monkeypatch.setattr(judge, "judge_of", while_the_other_one_ends)
+    with pytest.raises(BadInput, match="has grown meanwhile: call again"):
+        judge.main(arguments)
+    assert out.read_text().count("\n") == 3
 
 
 # ---- memory and disk ----
