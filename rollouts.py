@@ -77,16 +77,18 @@ def drop_long(items, tokenizer, style, limit, flag):
 
 
 def pair_stream(pairs, seed, both_orders=False):
-    """(pair, order) without end: each epoch in a new random order, the better answer first in exactly half of the pairs. both_orders: each
-    pair comes twice, one order after the other."""
+    """(pair, order) without end: each epoch in a new random order, the better answer first in one of the items 2 k and 2 k + 1 and second in the
+    other, a coin says in which. So a step is balanced as well: the surplus of a few steps would teach a weak judge a place, and a judge
+    that always names one place has no variance left to learn from. both_orders: each pair comes twice, one order after the other."""
     for epoch in itertools.count():
-        orders = balanced_orders(pairs, seed=f"{seed}:{epoch}")
-        indices = list(range(len(pairs)))
-        random.Random(f"order:{seed}:{epoch}").shuffle(indices)
-        for index in indices:
-            yield pairs[index], orders[index]
-            if both_orders:
-                yield pairs[index], orders[index][::-1]
+        orders, rng = balanced_orders(pairs, seed=f"{seed}:{epoch}"), random.Random(f"order:{seed}:{epoch}")
+        indices = rng.sample(range(len(pairs)), len(pairs))
+        sides = [[index for index in indices if (orders[index][0] == pairs[index].label) == first] for first in (True, False)]
+        for couple in itertools.zip_longest(*sides):
+            for index in rng.sample([index for index in couple if index is not None], 2 - couple.count(None)):
+                yield pairs[index], orders[index]
+                if both_orders:
+                    yield pairs[index], orders[index][::-1]
 
 
 def item_stream(items, settings):
