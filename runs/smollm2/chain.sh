@@ -17,7 +17,7 @@ model="${MODEL:-models/smollm2}" data="${DATA:-data}" out="${OUT:-out/smollm2}"
 run="${RUN:-python}"                                       # RUN="torchrun --nproc_per_node 8" for several GPUs
 style="${STYLE:-rrm_short}" direct_style="${DIRECT_STYLE:-direct_short}"
 budget="${BUDGET:-96}"                                     # tokens of a judgment with thinking
-steps="${STEPS:-60}" prompts="${PROMPTS:-8}" generations="${GENERATIONS:-8}" rate="${RATE:-5e-6}"
+steps="${STEPS:-60}" prompts="${PROMPTS:-4}" generations="${GENERATIONS:-8}" rate="${RATE:-5e-6}"
 sft_steps="${SFT_STEPS:-40}" sft_rate="${SFT_RATE:-2e-5}"
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 base="${BASE:-$out/format/checkpoint-$sft_steps}"         # BASE: a model that knows the verdict already needs no format stage
