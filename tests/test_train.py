@@ -184,7 +184,8 @@ def test_two_processes_give_the_run_of_one(short_run, tmp_path):
     for row, other in zip(rows, expected, strict=True):
         for key in KEYS & row.keys():
             if "tim" not in key and key in other:
-                assert row[key] == pytest.approx(other[key], rel=1e-4, abs=1e-5), (row["step"], key)
+                bound = 1e-4 if "logp_diff" in key else 1e-5  # the former are rounding itself
+                assert row[key] == pytest.approx(other[key], rel=1e-4, abs=bound), (row["step"], key)
         for key in (key for key in other if key.startswith("eval/")):  # the pairs were shared out
             assert row["step"] == 4 or row[key] == pytest.approx(other[key], rel=1e-6), (row["step"], key)
 

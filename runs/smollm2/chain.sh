@@ -3,14 +3,14 @@
 #
 #   bash runs/smollm2/chain.sh data          training pairs and test sets, no question in both                   1 minute
 #   bash runs/smollm2/chain.sh sample        the model's own judgments behind examples                           half an hour on one core
-#   bash runs/smollm2/chain.sh format        chains that were right in both orders; supervised training on them
+#   bash runs/smollm2/chain.sh format        chains that were right in both orders; one model trained on them, one on their verdicts
 #   bash runs/smollm2/chain.sh direct 0      GRPO on verdicts without thinking, seed 0
 #   bash runs/smollm2/chain.sh think 0       GRPO with thinking, seed 0 (then 1, 2)                              half an hour to an hour each
 #   bash runs/smollm2/chain.sh table NAME    every test set for one judge: base, forced, format, direct-format, direct-0, think-0 ...
 #   python runs/smollm2/table.py             runs/smollm2/README.md's tables from what is there
 #
-# MODEL, DATA, OUT name another model, the folder of the public sets, and where everything goes. A larger model takes longer thinking,
-# more of everything and a GPU: see runs/r1_distill.sh, which calls the stages with other numbers.
+# MODEL, DATA, OUT: another model, the folder of the public sets, where everything goes. BASE: a model that knows the verdict already and needs
+# no format stage. A larger model takes longer thinking, more of everything and a GPU: runs/r1_distill.sh calls the stages with other numbers.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 model="${MODEL:-models/smollm2}" data="${DATA:-data}" out="${OUT:-out/smollm2}"
@@ -18,14 +18,21 @@ run="${RUN:-python}"                                       # RUN="torchrun --npr
 style="${STYLE:-rrm_short}" direct_style="${DIRECT_STYLE:-direct_short}"
 budget="${BUDGET:-96}"                                     # tokens of a judgment with thinking
 steps="${STEPS:-60}" prompts="${PROMPTS:-4}" generations="${GENERATIONS:-8}" rate="${RATE:-5e-6}"
-sft_steps="${SFT_STEPS:-40}" sft_rate="${SFT_RATE:-2e-5}"
+sft_steps="${SFT_STEPS:-26}" sft_rate="${SFT_RATE:-2e-5}"        # 26 x 8 rows: twice through some hundred chains
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
-base="${BASE:-$out/format/checkpoint-$sft_steps}"         # BASE: a model that knows the verdict already needs no format stage
 mkdir -p "$out"
 
+sft() {  # NAME DATA STYLE
+    [ -d "$out/$1/checkpoint-$sft_steps" ] && return
+    $run train_sft.py --model "$model" --train_data "$out/$2.jsonl" --output_dir "$out/$1" --batch_size 8 --max_steps "$sft_steps" \
+        --learning_rate "$sft_rate" --warmup_steps 4 --schedule cosine --judge_style "$3" --save_every 10 --resume
+}
+
 grpo() {  # NAME SEED STYLE BUDGET
+    local start="$out/format/checkpoint-$sft_steps"
+    if [ "$1" = direct ]; then start="$out/direct-format/checkpoint-$sft_steps"; fi
     [ -d "$out/$1-$2/checkpoint-$steps" ] && return
-    $run train_grpo.py --model "$base" --train_data "$out/data/train.jsonl" --style "$3" --max_completion_length "$4" --max_steps "$steps" \
+    $run train_grpo.py --model "${BASE:-$start}" --train_data "$out/data/train.jsonl" --style "$3" --max_completion_length "$4" --max_steps "$steps" \
         --prompts_per_step "$prompts" --num_generations "$generations" --learning_rate "$rate" --eval_every 0 --save_every 10 --resume \
         --seed "$2" --output_dir "$out/$1-$2" ${GRPO_FLAGS:-}
 }
@@ -33,7 +40,7 @@ grpo() {  # NAME SEED STYLE BUDGET
 folder_of() {  # NAME: the model that a row of the table is about
     case $1 in
     base | forced) echo "$model" ;;
-    format | direct-format) echo "$base" ;;
+    format | direct-format) echo "$out/$1/checkpoint-$sft_steps" ;;
     *) echo "$out/$1/checkpoint-$steps" ;;
     esac
 }
@@ -66,10 +73,11 @@ data) [ -f "$out/data/train.jsonl" ] || python runs/smollm2/prepare.py --data "$
 sample) python runs/smollm2/chains.py sample --data "$out/data/train.jsonl" --model "$model" --style "$style" --out "$out/samples.jsonl" \
         --examples "${EXAMPLES-runs/smollm2/examples.jsonl}" --max_completion_length "$budget" ${SAMPLE_FLAGS:-} ;;
 format)
-    python runs/smollm2/chains.py keep --data "$out/data/train.jsonl" --samples "$out/samples.jsonl" --style "$style" --direct_style "$direct_style" \
-        --out "$out/chains.jsonl" ${KEEP_FLAGS:-}
-    $run train_sft.py --model "$model" --train_data "$out/chains.jsonl" --output_dir "$out/format" --batch_size 8 --max_steps "$sft_steps" \
-        --learning_rate "$sft_rate" --warmup_steps 4 --schedule cosine --judge_style "$style" --save_every 10 --resume ;;
+    keep="python runs/smollm2/chains.py keep --data $out/data/train.jsonl --samples $out/samples.jsonl --style $style --direct_style $direct_style"
+    $keep --out "$out/chains.jsonl" ${KEEP_FLAGS:-}
+    $keep --direct --out "$out/verdicts.jsonl" ${KEEP_FLAGS:-}
+    sft format chains "$style"
+    sft direct-format verdicts "$direct_style" ;;
 direct) grpo direct "${2:?a seed}" "$direct_style" 12 ;;
 think) grpo think "${2:?a seed}" "$style" "$budget" ;;
 table) judge_sets "${2:?base, forced, format, direct-format, direct-SEED or think-SEED}" ;;

@@ -2,6 +2,7 @@
 
     python runs/smollm2/chains.py sample --data train.jsonl --model MODEL --examples runs/smollm2/examples.jsonl --out samples.jsonl
     python runs/smollm2/chains.py keep --data train.jsonl --samples samples.jsonl --out chains.jsonl
+    python runs/smollm2/chains.py keep --data train.jsonl --samples samples.jsonl --direct --out verdicts.jsonl
 
 sample: every pair in both orders, `num_samples` judgments each, behind examples shown as earlier turns of the chat (an untrained model of this
 size writes no verdict without them). Killed and called again it goes on, and the result is the same.
@@ -98,6 +99,7 @@ def sample(settings, store):
 class Keep(Base):
     samples: str = setting("", "what `sample` wrote for the same pairs")
     style: str = setting("rrm_short", "judging prompt of the chains")
+    direct: bool = setting(False, "only the verdict of each game, behind the judging prompt of --direct_style")
     direct_style: str = setting("direct_short", "judging prompt of the judge that does not think")
     at_least: int = setting(60, "pairs that the rule of choice has to leave; the last rule may leave fewer")
     per_order: int = setting(2, "chains of a pair in each order at most")
@@ -139,16 +141,14 @@ def keep(settings, store):
     left, taken, kept = choose(pairs, rows, style.verdict, settings.at_least, settings.per_order)
     if not kept:
         raise BadInput(f"--samples: {settings.samples} has no pair that is right in both orders: sample more pairs, or show other examples")
-    made, asked = [], set()
+    made = []
     for pair, order, place, text in kept:
-        shown = [pair.answers[index] for index in order]
-        made.append({"id": pair.id, "messages": [*judge_messages(style, pair.messages, *shown), {"role": "assistant", "content": text}]})
-        if (pair.id, place) not in asked:
-            verdict = {"role": "assistant", "content": VERDICTS[direct.verdict][place - 1]}
-            made.append({"id": pair.id, "messages": [*judge_messages(direct, pair.messages, *shown), verdict]})
-        asked.add((pair.id, place))
+        messages = judge_messages(direct if settings.direct else style, pair.messages, *(pair.answers[index] for index in order))
+        answer = VERDICTS[direct.verdict][place - 1] if settings.direct else text
+        row = {"id": pair.id, "messages": [*messages, {"role": "assistant", "content": answer}]}
+        made += [row] if row not in made else []  # the chains of a game end in one verdict
     sources = Counter(pair.meta.get("source", pair.source) for pair, *_ in kept)
-    counts = {"pairs sampled": len(rows)} | left | {"rule taken": taken, "chains": len(kept), "without thinking": len(made) - len(kept)} | sources
+    counts = {"pairs sampled": len(rows)} | left | {"rule taken": taken, "rows": len(made)} | sources
     store.finish((json.dumps(row, ensure_ascii=False) for row in made), counts)
 
 
