@@ -76,7 +76,7 @@ def spoil(monkeypatch, steps):
 
 def test_a_step_that_is_not_finite_is_counted_and_the_run_goes_on(tmp_path, monkeypatch, capsys):
     spoil(monkeypatch, steps=(2, 3))
-    grpo(output_dir=str(tmp_path / "run"), max_steps=4, learning_rate=1e-3)
+    grpo(output_dir=str(tmp_path / "run"), max_steps=4, learning_rate=1e-3, num_generations=8)  # so that each step has a group with a signal
     rows, told = rows_of(tmp_path / "run"), capsys.readouterr().err
     assert [row["skipped_steps"] for row in rows] == [0, 1, 1, 0] and rows[1]["loss"] == rows[1]["grad_norm"] == 0 and rows[0]["grad_norm"] > 0
     assert {*rows[0]} == {*rows[1]} and rows[3]["num_tokens"] > rows[2]["num_tokens"] > rows[1]["num_tokens"]  # all keys, and counts go on

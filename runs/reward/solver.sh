@@ -23,10 +23,11 @@ mkdir -p $work
 STEPS="${STEPS:-60}" KINDS="${KINDS:-fresh longer fixed}" ACCURACIES="${ACCURACIES:-55 65 75 85 95 99}"
 
 one() {  # NAME SEED flags: one run of the solver
-    local name=$1 seed=$2
+    local name=$1 seed=$2 policy=tiny/student
     shift 2
+    if [[ $name = forgetful* ]]; then policy=out/reward/forgetful/checkpoint-500; fi
     [ -d "out/reward/runs/$name-$seed/checkpoint-$STEPS" ] && return
-    python train_grpo.py --task solve --model tiny/student --train_data out/reward/questions.jsonl --eval_data out/reward/test.jsonl \
+    python train_grpo.py --task solve --model "$policy" --train_data out/reward/questions.jsonl --eval_data out/reward/test.jsonl \
         --eval_every 20 --eval_limit 400 --prompts_per_step 16 --num_generations 8 --max_completion_length 64 --max_steps "$STEPS" \
         --learning_rate 1e-4 --judge_max_completion_length 96 --dtype float32 --save_every 20 --resume --seed "$seed" \
         --output_dir "out/reward/runs/$name-$seed" "$@" 2> "out/reward/runs/$name-$seed.log" > /dev/null \
@@ -76,10 +77,9 @@ plan() {  # one run a line: a function and its arguments
             done
             echo "one fixed_75_win_rate_none $seed --reward $mine:fixed_75_win_rate --scale_rewards none" ;;
         forgetful)
-            local policy="--model out/reward/forgetful/checkpoint-500"
-            echo "one forgetful_oracle $seed $policy --reward $mine:oracle --scale_rewards group"
-            echo "one forgetful_judge $seed $policy --reward judge --judge_model tiny"
-            echo "one forgetful_majority $seed $policy --reward $mine:majority --scale_rewards group" ;;
+            echo "one forgetful_oracle $seed --reward $mine:oracle --scale_rewards group"
+            echo "one forgetful_judge $seed --reward judge --judge_model tiny"
+            echo "one forgetful_majority $seed --reward $mine:majority --scale_rewards group" ;;
         dpo) for labels in judge oracle coin; do echo "dpo $labels $seed"; done ;;
         consistency) for reward in verdict consistency; do echo "verdicts $reward $seed"; done ;;
         *) echo "solver.sh: $1 is no part: base arms opponents scales accuracy noisy_scales forgetful dpo consistency" >&2; exit 2 ;;
