@@ -88,7 +88,7 @@ def main(name):
     place = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     print(f"torch {torch.__version__}, {place}, {str(dtype)[6:]}, {Path(name).name}")
     model = Model.from_pretrained(resolve_model(name), device, dtype)
-    sample(model, 1, 2, 16, 2)
+    generate(model, [[5, 6, 7]], 2, 2)  # a warm-up
     head = f"{'prompts':>7} {'generations':>11} {'prompt_tokens':>13} {'new_tokens':>10}"
     sampled = f"{head} {'prompt tokens/s':>17} {'new tokens/s':>16} {'ms a step':>10}"
     for title, shapes in (("rows", ROWS), ("context", CONTEXTS), ("new tokens", LENGTHS), ("how a prompt is shared, 16 rows", GROUPS)):
