@@ -85,7 +85,8 @@ def pair_stream(pairs, seed, both_orders=False):
         indices = rng.sample(range(len(pairs)), len(pairs))
         sides = [[index for index in indices if (orders[index][0] == pairs[index].label) == first] for first in (True, False)]
         for couple in itertools.zip_longest(*sides):
-            for index in rng.sample([index for index in couple if index is not None], 2 - couple.count(None)):
+            couple = [index for index in couple if index is not None]
+            for index in rng.sample(couple, len(couple)):
                 yield pairs[index], orders[index]
                 if both_orders:
                     yield pairs[index], orders[index][::-1]

@@ -127,7 +127,7 @@ def main(out="out/smollm2"):
         results[folder.name] = {name: json.loads((folder / name / "results.json").read_text()) for name in SETS if (folder / name / "results.json").exists()}
     if not any(results.values()):
         sys.exit(f"nothing is evaluated in {out}/eval: bash runs/smollm2/chain.sh table NAME")
-    generators = json.loads((out / "sets.json" if (out / "sets.json").exists() else out / "data/sets.json").read_text())["generators"]
+    generators = json.loads((out / "data/sets.json").read_text())["generators"]
     lines = ["**Accuracy, both orders** (percent)", "", *accuracy_table(results), "", "**Over all sets**", "", *behaviour_table(results), "",
              "**GSM8K model solutions** (percent)", "", *gsm8k_table(results, out, generators)]
     (out / "tables.md").write_text("\n".join(lines) + "\n")
