@@ -158,18 +158,20 @@ def checksum_reward(completions, **_):
     return [zlib.crc32(json.dumps(completion).encode()) % 1000 / 1000 for completion in completions]
 
 
-def naive_gradients(peer, group, count, autocast):
-    """Gradients {name: tensor} of the GRPO loss of one group of `count` completions, one after the other through transformers' model."""
-    peer.zero_grad(set_to_none=True)
+def naive_gradients(peer, group, count, cap):
+    """fp32 gradients {name: tensor} of the GRPO loss of one group of `count` completions, one after the other through transformers' model. With
+    importance weights up to `cap`: a rollout in bf16 is that of a model a little different, in fp32 they are 1 but for rounding."""
+    peer.get_input_embeddings().padding_idx = None  # else transformers drops the gradient of a token that the prompt has: SmolLM2 pads by its <|im_end|>
+    gradients = {name: torch.zeros_like(weight, dtype=torch.float32) for name, weight in peer.named_parameters()}
     for completion, advantage in zip(group.completions, group.advantages):
         ids = torch.tensor([group.prompt + completion.tokens], device=peer.device)
-        with autocast():
-            logits = peer(ids).logits[0, len(group.prompt) - 1 : -1].float()
+        logits = peer(ids).logits[0, len(group.prompt) - 1 : -1].float()
         logprobs = logits.log_softmax(-1).gather(1, ids[0, len(group.prompt) :, None])[:, 0]
-        (-advantage * (logprobs - logprobs.detach()).exp().mean() / count).backward()
-    gradients = {name.removeprefix("model."): weight.grad for name, weight in peer.named_parameters()}
-    peer.zero_grad(set_to_none=True)
-    return gradients
+        weights = (logprobs.detach() - torch.tensor(completion.logprobs, device=peer.device)).exp().clamp(max=cap)
+        loss = -advantage * (weights * (logprobs - logprobs.detach()).exp()).mean() / count
+        for total, gradient in zip(gradients.values(), torch.autograd.grad(loss, peer.parameters())):
+            total += gradient
+    return {name.removeprefix("model."): total for name, total in gradients.items()}
 
 
 def trl_trainer(settings, folder, groups, device, dtype, scratch, callback):
@@ -225,11 +227,13 @@ def bench_step(settings, folder, device, dtype, limits):
         sample()  # the check: our gradient of one group against its plain loss, on the same weights
         size = len(groups[0].completions), sum(len(completion.tokens) for completion in groups[0].completions)
         train_grpo.accumulate(policy, None, [[(groups[0], list(range(size[0])))]], [], size, options)
-        peer = trainer.model.float().to(device).eval()
-        exact, usual = (naive_gradients(peer, groups[0], size[0], lambda on=on: torch.autocast(device.type, dtype, enabled=on))
-                        for on in (False, dtype != torch.float32))  # fmt: skip
-        gap = distance({name: weight.grad for name, weight in policy.masters.items()}, exact)
-        allowed = 2e-3 if dtype == torch.float32 else 1.25 * distance(usual, exact)  # autocast rounds in other places, and no less
+        ours = {name: weight.grad for name, weight in policy.masters.items()}
+        with torch.enable_grad():
+            exact, usual = (naive_gradients(trainer.model.to(device, kind).eval(), groups[0], size[0], options.importance_cap)
+                            for kind in (torch.float32, dtype))  # fmt: skip
+        gap = distance(ours, exact)
+        allowed = 5e-4 if dtype == torch.float32 else 1.25 * distance(usual, exact)  # transformers in bf16 rounds in other places, and no less
+        trainer.model.float()
         optimizer.zero_grad(set_to_none=True)
         trainer.train()
         length = float(trainer.state.log_history[-1]["completions/mean_length"])

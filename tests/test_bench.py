@@ -152,12 +152,15 @@ def test_step_beside_trl(folder, capsys):
 
 
 def test_the_plain_loss_of_the_step_is_the_trainers(folder):
-    """The reference that the step is checked against, and that the check would see another loss."""
+    """The reference that the step is checked against, and that the check would see another loss. The prompt has the token that transformers pads
+    with, whose gradient as an input it drops; the rollout is that of a model a little different, so that importance weights are not 1."""
     model, peer = peers.load_both(folder, CPU, torch.float32)
+    peer.get_input_embeddings().padding_idx = 7
     prompt = list(range(5, 25))
     group = Group(None, None, [], prompt, completions=sampler.generate(model, [prompt], 3, 7)[0], advantages=[1.0, -0.5, -0.5])
     group.completions[1].tokens, group.completions[1].logprobs = group.completions[1].tokens[:3], group.completions[1].logprobs[:3]
-    reference = bench_training.naive_gradients(peer, group, 3, lambda: torch.autocast("cpu", torch.bfloat16, enabled=False))
+    group.completions[0].logprobs = [logprob + 0.1 * (-1) ** place for place, logprob in enumerate(group.completions[0].logprobs)]
+    reference = bench_training.naive_gradients(peer, group, 3, 2.0)
     gaps = []
     for loss_type in ("grpo", "dapo"):
         policy = Policy(folder, Runtime(0, 1, CPU, torch.float32))
