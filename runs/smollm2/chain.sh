@@ -52,7 +52,8 @@ folder_of() {  # NAME: the model that a row of the table is about
 judge_sets() {  # NAME: a results.json for each test set; the numbers are questions: each costs one game to twelve
     local name=$1 flags="--style $style --max_completion_length $budget"
     case $name in
-    forced | direct-*) flags="--style $direct_style --max_completion_length 12 --force_verdict" ;;
+    forced) flags="--style $direct_style --max_completion_length 1 --force_verdict" ;;  # a word, then the likelier verdict
+    direct-*) flags="--style $direct_style --max_completion_length 12 --force_verdict" ;;
     esac
     while read -r set benchmark limit; do
         case " ${SETS:-$set} " in *" $set "*) ;; *) continue ;; esac

@@ -1,7 +1,9 @@
 """Tables of what runs/smollm2/chain.sh has evaluated: python runs/smollm2/table.py [OUT]          (out/smollm2; prints, and writes OUT/tables.md)
 
-Accuracy: pairs whose better answer has the majority of both orders' verdicts; a missing verdict is never right. Intervals (95 %) come from a
-bootstrap over questions. Length bias: share of verdicts for the longer answer less the share that the labels give it.
+Accuracy: pairs whose better answer has the majority of both orders' verdicts; a missing verdict is never right. A coin is right in a quarter of
+them, so single games are shown as well. Intervals (95 %) come from a bootstrap over questions. Length bias: share of verdicts for the longer
+answer less the share that the labels give it. The last three columns: how often a chain in the taught format says "yes" of one answer alone,
+whether the verdict is for that one, and whether it is the better one.
 """
 
 import json
@@ -9,6 +11,8 @@ import re
 import sys
 from collections import Counter, defaultdict
 from pathlib import Path
+
+import numpy as np
 
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "runs/smollm2")]
@@ -46,6 +50,36 @@ def accuracy_table(results):
     yield row("*pairs, questions*", *(f"{sum(one[name]['outcomes'].values())}, {one[name]['questions']}" if name in one else "-" for name in SETS))
 
 
+def single_games(rows, draws=2000):
+    """Share of games, each order by itself, whose verdict names the better answer (none is wrong), with its interval over questions."""
+    cells = defaultdict(lambda: [0, 0])
+    for item in rows:
+        for match, better in decided(item):
+            for named in votes_of(match):
+                cells[item["question"]][0] += named == better
+                cells[item["question"]][1] += 1
+    right, games = np.array(list(cells.values())).T
+    drawn = np.random.default_rng(0).integers(len(games), size=(draws, len(games)))
+    means = right[drawn].sum(1) / games[drawn].sum(1)
+    return [right.sum() / games.sum(), *np.quantile(means, (0.025, 0.975))]
+
+
+def games_table(results):
+    yield row("judge", *SETS, "all")
+    yield row(*["---"] * (len(SETS) + 2))
+    for judge, sets in results.items():
+        every = sum((result["rows"] for result in sets.values()), []) if len(sets) == len(SETS) else None
+        yield row(title(judge), *(percent(single_games(sets[name]["rows"])) if name in sets else "-" for name in SETS),
+                  percent(single_games(every)) if every else "-")  # fmt: skip
+
+
+def own_check(text):
+    """1 or 2: the answer that a chain, by the format it was taught, calls the fitting one before the verdict; None: both, neither or other words."""
+    marks = re.findall(r"Assistant ([12]) wrote .*?: (yes|no)\b", text.replace("\n", " "))
+    fitting = {place for place, mark in marks if mark == "yes"}
+    return int(fitting.pop()) if {place for place, _ in marks} == {"1", "2"} and len(fitting) == 1 else None
+
+
 def behaviour(sets):
     """Counts over the games of all sets."""
     total = Counter()
@@ -64,6 +98,10 @@ def behaviour(sets):
                     total["tokens"] += game["tokens"]
                     total["think"] += game.get("think_tokens") or 0
                     total["first"] += game["verdict"] == 1
+                    if game["verdict"] and (check := own_check(game["text"])):
+                        total["checked"] += 1
+                        total["followed"] += game["verdict"] == check
+                        total["check right"] += game["order"][check - 1] == match["pair"][better]
                     if answer is not None and longer is not None:
                         total["unequal"] += 1
                         total["longer"] += answer == longer
@@ -72,14 +110,15 @@ def behaviour(sets):
 
 
 def behaviour_table(results):
-    yield row("judge", "orders agree", "first place named", "length bias", "no verdict", "forced", "tokens of thinking", "tokens")
-    yield row(*["---"] * 8)
+    yield row("judge", "orders agree", "first place named", "length bias", "no verdict", "forced", "tokens of thinking", "tokens", "one answer marked yes", "... and named", "... and better")
+    yield row(*["---"] * 11)
     for judge, sets in results.items():
         c = behaviour(sets)
         valid, unequal = max(1, c["valid"]), max(1, c["unequal"])
         yield row(title(judge), f"{c['agree'] / c['pairs']:.2f}", f"{c['first'] / valid:.2f}", f"{(c['longer'] - c['longer is better']) / unequal:+.2f}",
                   f"{1 - c['valid'] / c['games']:.3f}", f"{c['forced'] / c['games']:.2f}", f"{c['think'] / c['games']:.0f}",
-                  f"{c['tokens'] / c['games']:.0f}")  # fmt: skip
+                  f"{c['tokens'] / c['games']:.0f}", f"{c['checked'] / valid:.2f}",
+                  *(f"{c[name] / c['checked']:.2f}" if c["checked"] else "-" for name in ("followed", "check right")))  # fmt: skip
 
 
 # ---- GSM8K: generators and the best of four ----
@@ -128,7 +167,8 @@ def main(out="out/smollm2"):
     if not any(results.values()):
         sys.exit(f"nothing is evaluated in {out}/eval: bash runs/smollm2/chain.sh table NAME")
     generators = json.loads((out / "data/sets.json").read_text())["generators"]
-    lines = ["**Accuracy, both orders** (percent)", "", *accuracy_table(results), "", "**Over all sets**", "", *behaviour_table(results), "",
+    lines = ["**Accuracy, both orders** (percent; a coin: 25)", "", *accuracy_table(results), "",
+             "**Single games** (percent right; a coin: 50)", "", *games_table(results), "", "**Over all sets**", "", *behaviour_table(results), "",
              "**GSM8K model solutions** (percent)", "", *gsm8k_table(results, out, generators)]
     (out / "tables.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))

@@ -1,0 +1,138 @@
+"""What runs/smollm2 and runs/*.sh rest on: labels and splits of the training pairs, the choice of chains, the tables, scripts that parse."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import chat
+from cli import BadInput
+from data import Pair
+
+ROOT = Path(chat.__file__).parent
+sys.path.insert(0, str(ROOT / "runs/smollm2"))
+import chains  # noqa: E402
+import constraints  # noqa: E402
+import prepare  # noqa: E402
+import table  # noqa: E402
+
+
+# ---- training pairs ----
+
+
+def meets(question, sentence):
+    """Whether a sentence keeps the rule of a question, read from the question's text and not from the program that made it."""
+    words = re.findall("[a-z]+", sentence.lower())
+    value = re.search('"(.+)"', question)
+    if value and question.startswith("Use the word"):
+        return value[1] in words
+    if value and question.startswith("Do not use"):
+        return value[1] not in words
+    if value:
+        return words[0] == value[1].lower()
+    if number := re.search(r"Use at (most|least) (\d+) words", question):
+        return len(words) <= int(number[2]) if number[1] == "most" else len(words) >= int(number[2])
+    if question.startswith("End with"):
+        return sentence[-1] == {"question": "?", "exclamation": "!", "period": "."}[re.search("End with an? (?:([a-z]+))", question)[1]]
+    if question.startswith("Use only"):
+        return sentence == (sentence.upper() if "capital" in question else sentence.lower())
+    kind = re.search("Mention an? (animal|food|vehicle|color)", question)[1]
+    things = {"animal": "dog cat horse rabbit tiger goat sheep monkey duck lion", "food": "bread cheese soup rice cake apple pizza salad pie potato",
+              "vehicle": "car truck bus train bicycle boat wagon taxi tractor airplane",
+              "color": "red blue green yellow purple orange pink brown white black"}[kind]  # fmt: skip
+    return bool(set(things.split()) & set(words))
+
+
+@pytest.mark.parametrize("held_out", [False, True])
+def test_a_constraint_holds_of_the_better_answer_alone(held_out):
+    rows = constraints.pairs(3, 240, held_out)
+    for row in rows:
+        question, answers = row["query"], (row["a"], row["b"])
+        assert [meets(question, answer) for answer in answers] == [row["label"] == 0, row["label"] == 1], row
+    lengths = [len((row["a"], row["b"])[row["label"]]) - len((row["a"], row["b"])[1 - row["label"]]) for row in rows]
+    assert len(rows) == 240 and sum(length > 0 for length in lengths) == sum(length < 0 for length in lengths)
+
+
+def test_training_and_test_constraints_share_no_subject_and_no_word():
+    sides = [[row["query"] for row in constraints.pairs(0, 400, held_out)] for held_out in (False, True)]
+    subjects = [{re.search("about (.+)[.]$", question)[1] for question in side} for side in sides]
+    words = [{found[1] for question in side if (found := re.search('[Uu]se the word "(.+)"', question))} for side in sides]
+    assert all(subjects) and all(words) and not subjects[0] & subjects[1] and not words[0] & words[1]
+
+
+def test_a_training_question_in_a_test_set_is_refused():
+    train = [Pair("t1", [{"role": "user", "content": "What is  6 * 7?"}], ("42", "48"), 0)]
+    prepare.check_disjoint(train, {"gsm8k": [Pair("q1", [{"role": "user", "content": "What is 6 * 8?"}], ("42", "48"), 0)]})
+    with pytest.raises(BadInput, match="training pair t1 asks the question of q2 in the test set pandalm"):
+        prepare.check_disjoint(train, {"pandalm": [Pair("q2", [{"role": "user", "content": "what is 6 * 7?"}], ("1", "2"), 0)]})
+
+
+# ---- chains ----
+
+
+def record(verdict, text=None):
+    text = text or f"Assistant 1 wrote more, Assistant 2 less. \\boxed{{Assistant {verdict}}}"
+    return {"verdict": verdict, "text": text, "think_tokens": 12}
+
+
+def test_the_strictest_rule_that_leaves_enough_is_taken():
+    pairs = [Pair(name, [], ("x", "y"), 0) for name in "abc"]
+    rows = {"a": {"records": [[record(1)] * 4, [record(2)] * 4]},  # right in both orders, four times
+            "b": {"records": [[record(1), record(2)], [record(1), record(2)]]},  # never in both orders of a sample, once in each order
+            "c": {"records": [[record(1)] * 4, [record(1)] * 4]}}  # always the first place  # fmt: skip
+    left, taken, kept = chains.choose(pairs, rows, "boxed", 1, 2)
+    assert list(left.values()) == [1, 1, 1, 2] and taken == "right in both orders in 3 samples"
+    assert [(pair.id, order, place) for pair, order, place, _ in kept] == [("a", [0, 1], 1)] * 2 + [("a", [1, 0], 2)] * 2
+    left, taken, kept = chains.choose(pairs, rows, "boxed", 2, 2)
+    assert taken == "right in some sample of each order" and [(pair.id, place) for pair, _, place, _ in kept] == [
+        ("a", 1), ("a", 1), ("a", 2), ("a", 2), ("b", 1), ("b", 2)]  # of each pair as many of one order as of the other  # fmt: skip
+
+
+def test_what_is_no_chain():
+    assert chains.is_chain(record(1), "boxed")
+    for text in ("\\boxed{Assistant 1}", "Assistant 1 is right. \\boxed{Assistant 1}", "Assistant 1, Assistant 2. \\boxed{Assistant 1} And more."):
+        assert not chains.is_chain(record(1, text), "boxed")
+    assert not chains.is_chain(record(1) | {"think_tokens": 7}, "boxed") and not chains.is_chain(record(1) | {"verdict": None}, "boxed")
+
+
+# ---- tables ----
+
+
+def test_the_check_that_a_chain_makes_itself():
+    assert table.own_check('Assistant 1 wrote "a": no. Assistant 2 wrote "b: c": yes. \\boxed{Assistant 1}') == 2
+    assert table.own_check('Assistant 1 wrote\n"a": yes.\nAssistant 2 wrote "b": no.') == 1
+    for text in ('Assistant 1 wrote "a": yes. Assistant 2 wrote "b": yes.', 'Assistant 1 wrote "a": no. Assistant 2 wrote "b": no.',
+                 'Assistant 1 wrote "a": yes.', "Assistant 2 is better."):  # fmt: skip
+        assert table.own_check(text) is None
+
+
+def test_single_games_count_both_orders_and_draw_questions():
+    def item(question, *verdicts):
+        games = [{"order": order, "verdict": verdict, "status": "valid" if verdict else "unparsable"} for order, verdict in zip(([0, 1], [1, 0]), verdicts)]
+        return {"id": question, "question": question, "scores": [1.0, 0.0], "matches": [{"pair": [0, 1], "games": games}]}
+
+    rows = [item("q1", 1, 2), item("q1", 1, 1), item("q2", 2, None)]  # right, right; right, wrong; wrong, none
+    share, low, high = table.single_games(rows)
+    assert share == pytest.approx(3 / 6) and (low, high) == (0, 3 / 4)  # two questions: 0 of 2, 3 of 6, 6 of 8
+    wide, narrow = (np.diff(table.single_games([item(f"q{i % number}", 1, 1) for i in range(40)])[1:]) for number in (40, 2))
+    assert wide == narrow == 0  # the same share in every question: nothing to draw
+
+
+# ---- scripts ----
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "runs").rglob("*.sh")), ids=lambda path: path.name)
+def test_scripts_parse(script):
+    done = subprocess.run(["bash", "-n", script], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_stage_that_is_not_there_shows_the_stages(tmp_path):
+    environment = {"PATH": "/usr/bin:/bin", "OUT": str(tmp_path / "out")}
+    done = subprocess.run(["bash", ROOT / "runs/smollm2/chain.sh", "fly"], capture_output=True, text=True, env=environment)
+    assert done.returncode == 2 and "chain.sh think 0" in done.stdout
+    done = subprocess.run(["bash", ROOT / "runs/r1_distill.sh", "7b", "1"], capture_output=True, text=True)
+    assert done.returncode == 2 and "two GPUs" in done.stderr
