@@ -1,6 +1,6 @@
 """A trained judge in transformers: python runs/smollm2/same_verdicts.py MODEL [PAIRS_FOLDER] [MAX_COMPLETION_LENGTH]
 
-100 prompts (both orders of 10 or more pairs of each of five test sets), answered greedily in fp32 by our sampler and, one at a time, by
+100 prompts (both orders of ten pairs of each of five test sets), answered greedily in fp32 by our sampler and, one at a time, by
 transformers' generate on the prompt that its own chat template makes. Prints how many prompts, texts and verdicts are the same; exit code 1
 if a verdict differs.
 """
@@ -13,19 +13,20 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
+from benchmarks import load  # noqa: E402
 from chat import judge_messages  # noqa: E402
-from data import Pair, load_questions  # noqa: E402
+from data import Pair  # noqa: E402
 from judge import Judge, parse_verdict  # noqa: E402
 
-SETS = ["constraints", "gsm8k", "pandalm", "llmbar/Natural", "rmb"]
+SETS = {"constraints": "pairs", "gsm8k": "gsm8k_solutions", "pandalm": "pandalm", "llmbar/Natural": "llmbar", "rmb": "rmb"}
 
 
 def first_pairs(folder, count=10):
-    """The best and the worst answer of the first questions of each set."""
-    for name in SETS:
-        for question in load_questions(folder / f"{name}.jsonl")[:count]:
-            best, worst = (question.scores.index(end(question.scores)) for end in (max, min))
-            yield Pair(f"{name}:{question.id}", question.messages, (question.candidates[best], question.candidates[worst]))
+    """The best and the worst answer of the first items of each set."""
+    for name, benchmark in SETS.items():
+        for item in load(benchmark, str(folder / f"{name}.jsonl"))[:count]:
+            best, worst = (item.scores.index(end(item.scores)) for end in (max, min))
+            yield Pair(f"{name}:{item.id}", item.messages, (item.answers[best], item.answers[worst]))
 
 
 @torch.no_grad()
