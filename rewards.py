@@ -44,6 +44,8 @@ def verdict_reward(prompts, completions, right_verdict, style, **columns):
 def consistency_reward(prompts, completions, right_verdict, style, pair, order, **columns):
     """+1 where the verdict is right and so is its twin, the completion of equal number in the pair's other order; else -1 (J1, arXiv 2505.10320).
 
+    A judge that names the first place with probability p, whatever it reads, is right half of the time under verdict_reward for any p: nothing
+    holds it, and it drifts to one place. Here both are right with probability p (1 - p), so its gradient leads back to p = 1/2.
     pair: a data.Pair each; order: [0, 1] or [1, 0] each. Both orders of a pair must be there, with as many completions.
     """
     rewards, numbers = verdict_reward(prompts, completions, right_verdict, style), {}

@@ -18,7 +18,7 @@ from data import Pair, place
 from elo import elo
 from judge import Judge, as_pair
 from rewards import (answer_reward, consistency_reward, cut_answers, draw_matches, final_answer, group_spans, judge_reward, match_rewards,
-                     num_matches)  # fmt: skip
+                     num_matches, verdict_reward)  # fmt: skip
 from votes import conclude
 
 torch.set_num_threads(1)
@@ -207,6 +207,21 @@ def test_consistency_pays_where_both_orders_are_right():
     assert values == [1.0, -1.0, -1.0, 1.0, -1.0, -1.0]
     with pytest.raises(ValueError, match="both orders"):
         consistency_reward(["x"] * 2, [one] * 2, [1] * 2, ["rrm"] * 2, [pair] * 2, [[0, 1]] * 2)
+
+
+@pytest.mark.parametrize("p", [0.2, 0.5, 0.8])
+def test_consistency_leads_back_to_both_places_and_the_verdict_alone_does_not(p):
+    """The push on the logit of `first` of a judge that does not read: over both orders the mean of reward * (said first - p)."""
+    count, pair = 8000, Pair("p", [], ("a", "b"), 0)
+    said_first = [random.Random(f"{p}:{index}").random() < p for index in range(2 * count)]
+    texts = ["\\boxed{Assistant 1}" if first else "\\boxed{Assistant 2}" for first in said_first]
+    columns = [1] * count + [2] * count, ["rrm"] * 2 * count, [pair] * 2 * count, [[0, 1]] * count + [[1, 0]] * count
+
+    def push(rewards):
+        return sum(reward * (first - p) for reward, first in zip(rewards, said_first)) / count
+
+    assert push(verdict_reward(texts, texts, *columns[:2])) == pytest.approx(0, abs=0.02)
+    assert push(consistency_reward(texts, texts, *columns)) == pytest.approx(2 * p * (1 - p) * (1 - 2 * p), abs=0.02)
 
 
 def test_both_orders_of_a_pair_come_together():
