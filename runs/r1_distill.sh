@@ -24,7 +24,7 @@ esac
 if [ "$name" = 7B ] && [ "$gpus" = 1 ]; then echo "r1_distill.sh: 7b needs two GPUs of 141 GB or more, see the table in this file" >&2; exit 2; fi
 cd "$(dirname "$0")/.."
 export MODEL="deepseek-ai/DeepSeek-R1-Distill-Qwen-$name" OUT="${OUT:-out/r1-distill-$size}" STYLE=rrm DIRECT_STYLE=direct
-export BASE="$MODEL" BUDGET=8192 STEPS="${STEPS:-100}" PROMPTS=64 GENERATIONS=8 RATE=1e-6
+export BASE="$MODEL" BUDGET=8192 ROOM=8192 STEPS="${STEPS:-100}" PROMPTS=64 GENERATIONS=8 RATE=1e-6
 export LIMIT=200 DATA_FLAGS="--style rrm --train_pairs 1300 --train_tokens 2000 --test_tokens 6000 --limit 200 --limit_questions 100"
 export GRPO_FLAGS="--micro_batch_tokens 16384 --gradient_checkpointing" RUN="torchrun --nproc_per_node $gpus"
 chain="bash runs/smollm2/chain.sh"

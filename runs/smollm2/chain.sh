@@ -17,7 +17,7 @@ cd "$(dirname "$0")/../.."
 model="${MODEL:-models/smollm2}" data="${DATA:-data}" out="${OUT:-out/smollm2}"
 run="${RUN:-python}"                                       # RUN="torchrun --nproc_per_node 8" for several GPUs
 style="${STYLE:-rrm_short}" direct_style="${DIRECT_STYLE:-direct_short}"
-budget="${BUDGET:-96}"                                     # tokens of a judgment with thinking
+budget="${BUDGET:-96}" room="${ROOM:-160}"                 # tokens of a judgment with thinking: in training, and in the tables
 steps="${STEPS:-60}" prompts="${PROMPTS:-4}" generations="${GENERATIONS:-8}" rate="${RATE:-5e-6}"
 sft_steps="${SFT_STEPS:-80}" sft_rate="${SFT_RATE:-4e-5}"  # 80 x 8 rows: six times through a hundred chains; after 26 a fourth had no verdict
 direct_steps="${DIRECT_SFT_STEPS:-26}" direct_rate="${DIRECT_SFT_RATE:-2e-5}"  # a verdict alone is learned sooner
@@ -50,7 +50,7 @@ folder_of() {  # NAME: the model that a row of the table is about
 }
 
 judge_sets() {  # NAME: a results.json for each test set; the numbers are questions: each costs one game to twelve
-    local name=$1 flags="--style $style --max_completion_length $budget"
+    local name=$1 flags="--style $style --max_completion_length $room"
     case $name in
     forced) flags="--style $direct_style --max_completion_length 1 --force_verdict" ;;  # a word, then the likelier verdict
     direct-*) flags="--style $direct_style --max_completion_length 12 --force_verdict" ;;

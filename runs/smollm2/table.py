@@ -163,8 +163,9 @@ def main(out="out/smollm2"):
     order = list(NAMES)
     folders = sorted((out / "eval").glob("*"), key=lambda path: (order.index(path.name if path.name in NAMES else path.name.rpartition("-")[0]), path.name))
     for folder in folders:
-        results[folder.name] = {name: json.loads((folder / name / "results.json").read_text()) for name in SETS if (folder / name / "results.json").exists()}
-    if not any(results.values()):
+        done = {name: folder / name / "results.json" for name in SETS if (folder / name / "results.json").exists()}
+        results |= {folder.name: {name: json.loads(path.read_text()) for name, path in done.items()}} if done else {}
+    if not results:
         sys.exit(f"nothing is evaluated in {out}/eval: bash runs/smollm2/chain.sh table NAME")
     generators = json.loads((out / "data/sets.json").read_text())["generators"]
     lines = ["**Accuracy, both orders** (percent; a coin: 25)", "", *accuracy_table(results), "",
