@@ -1,5 +1,6 @@
 """What runs/smollm2 and runs/*.sh rest on: labels and splits of the training pairs, the choice of chains, the tables, scripts that parse."""
 
+import importlib.util
 import re
 import subprocess
 import sys
@@ -13,11 +14,18 @@ from cli import BadInput
 from data import Pair
 
 ROOT = Path(chat.__file__).parent
-sys.path.insert(0, str(ROOT / "runs/smollm2"))
-import chains  # noqa: E402
-import constraints  # noqa: E402
-import prepare  # noqa: E402
-import table  # noqa: E402
+sys.path.insert(0, str(ROOT / "runs/smollm2"))  # prepare.py and table.py import their neighbours
+
+
+def script(name):
+    """A program of runs/smollm2 as a module of its own name: runs/reward has a table.py as well."""
+    spec = importlib.util.spec_from_file_location(f"smollm2_{name}", ROOT / f"runs/smollm2/{name}.py")
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+chains, constraints, prepare, table = map(script, ("chains", "constraints", "prepare", "table"))
 
 
 # ---- training pairs ----
@@ -124,9 +132,9 @@ def test_single_games_count_both_orders_and_draw_questions():
 # ---- scripts ----
 
 
-@pytest.mark.parametrize("script", sorted((ROOT / "runs").rglob("*.sh")), ids=lambda path: path.name)
-def test_scripts_parse(script):
-    done = subprocess.run(["bash", "-n", script], capture_output=True, text=True)
+@pytest.mark.parametrize("path", sorted((ROOT / "runs").rglob("*.sh")), ids=lambda path: path.name)
+def test_scripts_parse(path):
+    done = subprocess.run(["bash", "-n", path], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
 
 
