@@ -1,6 +1,7 @@
 """The benchmarks of training: log-probs, shared prompts, and a whole GRPO step beside TRL's. Run by `python -m extras.bench`."""
 
 import contextlib
+import copy
 import importlib.util
 import json
 import sys
@@ -227,13 +228,11 @@ def bench_step(settings, folder, device, dtype, limits):
         sample()  # the check: our gradient of one group against its plain loss, on the same weights
         size = len(groups[0].completions), sum(len(completion.tokens) for completion in groups[0].completions)
         train_grpo.accumulate(policy, None, [[(groups[0], list(range(size[0])))]], [], size, options)
-        ours = {name: weight.grad for name, weight in policy.masters.items()}
-        with torch.enable_grad():
-            exact, usual = (naive_gradients(trainer.model.to(device, kind).eval(), groups[0], size[0], options.importance_cap)
-                            for kind in (torch.float32, dtype))  # fmt: skip
-        gap = distance(ours, exact)
-        allowed = 5e-4 if dtype == torch.float32 else 1.25 * distance(usual, exact)  # transformers in bf16 rounds in other places, and no less
-        trainer.model.float()
+        peer = trainer.model.float().to(device).eval()
+        exact = naive_gradients(peer, groups[0], size[0], options.importance_cap)
+        gap, allowed = distance({name: weight.grad for name, weight in policy.masters.items()}, exact), 5e-4
+        if dtype != torch.float32:  # transformers' model in bf16 rounds in other places, and no less
+            allowed = 1.25 * distance(naive_gradients(copy.deepcopy(peer).to(dtype), groups[0], size[0], options.importance_cap), exact)
         optimizer.zero_grad(set_to_none=True)
         trainer.train()
         length = float(trainer.state.log_history[-1]["completions/mean_length"])

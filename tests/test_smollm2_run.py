@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 import chat
@@ -115,18 +114,6 @@ def test_the_check_that_a_chain_makes_itself():
     for text in ('Assistant 1 wrote "a": yes. Assistant 2 wrote "b": yes.', 'Assistant 1 wrote "a": no. Assistant 2 wrote "b": no.',
                  'Assistant 1 wrote "a": yes.', "Assistant 2 is better."):  # fmt: skip
         assert table.own_check(text) is None
-
-
-def test_single_games_count_both_orders_and_draw_questions():
-    def item(question, *verdicts):
-        games = [{"order": order, "verdict": verdict, "status": "valid" if verdict else "unparsable"} for order, verdict in zip(([0, 1], [1, 0]), verdicts)]
-        return {"id": question, "question": question, "scores": [1.0, 0.0], "matches": [{"pair": [0, 1], "games": games}]}
-
-    rows = [item("q1", 1, 2), item("q1", 1, 1), item("q2", 2, None)]  # right, right; right, wrong; wrong, none
-    share, low, high = table.single_games(rows)
-    assert share == pytest.approx(3 / 6) and (low, high) == (0, 3 / 4)  # two questions: 0 of 2, 3 of 6, 6 of 8
-    wide, narrow = (np.diff(table.single_games([item(f"q{i % number}", 1, 1) for i in range(40)])[1:]) for number in (40, 2))
-    assert wide == narrow == 0  # the same share in every question: nothing to draw
 
 
 # ---- scripts ----

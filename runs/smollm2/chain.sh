@@ -60,7 +60,7 @@ judge_sets() {  # NAME: a results.json for each test set; the numbers are questi
         # shellcheck disable=SC2086
         python evaluate.py --benchmark "$benchmark" --data "$out/data/eval/$set.jsonl" --model "$(folder_of "$name")" $flags \
             --limit "${LIMIT:-$limit}" --output_dir "$out/eval/$name/$set" > /dev/null
-    done <<'SETS'
+    done <<'LIST'
 constraints pairs 100
 gsm8k gsm8k_solutions 25
 pandalm pandalm 100
@@ -70,7 +70,7 @@ llmbar/GPTInst llmbar 50
 llmbar/GPTOut llmbar 50
 rmb rmb 25
 judgebench judgebench 24
-SETS
+LIST
 }
 
 case ${1:-} in

@@ -12,13 +12,12 @@ import sys
 from collections import Counter, defaultdict
 from pathlib import Path
 
-import numpy as np
-
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "runs/smollm2")]
-from benchmarks import decided, outcome, votes_of  # noqa: E402
+from benchmarks import decided, means, outcome, question_cells, votes_of  # noqa: E402
 from data import load_questions  # noqa: E402
 from prepare import TESTS  # noqa: E402
+from protocol import intervals, protocol_cells  # noqa: E402
 
 SETS = ["constraints", *TESTS]
 NAMES = {"base": "the model as it is", "forced": "its likelier verdict token, no thinking", "direct-format": "after the format stage, no thinking",
@@ -50,27 +49,15 @@ def accuracy_table(results):
     yield row("*pairs, questions*", *(f"{sum(one[name]['outcomes'].values())}, {one[name]['questions']}" if name in one else "-" for name in SETS))
 
 
-def single_games(rows, draws=2000):
-    """Share of games, each order by itself, whose verdict names the better answer (none is wrong), with its interval over questions."""
-    cells = defaultdict(lambda: [0, 0])
-    for item in rows:
-        for match, better in decided(item):
-            for named in votes_of(match):
-                cells[item["question"]][0] += named == better
-                cells[item["question"]][1] += 1
-    right, games = np.array(list(cells.values())).T
-    drawn = np.random.default_rng(0).integers(len(games), size=(draws, len(games)))
-    means = right[drawn].sum(1) / games[drawn].sum(1)
-    return [right.sum() / games.sum(), *np.quantile(means, (0.025, 0.975))]
-
-
 def games_table(results):
+    """Each order by itself: the share of games whose verdict names the better answer; none is wrong."""
+    name_of_cell = "game right, missing = 0"
     yield row("judge", *SETS, "all")
     yield row(*["---"] * (len(SETS) + 2))
     for judge, sets in results.items():
-        every = sum((result["rows"] for result in sets.values()), []) if len(sets) == len(SETS) else None
-        yield row(title(judge), *(percent(single_games(sets[name]["rows"])) if name in sets else "-" for name in SETS),
-                  percent(single_games(every)) if every else "-")  # fmt: skip
+        rows = sum((result["rows"] for result in sets.values()), [])
+        every = intervals([question_cells(protocol_cells, rows)], means)[name_of_cell] if len(sets) == len(SETS) else None
+        yield row(title(judge), *(percent(sets[name]["results"]["protocol"][name_of_cell]) if name in sets else "-" for name in SETS), percent(every))
 
 
 def own_check(text):
@@ -110,7 +97,8 @@ def behaviour(sets):
 
 
 def behaviour_table(results):
-    yield row("judge", "orders agree", "first place named", "length bias", "no verdict", "forced", "tokens of thinking", "tokens", "one answer marked yes", "... and named", "... and better")
+    yield row("judge", "orders agree", "first place named", "length bias", "no verdict", "forced", "tokens of thinking", "tokens",
+              "one answer marked yes", "... and named", "... and better")  # fmt: skip
     yield row(*["---"] * 11)
     for judge, sets in results.items():
         c = behaviour(sets)
