@@ -1,6 +1,7 @@
 """What runs/smollm2 and runs/*.sh rest on: labels and splits of the training pairs, the choice of chains, the tables, scripts that parse."""
 
 import importlib.util
+import json
 import re
 import subprocess
 import sys
@@ -103,6 +104,17 @@ def test_what_is_no_chain():
     for text in ("\\boxed{Assistant 1}", "Assistant 1 is right. \\boxed{Assistant 1}", "Assistant 1, Assistant 2. \\boxed{Assistant 1} And more."):
         assert not chains.is_chain(record(1, text), "boxed")
     assert not chains.is_chain(record(1) | {"think_tokens": 7}, "boxed") and not chains.is_chain(record(1) | {"verdict": None}, "boxed")
+
+
+def test_labels_are_written_for_both_orders(tmp_path):
+    rows = [{"id": "p", "query": "Which is red?", "a": "grass", "b": "blood", "label": 1}, {"id": "q", "query": "Which is wet?", "a": "rain", "b": "sand", "label": 0}]
+    pairs, out = tmp_path / "pairs.jsonl", tmp_path / "labels.jsonl"
+    pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    chains.main(["labels", "--data", str(pairs), "--out", str(out)])
+    made = [json.loads(line)["messages"] for line in out.read_text().splitlines()]
+    assert len(made) == 4 and [answer["content"] for _, answer in made] == [f"\\boxed{{Assistant {place}}}" for place in (2, 1, 1, 2)]
+    for (asked, answer), better in zip(made, ("blood", "blood", "rain", "rain")):  # the named place is where the better answer stands
+        assert f"Assistant {answer['content'][-2]}: {better}" in asked["content"]
 
 
 # ---- tables ----

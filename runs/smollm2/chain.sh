@@ -6,6 +6,7 @@
 #   bash runs/smollm2/chain.sh format        chains that were right in both orders; one model trained on them, one on their verdicts
 #   bash runs/smollm2/chain.sh direct 0      GRPO on verdicts without thinking, seed 0
 #   bash runs/smollm2/chain.sh think 0       GRPO with thinking, seed 0 (then 1, 2)                              half an hour to an hour each
+#   bash runs/smollm2/chain.sh labels        a control: supervised learning from the labels of the same pairs, no thinking
 #   bash runs/smollm2/chain.sh table NAME    every test set for one judge: base, forced, format, direct-format, direct-0, think-0 ...
 #   python runs/smollm2/table.py             runs/smollm2/README.md's tables from what is there
 #
@@ -21,6 +22,7 @@ budget="${BUDGET:-96}" room="${ROOM:-160}"                 # tokens of a judgmen
 steps="${STEPS:-60}" prompts="${PROMPTS:-4}" generations="${GENERATIONS:-8}" rate="${RATE:-5e-6}"
 sft_steps="${SFT_STEPS:-80}" sft_rate="${SFT_RATE:-4e-5}"  # 80 x 8 rows: six times through a hundred chains; after 26 a fourth had no verdict
 direct_steps="${DIRECT_SFT_STEPS:-26}" direct_rate="${DIRECT_SFT_RATE:-2e-5}"  # a verdict alone is learned sooner
+label_steps="${LABEL_STEPS:-120}"                          # x 8 rows: once through all training pairs in both orders
 grpo_flags="${GRPO_FLAGS---reward consistency}"            # right in both orders: it leads back a judge that drifts to one place
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 mkdir -p "$out"
@@ -45,6 +47,7 @@ folder_of() {  # NAME: the model that a row of the table is about
     base | forced) echo "$model" ;;
     format) echo "$out/$1/checkpoint-$sft_steps" ;;
     direct-format) echo "$out/$1/checkpoint-$direct_steps" ;;
+    labels) echo "$out/$1/checkpoint-$label_steps" ;;
     *) echo "$out/$1/checkpoint-$steps" ;;
     esac
 }
@@ -53,7 +56,7 @@ judge_sets() {  # NAME: a results.json for each test set; the numbers are questi
     local name=$1 flags="--style $style --max_completion_length $room"
     case $name in
     forced) flags="--style $direct_style --max_completion_length 1 --force_verdict" ;;  # a word, then the likelier verdict
-    direct-*) flags="--style $direct_style --max_completion_length 12 --force_verdict" ;;
+    direct-* | labels) flags="--style $direct_style --max_completion_length 12 --force_verdict" ;;
     esac
     while read -r set benchmark limit; do
         case " ${SETS:-$set} " in *" $set "*) ;; *) continue ;; esac
@@ -83,8 +86,11 @@ format)
     $keep --direct --out "$out/verdicts.jsonl" ${KEEP_FLAGS:-}
     sft format chains "$style" "$sft_steps" "$sft_rate"
     sft direct-format verdicts "$direct_style" "$direct_steps" "$direct_rate" ;;
+labels)
+    python runs/smollm2/chains.py labels --data "$out/data/train.jsonl" --direct_style "$direct_style" --out "$out/labels.jsonl"
+    sft labels labels "$direct_style" "$label_steps" "$sft_rate" ;;
 direct) grpo direct "${2:?a seed}" "$direct_style" 12 ;;
 think) grpo think "${2:?a seed}" "$style" "$budget" ;;
-table) judge_sets "${2:?base, forced, format, direct-format, direct-SEED or think-SEED}" ;;
+table) judge_sets "${2:?base, forced, format, direct-format, labels, direct-SEED or think-SEED}" ;;
 *) sed -n '2,/^set/p' "$0" | grep '^#' ; exit 2 ;;
 esac

@@ -3,6 +3,7 @@
     python runs/smollm2/chains.py sample --data train.jsonl --model MODEL --examples runs/smollm2/examples.jsonl --out samples.jsonl
     python runs/smollm2/chains.py keep --data train.jsonl --samples samples.jsonl --out chains.jsonl
     python runs/smollm2/chains.py keep --data train.jsonl --samples samples.jsonl --direct --out verdicts.jsonl
+    python runs/smollm2/chains.py labels --data train.jsonl --out labels.jsonl
 
 sample: every pair in both orders, `num_samples` judgments each, behind examples shown as earlier turns of the chat (an untrained model of this
 size writes no verdict without them). Killed and called again it goes on, and the result is the same.
@@ -152,7 +153,23 @@ def keep(settings, store):
     store.finish((json.dumps(row, ensure_ascii=False) for row in made), counts)
 
 
-COMMANDS = {"sample": (Sample, sample), "keep": (Keep, keep)}
+# ---- the labels themselves ----
+
+@dataclass
+class Labels(Base):
+    direct_style: str = setting("direct_short", "judging prompt of the judge that does not think")
+
+
+def labels(settings, store):
+    style, rows = load_style(settings.direct_style), []
+    for pair in load_pairs(settings.data):
+        for order in ORDERS:
+            messages = judge_messages(style, pair.messages, *(pair.answers[index] for index in order))
+            rows.append({"id": pair.id, "messages": [*messages, {"role": "assistant", "content": VERDICTS[style.verdict][order.index(int(pair.label))]}]})
+    store.finish((json.dumps(row, ensure_ascii=False) for row in rows), {"rows": len(rows)})
+
+
+COMMANDS = {"sample": (Sample, sample), "keep": (Keep, keep), "labels": (Labels, labels)}
 
 
 def main(argv=None):

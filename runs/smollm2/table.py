@@ -21,7 +21,7 @@ from protocol import intervals, protocol_cells  # noqa: E402
 
 SETS = ["constraints", *TESTS]
 NAMES = {"base": "the model as it is", "forced": "its likelier verdict token, no thinking", "direct-format": "after the format stage, no thinking",
-         "format": "after the format stage, thinking", "direct": "GRPO, no thinking", "think": "GRPO, thinking"}  # fmt: skip
+         "format": "after the format stage, thinking", "labels": "supervised on the labels, no thinking", "direct": "GRPO, no thinking", "think": "GRPO, thinking"}  # fmt: skip
 IN_DISTRIBUTION = {"constraints": "held-out subjects and words", "gsm8k": "held-out questions", "rmb": "in distribution"}
 
 
