@@ -1,7 +1,6 @@
 """The benchmarks of training: log-probs, shared prompts, and a whole GRPO step beside TRL's. Run by `python -m extras.bench`."""
 
 import contextlib
-import copy
 import importlib.util
 import json
 import sys
@@ -194,7 +193,7 @@ def bench_step(settings, folder, device, dtype, limits):
     missing = [name for name in ("trl", "datasets") if importlib.util.find_spec(name) is None]
     if missing:
         raise BadInput(f"step: {', '.join(missing)} is not installed: pip install trl datasets")
-    from transformers import TrainerCallback
+    from transformers import AutoModelForCausalLM, TrainerCallback
 
     tokenizer, style = load_tokenizer(folder), load_style("rrm")
     groups = [make_group(item, [0, 1], tokenizer, style) for item in load_items(settings, 200)]
@@ -228,11 +227,10 @@ def bench_step(settings, folder, device, dtype, limits):
         sample()  # the check: our gradient of one group against its plain loss, on the same weights
         size = len(groups[0].completions), sum(len(completion.tokens) for completion in groups[0].completions)
         train_grpo.accumulate(policy, None, [[(groups[0], list(range(size[0])))]], [], size, options)
-        peer = trainer.model.float().to(device).eval()
-        exact = naive_gradients(peer, groups[0], size[0], options.importance_cap)
-        gap, allowed = distance({name: weight.grad for name, weight in policy.masters.items()}, exact), 5e-4
-        if dtype != torch.float32:  # transformers' model in bf16 rounds in other places, and no less
-            allowed = 1.25 * distance(naive_gradients(copy.deepcopy(peer).to(dtype), groups[0], size[0], options.importance_cap), exact)
+        exact, usual = (naive_gradients(AutoModelForCausalLM.from_pretrained(folder, dtype=kind).to(device).eval(), groups[0], size[0],
+                                        options.importance_cap) for kind in (torch.float32, dtype))  # fmt: skip
+        gap = distance({name: weight.grad for name, weight in policy.masters.items()}, exact)
+        allowed = 5e-4 if dtype == torch.float32 else 1.25 * distance(usual, exact)  # transformers in bf16 rounds in other places, and no less
         optimizer.zero_grad(set_to_none=True)
         trainer.train()
         length = float(trainer.state.log_history[-1]["completions/mean_length"])

@@ -131,7 +131,7 @@ def gsm8k_table(results, out, generators):
                 mine, other = (rates[match["pair"][index]] for index in (better, 1 - better))
                 if mine != other:
                     parts[mine > other].append(outcome(match, better) == "right")
-        cells = [f"{100 * sum(parts[kind]) / len(parts[kind]):.0f} of {len(parts[kind])}" if parts[kind] else "-" for kind in (True, False)]
+        cells = [f"{100 * sum(parts[kind]) / len(parts[kind]):.0f} % of {len(parts[kind])}" if parts[kind] else "-" for kind in (True, False)]
         yield row(title(judge), *cells, percent(sets["gsm8k"]["results"]["rule"]["best of N"]))
     best = max(generators, key=generators.get)
     chosen = {"random pick": [], f"always {best}": [], "majority answer": [], "oracle": []}
