@@ -3,6 +3,7 @@
 Everything random is a hash of a seed and of the item's own content or id (`data.uniform`), so nothing depends on the order of the rows.
 """
 
+import importlib.util
 import json
 import re
 from collections import Counter, defaultdict
@@ -198,33 +199,46 @@ def report(pairs, seed=0):
     return {name: describe(part) for name, part in sorted(parts.items())} | {"all": describe(pairs) | {"question-blind": question_blind(pairs, seed)}}
 
 
+def answers_apart(firsts, seconds):
+    """Counts of word 1- and 2-grams of the first answers less those of the second ones, hashed into 65,536 columns: (pairs, 65536), sparse."""
+    from sklearn.feature_extraction.text import HashingVectorizer
+
+    counted = HashingVectorizer(n_features=2**16, ngram_range=(1, 2), alternate_sign=False, token_pattern=r"\w+|[^\w\s]")
+    return counted.transform(firsts) - counted.transform(seconds)
+
+
+def fit_blind(apart, labels):
+    """Logistic regression on `answers_apart`; labels: whether the first answer is the better one. Each pair counts both ways round, and there is
+    no intercept, so that the place in the row cannot matter."""
+    import numpy as np
+    from scipy.sparse import vstack
+    from sklearn.linear_model import LogisticRegression
+
+    labels = np.asarray(labels, dtype=bool)
+    return LogisticRegression(C=10.0, fit_intercept=False, max_iter=500).fit(vstack([apart, -apart]), np.concatenate([labels, ~labels]))
+
+
 def question_blind(pairs, seed=0, folds=5):
     """Held-out accuracy, over folds of questions, of logistic regression on word 1- and 2-grams of the answers without their question.
 
     Well above one half, the labels follow from how answers are written. None without scikit-learn or with fewer than 50 labelled pairs.
     """
     decided = [pair for pair in pairs if pair.label in (0, 1)]
-    try:
-        import numpy as np
-        from scipy.sparse import vstack
-        from sklearn.feature_extraction.text import HashingVectorizer
-        from sklearn.linear_model import LogisticRegression
-    except ImportError:
+    if importlib.util.find_spec("sklearn") is None:
         note("question-blind accuracy left out: pip install scikit-learn")
         return None
     if len(decided) < 50:
         return None
-    counted = HashingVectorizer(n_features=2**16, ngram_range=(1, 2), alternate_sign=False, token_pattern=r"\w+|[^\w\s]")
-    difference = counted.transform(pair.answers[0] for pair in decided) - counted.transform(pair.answers[1] for pair in decided)
+    import numpy as np
+
+    apart = answers_apart(*([pair.answers[index] for pair in decided] for index in (0, 1)))
     labels = np.array([pair.label == 0 for pair in decided])
     fold = np.array([int(folds * uniform(f"fold:{seed}:{question_key(pair)}")) for pair in decided])
     right = []
     for number in range(folds):
         train, test = fold != number, fold == number
-        if train.any() and test.any():  # each pair both ways round, so that the place in the row cannot matter
-            model = LogisticRegression(C=10.0, fit_intercept=False, max_iter=500)
-            model.fit(vstack([difference[train], -difference[train]]), np.concatenate([labels[train], ~labels[train]]))
-            right += list(model.predict(difference[test]) == labels[test])
+        if train.any() and test.any():
+            right += list(fit_blind(apart[train], labels[train]).predict(apart[test]) == labels[test])
     return mean(map(float, right))
 
 

@@ -128,6 +128,24 @@ def test_the_check_that_a_chain_makes_itself():
         assert table.own_check(text) is None
 
 
+def test_the_judge_that_sees_words_alone_learns_from_the_training_pairs(tmp_path):
+    pytest.importorskip("sklearn")
+
+    def write(path, count, better):
+        rows = [{"id": f"{better}{n}", "query": f"{better} {n}?", "a": f"{better} {n}", "b": f"perhaps {n}", "label": 0} for n in range(count)]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return [{"id": row["id"], "question": row["query"], "scores": [1.0, 0.0], "matches": [{"pair": pair, "games": []}]}
+                for row, pair in zip(rows, [[0, 1], [1, 0]] * count)]  # fmt: skip
+
+    write(tmp_path / "data/train.jsonl", 20, "sure")
+    rows = {"constraints": write(tmp_path / "data/eval/constraints.jsonl", 6, "sure"), "pandalm": write(tmp_path / "data/eval/pandalm.jsonl", 6, "")}
+    results = {"format": {name: {"results": {"benchmark": "pairs"}, "rows": rows[name]} for name in rows}}
+    assert table.blind_accuracy(results, tmp_path) == {"constraints": 1.0, "pandalm": 1.0}  # "perhaps" was always the worse one
+    results["format"]["pandalm"]["rows"] = [row | {"scores": [0.0, 1.0]} for row in rows["pandalm"]]
+    assert table.blind_accuracy(results, tmp_path)["pandalm"] == 0.0
+
+
 # ---- scripts ----
 
 

@@ -1,9 +1,10 @@
 """Tables of what runs/smollm2/chain.sh has evaluated: python runs/smollm2/table.py [OUT]          (out/smollm2; prints, and writes OUT/tables.md)
 
 Accuracy: pairs whose better answer has the majority of both orders' verdicts; a missing verdict is never right. A coin is right in a quarter of
-them, so single games are shown as well. Intervals (95 %) come from a bootstrap over questions. Length bias: share of verdicts for the longer
-answer less the share that the labels give it. The last three columns: how often a chain in the taught format says "yes" of one answer alone,
-whether the verdict is for that one, and whether it is the better one.
+them, so single games are shown as well. The judges in italics are trivial and say the same in both orders: a coin of their kind is right in half.
+Intervals (95 %) come from a bootstrap over questions. Length bias: share of verdicts for the longer answer less the share that the labels give
+it. The last three columns: how often a chain in the taught format says "yes" of one answer alone, whether the verdict is for that one, and
+whether it is the better one.
 """
 
 import json
@@ -14,8 +15,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "runs/smollm2")]
-from benchmarks import decided, means, outcome, question_cells, votes_of  # noqa: E402
-from data import load_questions  # noqa: E402
+from benchmarks import decided, load, means, outcome, question_cells, votes_of  # noqa: E402
+from data import load_pairs, load_questions  # noqa: E402
+from extras.mixture import answers_apart, fit_blind  # noqa: E402
 from prepare import TESTS  # noqa: E402
 from protocol import intervals, protocol_cells  # noqa: E402
 
@@ -38,7 +40,7 @@ def row(*cells):
     return "| " + " | ".join(map(str, cells)) + " |"
 
 
-def accuracy_table(results):
+def accuracy_table(results, blind):
     yield row("judge", *(f"{name} ({IN_DISTRIBUTION[name]})" if name in IN_DISTRIBUTION else name for name in SETS))
     yield row(*["---"] * (len(SETS) + 1))
     for judge, sets in results.items():
@@ -46,7 +48,21 @@ def accuracy_table(results):
     one = {name: sets[name]["results"] for sets in results.values() for name in sets}
     for kind in ("longest", "shortest"):
         yield row(f"*{kind} answer*", *(f"{100 * one[name]['baselines'][kind]['accuracy']:.0f}" if name in one else "-" for name in SETS))
+    yield row("*words of the answers, trained on the same pairs*", *(f"{100 * blind[name]:.0f}" if name in blind else "-" for name in SETS))
     yield row("*pairs, questions*", *(f"{sum(one[name]['outcomes'].values())}, {one[name]['questions']}" if name in one else "-" for name in SETS))
+
+
+def blind_accuracy(results, out):
+    """{set: share of pairs that a linear model of the answers' words decides rightly}: trained on the judges' own pairs, it never sees a question."""
+    pairs = load_pairs(out / "data/train.jsonl")
+    model = fit_blind(answers_apart(*([pair.answers[index] for pair in pairs] for index in (0, 1))), [pair.label == 0 for pair in pairs])
+    accuracy = {}
+    for name, result in {name: sets[name] for sets in results.values() for name in sets}.items():
+        items = {item.id: item for item in load(result["results"]["benchmark"], str(out / f"data/eval/{name}.jsonl"))}
+        ends = [(items[item["id"]].answers[match["pair"][better]], items[item["id"]].answers[match["pair"][1 - better]])
+                for item in result["rows"] for match, better in decided(item)]  # fmt: skip
+        accuracy[name] = (model.decision_function(answers_apart(*zip(*ends))) > 0).mean()
+    return accuracy
 
 
 def games_table(results):
@@ -156,7 +172,7 @@ def main(out="out/smollm2"):
     if not results:
         sys.exit(f"nothing is evaluated in {out}/eval: bash runs/smollm2/chain.sh table NAME")
     generators = json.loads((out / "data/sets.json").read_text())["generators"]
-    lines = ["**Accuracy, both orders** (percent; a coin: 25)", "", *accuracy_table(results), "",
+    lines = ["**Accuracy, both orders** (percent; a coin: 25)", "", *accuracy_table(results, blind_accuracy(results, out)), "",
              "**Single games** (percent right; a coin: 50)", "", *games_table(results), "", "**Over all sets**", "", *behaviour_table(results), "",
              "**GSM8K model solutions** (percent)", "", *gsm8k_table(results, out, generators)]
     (out / "tables.md").write_text("\n".join(lines) + "\n")
