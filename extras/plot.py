@@ -75,7 +75,7 @@ def group_seeds(folders):
     for folder in folders:
         config, name = folder / "config.json", os.path.relpath(folder, base)
         settings = cli.parse_json(cli.read_text(config, "RUN"), config).get("settings", {}) if config.exists() else {}
-        rest = {key: value for key, value in settings.items() if key not in ("seed", "output_dir", "resume", "report_to")}
+        rest = {key: value for key, value in settings.items() if key not in ("seed", "output_dir", "resume", "report_to", "save_every")}
         stem, seed = re.fullmatch(r"(.*?)(?:-(\d{1,5}))?", name, re.DOTALL).groups()
         groups.setdefault((stem, seed is None, json.dumps(rest)), []).append((name, seed, folder))
     labels = {key: members[0][0] if len(members) == 1 else f"{key[0]} (seeds {', '.join(seed for _, seed, _ in members)})"
@@ -151,7 +151,8 @@ def plot_runs(folders, path):
                   ncols=min(len(runs), columns), frameon=False, fontsize=10)  # fmt: skip
     seeds = any(len(members) > 1 for members in groups.values())
     thin, over = ("seed", " over seeds") if seeds else ("step", "")
-    told = [f"thin: each {thin}, thick: mean{over} of {max(windows)} steps"] if seeds or max(windows) > 1 else []
+    steps = f" of {max(windows)} steps" if max(windows) > 1 else ""
+    told = [f"thin: each {thin}, thick: mean{over}{steps}"] if seeds or max(windows) > 1 else []
     told += [f"0 throughout, not shown: {', '.join(title for title, _, _ in zero)}"] if zero else []
     figure.supxlabel("; ".join(told), x=0.01, ha="left", fontsize=8.5, color="#555555")
     if Path(path).suffix[1:] not in figure.canvas.get_supported_filetypes():
