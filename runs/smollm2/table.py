@@ -70,10 +70,15 @@ def games_table(results):
     name_of_cell = "game right, missing = 0"
     yield row("judge", *SETS, "all")
     yield row(*["---"] * (len(SETS) + 2))
-    for judge, sets in results.items():
-        rows = sum((result["rows"] for result in sets.values()), [])
-        every = intervals([question_cells(protocol_cells, rows)], means)[name_of_cell] if len(sets) == len(SETS) else None
-        yield row(title(judge), *(percent(sets[name]["results"]["protocol"][name_of_cell]) if name in sets else "-" for name in SETS), percent(every))
+    games = {title(judge): {name: sets[name]["rows"] for name in sets} for judge, sets in results.items()}
+    seeds = [sets for name, sets in games.items() if name.startswith("GRPO, thinking")]
+    if len(seeds) > 1:
+        games["GRPO, thinking, all seeds"] = {name: sum((sets[name] for sets in seeds), []) for name in SETS if all(name in sets for sets in seeds)}
+    for name, sets in games.items():
+        if len(sets) == len(SETS):
+            sets = sets | {"all": sum(sets.values(), [])}
+        yield row(name, *(percent(intervals([question_cells(protocol_cells, sets[part])], means)[name_of_cell]) if part in sets else "-"
+                          for part in (*SETS, "all")))  # fmt: skip
 
 
 def own_check(text):
