@@ -227,10 +227,14 @@ def bench_step(settings, folder, device, dtype, limits):
         sample()  # the check: our gradient of one group against its plain loss, on the same weights
         size = len(groups[0].completions), sum(len(completion.tokens) for completion in groups[0].completions)
         train_grpo.accumulate(policy, None, [[(groups[0], list(range(size[0])))]], [], size, options)
-        exact, usual = (naive_gradients(AutoModelForCausalLM.from_pretrained(folder, dtype=kind).to(device).eval(), groups[0], size[0],
-                                        options.importance_cap) for kind in (torch.float32, dtype))  # fmt: skip
+
+        def plain(kind):
+            peer = AutoModelForCausalLM.from_pretrained(folder, dtype=kind).to(device).eval()
+            return naive_gradients(peer, groups[0], size[0], options.importance_cap)
+
+        exact = plain(torch.float32)
         gap = distance({name: weight.grad for name, weight in policy.masters.items()}, exact)
-        allowed = 5e-4 if dtype == torch.float32 else 1.25 * distance(usual, exact)  # transformers in bf16 rounds in other places, and no less
+        allowed = 5e-4 if dtype == torch.float32 else 1.25 * distance(plain(dtype), exact)  # bf16 rounds in other places there, and no less
         optimizer.zero_grad(set_to_none=True)
         trainer.train()
         length = float(trainer.state.log_history[-1]["completions/mean_length"])

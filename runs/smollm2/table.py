@@ -23,7 +23,8 @@ from protocol import intervals, protocol_cells  # noqa: E402
 
 SETS = ["constraints", *TESTS]
 NAMES = {"base": "the model as it is", "forced": "its likelier verdict token, no thinking", "direct-format": "after the format stage, no thinking",
-         "format": "after the format stage, thinking", "labels": "supervised on the labels, no thinking", "direct": "GRPO, no thinking", "think": "GRPO, thinking"}  # fmt: skip
+         "format": "after the format stage, thinking", "labels": "supervised on the labels, no thinking",
+         "direct": "GRPO, no thinking", "think": "GRPO, thinking"}  # fmt: skip
 IN_DISTRIBUTION = {"constraints": "held-out subjects and words", "gsm8k": "held-out questions", "rmb": "in distribution"}
 
 
@@ -177,7 +178,8 @@ def main(out="out/smollm2"):
     if not results:
         sys.exit(f"nothing is evaluated in {out}/eval: bash runs/smollm2/chain.sh table NAME")
     generators = json.loads((out / "data/sets.json").read_text())["generators"]
-    lines = ["**Accuracy, both orders** (percent; a coin: 25; judges in italics say the same in both orders, where a coin is right in 50)", "", *accuracy_table(results, blind_accuracy(results, out)), "",
+    lines = ["**Accuracy, both orders** (percent; a coin: 25; judges in italics say the same in both orders, where a coin is right in 50)", "",
+             *accuracy_table(results, blind_accuracy(results, out)), "",
              "**Single games** (percent right; a coin: 50)", "", *games_table(results), "", "**Over all sets**", "", *behaviour_table(results), "",
              "**GSM8K model solutions** (percent)", "", *gsm8k_table(results, out, generators)]
     (out / "tables.md").write_text("\n".join(lines) + "\n")
