@@ -28,7 +28,13 @@ from tokenizers import Tokenizer
 
 from cli import BadInput, parse_json, read_text
 
-ROLES = ("system", "developer", "user", "assistant", "tool")  # templates copy the role into the text, so it has to be a known word
+ROLES = (
+    "system",
+    "developer",
+    "user",
+    "assistant",
+    "tool",
+)  # templates copy the role into the text, so it has to be a known word
 PLACEHOLDERS = ("query", "answer_1", "answer_2")
 VERDICT_RULES = ("boxed", "answer_tag")
 
@@ -47,25 +53,46 @@ def load_tokenizer(folder_or_name):
     folder = Path(folder_or_name)
     files = [folder / name for name in ("tokenizer.json", "tokenizer.model", "vocab.json")]
     fix = "copy tokenizer.json, tokenizer_config.json and chat_template.jinja from the model that it stems from"
-    if folder.is_dir() and not any(file.exists() for file in files):  # transformers may make an empty tokenizer out of config.json alone
+    if folder.is_dir() and not any(
+        file.exists() for file in files
+    ):  # transformers may make an empty tokenizer out of config.json alone
         raise BadInput(f"{folder}: no tokenizer.json: {fix}")
     if files[0].exists():
-        parse_json(read_text(files[0], "tokenizer"), str(files[0]))  # a Git LFS pointer, a download that broke off
+        parse_json(
+            read_text(files[0], "tokenizer"), str(files[0])
+        )  # a Git LFS pointer, a download that broke off
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder_or_name, trust_remote_code=False)
     except Exception as error:  # transformers and tokenizers raise many kinds, plain Exception among them; the message says what
         problem = str(error).split("\n")[0]
-        raise BadInput(f"{folder_or_name}: cannot load its tokenizer ({problem}): check the name, or {fix}") from error
+        raise BadInput(
+            f"{folder_or_name}: cannot load its tokenizer ({problem}): check the name, or {fix}"
+        ) from error
     if not tokenizer.is_fast:
-        raise BadInput(f"{folder_or_name}: has no tokenizer.json and cannot be converted to one: {fix}")
+        raise BadInput(
+            f"{folder_or_name}: has no tokenizer.json and cannot be converted to one: {fix}"
+        )
     if not tokenizer.chat_template:
-        raise BadInput(f"{folder_or_name}: its tokenizer has no chat template: use the instruct version of the model, or put the "
-                       "template into the folder as chat_template.jinja")
-    config = parse_json(read_text(folder / "config.json", "model"), folder / "config.json") if (folder / "config.json").exists() else {}
+        raise BadInput(
+            f"{folder_or_name}: its tokenizer has no chat template: use the instruct version of the model, or put the "
+            "template into the folder as chat_template.jinja"
+        )
+    config = (
+        parse_json(read_text(folder / "config.json", "model"), folder / "config.json")
+        if (folder / "config.json").exists()
+        else {}
+    )
     # The ids of a real text, not the largest one there is: some tokenizers hold a padding token more than their model
-    largest = max(encode_chat(tokenizer, [{"role": "user", "content": "Which of these two answers is the better one, and why?"}]))
+    largest = max(
+        encode_chat(
+            tokenizer,
+            [{"role": "user", "content": "Which of these two answers is the better one, and why?"}],
+        )
+    )
     if largest >= config.get("vocab_size", 2**62):
-        raise BadInput(f"{folder}: its tokenizer writes id {largest}, the model knows {config['vocab_size']}: they do not belong together; {fix}")
+        raise BadInput(
+            f"{folder}: its tokenizer writes id {largest}, the model knows {config['vocab_size']}: they do not belong together; {fix}"
+        )
     return tokenizer
 
 
@@ -80,14 +107,18 @@ def stop_token_ids(tokenizer, folder=None):
             value = parse_json(read_text(file, "model"), str(file)).get("eos_token_id")
             value = [] if value is None else value if isinstance(value, list) else [value]
             if not all(type(token) is int for token in value):
-                raise BadInput(f"{file}: eos_token_id is {value!r}: expected a token id or a list of them")
+                raise BadInput(
+                    f"{file}: eos_token_id is {value!r}: expected a token id or a list of them"
+                )
             found.update(value)
     messages = [{"role": "user", "content": "question"}, {"role": "assistant", "content": "answer"}]
     pieces = _render(tokenizer, messages, add_generation_prompt=False)
     text, cuts = _find_template_tokens(tokenizer, pieces)
     last = max(index for index, (_, owner) in enumerate(pieces) if owner == 1)
     end = sum(len(piece) for piece, _ in pieces[: last + 1])  # where the assistant's content ends
-    found.update(token for token, start, _ in cuts if start >= end and not text[end:start].strip())  # directly behind it
+    found.update(
+        token for token, start, _ in cuts if start >= end and not text[end:start].strip()
+    )  # directly behind it
     return tuple(sorted(found))
 
 
@@ -97,7 +128,9 @@ def opens_think(tokenizer, prompt_ids):
     tail = prompt_ids[-16:]
     if think is None:  # a model for which the tag is plain text
         return tokenizer.decode(tail).rstrip().endswith("<think>")
-    return think in tail and not tokenizer.decode(tail[len(tail) - tail[::-1].index(think):]).strip()
+    return (
+        think in tail and not tokenizer.decode(tail[len(tail) - tail[::-1].index(think) :]).strip()
+    )
 
 
 def decode_completion(tokenizer, tokens, stop_token_ids):
@@ -120,7 +153,9 @@ def encode_chat(tokenizer, messages, add_generation_prompt=True):
     than insert and trim it (a thinking block that it cuts from an assistant's message is allowed), or where the tokenizer treats
     its added tokens in a way that is not reproduced here.
     """
-    text, cuts = _find_template_tokens(tokenizer, _render(tokenizer, messages, add_generation_prompt))
+    text, cuts = _find_template_tokens(
+        tokenizer, _render(tokenizer, messages, add_generation_prompt)
+    )
     return _encode_between(tokenizer, text, cuts)
 
 
@@ -130,10 +165,18 @@ def _render(tokenizer, messages, add_generation_prompt):
     Whitespace around a content counts as template text: templates trim it, tokens with rstrip swallow it, and it cannot forge anything.
     """
     for number, message in enumerate(messages, start=1):
-        if set(message) != {"role", "content"} or message["role"] not in ROLES or not isinstance(message["content"], str):
-            raise BadInput(f"message {number}: expected role ({', '.join(ROLES)}) and content (text), got {str(message)[:200]}")
+        if (
+            set(message) != {"role", "content"}
+            or message["role"] not in ROLES
+            or not isinstance(message["content"], str)
+        ):
+            raise BadInput(
+                f"message {number}: expected role ({', '.join(ROLES)}) and content (text), got {str(message)[:200]}"
+            )
         if re.search("[\ud800-\udfff]", message["content"]):
-            raise BadInput(f"message {number} ({message['role']}): holds half a surrogate pair, which is no text: save the source as UTF-8")
+            raise BadInput(
+                f"message {number} ({message['role']}): holds half a surrogate pair, which is no text: save the source as UTF-8"
+            )
     key = secrets.token_hex(16)
     # Qwen3 and R1-distill cut everything up to `</think>` out of an assistant's message, and the opening marker with it. So the second
     # attempt hands over such a message without its thinking.
@@ -144,26 +187,45 @@ def _render(tokenizer, messages, add_generation_prompt):
             marked.append({"role": message["role"], "content": content})
             contents |= {index: inner} if inner else {}
         try:
-            rendered = tokenizer.apply_chat_template(marked, tokenize=False, add_generation_prompt=add_generation_prompt)
+            rendered = tokenizer.apply_chat_template(
+                marked, tokenize=False, add_generation_prompt=add_generation_prompt
+            )
         except (TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
-            raise BadInput(f"{tokenizer.name_or_path}: its chat template refuses these messages ({error}): "
-                           "if it knows no system message, use a style without one") from error
-        split = re.split(f"{key}a([0-9]+)z(.*?){key}b\\1z", rendered, flags=re.DOTALL)  # template text, owner, content, template text, ...
+            raise BadInput(
+                f"{tokenizer.name_or_path}: its chat template refuses these messages ({error}): "
+                "if it knows no system message, use a style without one"
+            ) from error
+        split = re.split(
+            f"{key}a([0-9]+)z(.*?){key}b\\1z", rendered, flags=re.DOTALL
+        )  # template text, owner, content, template text, ...
         found = [(content, int(owner)) for owner, content in zip(split[1::3], split[2::3])]
-        wrong = (contents.keys() - {owner for _, owner in found}) | {owner for content, owner in found if content != contents[owner]}
-        wrong |= {int(owner) for owner in re.findall(f"{key}[abt]([0-9]+)z", "".join(split[::3]))}  # markers that are left over
+        wrong = (contents.keys() - {owner for _, owner in found}) | {
+            owner for content, owner in found if content != contents[owner]
+        }
+        wrong |= {
+            int(owner) for owner in re.findall(f"{key}[abt]([0-9]+)z", "".join(split[::3]))
+        }  # markers that are left over
         if not wrong:
-            return [(split[0], None)] + [piece for pair in zip(found, ((text, None) for text in split[3::3])) for piece in pair]
+            return [(split[0], None)] + [
+                piece
+                for pair in zip(found, ((text, None) for text in split[3::3]))
+                for piece in pair
+            ]
     number = min(wrong) + 1
-    raise ValueError(f"chat template of {tokenizer.name_or_path}: drops or rewrites the content of message {number} "
-                     f"({messages[number - 1]['role']}): a content may only be inserted and trimmed")
+    raise ValueError(
+        f"chat template of {tokenizer.name_or_path}: drops or rewrites the content of message {number} "
+        f"({messages[number - 1]['role']}): a content may only be inserted and trimmed"
+    )
 
 
 def _mark(message, index, key, without_thinking):
     """The content with secret markers around it, inside its outer whitespace, and the content between the markers."""
     head, content = "", message["content"]
     if without_thinking and message["role"] == "assistant" and "</think>" in content:
-        head, content = f"{key}t{index}z</think>", content.rpartition("</think>")[2]  # the template has to cut this marker as well
+        head, content = (
+            f"{key}t{index}z</think>",
+            content.rpartition("</think>")[2],
+        )  # the template has to cut this marker as well
     inner = content.strip()
     if not inner:
         return head + content, ""
@@ -189,16 +251,23 @@ def _find_template_tokens(tokenizer, pieces):
     encoded = finder.encode(copy, add_special_tokens=False)
     cuts, copy_cuts = [], []
     for token, (start, end) in zip(encoded.ids, encoded.offsets):
-        if token not in control or (token == unknown and copy[start:end].strip() != control[token]):  # a character it does not know
+        if token not in control or (
+            token == unknown and copy[start:end].strip() != control[token]
+        ):  # a character it does not know
             continue
         for first, last, shift in template_spans:
             if first <= start and end <= last:
                 copy_cuts.append((token, start, end))
                 cuts.append((token, start + shift, end + shift))
                 break
-    if _encode_between(tokenizer, copy, copy_cuts) != tokenizer(copy, add_special_tokens=False, verbose=False)["input_ids"]:
-        raise ValueError(f"{tokenizer.name_or_path}: its added tokens change how the text beside them is encoded, so contents cannot be "
-                         "kept apart from the template: use another tokenizer")
+    if (
+        _encode_between(tokenizer, copy, copy_cuts)
+        != tokenizer(copy, add_special_tokens=False, verbose=False)["input_ids"]
+    ):
+        raise ValueError(
+            f"{tokenizer.name_or_path}: its added tokens change how the text beside them is encoded, so contents cannot be "
+            "kept apart from the template: use another tokenizer"
+        )
     return text, cuts
 
 
@@ -208,7 +277,11 @@ def _encode_between(tokenizer, text, cuts):
     ids, position = [], 0
     for token, start, end in [*cuts, (None, len(text), len(text))]:
         if position < start:
-            ids += (at_start if position == 0 else later).encode(text[position:start], add_special_tokens=False).ids
+            ids += (
+                (at_start if position == 0 else later)
+                .encode(text[position:start], add_special_tokens=False)
+                .ids
+            )
         if token is not None:
             ids.append(token)
         position = end
@@ -217,10 +290,16 @@ def _encode_between(tokenizer, text, cuts):
 
 def _control_tokens(tokenizer):
     """Added tokens by id. Those of whitespace alone (Gemma, Phi) are ordinary text."""
-    return {token: added.content for token, added in tokenizer.added_tokens_decoder.items() if added.content.replace("▁", " ").strip()}
+    return {
+        token: added.content
+        for token, added in tokenizer.added_tokens_decoder.items()
+        if added.content.replace("▁", " ").strip()
+    }
 
 
-_built_variants = weakref.WeakKeyDictionary()  # once for each tokenizer: it takes a third of a second with 50,000 entries
+_built_variants = (
+    weakref.WeakKeyDictionary()
+)  # once for each tokenizer: it takes a third of a second with 50,000 entries
 
 
 def _variants(tokenizer):
@@ -232,7 +311,9 @@ def _variants(tokenizer):
     if tokenizer in _built_variants:
         return _built_variants[tokenizer]
     state = json.loads(tokenizer.backend_tokenizer.to_str())
-    state.update(post_processor=None, truncation=None, padding=None)  # a post-processor may trim the offsets
+    state.update(
+        post_processor=None, truncation=None, padding=None
+    )  # a post-processor may trim the offsets
     finder = Tokenizer.from_str(json.dumps(state))
     names = {content: secrets.token_hex(16) for content in _control_tokens(tokenizer).values()}
     for token in state["added_tokens"]:
@@ -247,11 +328,19 @@ def _variants(tokenizer):
     if "merges" in model:
         prefix = model.get("continuing_subword_prefix") or ""
         pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
-        model["merges"] = [pair for pair in pairs if names.keys().isdisjoint((*pair, pair[0] + pair[1].removeprefix(prefix)))]
+        model["merges"] = [
+            pair
+            for pair in pairs
+            if names.keys().isdisjoint((*pair, pair[0] + pair[1].removeprefix(prefix)))
+        ]
     at_start = later = Tokenizer.from_str(json.dumps(state))
     pre_tokenizer = json.dumps(state["pre_tokenizer"])
-    if '"prepend_scheme": "first"' in pre_tokenizer:  # Metaspace that marks the first word of a text alone
-        state["pre_tokenizer"] = json.loads(pre_tokenizer.replace('"prepend_scheme": "first"', '"prepend_scheme": "never"'))
+    if (
+        '"prepend_scheme": "first"' in pre_tokenizer
+    ):  # Metaspace that marks the first word of a text alone
+        state["pre_tokenizer"] = json.loads(
+            pre_tokenizer.replace('"prepend_scheme": "first"', '"prepend_scheme": "never"')
+        )
         later = Tokenizer.from_str(json.dumps(state))
     _built_variants[tokenizer] = finder, at_start, later
     return finder, at_start, later
@@ -275,8 +364,12 @@ def default_style(folder, config):
     """The style that a model was trained with, "judge_style" in its config.json: a name, or a file in its folder; rrm where it says nothing."""
     name = str(config.get("judge_style") or "rrm")
     own = folder is not None and re.fullmatch(r"[\w.-]{1,99}", name) and (folder / name).is_file()
-    if not own and not re.fullmatch(r"\w{1,99}", name):  # a folder from elsewhere must not name files of this machine
-        raise BadInput(f"{folder or 'model'}/config.json: judge_style is {name!r:.80}: expected the name of a style, or of a file beside it")
+    if not own and not re.fullmatch(
+        r"\w{1,99}", name
+    ):  # a folder from elsewhere must not name files of this machine
+        raise BadInput(
+            f"{folder or 'model'}/config.json: judge_style is {name!r:.80}: expected the name of a style, or of a file beside it"
+        )
     return str(folder / name) if own else name
 
 
@@ -285,22 +378,34 @@ def load_style(name_or_path):
     known = {file.stem: file for file in (Path(__file__).parent / "prompts").glob("*.txt")}
     path = known.get(str(name_or_path), Path(name_or_path))
     if re.fullmatch(r"\w{1,99}", str(path)) and not path.exists():
-        raise BadInput(f"--style: no style is called {name_or_path!r}: choose one of {', '.join(sorted(known))}, or give the path of a file")
+        raise BadInput(
+            f"--style: no style is called {name_or_path!r}: choose one of {', '.join(sorted(known))}, or give the path of a file"
+        )
     verdict, sections, section = None, {}, None
-    for number, line in enumerate(read_text(path, "--style").removeprefix("\ufeff").split("\n"), start=1):
+    for number, line in enumerate(
+        read_text(path, "--style").removeprefix("\ufeff").split("\n"), start=1
+    ):
         if line.startswith("==="):
             section = line.strip("= ")
             if section not in ("system", "user") or section in sections:
-                raise BadInput(f"{path} line {number}: section {section!r:.80} is unknown or written twice: use '=== system' and '=== user'")
+                raise BadInput(
+                    f"{path} line {number}: section {section!r:.80} is unknown or written twice: use '=== system' and '=== user'"
+                )
             sections[section] = []
         elif section:
             sections[section].append(line)
         elif line.strip() and not line.startswith("#"):
             key, _, verdict = (part.strip() for part in line.partition(":"))
             if key != "verdict" or verdict not in VERDICT_RULES:
-                raise BadInput(f"{path} line {number}: {line!r:.80} is no header: write 'verdict: boxed' (or answer_tag), then '=== user'")
+                raise BadInput(
+                    f"{path} line {number}: {line!r:.80} is no header: write 'verdict: boxed' (or answer_tag), then '=== user'"
+                )
     if verdict is None or "user" not in sections:
-        missing = "the line 'verdict: boxed' (or answer_tag)" if verdict is None else "the section '=== user'"
+        missing = (
+            "the line 'verdict: boxed' (or answer_tag)"
+            if verdict is None
+            else "the section '=== user'"
+        )
         raise BadInput(f"{path}: {missing} is missing: add it")
     system, user = ("\n".join(sections.get(name, [])).strip() for name in ("system", "user"))
     _check_placeholders(system + "\n" + user, path)
@@ -310,10 +415,16 @@ def load_style(name_or_path):
 def _check_placeholders(text, path):
     for name in PLACEHOLDERS:
         if f"{{{name}}}" not in text:
-            raise BadInput(f"{path}: the placeholder {{{name}}} is missing: write it where that text belongs")
-    for name in re.findall(r"(?<![A-Za-z])\{([a-z][a-z0-9_]+)\}", text):  # not LaTeX: \boxed{...}, {b}
+            raise BadInput(
+                f"{path}: the placeholder {{{name}}} is missing: write it where that text belongs"
+            )
+    for name in re.findall(
+        r"(?<![A-Za-z])\{([a-z][a-z0-9_]+)\}", text
+    ):  # not LaTeX: \boxed{...}, {b}
         if name not in PLACEHOLDERS:
-            raise BadInput(f"{path}: {{{name}}} is not a placeholder: use {{query}}, {{answer_1}} and {{answer_2}}")
+            raise BadInput(
+                f"{path}: {{{name}}} is not a placeholder: use {{query}}, {{answer_1}} and {{answer_2}}"
+            )
 
 
 def judge_messages(style, query, first, second):
@@ -324,12 +435,18 @@ def judge_messages(style, query, first, second):
     """
     if not isinstance(query, str):
         alone = len(query) == 1 and query[0]["role"] == "user"
-        query = query[0]["content"] if alone else "\n\n".join(f"{turn['role'].capitalize()}:\n{turn['content']}" for turn in query)
+        query = (
+            query[0]["content"]
+            if alone
+            else "\n\n".join(f"{turn['role'].capitalize()}:\n{turn['content']}" for turn in query)
+        )
     values = dict(zip(PLACEHOLDERS, (query, first, second)))
     messages = []
     for role, template in (("system", style.system), ("user", style.user)):
         if template:
-            filled = re.sub(r"\{(" + "|".join(PLACEHOLDERS) + r")\}", lambda match: values[match[1]], template)
+            filled = re.sub(
+                r"\{(" + "|".join(PLACEHOLDERS) + r")\}", lambda match: values[match[1]], template
+            )
             messages.append({"role": role, "content": filled})
     return messages
 
@@ -337,8 +454,10 @@ def judge_messages(style, query, first, second):
 # ---------------------------------------------------------------------------------------------------------------------
 # What a completion in RM-R1's format says beside its verdict
 
-SECTIONS = {"Reasoning": "<type> </type> <solution> </solution> <eval> </eval> <answer> </answer>",
-            "Chat": "<type> </type> <rubric> <justify> </justify> </rubric> <eval> </eval> <answer> </answer>"}
+SECTIONS = {
+    "Reasoning": "<type> </type> <solution> </solution> <eval> </eval> <answer> </answer>",
+    "Chat": "<type> </type> <rubric> <justify> </justify> </rubric> <eval> </eval> <answer> </answer>",
+}
 
 
 def task_type(text):
@@ -349,11 +468,17 @@ def task_type(text):
     spoken = text.rpartition("</think>")[2]
     types = re.findall(r"<type>\s*(\w+)\s*</type>", spoken)
     kind = types[0] if len(types) == 1 and types[0] in SECTIONS else None
-    return kind, kind is not None and SECTIONS[kind] == " ".join(re.findall(r"</?(?:type|solution|rubric|justify|eval|answer)>", spoken))
+    return kind, kind is not None and SECTIONS[kind] == " ".join(
+        re.findall(r"</?(?:type|solution|rubric|justify|eval|answer)>", spoken)
+    )
 
 
 def format_rates(texts):
     """Shares of completions in RM-R1's format, for a log: {judge/type_reasoning, judge/type_chat, judge/format}; 0.0 without texts."""
     kinds, formed = zip(*map(task_type, texts)) if texts else ((), ())
-    counts = {"type_reasoning": kinds.count("Reasoning"), "type_chat": kinds.count("Chat"), "format": sum(formed)}
+    counts = {
+        "type_reasoning": kinds.count("Reasoning"),
+        "type_chat": kinds.count("Chat"),
+        "format": sum(formed),
+    }
     return {f"judge/{name}": count / max(1, len(texts)) for name, count in counts.items()}

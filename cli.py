@@ -27,7 +27,9 @@ class BadInput(Exception):
 
 def setting(default, text):
     """A field of a settings dataclass: its default and the line that --help prints."""
-    return dataclasses.field(default=default, metadata={"help": text.replace("%", "%%")})  # argparse formats it
+    return dataclasses.field(
+        default=default, metadata={"help": text.replace("%", "%%")}
+    )  # argparse formats it
 
 
 def parse_settings(settings_class, argv=None, text_fields=(), description=None):
@@ -40,17 +42,27 @@ def parse_settings(settings_class, argv=None, text_fields=(), description=None):
 
     class Parser(HfArgumentParser):
         def error(self, message):  # argparse would print its usage dump first
-            hint = ": a text that begins with - is written --flag=-text" if message.endswith("expected one argument") else ""
+            hint = (
+                ": a text that begins with - is written --flag=-text"
+                if message.endswith("expected one argument")
+                else ""
+            )
             raise BadInput(f"{message}{hint} (--help lists every flag)")
 
     argv = sys.argv[1:] if argv is None else argv
-    flags = [argument.split("=")[0].replace("-", "_") for argument in argv if re.match(r"--[A-Za-z]", argument)]
+    flags = [
+        argument.split("=")[0].replace("-", "_")
+        for argument in argv
+        if re.match(r"--[A-Za-z]", argument)
+    ]
     parser = Parser(settings_class, description=description, allow_abbrev=False)
     known = {option.replace("-", "_") for option in parser._option_string_actions}
     for flag in flags:
         if flag in known and flags.count(flag) > 1:
             raise BadInput(f"--{flag.lstrip('_')} is given {flags.count(flag)} times: give it once")
-    settings, leftover = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True, look_for_args_file=False)
+    settings, leftover = parser.parse_args_into_dataclasses(
+        argv, return_remaining_strings=True, look_for_args_file=False
+    )
     if leftover:
         name = leftover[0].split("=")[0]
         near = difflib.get_close_matches(name.replace("-", "_"), known, n=1)
@@ -58,7 +70,9 @@ def parse_settings(settings_class, argv=None, text_fields=(), description=None):
         raise BadInput(f"unknown argument {leftover[0]!r:.200}: {hint}")
     reads_stdin = [name for name in text_fields if getattr(settings, name) == "-"]
     if len(reads_stdin) > 1:
-        raise BadInput(f"--{reads_stdin[0]} and --{reads_stdin[1]} both read standard input: only one value can be '-'")
+        raise BadInput(
+            f"--{reads_stdin[0]} and --{reads_stdin[1]} both read standard input: only one value can be '-'"
+        )
     for name in text_fields:
         if getattr(settings, name) is not None:
             setattr(settings, name, read_value(getattr(settings, name), f"--{name}"))
@@ -76,7 +90,9 @@ def read_value(value, flag):
     else:
         return value
     if not text.strip():
-        raise BadInput(f"{flag}: {place} is empty: put the text into it (an empty answer is written {flag} '')")
+        raise BadInput(
+            f"{flag}: {place} is empty: put the text into it (an empty answer is written {flag} '')"
+        )
     return text.removesuffix("\n")
 
 
@@ -85,7 +101,9 @@ def read_text(path, flag):
     try:
         return Path(path).read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise BadInput(f"{flag}: {path} is not UTF-8 text (byte {error.start}): save it as UTF-8") from error
+        raise BadInput(
+            f"{flag}: {path} is not UTF-8 text (byte {error.start}): save it as UTF-8"
+        ) from error
     except OSError as error:
         raise BadInput(f"{flag}: cannot read {path} ({error.strerror}): check the path") from error
 
@@ -95,7 +113,9 @@ def parse_json(text, place, kind=(dict,)):
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise BadInput(f"{place}: not valid JSON ({error}): each line must be one whole JSON object") from error
+        raise BadInput(
+            f"{place}: not valid JSON ({error}): each line must be one whole JSON object"
+        ) from error
     if not isinstance(value, kind):
         wanted = " or ".join({dict: "an object", list: "a list", str: "a string"}[k] for k in kind)
         raise BadInput(f"{place}: expected {wanted}, got {type(value).__name__}")
@@ -112,7 +132,11 @@ def read_json_lines(path, flag="file", kind=(dict,)):
             yield number, parse_json(line, f"{path} line {number}", kind)
 
 
-ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
+ARCHITECTURES = {
+    "llama": "LlamaForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+}
 
 
 def is_embedded(name):
@@ -122,19 +146,31 @@ def is_embedded(name):
 def resolve_model(name):
     """A model name -> its local folder: a path, an embedded model (`tiny`, the judge; `tiny-base`, what it was trained from; all in tiny/)
     or a hub name, which is downloaded once."""
-    folder = Path(__file__).parent / "tiny" / (str(name)[5:] or "judge") if is_embedded(name) else Path(name)
+    folder = (
+        Path(__file__).parent / "tiny" / (str(name)[5:] or "judge")
+        if is_embedded(name)
+        else Path(name)
+    )
     if folder.is_dir():
         return folder
     if str(name).startswith((".", "/", "~")) or str(name).count("/") != 1:
-        raise BadInput(f"--model: no such folder {name}: give a Hugging Face folder or a hub name such as Qwen/Qwen3-0.6B")
+        raise BadInput(
+            f"--model: no such folder {name}: give a Hugging Face folder or a hub name such as Qwen/Qwen3-0.6B"
+        )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:  # weights as safetensors only: pickles are not even downloaded
-        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]))
+        return Path(
+            snapshot_download(
+                name, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
+            )
+        )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0][:200]
-        raise BadInput(f"--model: {name} is no folder here and the hub did not give it ({reason}): check the name or the network") from error
+        raise BadInput(
+            f"--model: {name} is no folder here and the hub did not give it ({reason}): check the name or the network"
+        ) from error
 
 
 def check_model_folder(folder):
@@ -143,39 +179,79 @@ def check_model_folder(folder):
     raw = parse_json(read_text(folder / "config.json", "--model"), folder / "config.json")
     place, kind = folder / "config.json", raw.get("model_type")
     if "settings" in raw:
-        raise BadInput(f"--model: {folder} is the folder of a run: give one of its checkpoints, {folder}/checkpoint-STEP")
-    kinds = dict(model_type=str, architectures=list, rope_scaling=dict, rope_parameters=dict, layer_types=list, max_position_embeddings=int)
+        raise BadInput(
+            f"--model: {folder} is the folder of a run: give one of its checkpoints, {folder}/checkpoint-STEP"
+        )
+    kinds = dict(
+        model_type=str,
+        architectures=list,
+        rope_scaling=dict,
+        rope_parameters=dict,
+        layer_types=list,
+        max_position_embeddings=int,
+    )
     for field in kinds:
         if not isinstance(raw.get(field), (kinds[field], type(None))):
-            raise BadInput(f"{place}: field {field!r} is {raw[field]!r:.80}: take the file from the model's page")
-    if kind not in ARCHITECTURES or (raw.get("architectures") or [ARCHITECTURES[kind]])[0] != ARCHITECTURES[kind]:
+            raise BadInput(
+                f"{place}: field {field!r} is {raw[field]!r:.80}: take the file from the model's page"
+            )
+    if (
+        kind not in ARCHITECTURES
+        or (raw.get("architectures") or [ARCHITECTURES[kind]])[0] != ARCHITECTURES[kind]
+    ):
         found = kind if kind not in ARCHITECTURES else raw["architectures"][0]
-        raise BadInput(f"{place}: architecture {found!r} is not supported: use a Llama, Qwen2 or Qwen3 causal language model")
-    rope = {"rope_type": "default"} | (raw.get("rope_scaling") or {}) | (raw.get("rope_parameters") or {})
+        raise BadInput(
+            f"{place}: architecture {found!r} is not supported: use a Llama, Qwen2 or Qwen3 causal language model"
+        )
+    rope = (
+        {"rope_type": "default"}
+        | (raw.get("rope_scaling") or {})
+        | (raw.get("rope_parameters") or {})
+    )
     rope_type = rope.get("type", rope["rope_type"])
     refused = {
         f"RoPE scaling {rope_type!r}": rope_type not in ("default", "llama3"),
-        "a partial rotary embedding": rope.get("partial_rotary_factor", raw.get("partial_rotary_factor", 1.0)) != 1.0,
-        "sliding-window attention": raw.get("use_sliding_window") or "sliding_attention" in (raw.get("layer_types") or []),
+        "a partial rotary embedding": rope.get(
+            "partial_rotary_factor", raw.get("partial_rotary_factor", 1.0)
+        )
+        != 1.0,
+        "sliding-window attention": raw.get("use_sliding_window")
+        or "sliding_attention" in (raw.get("layer_types") or []),
         f"activation {raw.get('hidden_act')!r}": raw.get("hidden_act", "silu") != "silu",
         "quantised weights": bool(raw.get("quantization_config")),
     }
     for feature, present in refused.items():
         if present:
             raise BadInput(f"{place}: {feature} is not supported: use a checkpoint without it")
-    for field in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"):
+    for field in (
+        "vocab_size",
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+    ):
         if not isinstance(raw.get(field), int) or raw[field] <= 0:
-            raise BadInput(f"{place}: field {field!r} must be a positive integer, found {raw.get(field)!r}: take the file from the model's page")
+            raise BadInput(
+                f"{place}: field {field!r} must be a positive integer, found {raw.get(field)!r}: take the file from the model's page"
+            )
     index = folder / "model.safetensors.index.json"
     if index.exists():
         weight_map = parse_json(read_text(index, "--model"), index).get("weight_map")
-        if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
-            raise BadInput(f"{index}: field 'weight_map' is missing or no map to file names: download the file again")
+        if not isinstance(weight_map, dict) or not all(
+            isinstance(shard, str) for shard in weight_map.values()
+        ):
+            raise BadInput(
+                f"{index}: field 'weight_map' is missing or no map to file names: download the file again"
+            )
         for shard in sorted(set(weight_map.values())):
             if not (folder / shard).exists():
-                raise BadInput(f"{folder}: shard {shard} is missing, which {index.name} names: download the folder again")
+                raise BadInput(
+                    f"{folder}: shard {shard} is missing, which {index.name} names: download the folder again"
+                )
     elif not any(folder.glob("*.safetensors")):
-        raise BadInput(f"{folder}: no *.safetensors file: pickled weights (*.bin, *.pt) are not read; convert them to safetensors first")
+        raise BadInput(
+            f"{folder}: no *.safetensors file: pickled weights (*.bin, *.pt) are not read; convert them to safetensors first"
+        )
     return raw
 
 
@@ -190,17 +266,30 @@ def check_output_dir(folder, settings, free_to_change=()):
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise BadInput(f"--output_dir: {parent} cannot hold a new folder: give a folder elsewhere")
     if not settings.resume and folder.is_dir() and any(folder.iterdir()):
-        raise BadInput(f"--output_dir: {folder} is not empty: give another folder, or --resume to go on with the run in it")
+        raise BadInput(
+            f"--output_dir: {folder} is not empty: give another folder, or --resume to go on with the run in it"
+        )
     config = folder / "config.json"
-    if settings.resume and not config.exists() and folder.is_dir() and {path.name for path in folder.iterdir()} - {"config.json.partial"}:
-        raise BadInput(f"--output_dir: {folder} holds other files and no run of this command: give the folder of a run, or a new one")
+    if (
+        settings.resume
+        and not config.exists()
+        and folder.is_dir()
+        and {path.name for path in folder.iterdir()} - {"config.json.partial"}
+    ):
+        raise BadInput(
+            f"--output_dir: {folder} holds other files and no run of this command: give the folder of a run, or a new one"
+        )
     if settings.resume and config.exists():
         before = parse_json(read_text(config, "--output_dir"), config).get("settings")
         if not isinstance(before, dict):
-            raise BadInput(f"--output_dir: {config} was not written by this command: give the folder of a run, or a new one")
+            raise BadInput(
+                f"--output_dir: {config} was not written by this command: give the folder of a run, or a new one"
+            )
         for name, value in dataclasses.asdict(settings).items():
             if name not in free_to_change and before.get(name, value) != value:
-                raise BadInput(f"--{name}: the run in {folder} has {before[name]!r}, now it is {value!r}: use the old value or another folder")
+                raise BadInput(
+                    f"--{name}: the run in {folder} has {before[name]!r}, now it is {value!r}: use the old value or another folder"
+                )
 
 
 @contextlib.contextmanager
@@ -217,7 +306,9 @@ def sole_writer(path):
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise BadInput(f"{path}: another process is writing to it: let it end, or give another name") from error
+            raise BadInput(
+                f"{path}: another process is writing to it: let it end, or give another name"
+            ) from error
         except OSError:
             pass  # a file system without locks
         yield
@@ -270,7 +361,9 @@ def run(main, memory="use a smaller model or lower --max_completion_length"):
         sys.stdout.flush()
         return result
     except BadInput as error:
-        if os.environ.get("LOCAL_RANK", "0") == "0":  # once a machine: its files may be what is wrong
+        if (
+            os.environ.get("LOCAL_RANK", "0") == "0"
+        ):  # once a machine: its files may be what is wrong
             print(f"{name}: " + " ".join(str(error).split()), file=sys.stderr, flush=True)
         sys.exit(2)
     except BrokenPipeError:  # the reader (head, less) has seen enough
@@ -284,7 +377,16 @@ def run(main, memory="use a smaller model or lower --max_completion_length"):
         found = next((cause for cause in FAILURES if re.search(cause, told)), None)
         if found is None:
             raise
-        here = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).resolve().parent == Path(__file__).resolve().parent][-1]
+        here = [
+            frame
+            for frame in traceback.extract_tb(error.__traceback__)
+            if Path(frame.filename).resolve().parent == Path(__file__).resolve().parent
+        ][-1]
         told, advice = " ".join(told.split())[:500], FAILURES[found].format(memory=memory)
-        print(f"{name}: {told} ({Path(here.filename).name} line {here.lineno})" + f": {advice}" * bool(advice), file=sys.stderr, flush=True)
+        print(
+            f"{name}: {told} ({Path(here.filename).name} line {here.lineno})"
+            + f": {advice}" * bool(advice),
+            file=sys.stderr,
+            flush=True,
+        )
         sys.exit(1)

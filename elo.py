@@ -32,11 +32,20 @@ NO_MAXIMUM = "have no strength of greatest likelihood, for want of wins or of lo
 
 # ---- ratings ----
 
+
 def check_matches(matches, num_players):
     """(i, j, score) as arrays. ValueError for a player outside 0 ... num_players - 1, a match against oneself, a score outside [0, 1]."""
-    i, j, score = (np.array(column) for column in zip(*matches)) if len(matches) else (np.zeros(0, int), np.zeros(0, int), np.zeros(0))
-    if not i.dtype.kind == j.dtype.kind == "i" or not np.all((np.minimum(i, j) >= 0) & (np.maximum(i, j) < num_players) & (i != j)):
-        raise ValueError(f"players of a match must be two different integers from 0 to {num_players - 1}")
+    i, j, score = (
+        (np.array(column) for column in zip(*matches))
+        if len(matches)
+        else (np.zeros(0, int), np.zeros(0, int), np.zeros(0))
+    )
+    if not i.dtype.kind == j.dtype.kind == "i" or not np.all(
+        (np.minimum(i, j) >= 0) & (np.maximum(i, j) < num_players) & (i != j)
+    ):
+        raise ValueError(
+            f"players of a match must be two different integers from 0 to {num_players - 1}"
+        )
     if not np.all((score >= 0) & (score <= 1)):
         raise ValueError("the score of a match must lie in [0, 1]")
     return i, j, score.astype(float)
@@ -50,7 +59,9 @@ def elo(matches, num_players, k=4.0, initial=1000.0, scale=400.0, base=10.0):
     check_matches(matches, num_players)
     ratings, slope = [float(initial)] * num_players, math.log(base) / scale / 2
     for i, j, score in matches:
-        change = k * (score - 0.5 - 0.5 * math.tanh(slope * (ratings[i] - ratings[j])))  # the same logistic curve; tanh never overflows
+        change = k * (
+            score - 0.5 - 0.5 * math.tanh(slope * (ratings[i] - ratings[j]))
+        )  # the same logistic curve; tanh never overflows
         ratings[i] += change
         ratings[j] -= change
     return ratings
@@ -71,7 +82,9 @@ def bradley_terry(matches, num_players):
 def win_table(matches, num_players):
     """(num_players, num_players): the sum of scores that row i took from column j."""
     i, j, score = check_matches(matches, num_players)
-    wins = np.bincount(i * num_players + j, score, num_players**2) + np.bincount(j * num_players + i, 1 - score, num_players**2)
+    wins = np.bincount(i * num_players + j, score, num_players**2) + np.bincount(
+        j * num_players + i, 1 - score, num_players**2
+    )
     return wins.reshape(num_players, num_players)
 
 
@@ -92,7 +105,9 @@ def fit_strengths(wins, start=0.0):
     bounded by its second, the likelihood then never falls, and near the maximum the steps become whole (Bach 2010, proposition 1).
     """
     batch, size, _ = wins.shape
-    won = wins > 1e-6  # smaller sums of soft scores would lead to strengths that floats cannot resolve
+    won = (
+        wins > 1e-6
+    )  # smaller sums of soft scores would lead to strengths that floats cannot resolve
     together, reach = closure(won | won.swapaxes(1, 2)), closure(won)
     weak = (together & ~(reach & reach.swapaxes(1, 2))).any(2)  # alike for all of a component
     games = wins + wins.swapaxes(1, 2)
@@ -100,7 +115,9 @@ def fit_strengths(wins, start=0.0):
     anchor = together * ~weak[:, :, None] / together.sum(2, keepdims=True)
     strengths, diagonal = np.zeros((batch, size)) + start, np.arange(size)
     for _ in range(500):
-        expected = 0.5 + 0.5 * np.tanh((strengths[:, :, None] - strengths[:, None, :]) / 2)  # (batch, i, j): P(i beats j)
+        expected = 0.5 + 0.5 * np.tanh(
+            (strengths[:, :, None] - strengths[:, None, :]) / 2
+        )  # (batch, i, j): P(i beats j)
         pull = 0.5 + 0.5 * np.tanh(strengths / 2)
         gradient = (wins - games * expected).sum(2) + weak * (0.5 - pull)
         curvature = games * expected * expected.swapaxes(1, 2)
@@ -116,6 +133,7 @@ def fit_strengths(wins, start=0.0):
 
 # ---- what stands beside a rating ----
 
+
 def bootstrap(matches, num_players, rounds=None, level=0.95, seed=0):
     """Percentile intervals of the Bradley-Terry strengths when the matches are drawn again with replacement: (low, high), arrays (n,).
 
@@ -124,15 +142,25 @@ def bootstrap(matches, num_players, rounds=None, level=0.95, seed=0):
     if not len(matches):
         return np.zeros(num_players), np.zeros(num_players)
     rounds = rounds or min(1000, max(100, 30_000 // num_players))
-    start = np.clip(fit_strengths(win_table(matches, num_players)[None])[0], -3, 3)  # far out, tables that lack a loss have no slope
-    kinds, counts = zip(*Counter(map(tuple, matches)).items())  # equal matches are drawn together: fast for long files
+    start = np.clip(
+        fit_strengths(win_table(matches, num_players)[None])[0], -3, 3
+    )  # far out, tables that lack a loss have no slope
+    kinds, counts = zip(
+        *Counter(map(tuple, matches)).items()
+    )  # equal matches are drawn together: fast for long files
     i, j, score = check_matches(kinds, num_players)
     rng, size, strengths = np.random.default_rng(seed), num_players, []
-    for draw in np.array_split(np.arange(rounds), max(1, math.ceil(rounds * size**2 / 500_000))):  # a few megabytes of tables at once
-        drawn = rng.multinomial(len(matches), np.array(counts) / len(matches), len(draw))  # (batch, kinds)
+    for draw in np.array_split(
+        np.arange(rounds), max(1, math.ceil(rounds * size**2 / 500_000))
+    ):  # a few megabytes of tables at once
+        drawn = rng.multinomial(
+            len(matches), np.array(counts) / len(matches), len(draw)
+        )  # (batch, kinds)
         wins = np.zeros((len(draw), size * size))
         for table, weights in zip(wins, drawn):
-            table += np.bincount(i * size + j, weights * score, size**2) + np.bincount(j * size + i, weights * (1 - score), size**2)
+            table += np.bincount(i * size + j, weights * score, size**2) + np.bincount(
+                j * size + i, weights * (1 - score), size**2
+            )
         strengths.append(fit_strengths(wins.reshape(-1, size, size), start)[0])
     return tuple(np.quantile(np.concatenate(strengths), [(1 - level) / 2, (1 + level) / 2], axis=0))
 
@@ -144,9 +172,17 @@ def intransitive_triples(matches, strengths):
     lead = wins - wins.T
     ahead = (lead > 1e-9).astype(float)
     # with a lead of L matches, the odds of the two directions are (p / (1 - p)) ** L = exp(L (s_i - s_j))
-    chance = (ahead + ahead.T) * (0.5 + 0.5 * np.tanh(np.abs(lead) * (strengths[:, None] - strengths) / 2))
-    circles = [float(np.trace(table @ table @ table)) / 3 for table in (ahead + ahead.T, ahead, chance)]
-    return {"decided": round(circles[0] / 2), "intransitive": round(circles[1]), "expected": circles[2]}
+    chance = (ahead + ahead.T) * (
+        0.5 + 0.5 * np.tanh(np.abs(lead) * (strengths[:, None] - strengths) / 2)
+    )
+    circles = [
+        float(np.trace(table @ table @ table)) / 3 for table in (ahead + ahead.T, ahead, chance)
+    ]
+    return {
+        "decided": round(circles[0] / 2),
+        "intransitive": round(circles[1]),
+        "expected": circles[2],
+    }
 
 
 def rate(matches, num_players, seed=0):
@@ -161,17 +197,33 @@ def rate(matches, num_players, seed=0):
     low, high = bootstrap(matches, num_players, seed=seed)
     played = Counter(player for i, j, _ in matches for player in (i, j))
     elos, scores = elo(matches, num_players), wins.sum(1)
-    rows = [{"player": p, "rank": 1 + int((low > high[p]).sum()), "strength": float(strengths[0, p]), "low": float(low[p]),
-             "high": float(high[p]), "elo": elos[p], "win_rate": float(scores[p] / played[p]) if played[p] else None,
-             "matches": played[p]} for p in range(num_players)]
-    return sorted(rows, key=lambda row: -round(row["strength"], 9))  # rounded: equal players keep their order whatever the last bits
+    rows = [
+        {
+            "player": p,
+            "rank": 1 + int((low > high[p]).sum()),
+            "strength": float(strengths[0, p]),
+            "low": float(low[p]),
+            "high": float(high[p]),
+            "elo": elos[p],
+            "win_rate": float(scores[p] / played[p]) if played[p] else None,
+            "matches": played[p],
+        }
+        for p in range(num_players)
+    ]
+    return sorted(
+        rows, key=lambda row: -round(row["strength"], 9)
+    )  # rounded: equal players keep their order whatever the last bits
 
 
 # ---- schedules: which matches to play ----
 
+
 def round_robin(players, rng):
     """Rounds of disjoint pairs in which every two players meet once (circle method), in random order and orientation."""
-    circle = [*rng.sample(players, len(players)), *[None] * (len(players) % 2)]  # with an odd number, None's opponent rests
+    circle = [
+        *rng.sample(players, len(players)),
+        *[None] * (len(players) % 2),
+    ]  # with an odd number, None's opponent rests
     half, rounds = len(circle) // 2, []
     for _ in range(len(circle) - 1):
         pairs = [pair for pair in zip(circle[:half], reversed(circle[half:])) if None not in pair]
@@ -186,7 +238,9 @@ def leaders_round(lead, met, size, rng, repeats):
     free, pairs = sorted(range(len(lead)), key=lambda player: (-lead[player], rng.random())), []
     best = free[:size]
     while len(free) > 1 and (player := free.pop(0)) in best:
-        other = free[0] if repeats else min(free, key=lambda other: met[frozenset((player, other))])  # the first of the least met
+        other = (
+            free[0] if repeats else min(free, key=lambda other: met[frozenset((player, other))])
+        )  # the first of the least met
         free.remove(other)
         pairs.append((player, other)[:: rng.choice((1, -1))])
     return pairs
@@ -199,7 +253,10 @@ def stage_sizes(num_players, schedule):
     """How many players each stage is about: n, n / 2, ..., 2 and, for leaders and swiss, 1; the others have one stage."""
     if num_players == 1 or schedule in ("full", "random"):
         return [num_players] * (num_players > 1)
-    return [math.ceil(num_players / 2**halvings) for halvings in range((num_players - 1).bit_length() + (schedule != "halving"))]
+    return [
+        math.ceil(num_players / 2**halvings)
+        for halvings in range((num_players - 1).bit_length() + (schedule != "halving"))
+    ]
 
 
 def num_games(num_players, schedule, games=None):
@@ -217,14 +274,25 @@ def run_schedule(num_players, play, schedule="full", games=None, seed=0):
     but nobody meets again whom it has met while there are others. Repeated pairs help where a second judgment of a pair is a fresh one,
     swiss where the judge errs on the same pairs again (runs/ranking).
     """
-    if num_players < 1 or schedule not in SCHEDULES or games is not None and (games < 1 or schedule == "full"):
-        raise ValueError(f"a schedule ({', '.join(SCHEDULES)}) needs a player and a positive number of games; full sets its own")
+    if (
+        num_players < 1
+        or schedule not in SCHEDULES
+        or games is not None
+        and (games < 1 or schedule == "full")
+    ):
+        raise ValueError(
+            f"a schedule ({', '.join(SCHEDULES)}) needs a player and a positive number of games; full sets its own"
+        )
     rng, matches, lead, met = random.Random(seed), [], [0.0] * num_players, Counter()
     games = num_games(num_players, schedule, games)
     players, sizes = list(range(num_players)), stage_sizes(num_players, schedule)
     for stage, size in enumerate(sizes, start=1):
         until = round(games * stage / len(sizes))  # the last one is games
-        players = sorted(players, key=lambda player: (-lead[player], rng.random()))[:size] if schedule == "halving" else players
+        players = (
+            sorted(players, key=lambda player: (-lead[player], rng.random()))[:size]
+            if schedule == "halving"
+            else players
+        )
         while len(matches) < until:
             if schedule in ("leaders", "swiss"):
                 pairs = leaders_round(lead, met, size, rng, schedule == "leaders")
@@ -242,11 +310,21 @@ def run_schedule(num_players, play, schedule="full", games=None, seed=0):
 
 # ---- files ----
 
+
 def match_columns(names, place):
     """The columns of a match among `names`: i, j, score or left, right, winner. Raises BadInput."""
-    columns = next((columns for columns in (("i", "j", "score"), ("left", "right", "winner")) if set(columns) <= set(names)), None)
+    columns = next(
+        (
+            columns
+            for columns in (("i", "j", "score"), ("left", "right", "winner"))
+            if set(columns) <= set(names)
+        ),
+        None,
+    )
     if columns is None:
-        raise BadInput(f"{place}: columns are {', '.join(map(str, names))[:120]}: expected i, j, score or left, right, winner")
+        raise BadInput(
+            f"{place}: columns are {', '.join(map(str, names))[:120]}: expected i, j, score or left, right, winner"
+        )
     return columns
 
 
@@ -263,7 +341,9 @@ def match_rows(path):
         for row in reader:
             yield reader.line_num, row
     except csv.Error as error:
-        raise BadInput(f"{path} line {reader.line_num}: not valid csv ({error}): correct the line") from error
+        raise BadInput(
+            f"{path} line {reader.line_num}: not valid csv ({error}): correct the line"
+        ) from error
 
 
 def read_matches(path, names=None):
@@ -281,40 +361,60 @@ def read_matches(path, names=None):
             if isinstance(player, str) and re.fullmatch(r"-?\d{1,18}", player.strip()):
                 players[index] = player = int(player)
             if type(player) not in (int, str) or player == "" or type(player) is int and player < 0:
-                raise BadInput(f"{place}: {column} is {player!r:.80}: expected the name of a player or its number, 0 or more")
+                raise BadInput(
+                    f"{place}: {column} is {player!r:.80}: expected the name of a player or its number, 0 or more"
+                )
             if names and player not in numbers:
-                raise BadInput(f"{place}: unknown player {player!r:.80} in {column}: --candidates has players 0 to {len(names) - 1}")
+                raise BadInput(
+                    f"{place}: unknown player {player!r:.80} in {column}: --candidates has players 0 to {len(names) - 1}"
+                )
         if players[0] == players[1]:
             raise BadInput(f"{place}: {players[0]!r:.80} plays against itself: remove the line")
         if columns[2] == "winner":
-            score, wanted = {"left": 1.0, "right": 0.0, "tie": 0.5}.get(str(result), -1), "left, right or tie"
+            score, wanted = (
+                {"left": 1.0, "right": 0.0, "tie": 0.5}.get(str(result), -1),
+                "left, right or tie",
+            )
         else:
             number = re.fullmatch(r"\s*[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?\s*", str(result))
-            score, wanted = float(str(result)) if number else -1, "a number from 0 to 1, the share of i"
+            score, wanted = (
+                float(str(result)) if number else -1,
+                "a number from 0 to 1, the share of i",
+            )
         if not 0 <= score <= 1:
             raise BadInput(f"{place}: {columns[2]} is {result!r:.80}: expected {wanted}")
         matches.append((*(numbers.setdefault(player, len(numbers)) for player in players), score))
     if not matches:
-        raise BadInput(f"--matches: {path} holds no matches: expected rows i,j,score or left,right,winner")
+        raise BadInput(
+            f"--matches: {path} holds no matches: expected rows i,j,score or left,right,winner"
+        )
     return matches, names or list(numbers)
 
 
 # ---- command line ----
+
 
 def label(row):
     return f"{row['player']}: {row['text']}" if "text" in row else str(row["player"])
 
 
 def show(result, shown):
-    print("Sorted by strength (Bradley-Terry, natural log, mean 0); players whose intervals overlap share a rank")
+    print(
+        "Sorted by strength (Bradley-Terry, natural log, mean 0); players whose intervals overlap share a rank"
+    )
     print("rank  strength    95 % interval      elo  win rate  matches  player")
     for row in result["ranking"]:
         win_rate = "-" if row["win_rate"] is None else f"{row['win_rate']:.3f}"
-        print(f"{row['rank']:4}  {round(row['strength'], 3) + 0.0:8.3f}  {row['low']:6.2f} ...{row['high']:6.2f}  {row['elo']:7.1f}  {win_rate:>8}  "
-              f"{row['matches']:7}  {shown(label(row))}")
+        print(
+            f"{row['rank']:4}  {round(row['strength'], 3) + 0.0:8.3f}  {row['low']:6.2f} ...{row['high']:6.2f}  {row['elo']:7.1f}  {win_rate:>8}  "
+            f"{row['matches']:7}  {shown(label(row))}"
+        )
     triples = result["triples"]
-    print(f"{triples['intransitive']} of {triples['decided']} triples go in a circle; a Bradley-Terry judge would give {triples['expected']:.1f}"
-          if triples["decided"] else "no circles to look for: in no triple of players does each pair have a leader")
+    print(
+        f"{triples['intransitive']} of {triples['decided']} triples go in a circle; a Bradley-Terry judge would give {triples['expected']:.1f}"
+        if triples["decided"]
+        else "no circles to look for: in no triple of players does each pair have a leader"
+    )
 
 
 def main(argv=None):
@@ -322,31 +422,62 @@ def main(argv=None):
 
     @dataclass
     class Settings(rank_settings()):
-        schedule: Literal[SCHEDULES] = setting("full", "which matches to play: see run_schedule in elo.py")
-        games: Optional[int] = setting(None, "matches in total; default: 3 per candidate, full: every pair once")
-        matches: Optional[str] = setting(None, "instead of judging: csv or JSON lines with i, j, score or left, right, winner (left, "
-                                               "right, tie); with --candidates, i and j are numbers of its answers, from 0")
+        schedule: Literal[SCHEDULES] = setting(
+            "full", "which matches to play: see run_schedule in elo.py"
+        )
+        games: Optional[int] = setting(
+            None, "matches in total; default: 3 per candidate, full: every pair once"
+        )
+        matches: Optional[str] = setting(
+            None,
+            "instead of judging: csv or JSON lines with i, j, score or left, right, winner (left, "
+            "right, tie); with --candidates, i and j are numbers of its answers, from 0",
+        )
 
-    settings = cli.parse_settings(Settings, argv, text_fields=("query",), description=__doc__.split("\n")[0])
+    settings = cli.parse_settings(
+        Settings, argv, text_fields=("query",), description=__doc__.split("\n")[0]
+    )
     candidates, spent = read_candidates(settings.candidates) if settings.candidates else None, {}
     if settings.matches is not None:
         if settings.query is not None or settings.cache is not None:
-            raise BadInput("--matches rates what has been played: leave out --query and --cache, or --matches")
+            raise BadInput(
+                "--matches rates what has been played: leave out --query and --cache, or --matches"
+            )
         matches, names = read_matches(settings.matches, candidates)
     elif candidates is None or settings.query is None:
         raise BadInput("--query and --candidates are needed: give both, or --matches")
     else:
         if settings.games is not None and (settings.games < 1 or settings.schedule == "full"):
-            raise BadInput("--games: must be at least 1, and goes with --schedule random, halving, leaders or swiss")
-        names, (play, spent) = candidates, judged_play(settings, candidates, num_games(len(candidates), settings.schedule, settings.games))
-        matches = run_schedule(len(candidates), play, settings.schedule, settings.games, settings.seed)
+            raise BadInput(
+                "--games: must be at least 1, and goes with --schedule random, halving, leaders or swiss"
+            )
+        names, (play, spent) = (
+            candidates,
+            judged_play(
+                settings, candidates, num_games(len(candidates), settings.schedule, settings.games)
+            ),
+        )
+        matches = run_schedule(
+            len(candidates), play, settings.schedule, settings.games, settings.seed
+        )
         spent = report_spent(settings, spent)
     ranking = rate(matches, len(names), settings.seed)
-    best = ranking[0] if settings.query is None else max(ranking, key=lambda row: round(row["elo"], 9))
-    triples = intransitive_triples(matches, [row["strength"] for row in sorted(ranking, key=lambda row: row["player"])])
+    best = (
+        ranking[0] if settings.query is None else max(ranking, key=lambda row: round(row["elo"], 9))
+    )
+    triples = intransitive_triples(
+        matches, [row["strength"] for row in sorted(ranking, key=lambda row: row["player"])]
+    )
     for row in ranking:
-        row.update({"text": candidates[row["player"]]} if candidates else {"player": names[row["player"]]})
-    result = {"best": best["player"], "num_matches": len(matches), "ranking": ranking, "triples": triples} | spent
+        row.update(
+            {"text": candidates[row["player"]]} if candidates else {"player": names[row["player"]]}
+        )
+    result = {
+        "best": best["player"],
+        "num_matches": len(matches),
+        "ranking": ranking,
+        "triples": triples,
+    } | spent
     print(json.dumps(result, allow_nan=False)) if settings.json else show(result, shown)
     if settings.query is not None and not settings.json:
         print(f"\nbest answer (highest Elo): {shown(label(best))}")

@@ -36,34 +36,76 @@ from protocol import compared, show, show_sweep, summarise
 from votes import BOTH_ORDERS, STOP_HELP, STOPS, VERDICTS, find_verdicts, spending
 
 CHUNK_ITEMS = 32  # judged together and written together
-SCHEDULES = {"elo": "full", "random": "random", "halving": "halving", "leaders": "leaders", "swiss": "swiss"}
-SWEPT = {"num_votes": int, "max_completion_length": int, "temperature": float, "games": int, "seed": int, "strategy": str, "stop": str}
+SCHEDULES = {
+    "elo": "full",
+    "random": "random",
+    "halving": "halving",
+    "leaders": "leaders",
+    "swiss": "swiss",
+}
+SWEPT = {
+    "num_votes": int,
+    "max_completion_length": int,
+    "temperature": float,
+    "games": int,
+    "seed": int,
+    "strategy": str,
+    "stop": str,
+}
 FREE = "output_dir", "json", "compare", "sweep"  # settings that change no row
 
 
 @dataclass
 class Settings(JudgeSettings):
-    benchmark: Optional[str] = setting(None, f"one of {', '.join(GROUPS)}; pairs = any preference set, or questions with candidates and scores")
-    data: Optional[str] = setting(None, "its official files (paths joined by commas), or a hub name")
-    predictions: Optional[str] = setting(None, "score these instead of a model: a results.json, the --out of judge.py, JudgeBench's judgments, "
-                                               "PandaLM's verdict file, or rows {id, winner: a | b | tie | null}")
+    benchmark: Optional[str] = setting(
+        None,
+        f"one of {', '.join(GROUPS)}; pairs = any preference set, or questions with candidates and scores",
+    )
+    data: Optional[str] = setting(
+        None, "its official files (paths joined by commas), or a hub name"
+    )
+    predictions: Optional[str] = setting(
+        None,
+        "score these instead of a model: a results.json, the --out of judge.py, JudgeBench's judgments, "
+        "PandaLM's verdict file, or rows {id, winner: a | b | tie | null}",
+    )
     strategy: Literal["auto", "pairs", "knockout", *SCHEDULES] = setting(
-        "auto", "which matches to play among N answers: pairs = each better against each worse one, elo = all against all, the others "
-                "as in tournament.py and elo.py; auto: elo for gsm8k_solutions and rewardbench2, else pairs")
-    games: Optional[int] = setting(None, "matches an item, for random, halving, leaders and swiss; default: 3 for each answer")
+        "auto",
+        "which matches to play among N answers: pairs = each better against each worse one, elo = all against all, the others "
+        "as in tournament.py and elo.py; auto: elo for gsm8k_solutions and rewardbench2, else pairs",
+    )
+    games: Optional[int] = setting(
+        None, "matches an item, for random, halving, leaders and swiss; default: 3 for each answer"
+    )
     stop: Literal[tuple(STOPS)] = setting("never", STOP_HELP)
     one_order: bool = setting(False, "judge in one order, chosen by the pair's id, instead of both")
-    force_verdict: bool = setting(False, "budget forcing: close the thinking of truncated completions and take the likelier verdict")
-    confidence: bool = setting(False, "read the verdict token's probability after the thinking: one more pass over every completion")
+    force_verdict: bool = setting(
+        False,
+        "budget forcing: close the thinking of truncated completions and take the likelier verdict",
+    )
+    confidence: bool = setting(
+        False,
+        "read the verdict token's probability after the thinking: one more pass over every completion",
+    )
     limit: Optional[int] = setting(None, "this many items, drawn by a hash of seed and id")
-    output_dir: Optional[str] = setting(None, "where results.json goes; default: new each time, under out/ (with --predictions: nowhere)")
-    compare: Optional[str] = setting(None, "an earlier results.json of the same benchmark: differences on the items that both have")
-    sweep: Optional[str] = setting(None, f"an evaluation for each combination of values, accuracy against tokens: \"num_votes=1,4 "
-                                         f"strategy=knockout,elo\" ({', '.join(SWEPT)})")
+    output_dir: Optional[str] = setting(
+        None,
+        "where results.json goes; default: new each time, under out/ (with --predictions: nowhere)",
+    )
+    compare: Optional[str] = setting(
+        None,
+        "an earlier results.json of the same benchmark: differences on the items that both have",
+    )
+    sweep: Optional[str] = setting(
+        None,
+        f'an evaluation for each combination of values, accuracy against tokens: "num_votes=1,4 '
+        f'strategy=knockout,elo" ({", ".join(SWEPT)})',
+    )
     json: bool = setting(False, "print the numbers as one JSON object")
 
 
 # ---- rows from a model ----
+
 
 class Unknown(Exception):
     """Matches that a schedule asks for and that nobody has judged yet."""
@@ -84,7 +126,9 @@ def play_item(item, settings, known):
         played.extend(new)
         return [share(match) for match in new]
 
-    order = sorted(range(size), key=lambda player: (-item.scores[player], player))  # one direction, that of Item.matches, whichever is asked for
+    order = sorted(
+        range(size), key=lambda player: (-item.scores[player], player)
+    )  # one direction, that of Item.matches, whichever is asked for
     play = cached(look_up, None, [f"{order.index(player):9}" for player in range(size)])
     pick, seed = None, int(uniform(f"schedule:{settings.seed}:{item.id}") * 2**53)
     if settings.strategy == "pairs":
@@ -98,15 +142,29 @@ def play_item(item, settings, known):
 
 def row_of(item, matches):
     question = hashlib.sha256(item.question.encode()).hexdigest()[:16]
-    return {"id": item.id, "question": question, "group": item.group, "scores": [float(score) for score in item.scores],
-            "lengths": [len(answer) for answer in item.answers], "ranked": False, "pick": None, "matches": matches}
+    return {
+        "id": item.id,
+        "question": question,
+        "group": item.group,
+        "scores": [float(score) for score in item.scores],
+        "lengths": [len(answer) for answer in item.answers],
+        "ranked": False,
+        "pick": None,
+        "matches": matches,
+    }
 
 
 def judge_items(items, settings, judge):
     """The rows of some items. Schedules are played from the start again whenever the matches that they wait for are judged, those of all
     items at once."""
     known, rows, by_id = {}, {}, {item.id: item for item in items}
-    options = settings.num_votes, not settings.one_order, settings.temperature, settings.max_completion_length, settings.stop
+    options = (
+        settings.num_votes,
+        not settings.one_order,
+        settings.temperature,
+        settings.max_completion_length,
+        settings.stop,
+    )
     while len(rows) < len(items):
         wanted = []
         for item in items:
@@ -118,7 +176,15 @@ def judge_items(items, settings, judge):
         judgments = judge.judge(pairs, *options) if pairs else []
         known.update((key, judgment.games) for key, judgment in zip(wanted, judgments))
         if settings.force_verdict or settings.confidence:
-            read_verdicts(judge, [(pair, game) for pair, judgment in zip(pairs, judgments) for game in judgment.games], settings)
+            read_verdicts(
+                judge,
+                [
+                    (pair, game)
+                    for pair, judgment in zip(pairs, judgments)
+                    for game in judgment.games
+                ],
+                settings,
+            )
     return [rows[item.id] for item in items]
 
 
@@ -133,28 +199,50 @@ def read_verdicts(judge, games, settings):
 
     tokenizer, rule, groups, read = judge.tokenizer, judge.style.verdict, [], []
     for pair, game in games:
-        if game["tokens"] and (game["status"] == "valid" or settings.force_verdict and game["status"] == "truncated"):  # 0: beyond the context
-            prompt, text = judge.encode(pair, game["order"], settings.max_completion_length), game["text"]
+        if game["tokens"] and (
+            game["status"] == "valid" or settings.force_verdict and game["status"] == "truncated"
+        ):  # 0: beyond the context
+            prompt, text = (
+                judge.encode(pair, game["order"], settings.max_completion_length),
+                game["text"],
+            )
             ending = "\n</think>\n\n" if text.rfind("<think>") > text.rfind("</think>") else "\n\n"
-            text = text[: find_verdicts(text, rule)[0][0]] if game["status"] == "valid" else text + ending
+            text = (
+                text[: find_verdicts(text, rule)[0][0]]
+                if game["status"] == "valid"
+                else text + ending
+            )
             text = text.removeprefix("<think>") if opens_think(tokenizer, prompt) else text
-            both = [tokenizer(text + verdict, add_special_tokens=False)["input_ids"] for verdict in VERDICTS[rule]]
+            both = [
+                tokenizer(text + verdict, add_special_tokens=False)["input_ids"]
+                for verdict in VERDICTS[rule]
+            ]
             same = next(place for place, (a, b) in enumerate(zip(*both)) if a != b)
             groups.append((prompt + both[0][:same], [[both[0][same]], [both[1][same]]]))
             read.append(game)
     for batch in batches_by_length(range(len(groups)), [prefix for prefix, _ in groups], 8192):
         layout = pack_groups([groups[index] for index in batch], judge.model.device)
         with torch.inference_mode():
-            logprobs, _ = judge.model(layout.tokens, layout.positions, packed_attention(layout), layout.predictors, layout.targets)
+            logprobs, _ = judge.model(
+                layout.tokens,
+                layout.positions,
+                packed_attention(layout),
+                layout.predictors,
+                layout.targets,
+            )
         for index, probability in zip(batch, logprobs.view(-1, 2).softmax(dim=1)[:, 0].tolist()):
             read[index]["p_verdict"] = round(probability, 6)
             if read[index]["status"] == "truncated":
-                read[index].update(verdict=1 if probability >= 0.5 else 2, status="valid", forced=True)
+                read[index].update(
+                    verdict=1 if probability >= 0.5 else 2, status="valid", forced=True
+                )
 
 
 def head_of(settings, items):
     """What the rows of a results.json depend on: settings, and a hash of the data."""
-    content = json.dumps([(item.id, item.messages, item.answers, item.scores, item.matches) for item in items])
+    content = json.dumps(
+        [(item.id, item.messages, item.answers, item.scores, item.matches) for item in items]
+    )
     kept = {name: value for name, value in asdict(settings).items() if name not in FREE}
     return {"settings": kept, "data": hashlib.sha256(content.encode()).hexdigest()}
 
@@ -166,7 +254,11 @@ def judged_rows(settings, items, head, load_judge):
     if len(rows) == len(items):
         return rows
     rows = rows[: len(rows) - len(rows) % CHUNK_ITEMS]
-    note(f"{path.parent}: {len(rows)} of {len(items)} items are judged already" if rows else f"{len(items)} items to judge")
+    note(
+        f"{path.parent}: {len(rows)} of {len(items)} items are judged already"
+        if rows
+        else f"{len(items)} items to judge"
+    )
     judge, started, say = load_judge(), time.perf_counter(), note_every(30)
     judge.seed = settings.seed  # a sweep may change it
     with cli.sole_writer(path.parent):
@@ -179,7 +271,9 @@ def judged_rows(settings, items, head, load_judge):
                 file.writelines(as_line(row) + "\n" for row in new)
                 file.flush()
                 os.fsync(file.fileno())
-                say(f"{len(rows)} of {len(items)} items judged, {time.perf_counter() - started:.0f} s")
+                say(
+                    f"{len(rows)} of {len(items)} items judged, {time.perf_counter() - started:.0f} s"
+                )
     note(f"{len(items)} items, {time.perf_counter() - started:.0f} s")
     return rows
 
@@ -196,40 +290,62 @@ def earlier_rows(path, head):
         rows = before.get("rows")
     elif path.exists():
         lines = cli.read_text(path, "--output_dir").split("\n")[:-1]  # the last one was cut off
-        before, *rows = [cli.parse_json(line, f"{path} line {number}") for number, line in enumerate(lines, start=1)] or [head]
+        before, *rows = [
+            cli.parse_json(line, f"{path} line {number}")
+            for number, line in enumerate(lines, start=1)
+        ] or [head]
     elif folder.exists() and any(path.suffix != ".partial" for path in folder.iterdir()):
-        raise BadInput(f"--output_dir: {folder} holds other files: give the folder of an evaluation, or a new one")
+        raise BadInput(
+            f"--output_dir: {folder} holds other files: give the folder of an evaluation, or a new one"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     if not isinstance(before.get("settings"), dict) or not isinstance(rows, list):
-        raise BadInput(f"--output_dir: {folder} was not written by this command: give another folder")
+        raise BadInput(
+            f"--output_dir: {folder} was not written by this command: give another folder"
+        )
     check_same(before["settings"], head["settings"], folder, "--output_dir")
     if before["data"] != head["data"]:
-        raise BadInput(f"--data: the evaluation in {folder} judged other items: give another --output_dir")
+        raise BadInput(
+            f"--data: the evaluation in {folder} judged other items: give another --output_dir"
+        )
     return rows
 
 
 # ---- rows from predictions ----
 
+
 def stored_game(order, said, words):
     """A game of another tool's judge: `words` are what it writes for the first place, the second, and a tie."""
     verdict = dict(zip(words, (1, 2, 0))).get(said if isinstance(said, str) else str(said))
-    return {"order": order, "verdict": verdict or None, "status": {None: "unparsable", 0: "tie"}.get(verdict, "valid")}
+    return {
+        "order": order,
+        "verdict": verdict or None,
+        "status": {None: "unparsable", 0: "tie"}.get(verdict, "valid"),
+    }
 
 
 def games_said(row):
     """(id of a pair, its games) of one row of a predictions file; KeyError, TypeError or AttributeError for a row of no known form."""
-    if "judgments" in row:  # JudgeBench: the second game has the answers swapped, and is stored as it was written
+    if (
+        "judgments" in row
+    ):  # JudgeBench: the second game has the answers swapped, and is stored as it was written
         decisions = zip(([0, 1], [1, 0]), row["judgments"])
-        return row["pair_id"], [stored_game(order, one["decision"], ("A>B", "B>A", "A=B")) for order, one in decisions]
+        return row["pair_id"], [
+            stored_game(order, one["decision"], ("A>B", "B>A", "A=B")) for order, one in decisions
+        ]
     if "games" in row:  # judge.py --out
         for game in row["games"]:
             fits = {"valid": ("1", "2")}.get(game["status"], ("null",))
-            if game["order"] not in BOTH_ORDERS or json.dumps(game["verdict"]) not in fits:  # 1.0 is no place
+            if (
+                game["order"] not in BOTH_ORDERS or json.dumps(game["verdict"]) not in fits
+            ):  # 1.0 is no place
                 raise KeyError("order, verdict, status")
         return row["id"], row["games"]
     if "winner" in row:
         return row["id"], [stored_game([0, 1], row["winner"], ("a", "b", "tie"))]
-    verdict = next(value for key, value in row.items() if key.endswith("_result"))  # PandaLM and its peers
+    verdict = next(
+        value for key, value in row.items() if key.endswith("_result")
+    )  # PandaLM and its peers
     return row["idx"], [stored_game([0, 1], verdict, ("1", "2", "0"))]
 
 
@@ -242,19 +358,36 @@ def predicted_rows(path, items):
         try:
             name, games = games_said(row)
         except (KeyError, TypeError, AttributeError, StopIteration) as error:
-            raise BadInput(f"{path} {place}: no judgment that --predictions reads: expected id and winner (a, b, tie or null), or what judge.py "
-                           f"--out, JudgeBench and PandaLM write; this row has {', '.join(row)}") from error
+            raise BadInput(
+                f"{path} {place}: no judgment that --predictions reads: expected id and winner (a, b, tie or null), or what judge.py "
+                f"--out, JudgeBench and PandaLM write; this row has {', '.join(row)}"
+            ) from error
         said[str(name)] = games or [stored_game([0, 1], None, ())]
     for item in items:
         names = [item.pair(*match).id for match in item.matches]
         missing += len(names) - sum(name in said for name in names)
-        rows.append(row_of(item, [{"pair": list(match), "games": said.get(name) or [stored_game([0, 1], None, ())]}
-                                  for match, name in zip(item.matches, names)]))
+        rows.append(
+            row_of(
+                item,
+                [
+                    {
+                        "pair": list(match),
+                        "games": said.get(name) or [stored_game([0, 1], None, ())],
+                    }
+                    for match, name in zip(item.matches, names)
+                ],
+            )
+        )
     pairs = sum(len(item.matches) for item in items)
     if missing == pairs:
         first = next(iter(said), None)
-        raise BadInput(f"--predictions: {path} has none of the pairs of --data (its first id: {first!r}): give files that belong together")
-    note(f"{path}: {pairs - missing} of {pairs} pairs have a prediction" + ", the others count as unparsable" * (missing > 0))
+        raise BadInput(
+            f"--predictions: {path} has none of the pairs of --data (its first id: {first!r}): give files that belong together"
+        )
+    note(
+        f"{path}: {pairs - missing} of {pairs} pairs have a prediction"
+        + ", the others count as unparsable" * (missing > 0)
+    )
     return rows
 
 
@@ -264,36 +397,74 @@ def read_result(path, flag, benchmark):
         return None
     found = cli.parse_json(cli.read_text(path, flag), path)
     if not isinstance(found["settings"], dict) or not isinstance(found.get("rows"), list):
-        raise BadInput(f"{flag}: {path} was not written by this command: give one of its results.json")
+        raise BadInput(
+            f"{flag}: {path} was not written by this command: give one of its results.json"
+        )
     if benchmark not in (None, found["settings"].get("benchmark")):
-        raise BadInput(f"{flag}: {path} is of --benchmark {found['settings'].get('benchmark')}, not {benchmark}: give results of one benchmark")
+        raise BadInput(
+            f"{flag}: {path} is of --benchmark {found['settings'].get('benchmark')}, not {benchmark}: give results of one benchmark"
+        )
     return found
 
 
 # ---- command line ----
 
+
 def check(settings):
     """All that can be wrong before torch is imported; fills in what depends on other settings."""
     if settings.benchmark not in GROUPS:
         problem = "is missing" if settings.benchmark is None else f"{settings.benchmark!r} is none"
-        raise BadInput(f"--benchmark: {problem}: choose one of {', '.join(GROUPS)} (pairs: any preference set)")
+        raise BadInput(
+            f"--benchmark: {problem}: choose one of {', '.join(GROUPS)} (pairs: any preference set)"
+        )
     if not settings.data:
         raise BadInput("--data is missing: give the official files of the benchmark")
     if settings.strategy == "auto":
-        settings.strategy = "elo" if settings.benchmark in ("gsm8k_solutions", "rewardbench2") and not settings.predictions else "pairs"
-    for name, known in (("strategy", ("pairs", "knockout", *SCHEDULES)), ("stop", STOPS)):  # --sweep may have set them
+        settings.strategy = (
+            "elo"
+            if settings.benchmark in ("gsm8k_solutions", "rewardbench2")
+            and not settings.predictions
+            else "pairs"
+        )
+    for name, known in (
+        ("strategy", ("pairs", "knockout", *SCHEDULES)),
+        ("stop", STOPS),
+    ):  # --sweep may have set them
         if getattr(settings, name) not in known:
-            raise BadInput(f"--{name}: {getattr(settings, name)!r} is none: choose one of {', '.join(known)}")
+            raise BadInput(
+                f"--{name}: {getattr(settings, name)!r} is none: choose one of {', '.join(known)}"
+            )
     if settings.strategy != "pairs" and settings.benchmark not in BEST_OF_N:
-        raise BadInput(f"--strategy {settings.strategy}: is for sets of N answers, {', '.join(BEST_OF_N)}: {settings.benchmark} fixes its pairs")
-    if settings.games is not None and (settings.games < 1 or settings.strategy in ("pairs", "knockout", "elo")):
-        raise BadInput("--games: must be at least 1, and goes with --strategy random, halving, leaders or swiss")
+        raise BadInput(
+            f"--strategy {settings.strategy}: is for sets of N answers, {', '.join(BEST_OF_N)}: {settings.benchmark} fixes its pairs"
+        )
+    if settings.games is not None and (
+        settings.games < 1 or settings.strategy in ("pairs", "knockout", "elo")
+    ):
+        raise BadInput(
+            "--games: must be at least 1, and goes with --strategy random, halving, leaders or swiss"
+        )
     if settings.predictions and (settings.sweep or settings.strategy != "pairs"):
-        raise BadInput("--predictions are of the pairs that the benchmark fixes: leave out --sweep and --strategy")
+        raise BadInput(
+            "--predictions are of the pairs that the benchmark fixes: leave out --sweep and --strategy"
+        )
     if settings.base_url and (settings.force_verdict or settings.confidence):
-        raise BadInput("--force_verdict and --confidence read the probabilities of a local model: leave out --base_url")
-    settings.output_dir = settings.output_dir or f"out/{settings.benchmark}-{time.strftime('%Y%m%d-%H%M%S')}" * (settings.predictions is None)
-    parent = next(path for path in (Path(settings.output_dir).absolute(), *Path(settings.output_dir).absolute().parents) if path.exists())
+        raise BadInput(
+            "--force_verdict and --confidence read the probabilities of a local model: leave out --base_url"
+        )
+    settings.output_dir = (
+        settings.output_dir
+        or f"out/{settings.benchmark}-{time.strftime('%Y%m%d-%H%M%S')}"
+        * (settings.predictions is None)
+    )
+    parent = next(
+        path
+        for path in (
+            Path(settings.output_dir).absolute(),
+            *Path(settings.output_dir).absolute().parents,
+        )
+        if path.exists()
+    )
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise BadInput(f"--output_dir: {parent} cannot hold results: give another folder")
     if settings.predictions is None:
@@ -316,13 +487,21 @@ def evaluate(settings, load_judge):
     """One evaluation -> (its numbers, its rows), written to OUTPUT_DIR/results.json: whole or not at all, one row a line."""
     items = load(settings.benchmark, settings.data, settings.limit, settings.seed)
     head = head_of(settings, items)
-    rows = predicted_rows(settings.predictions, items) if settings.predictions else judged_rows(settings, items, head, load_judge)
+    rows = (
+        predicted_rows(settings.predictions, items)
+        if settings.predictions
+        else judged_rows(settings, items, head, load_judge)
+    )
     result = numbers_of(head["settings"], rows)
     if settings.output_dir:
         path = Path(settings.output_dir) / "results.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         partial, listed = path.with_suffix(".partial"), ",\n".join(map(as_line, rows))
-        partial.write_text(as_line(head | {"made_with": origin(), "results": result})[:-1] + f', "rows": [\n{listed}\n]}}\n', encoding="utf-8")
+        partial.write_text(
+            as_line(head | {"made_with": origin(), "results": result})[:-1]
+            + f', "rows": [\n{listed}\n]}}\n',
+            encoding="utf-8",
+        )
         partial.replace(path)
         path.with_name("rows.jsonl").unlink(missing_ok=True)
         note(f"{path}: settings, numbers and {len(rows)} rows")
@@ -332,8 +511,12 @@ def evaluate(settings, load_judge):
 def origin():
     """Versions and the commit of this code, as far as they are known, without importing anything large."""
     git = ["git", "-C", Path(__file__).parent, "rev-parse", "HEAD"]
-    commit = shutil.which("git") and subprocess.run(git, capture_output=True, text=True).stdout.strip()
-    return {"commit": commit or None, "python": platform.python_version()} | {name: version(name) for name in ("torch", "transformers", "numpy")}
+    commit = (
+        shutil.which("git") and subprocess.run(git, capture_output=True, text=True).stdout.strip()
+    )
+    return {"commit": commit or None, "python": platform.python_version()} | {
+        name: version(name) for name in ("torch", "transformers", "numpy")
+    }
 
 
 def swept(settings):
@@ -344,33 +527,52 @@ def swept(settings):
         try:
             values.append([SWEPT[name](value) for value in listed.split(",")])
         except (KeyError, ValueError) as error:
-            raise BadInput(f"--sweep: {word!r} is not understood: write name=value,value with a name of {', '.join(SWEPT)}") from error
+            raise BadInput(
+                f"--sweep: {word!r} is not understood: write name=value,value with a name of {', '.join(SWEPT)}"
+            ) from error
         names.append(name)
     cases = [dict(zip(names, chosen)) for chosen in itertools.product(*values)]
     folders = ["-".join(f"{name}={value}" for name, value in case.items()) for case in cases]
-    return [check(replace(settings, output_dir=str(Path(settings.output_dir) / folder), **case)) for folder, case in zip(folders, cases)]
+    return [
+        check(replace(settings, output_dir=str(Path(settings.output_dir) / folder), **case))
+        for folder, case in zip(folders, cases)
+    ]
 
 
 def main(argv=None):
     settings = cli.parse_settings(Settings, argv, description=__doc__.split("\n")[0])
-    earlier = settings.predictions and read_result(settings.predictions, "--predictions", settings.benchmark)
+    earlier = settings.predictions and read_result(
+        settings.predictions, "--predictions", settings.benchmark
+    )
     settings.benchmark = earlier["settings"]["benchmark"] if earlier else settings.benchmark
     other = settings.compare and read_result(settings.compare, "--compare", settings.benchmark)
     if settings.compare and not other:
-        raise BadInput(f"--compare: {settings.compare} is no results.json of this command: give one")
+        raise BadInput(
+            f"--compare: {settings.compare} is no results.json of this command: give one"
+        )
     load_judge = functools.cache(lambda: judge_of(settings))
     if settings.sweep is not None:
         cases = swept(check(settings))
-        results = [{"output_dir": case.output_dir} | evaluate(case, load_judge)[0] for case in cases]
+        results = [
+            {"output_dir": case.output_dir} | evaluate(case, load_judge)[0] for case in cases
+        ]
         print(json.dumps(results, allow_nan=False)) if settings.json else show_sweep(results)
         return
-    result, rows = (numbers_of(earlier["settings"], earlier["rows"]), earlier["rows"]) if earlier else evaluate(check(settings), load_judge)
+    result, rows = (
+        (numbers_of(earlier["settings"], earlier["rows"]), earlier["rows"])
+        if earlier
+        else evaluate(check(settings), load_judge)
+    )
     if other:
-        result["compared"] = {"benchmark": settings.benchmark} | compared(settings.benchmark, rows, other["rows"])
+        result["compared"] = {"benchmark": settings.benchmark} | compared(
+            settings.benchmark, rows, other["rows"]
+        )
     print(json.dumps(result, allow_nan=False)) if settings.json else show(result)
     if other and not settings.json:
-        print(f"\nDifferences: {settings.predictions if earlier else settings.output_dir or settings.predictions} less {settings.compare}, points of "
-              "percent; above 0 the former is higher\n")
+        print(
+            f"\nDifferences: {settings.predictions if earlier else settings.output_dir or settings.predictions} less {settings.compare}, points of "
+            "percent; above 0 the former is higher\n"
+        )
         show(result["compared"])
 
 

@@ -1,6 +1,6 @@
 """Keys and values that a sampler keeps, and attention to them: prompts once for all their generations, each row's own tokens beside them.
 
-    scores = [q . keys of the prompt | q . keys of the row's own tokens]            what the two parts and their log-sum-exps are merged to
+scores = [q . keys of the prompt | q . keys of the row's own tokens]            what the two parts and their log-sum-exps are merged to
 """
 
 import torch
@@ -49,7 +49,15 @@ class KVCache:
         def table(size, length):  # zeros: padding must be finite
             length = self.padded(length)
             piece = PIECE if model.device.type == "cpu" else length
-            return weight.new_zeros(config.num_layers, 2, -(-length // piece), size, config.num_kv_heads, piece, config.head_dim)
+            return weight.new_zeros(
+                config.num_layers,
+                2,
+                -(-length // piece),
+                size,
+                config.num_kv_heads,
+                piece,
+                config.head_dim,
+            )
 
         self.prompts, self.rows = table(num_slots, prompt_length), table(num_rows, num_tokens)
 
@@ -61,7 +69,9 @@ class KVCache:
     @staticmethod
     def pieces(table, layer, size, length):
         """The first `length` (padded) tokens of the first `size` rows or slots: keys and values, (pieces, size * kv_heads, tokens, head_dim)."""
-        return table[layer, :, : -(-length // table.shape[5]), :size].flatten(2, 3)[:, :, :, :length]
+        return table[layer, :, : -(-length // table.shape[5]), :size].flatten(2, 3)[
+            :, :, :, :length
+        ]
 
     def copy_row(self, target, source, length):
         pieces = slice(-(-length // self.rows.shape[5]))
@@ -70,8 +80,12 @@ class KVCache:
     def prefill_attention(self, spans):
         """`attend` for whole prompts one after another; spans: (start, end, slot) of each. Keys and values are kept in its slot."""
 
-        def attend(layer, queries, keys, values):  # (tokens, heads, head_dim), (tokens, kv_heads, head_dim) twice
-            queries, keys, values = (x.transpose(0, 1)[None] for x in (queries, keys, values))  # (1, heads, tokens, head_dim)
+        def attend(
+            layer, queries, keys, values
+        ):  # (tokens, heads, head_dim), (tokens, kv_heads, head_dim) twice
+            queries, keys, values = (
+                x.transpose(0, 1)[None] for x in (queries, keys, values)
+            )  # (1, heads, tokens, head_dim)
             outputs = []
             for start, end, slot in spans:
                 for kept, new in zip(self.prompts[layer], (keys, values)):
@@ -92,27 +106,52 @@ class KVCache:
         """
         n, (num_slots, prompt_length), device = len(places), prompt_mask.shape, places.device
         size, own_width = self.rows.shape[5], self.padded(longest + 1)
-        row_indices, piece, column = torch.arange(n, device=device), own_lengths // size, own_lengths % size
-        hidden = torch.arange(own_width, device=device) > own_lengths[:, None]  # the token at hand sees itself
+        row_indices, piece, column = (
+            torch.arange(n, device=device),
+            own_lengths // size,
+            own_lengths % size,
+        )
+        hidden = (
+            torch.arange(own_width, device=device) > own_lengths[:, None]
+        )  # the token at hand sees itself
         own_mask = torch.zeros(n, own_width, device=device).masked_fill_(hidden, -torch.inf)
-        own_mask = own_mask.repeat_interleave(self.kv_heads, dim=0)[:, None]  # (n * kv_heads, 1, tokens)
+        own_mask = own_mask.repeat_interleave(self.kv_heads, dim=0)[
+            :, None
+        ]  # (n * kv_heads, 1, tokens)
         prompt_mask = prompt_mask.repeat_interleave(self.kv_heads, dim=0)[:, None]
 
-        def attend(layer, queries, keys, values):  # (n, heads, head_dim), (n, kv_heads, head_dim) twice
+        def attend(
+            layer, queries, keys, values
+        ):  # (n, heads, head_dim), (n, kv_heads, head_dim) twice
             for kept, new in zip(self.rows[layer], (keys, values)):
                 kept[piece, row_indices, :, column] = new
-            queries = queries.view(n, self.kv_heads, -1, queries.shape[-1])  # query heads that share a key head side by side
-            own, own_lse = attention_with_lse(queries.flatten(0, 1), *self.pieces(self.rows, layer, n, own_width), own_mask)
+            queries = queries.view(
+                n, self.kv_heads, -1, queries.shape[-1]
+            )  # query heads that share a key head side by side
+            own, own_lse = attention_with_lse(
+                queries.flatten(0, 1), *self.pieces(self.rows, layer, n, own_width), own_mask
+            )
             table = queries.new_zeros(num_slots * width, *queries.shape[1:])
             table[places] = queries
-            table = table.view(num_slots, width, *queries.shape[1:]).transpose(1, 2).flatten(2, 3)  # (slots, kv_heads, width * group, d)
+            table = (
+                table.view(num_slots, width, *queries.shape[1:]).transpose(1, 2).flatten(2, 3)
+            )  # (slots, kv_heads, width * group, d)
             prompts = self.pieces(self.prompts, layer, num_slots, prompt_length)
             shared, shared_lse = attention_with_lse(table.flatten(0, 1), *prompts, prompt_mask)
 
             def of_rows(found):  # (slots * kv_heads, width * group, x) -> (n * kv_heads, group, x)
-                return found.view(num_slots, self.kv_heads, width, -1, found.shape[-1]).transpose(1, 2).flatten(0, 1)[places].flatten(0, 1)
+                return (
+                    found.view(num_slots, self.kv_heads, width, -1, found.shape[-1])
+                    .transpose(1, 2)
+                    .flatten(0, 1)[places]
+                    .flatten(0, 1)
+                )
 
-            share = torch.sigmoid(of_rows(shared_lse) - own_lse)  # of the softmax's mass that lies on the prompt
-            return torch.lerp(own, of_rows(shared), share).to(keys.dtype).view(n, -1, keys.shape[-1])  # (n, heads, head_dim)
+            share = torch.sigmoid(
+                of_rows(shared_lse) - own_lse
+            )  # of the softmax's mass that lies on the prompt
+            return (
+                torch.lerp(own, of_rows(shared), share).to(keys.dtype).view(n, -1, keys.shape[-1])
+            )  # (n, heads, head_dim)
 
         return attend

@@ -81,8 +81,12 @@ def inverse_frequencies(config):
     if config.rope["rope_type"] != "llama3":
         return frequencies
     rope = config.rope
-    rotations = rope["original_max_position_embeddings"] * frequencies / (2 * torch.pi)  # full turns within the original context
-    smooth = (rotations - rope["low_freq_factor"]) / (rope["high_freq_factor"] - rope["low_freq_factor"])
+    rotations = (
+        rope["original_max_position_embeddings"] * frequencies / (2 * torch.pi)
+    )  # full turns within the original context
+    smooth = (rotations - rope["low_freq_factor"]) / (
+        rope["high_freq_factor"] - rope["low_freq_factor"]
+    )
     smooth = smooth.clamp(0, 1)  # 0: stretched whole, 1: left alone
     return (1 - smooth) * frequencies / rope["factor"] + smooth * frequencies
 
@@ -107,7 +111,10 @@ class Attention(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.head_dim = config.head_dim
-        query_size, kv_size = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+        query_size, kv_size = (
+            config.num_heads * config.head_dim,
+            config.num_kv_heads * config.head_dim,
+        )
         self.q_proj = nn.Linear(config.hidden_size, query_size, bias=config.qkv_bias)
         self.k_proj = nn.Linear(config.hidden_size, kv_size, bias=config.qkv_bias)
         self.v_proj = nn.Linear(config.hidden_size, kv_size, bias=config.qkv_bias)
@@ -121,16 +128,22 @@ class Attention(nn.Module):
         values = self.v_proj(x).view(len(x), -1, self.head_dim)
         if self.q_norm is not None:
             queries, keys = self.q_norm(queries), self.k_norm(keys)
-        attended = attend(layer, rotate(queries, cos, sin), rotate(keys, cos, sin), values)  # (tokens, heads, head_dim)
+        attended = attend(
+            layer, rotate(queries, cos, sin), rotate(keys, cos, sin), values
+        )  # (tokens, heads, head_dim)
         return self.o_proj(attended.reshape(len(x), -1))
 
 
 class MLP(nn.Module):
     def __init__(self, config):
         super().__init__()
-        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
+        self.gate_proj = nn.Linear(
+            config.hidden_size, config.intermediate_size, bias=config.mlp_bias
+        )
         self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
+        self.down_proj = nn.Linear(
+            config.intermediate_size, config.hidden_size, bias=config.mlp_bias
+        )
 
     def forward(self, x):
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
@@ -161,7 +174,9 @@ class Model(nn.Module):
         self.norm = RMSNorm(config.hidden_size, config.norm_eps)
         if not config.tied:
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        self._frequencies = None  # RoPE, made on first use: a model built on the meta device has no numbers yet
+        self._frequencies = (
+            None  # RoPE, made on first use: a model built on the meta device has no numbers yet
+        )
 
     @property
     def head_weight(self):
@@ -189,7 +204,9 @@ class Model(nn.Module):
         cos, sin = self.rope_tables(positions, x.dtype)
         for index, block in enumerate(self.layers):
             if self.gradient_checkpointing and torch.is_grad_enabled():
-                x = torch.utils.checkpoint.checkpoint(block, x, cos, sin, index, attend, use_reentrant=False)
+                x = torch.utils.checkpoint.checkpoint(
+                    block, x, cos, sin, index, attend, use_reentrant=False
+                )
             else:
                 x = block(x, cos, sin, index, attend)
         x = self.norm(x)
@@ -204,7 +221,10 @@ class Model(nn.Module):
         config = Config.from_dict(check_model_folder(folder))
         with torch.device("meta"):
             model = Model(config)
-        loaded = {name: nn.Parameter(tensor.to(device=device, dtype=dtype)) for name, tensor in read_weights(model, folder)}
+        loaded = {
+            name: nn.Parameter(tensor.to(device=device, dtype=dtype))
+            for name, tensor in read_weights(model, folder)
+        }
         model.load_state_dict(loaded, assign=True)
         return model
 
@@ -227,12 +247,19 @@ class Model(nn.Module):
         if len(shards) == 1:
             names = ["model.safetensors"]
         else:
-            index = {"metadata": {}, "weight_map": {key: name for name, shard in zip(names, shards) for key in shard}}
+            index = {
+                "metadata": {},
+                "weight_map": {key: name for name, shard in zip(names, shards) for key in shard},
+            }
             (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
         for name, shard in zip(names, shards):
             save_file(shard, folder / name, metadata={"format": "pt"})
         dtype = str(next(iter(shards[0].values())).dtype).removeprefix("torch.")
-        raw = {key: value for key, value in self.config.raw.items() if key != "torch_dtype"} | {"dtype": dtype} | (config_changes or {})
+        raw = (
+            {key: value for key, value in self.config.raw.items() if key != "torch_dtype"}
+            | {"dtype": dtype}
+            | (config_changes or {})
+        )
         (folder / "config.json").write_text(json.dumps(raw, indent=2) + "\n")
 
 
@@ -242,28 +269,46 @@ def read_weights(model, folder):
     index = Path(folder) / "model.safetensors.index.json"
     paths = sorted(Path(folder).glob("*.safetensors"))
     if index.exists():
-        paths = [Path(folder) / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
-    elif (Path(folder) / "model.safetensors").exists():  # not the adapters and second copies that may lie beside it
+        paths = [
+            Path(folder) / name
+            for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        ]
+    elif (
+        Path(folder) / "model.safetensors"
+    ).exists():  # not the adapters and second copies that may lie beside it
         paths = [Path(folder) / "model.safetensors"]
     for path in paths:
         try:
             with safe_open(path, framework="pt") as file:
                 for key in file.keys():
                     name = key.removeprefix("model.")
-                    if name.endswith("rotary_emb.inv_freq") or (name == "lm_head.weight" and name not in wanted):
+                    if name.endswith("rotary_emb.inv_freq") or (
+                        name == "lm_head.weight" and name not in wanted
+                    ):
                         continue  # old folders store RoPE, some store a tied head a second time
-                    shape, expected = tuple(file.get_slice(key).get_shape()), wanted.get(name, torch.empty(0)).shape
+                    shape, expected = (
+                        tuple(file.get_slice(key).get_shape()),
+                        wanted.get(name, torch.empty(0)).shape,
+                    )
                     if name not in wanted:
-                        raise BadInput(f"{path}: unexpected tensor {key!r}: the weights are not those of the architecture in config.json")
+                        raise BadInput(
+                            f"{path}: unexpected tensor {key!r}: the weights are not those of the architecture in config.json"
+                        )
                     if shape != tuple(expected):
-                        raise BadInput(f"{path}: tensor {key!r} is {shape}, config.json asks for {tuple(expected)}: they do not match")
+                        raise BadInput(
+                            f"{path}: tensor {key!r} is {shape}, config.json asks for {tuple(expected)}: they do not match"
+                        )
                     seen.add(name)
                     yield name, file.get_tensor(key)
         except SafetensorError as error:
-            raise BadInput(f"{path}: not a whole safetensors file ({error}): download it again") from error
+            raise BadInput(
+                f"{path}: not a whole safetensors file ({error}): download it again"
+            ) from error
     missing = sorted(wanted.keys() - seen)
     if missing:
-        raise BadInput(f"{folder}: tensor {missing[0]!r} and {len(missing) - 1} more are missing: download the folder again")
+        raise BadInput(
+            f"{folder}: tensor {missing[0]!r} and {len(missing) - 1} more are missing: download the folder again"
+        )
 
 
 def compute_dtype(name, device):
@@ -271,8 +316,16 @@ def compute_dtype(name, device):
     if name != "auto":
         return {"bfloat16": torch.bfloat16, "float32": torch.float32}[name]
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    return torch.bfloat16 if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported() else torch.float32
+        return (
+            torch.bfloat16
+            if torch.cuda.is_bf16_supported(including_emulation=False)
+            else torch.float32
+        )
+    return (
+        torch.bfloat16
+        if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+        else torch.float32
+    )
 
 
 @dataclass(frozen=True)
@@ -283,7 +336,9 @@ class Layout:
     positions: torch.Tensor  # (tokens,) every completion continues from its prompt
     predictors: torch.Tensor  # (targets,) index of the token whose hidden state predicts the target
     targets: torch.Tensor  # (targets,) all completion tokens, completion after completion
-    sequence_ids: torch.Tensor  # (targets,) which completion a target belongs to, counted over the whole pack
+    sequence_ids: (
+        torch.Tensor
+    )  # (targets,) which completion a target belongs to, counted over the whole pack
     spans: list  # per group: (prompt start, prompt end, [(start, end) of each completion's tokens])
 
 
@@ -315,7 +370,10 @@ def pack_groups(groups, device="cpu"):
             if len(tokens) > first:
                 pieces.append((first, len(tokens)))
         spans.append((start, prompt_end, pieces))
-    columns = [torch.tensor(column, dtype=torch.long, device=device) for column in (tokens, positions, predictors, targets, sequence_ids)]
+    columns = [
+        torch.tensor(column, dtype=torch.long, device=device)
+        for column in (tokens, positions, predictors, targets, sequence_ids)
+    ]
     return Layout(*columns, spans)
 
 
@@ -330,30 +388,66 @@ def packed_attention(layout):
     device, places = layout.tokens.device, [0] * len(layout.tokens)
     # a piece (start, end, first, last): tokens first:last see the keys start:end and, up to themselves, their own
     prompts = [(start, start, start, end) for start, end, _ in layout.spans]
-    completions = [(start, end, first, last) for start, end, pieces in layout.spans for first, last in pieces]
+    completions = [
+        (start, end, first, last) for start, end, pieces in layout.spans for first, last in pieces
+    ]
     shapes, masks, query_index, key_index = [], [], [], []
     for batch in [*similar(prompts, device), *similar(completions, device)]:
-        count, height, width = len(batch), max(last - first for _, _, first, last in batch), max(map(num_keys, batch))
-        for start, end, first, last in batch:  # token 0 fills them up at the right: what it gives there is never read
+        count, height, width = (
+            len(batch),
+            max(last - first for _, _, first, last in batch),
+            max(map(num_keys, batch)),
+        )
+        for (
+            start,
+            end,
+            first,
+            last,
+        ) in batch:  # token 0 fills them up at the right: what it gives there is never read
             places[first:last] = range(len(query_index), len(query_index) + last - first)
             query_index += [*range(first, last), *[0] * (height - last + first)]
-            key_index += [*range(start, end), *range(first, last), *[0] * (width - (end - start + last - first))]
+            key_index += [
+                *range(start, end),
+                *range(first, last),
+                *[0] * (width - (end - start + last - first)),
+            ]
         if height == width:
             masks.append({"is_causal": True})  # prompts
-        elif device.type == "cuda" and count == 1:  # flash attention knows this mask by name, and takes no other
+        elif (
+            device.type == "cuda" and count == 1
+        ):  # flash attention knows this mask by name, and takes no other
             masks.append({"attn_mask": causal_lower_right(height, width)})
         else:
-            seen = torch.tensor([end - start for start, end, _, _ in batch])[:, None, None, None] + torch.arange(height)[:, None]
-            masks.append({"attn_mask": (torch.arange(width) <= seen).to(device)})  # (count, 1, height, width)
+            seen = (
+                torch.tensor([end - start for start, end, _, _ in batch])[:, None, None, None]
+                + torch.arange(height)[:, None]
+            )
+            masks.append(
+                {"attn_mask": (torch.arange(width) <= seen).to(device)}
+            )  # (count, 1, height, width)
         shapes.append((count, height, width))
-    query_index, key_index, places = (torch.tensor(index, device=device) for index in (query_index, key_index, places))
+    query_index, key_index, places = (
+        torch.tensor(index, device=device) for index in (query_index, key_index, places)
+    )
 
-    def attend(layer, queries, keys, values):  # (tokens, heads, head_dim), (tokens, kv_heads, head_dim) twice
-        rows = [count * height for count, height, _ in shapes], *[[count * width for count, _, width in shapes]] * 2
-        parts = (rows_at(x, index).split(sizes) for x, index, sizes in zip((queries, keys, values), (query_index, key_index, key_index), rows))
+    def attend(
+        layer, queries, keys, values
+    ):  # (tokens, heads, head_dim), (tokens, kv_heads, head_dim) twice
+        rows = (
+            [count * height for count, height, _ in shapes],
+            *[[count * width for count, _, width in shapes]] * 2,
+        )
+        parts = (
+            rows_at(x, index).split(sizes)
+            for x, index, sizes in zip(
+                (queries, keys, values), (query_index, key_index, key_index), rows
+            )
+        )
         outputs = []
         for (count, _, _), options, *part in zip(shapes, masks, *parts):
-            part = (x.unflatten(0, (count, -1)).transpose(1, 2) for x in part)  # (count, heads, height or width, head_dim)
+            part = (
+                x.unflatten(0, (count, -1)).transpose(1, 2) for x in part
+            )  # (count, heads, height or width, head_dim)
             outputs.append(attention(*part, **options).transpose(1, 2).flatten(0, 1))
         return rows_at(torch.cat(outputs), places)  # (tokens, heads, head_dim)
 
@@ -369,7 +463,12 @@ def similar(pieces, device):
     """Cuts pieces into batches in which none has more than 1.5 times the keys of the shortest. On a GPU each stays alone."""
     batches = []
     for piece in sorted(pieces, key=num_keys):
-        if device.type == "cpu" and batches and num_keys(piece) <= 1.5 * num_keys(batches[-1][0]) and len(batches[-1]) * num_keys(piece) < 2**14:
+        if (
+            device.type == "cpu"
+            and batches
+            and num_keys(piece) <= 1.5 * num_keys(batches[-1][0])
+            and len(batches[-1]) * num_keys(piece) < 2**14
+        ):
             batches[-1].append(piece)
         else:
             batches.append([piece])
@@ -383,4 +482,6 @@ def rows_at(x, index):
 
 def attention(queries, keys, values, **options):
     """Scaled dot-product attention, (batch, heads, tokens, head_dim); fewer key heads than query heads are shared (GQA)."""
-    return F.scaled_dot_product_attention(queries, keys, values, enable_gqa=keys.shape[1] != queries.shape[1], **options)
+    return F.scaled_dot_product_attention(
+        queries, keys, values, enable_gqa=keys.shape[1] != queries.shape[1], **options
+    )

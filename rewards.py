@@ -32,13 +32,17 @@ SHRINK = 2.0  # how many times the noise counts in `match_rewards` (runs/reward)
 
 # ---- rewards of a judge in training ----
 
+
 def verdict_reward(prompts, completions, right_verdict, style, **columns):
     """+1 for the right verdict, -1 for a wrong one and for none (RRM section 3.2; RM-R1 section 2.3.2: no extra reward for the format).
 
     completions: generated texts, with "<think>" in front where the prompt opened it; right_verdict: 1 or 2 each; style: judging style each.
     """
     verdicts = [parse_verdict(text, name) for text, name in zip(completions, style, strict=True)]
-    return [1.0 if verdict == right else -1.0 for verdict, right in zip(verdicts, right_verdict, strict=True)]
+    return [
+        1.0 if verdict == right else -1.0
+        for verdict, right in zip(verdicts, right_verdict, strict=True)
+    ]
 
 
 def consistency_reward(prompts, completions, right_verdict, style, pair, order, **columns):
@@ -53,7 +57,9 @@ def consistency_reward(prompts, completions, right_verdict, style, pair, order, 
         numbers.setdefault(item.id, {0: [], 1: []})[shown[0]].append(index)
     for name, (first, second) in ((name, both.values()) for name, both in numbers.items()):
         if len(first) != len(second):
-            raise ValueError(f"pair {name}: {len(first)} completions in one order, {len(second)} in the other: the reward needs both orders")
+            raise ValueError(
+                f"pair {name}: {len(first)} completions in one order, {len(second)} in the other: the reward needs both orders"
+            )
         for twins in zip(first, second):
             worst = min(rewards[index] for index in twins)
             rewards[twins[0]] = rewards[twins[1]] = worst
@@ -61,6 +67,7 @@ def consistency_reward(prompts, completions, right_verdict, style, pair, order, 
 
 
 # ---- what both rewards of a solver read ----
+
 
 def final_answer(completion, opened_think=False):
     """The text behind the thinking, without outer blanks: "" while a <think> is open (the policy was cut off before it answered).
@@ -81,11 +88,14 @@ def answer_reward(prompts, completions, answer, correct=None, **columns):
     if correct is None:
         from verify import check_answers
 
-        correct = check_answers([final_answer(completion) for completion in completions], list(answer))
+        correct = check_answers(
+            [final_answer(completion) for completion in completions], list(answer)
+        )
     return [float(right is True) for right in correct]
 
 
 # ---- a pairwise judge as reward ----
+
 
 def group_spans(prompts, group_size=None):
     """[(start, end), ...] of the groups: equal prompts side by side. With group_size every group has exactly that size, and a prompt may
@@ -97,13 +107,17 @@ def group_spans(prompts, group_size=None):
         first = {}
         for start, end in spans:
             if first.setdefault(keys[start], start) != start:
-                raise ValueError(f"prompts: completions of one prompt stand at {first[keys[start]]} and again at {start}: put them side by side")
+                raise ValueError(
+                    f"prompts: completions of one prompt stand at {first[keys[start]]} and again at {start}: put them side by side"
+                )
         return spans
     spans = [(start, start + group_size) for start in range(0, len(prompts), group_size)]
     for start, end in spans:
         if keys[start:end] != [keys[start]] * group_size:
-            raise ValueError(f"prompts {start} to {min(end, len(keys)) - 1} are not {group_size} equal ones: give the completions of a prompt "
-                             "side by side, as many as num_generations")
+            raise ValueError(
+                f"prompts {start} to {min(end, len(keys)) - 1} are not {group_size} equal ones: give the completions of a prompt "
+                "side by side, as many as num_generations"
+            )
     return spans
 
 
@@ -125,8 +139,14 @@ def draw_matches(size, opponents, rng):
         matches = list(zip(tour[::2], tour[1::2]))
     else:
         distances = [1, *rng.sample(far, opponents // 2 - 1)] if opponents > 1 else []
-        matches = [pair[:: rng.choice((1, -1))] for pair in zip(circle[: size // 2], circle[size // 2 :])] if odd else []
-    matches += [(circle[i], circle[(i + distance) % size]) for distance in distances for i in range(size)]
+        matches = (
+            [pair[:: rng.choice((1, -1))] for pair in zip(circle[: size // 2], circle[size // 2 :])]
+            if odd
+            else []
+        )
+    matches += [
+        (circle[i], circle[(i + distance) % size]) for distance in distances for i in range(size)
+    ]
     return rng.sample(matches, len(matches))
 
 
@@ -153,26 +173,39 @@ def match_rewards(matches, size, scale="shrunk"):
     reliability = spread / (spread + SHRINK * noise) if spread > 1e-12 else 0.0
     if scale == "elo":
         return [(rating - 1000) / 200 + 0.5 for rating in elo(matches, size)], reliability
-    return ([0.5 + reliability * (rate - mean) for rate in rates] if scale == "shrunk" else rates), reliability
+    return (
+        [0.5 + reliability * (rate - mean) for rate in rates] if scale == "shrunk" else rates
+    ), reliability
 
 
 def cut_answers(judge, messages, answers, max_completion_length):
     """The answers, each no longer than half of what the judge's context has left: of a longer one the end, as in RRM's release, since it
     holds the result. ValueError where there is no room at all."""
+
     def size(text):
         return len(encode_chat(judge.tokenizer, [{"role": "user", "content": text}]))
 
     if getattr(judge, "tokenizer", None) is None:  # behind an endpoint: its own limits hold
         return answers
     prompt = encode_chat(judge.tokenizer, judge_messages(judge.style, messages, "", ""))
-    room = (judge.context - max_completion_length - len(prompt)) // 2 - 8  # 8: an answer's ends may be spelt otherwise beside the template
+    room = (
+        judge.context - max_completion_length - len(prompt)
+    ) // 2 - 8  # 8: an answer's ends may be spelt otherwise beside the template
     if room < 1:
-        raise ValueError(f"question {messages[-1]['content'][:60]!r}: its judging prompt has {len(prompt)} tokens without answers, and the "
-                         f"judge's context is {judge.context}: leave the question out, or lower the judge's max_completion_length")
+        raise ValueError(
+            f"question {messages[-1]['content'][:60]!r}: its judging prompt has {len(prompt)} tokens without answers, and the "
+            f"judge's context is {judge.context}: leave the question out, or lower the judge's max_completion_length"
+        )
     kept = []
     for answer in answers:  # no text has more tokens than bytes, so that few need to be looked at
         most = room + size("") if len(answer.encode()) > room else None
-        start = 0 if most is None else bisect.bisect_left(range(len(answer)), True, key=lambda start: size(answer[start:]) <= most)
+        start = (
+            0
+            if most is None
+            else bisect.bisect_left(
+                range(len(answer)), True, key=lambda start: size(answer[start:]) <= most
+            )
+        )
         kept.append(answer[start:])
     return kept
 
@@ -185,14 +218,39 @@ def plan_group(judge, prompt, completions, opponents, thinking, seed, max_comple
     whole = [final_answer(completion, opened) for completion in completions]
     answers = cut_answers(judge, messages, whole, max_completion_length)
     matches = []
-    for i, j in draw_matches(len(answers), opponents, random.Random(stable_hash(seed, messages, answers))):
+    for i, j in draw_matches(
+        len(answers), opponents, random.Random(stable_hash(seed, messages, answers))
+    ):
         first, second = answers[i], answers[j]
-        matches.append([i, j, 0.5 if first == second else float(first != "") if "" in (first, second) else None])
-    return {"messages": messages, "answers": answers, "cut": sum(map(str.__ne__, answers, whole)), "matches": matches, "games": 0, "invalid": 0}
+        matches.append(
+            [
+                i,
+                j,
+                0.5 if first == second else float(first != "") if "" in (first, second) else None,
+            ]
+        )
+    return {
+        "messages": messages,
+        "answers": answers,
+        "cut": sum(map(str.__ne__, answers, whole)),
+        "matches": matches,
+        "games": 0,
+        "invalid": 0,
+    }
 
 
-def judge_reward(judge, opponents=4, scale="shrunk", group_size=None, both_orders=False, num_votes=1, thinking=False, seed=0,
-                 temperature=0.6, max_completion_length=1024):
+def judge_reward(
+    judge,
+    opponents=4,
+    scale="shrunk",
+    group_size=None,
+    both_orders=False,
+    num_votes=1,
+    thinking=False,
+    seed=0,
+    temperature=0.6,
+    max_completion_length=1024,
+):
     """A reward function: the answers of a group meet each other before a pairwise `judge`, and their results are the rewards.
 
     opponents, scale: see `draw_matches` and `match_rewards`. group_size: num_generations; where given it is checked, so that a trainer
@@ -205,31 +263,58 @@ def judge_reward(judge, opponents=4, scale="shrunk", group_size=None, both_order
     as [(start, end), ...], where the caller knows them. Rewards are relative to their group: their mean says nothing about progress.
     """
     if scale not in SCALES or opponents < 1:
-        raise ValueError(f"scale must be one of {', '.join(SCALES)} and opponents at least 1, got {scale!r} and {opponents}")
+        raise ValueError(
+            f"scale must be one of {', '.join(SCALES)} and opponents at least 1, got {scale!r} and {opponents}"
+        )
 
     def reward(prompts, completions, log_metric=None, known_spans=None, **columns):
-        groups = [plan_group(judge, prompts[start], completions[start:end], opponents, thinking, seed, max_completion_length)
-                  for start, end in known_spans or group_spans(prompts, group_size)]
+        groups = [
+            plan_group(
+                judge,
+                prompts[start],
+                completions[start:end],
+                opponents,
+                thinking,
+                seed,
+                max_completion_length,
+            )
+            for start, end in known_spans or group_spans(prompts, group_size)
+        ]
         pairs, waiting = [], []
         for group in groups:
             messages, answers = group["messages"], group["answers"]
             for match in (match for match in group["matches"] if match[2] is None):
                 i, j, _ = match
-                pair = Pair(f"{stable_hash(seed, messages, i, j, answers[i], answers[j]):016x}", messages, (answers[i], answers[j]))
-                turned = not both_orders and place(pair, judge.seed) == [1, 0]  # `place` decides who stands first: so that it is i
+                pair = Pair(
+                    f"{stable_hash(seed, messages, i, j, answers[i], answers[j]):016x}",
+                    messages,
+                    (answers[i], answers[j]),
+                )
+                turned = not both_orders and place(pair, judge.seed) == [
+                    1,
+                    0,
+                ]  # `place` decides who stands first: so that it is i
                 pair.answers = pair.answers[:: -1 if turned else 1]
                 pairs.append(pair)
                 waiting.append((group, match, turned))
-        judgments = judge.judge(pairs, num_votes, both_orders, temperature, max_completion_length) if pairs else []
+        judgments = (
+            judge.judge(pairs, num_votes, both_orders, temperature, max_completion_length)
+            if pairs
+            else []
+        )
         for (group, match, turned), judgment in zip(waiting, judgments, strict=True):
             match[2] = 1 - judgment.p_first if turned else judgment.p_first
             group["games"] += len(judgment.games)
             group["invalid"] += sum(game["verdict"] is None for game in judgment.games)
         rewards = []
         for group in groups:
-            values, group["reliability"] = match_rewards(group["matches"], len(group["answers"]), scale)
+            values, group["reliability"] = match_rewards(
+                group["matches"], len(group["answers"]), scale
+            )
             rewards += values
-        for name in ("games", "invalid", "cut") if log_metric else ():  # TRL offers a place in its log
+        for name in (
+            ("games", "invalid", "cut") if log_metric else ()
+        ):  # TRL offers a place in its log
             log_metric(f"judge_reward/{name}", float(sum(group[name] for group in groups)))
         reward.last = groups
         return rewards
@@ -252,19 +337,38 @@ def load_reward(name, settings=None, device=None, dtype=None):
         return REWARDS[name]
     if name == "judge":
         remote = {"base_url": settings.judge_base_url} if settings.judge_base_url else {}
-        judge = Judge(settings.judge_model, style=settings.judge_style, device=device, dtype=dtype, seed=settings.seed, **remote)
+        judge = Judge(
+            settings.judge_model,
+            style=settings.judge_style,
+            device=device,
+            dtype=dtype,
+            seed=settings.seed,
+            **remote,
+        )
         matches = num_matches(settings.num_generations, settings.judge_opponents)
-        note(f"judge: {matches} matches a group, at most {matches * settings.prompts_per_step} judgments a step")
-        return judge_reward(judge, settings.judge_opponents, settings.judge_scale, settings.num_generations, seed=settings.seed,
-                            max_completion_length=settings.judge_max_completion_length)
+        note(
+            f"judge: {matches} matches a group, at most {matches * settings.prompts_per_step} judgments a step"
+        )
+        return judge_reward(
+            judge,
+            settings.judge_opponents,
+            settings.judge_scale,
+            settings.num_generations,
+            seed=settings.seed,
+            max_completion_length=settings.judge_max_completion_length,
+        )
     module, _, function = name.partition(":")
     if not module or not function:
-        raise BadInput(f"--reward: {name!r} is not known: use {', '.join([*REWARDS, 'judge'])}, or MODULE:FUNCTION for a function of your own")
+        raise BadInput(
+            f"--reward: {name!r} is not known: use {', '.join([*REWARDS, 'judge'])}, or MODULE:FUNCTION for a function of your own"
+        )
     sys.path.insert(0, os.getcwd())  # a module beside the user's files, wherever this script lies
     try:
         reward = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
-        raise BadInput(f"--reward: {name}: {error}: the module must be on the Python path and hold that function") from error
+        raise BadInput(
+            f"--reward: {name}: {error}: the module must be on the Python path and hold that function"
+        ) from error
     if not callable(reward):
         raise BadInput(f"--reward: {name} is not a function")
     return reward
@@ -272,21 +376,33 @@ def load_reward(name, settings=None, device=None, dtype=None):
 
 def check_reward(settings):
     """All that can be wrong with the trainer's reward before torch is imported; settles --task and --scale_rewards."""
-    own = {"verdict": "judge", "consistency": "judge", "answer": "solve", "judge": "solve"}.get(settings.reward, settings.task)
+    own = {"verdict": "judge", "consistency": "judge", "answer": "solve", "judge": "solve"}.get(
+        settings.reward, settings.task
+    )
     if settings.task == "auto":
         settings.task = "judge" if own == "auto" else own
     if own not in ("auto", settings.task):
-        raise BadInput(f"--task {settings.task}: does not go with --reward {settings.reward}: answer and judge are for solve, verdict and "
-                       "consistency for judge, a function of your own for either")
+        raise BadInput(
+            f"--task {settings.task}: does not go with --reward {settings.reward}: answer and judge are for solve, verdict and "
+            "consistency for judge, a function of your own for either"
+        )
     if settings.task == "solve" and importlib.util.find_spec("math_verify") is None:
-        raise BadInput(f"--reward {settings.reward}: checking answers needs the package math-verify: pip install math-verify")
+        raise BadInput(
+            f"--reward {settings.reward}: checking answers needs the package math-verify: pip install math-verify"
+        )
     if settings.scale_rewards == "auto":
-        settings.scale_rewards = "none" if settings.reward == "judge" and settings.judge_scale != "elo" else "group"
+        settings.scale_rewards = (
+            "none" if settings.reward == "judge" and settings.judge_scale != "elo" else "group"
+        )
     if settings.reward == "consistency" and settings.prompts_per_step % 2:
-        raise BadInput(f"--prompts_per_step: {settings.prompts_per_step} is odd: with --reward consistency every pair comes in both orders")
+        raise BadInput(
+            f"--prompts_per_step: {settings.prompts_per_step} is odd: with --reward consistency every pair comes in both orders"
+        )
     if settings.reward != "judge":
         if settings.judge_model or settings.judge_base_url or settings.judge_style:
-            raise BadInput(f"--judge_model, --judge_base_url, --judge_style: go with --reward judge, not {settings.reward}")
+            raise BadInput(
+                f"--judge_model, --judge_base_url, --judge_style: go with --reward judge, not {settings.reward}"
+            )
         if settings.reward not in REWARDS:
             load_reward(settings.reward)
         return
@@ -294,7 +410,9 @@ def check_reward(settings):
         if getattr(settings, name) < 1:
             raise BadInput(f"--{name}: must be at least 1, got {getattr(settings, name)}")
     if not settings.judge_model:
-        raise BadInput("--judge_model: is needed with --reward judge: a judge's folder or hub name, or its name behind --judge_base_url")
+        raise BadInput(
+            "--judge_model: is needed with --reward judge: a judge's folder or hub name, or its name behind --judge_base_url"
+        )
     if settings.judge_base_url:
         from endpoint import check_base_url
 

@@ -55,7 +55,11 @@ class Group:
 
 
 def make_group(pair, order, tokenizer, style):
-    messages = pair.messages if order is None else judge_messages(style, pair.messages, *(pair.answers[index] for index in order))
+    messages = (
+        pair.messages
+        if order is None
+        else judge_messages(style, pair.messages, *(pair.answers[index] for index in order))
+    )
     return Group(pair, order, messages, encode_chat(tokenizer, messages))
 
 
@@ -64,15 +68,28 @@ def drop_long(items, tokenizer, style, limit, flag):
     left."""
     kept = []
     for item in items:
-        answers, orders = (item.answers, ([0, 1], [1, 0])) if isinstance(item, Pair) else ((), (None,))
-        letters = sum(len(text.encode()) for text in (*answers, *(message["content"] for message in item.messages)))
-        surely_fits = letters + 1024 + len(style.system + style.user) < limit  # no text has more tokens than bytes
-        if surely_fits or all(len(make_group(item, order, tokenizer, style).prompt) <= limit for order in orders):
+        answers, orders = (
+            (item.answers, ([0, 1], [1, 0])) if isinstance(item, Pair) else ((), (None,))
+        )
+        letters = sum(
+            len(text.encode())
+            for text in (*answers, *(message["content"] for message in item.messages))
+        )
+        surely_fits = (
+            letters + 1024 + len(style.system + style.user) < limit
+        )  # no text has more tokens than bytes
+        if surely_fits or all(
+            len(make_group(item, order, tokenizer, style).prompt) <= limit for order in orders
+        ):
             kept.append(item)
     if len(kept) < len(items):
-        note(f"{flag}: {len(items) - len(kept)} of {len(items)} dropped: their prompt is longer than {limit} tokens")
+        note(
+            f"{flag}: {len(items) - len(kept)} of {len(items)} dropped: their prompt is longer than {limit} tokens"
+        )
     if items and not kept:
-        raise BadInput(f"{flag}: every prompt is longer than {limit} tokens: lower --max_completion_length or use a model of longer context")
+        raise BadInput(
+            f"{flag}: every prompt is longer than {limit} tokens: lower --max_completion_length or use a model of longer context"
+        )
     return kept
 
 
@@ -81,9 +98,15 @@ def pair_stream(pairs, seed, both_orders=False):
     other, a coin says in which. So a step is balanced as well: the surplus of a few steps would teach a weak judge a place, and a judge
     that always names one place has no variance left to learn from. both_orders: each pair comes twice, one order after the other."""
     for epoch in itertools.count():
-        orders, rng = balanced_orders(pairs, seed=f"{seed}:{epoch}"), random.Random(f"order:{seed}:{epoch}")
+        orders, rng = (
+            balanced_orders(pairs, seed=f"{seed}:{epoch}"),
+            random.Random(f"order:{seed}:{epoch}"),
+        )
         indices = rng.sample(range(len(pairs)), len(pairs))
-        sides = [[index for index in indices if (orders[index][0] == pairs[index].label) == first] for first in (True, False)]
+        sides = [
+            [index for index in indices if (orders[index][0] == pairs[index].label) == first]
+            for first in (True, False)
+        ]
         for couple in itertools.zip_longest(*sides):
             couple = [index for index in couple if index is not None]
             for index in rng.sample(couple, len(couple)):
@@ -97,20 +120,36 @@ def item_stream(items, settings):
     if settings.task == "judge":
         yield from pair_stream(items, settings.seed, settings.reward == "consistency")
     for epoch in itertools.count():
-        yield from ((item, None) for item in random.Random(f"order:{settings.seed}:{epoch}").sample(items, len(items)))
+        yield from (
+            (item, None)
+            for item in random.Random(f"order:{settings.seed}:{epoch}").sample(items, len(items))
+        )
 
 
 def roll_out(policy, groups, seeds, tokenizer, style, stops, settings, num_generations=None):
     """Samples the completions of this process's groups, and reads them."""
     with policy.whole() as model:
-        results = generate(model, [group.prompt for group in groups], num_generations or settings.num_generations, settings.max_completion_length,
-                           settings.temperature, stop_token_ids=stops, seed=seeds)  # fmt: skip
+        results = generate(
+            model,
+            [group.prompt for group in groups],
+            num_generations or settings.num_generations,
+            settings.max_completion_length,
+            settings.temperature,
+            stop_token_ids=stops,
+            seed=seeds,
+        )
     for group, completions in zip(groups, results):
         opened = opens_think(tokenizer, group.prompt)
         group.completions = completions
-        group.games = [read_completion(tokenizer, completion, style, opened, stops) if group.order else
-                       read_answer(tokenizer, completion, opened, stops) for completion in completions]
-        if policy.runtime.is_main and group is groups[0]:  # of one group: log-probs take three times the space of short completions
+        group.games = [
+            read_completion(tokenizer, completion, style, opened, stops)
+            if group.order
+            else read_answer(tokenizer, completion, opened, stops)
+            for completion in completions
+        ]
+        if (
+            policy.runtime.is_main and group is groups[0]
+        ):  # of one group: log-probs take three times the space of short completions
             for game, completion in zip(group.games, completions):
                 game["logprobs"] = token_pieces(tokenizer, completion, opened, stops)
 
@@ -122,7 +161,9 @@ def token_pieces(tokenizer, completion, opened_think, stops):
     pieces, before, start, total = [["<think>", 0.0]] * opened_think, 0, 0, 0.0
     for end, logprob in enumerate(completion.logprobs[: len(tokens)], start=1):
         total += logprob
-        known, text = (decode_completion(tokenizer, tokens[before:stop], ()) for stop in (start, end))
+        known, text = (
+            decode_completion(tokenizer, tokens[before:stop], ()) for stop in (start, end)
+        )
         if end == len(tokens) or len(text) > len(known) and not text.endswith("\ufffd"):
             pieces.append([text[len(known) :], round(total, 3)])
             before, start, total = start, end, 0.0
@@ -132,7 +173,11 @@ def token_pieces(tokenizer, completion, opened_think, stops):
 def read_answer(tokenizer, completion, opened_think, stops):
     """What a solver's Completion says: {text, tokens, answered}; answered: it ended, with something behind the thinking."""
     text = "<think>" * opened_think + decode_completion(tokenizer, completion.tokens, stops)
-    return {"text": text, "tokens": len(completion.tokens), "answered": completion.finish_reason == "stop" and final_answer(text) != ""}
+    return {
+        "text": text,
+        "tokens": len(completion.tokens),
+        "answered": completion.finish_reason == "stop" and final_answer(text) != "",
+    }
 
 
 def check_group(group):
@@ -140,7 +185,10 @@ def check_group(group):
     if group.pair.answer is not None:
         from verify import check_answers
 
-        group.correct = check_answers([final_answer(game["text"]) for game in group.games], [group.pair.answer] * len(group.games))
+        group.correct = check_answers(
+            [final_answer(game["text"]) for game in group.games],
+            [group.pair.answer] * len(group.games),
+        )
 
 
 def reward_columns(groups, settings):
@@ -150,8 +198,11 @@ def reward_columns(groups, settings):
         for group in groups:
             check_group(group)
         correct = [right for group in groups for right in group.correct or [None] * count]
-        return {"answer": [group.pair.answer for group in groups for _ in range(count)], "correct": correct,
-                "question": [group.pair for group in groups for _ in range(count)]}  # fmt: skip
+        return {
+            "answer": [group.pair.answer for group in groups for _ in range(count)],
+            "correct": correct,
+            "question": [group.pair for group in groups for _ in range(count)],
+        }
     return {
         "right_verdict": [group.right_verdict for group in groups for _ in range(count)],
         "style": [settings.style] * len(groups) * count,
@@ -165,7 +216,9 @@ def micro_batches(groups, budget):
     batch, size = [], 0
     for group in groups:
         for index, completion in enumerate(group.completions):
-            cost = len(completion.tokens) + (0 if batch and batch[-1][0] is group else len(group.prompt))
+            cost = len(completion.tokens) + (
+                0 if batch and batch[-1][0] is group else len(group.prompt)
+            )
             if batch and size + cost > budget:
                 yield batch
                 batch, size, cost = [], 0, len(completion.tokens) + len(group.prompt)
@@ -179,15 +232,31 @@ def micro_batches(groups, budget):
 
 def game_counts(records, style):
     """`verdict_counts`, the thinking tokens of valid games and, for a style that asks for a type as RM-R1's does, `format_rates` as counts."""
-    rates = format_rates([record["text"] for record in records]) if "<type>" in style.system + style.user else {}
+    rates = (
+        format_rates([record["text"] for record in records])
+        if "<type>" in style.system + style.user
+        else {}
+    )
     thinking = sum(record["think_tokens"] for record in records if record["verdict"] is not None)
-    return verdict_counts(records) | {"thinking": thinking} | {name: rate * len(records) for name, rate in rates.items()}
+    return (
+        verdict_counts(records)
+        | {"thinking": thinking}
+        | {name: rate * len(records) for name, rate in rates.items()}
+    )
 
 
 def game_rates(counts):
     """`verdict_rates`, judge/think_length (mean thinking tokens of valid verdicts) and the shares of `format_rates`."""
-    rates = {name: count / max(1, counts["games"]) for name, count in counts.items() if name.startswith("judge/")}
-    return verdict_rates(counts) | {"judge/think_length": counts["thinking"] / max(1, counts["valid"])} | rates
+    rates = {
+        name: count / max(1, counts["games"])
+        for name, count in counts.items()
+        if name.startswith("judge/")
+    }
+    return (
+        verdict_rates(counts)
+        | {"judge/think_length": counts["thinking"] / max(1, counts["valid"])}
+        | rates
+    )
 
 
 def step_metrics(groups, sums, largest, grad_norm, runtime, settings, style):
@@ -195,25 +264,69 @@ def step_metrics(groups, sums, largest, grad_norm, runtime, settings, style):
     if settings.task == "solve":
         counts, rates = answer_counts(groups), answer_rates
     else:
-        records = [game | {"right": group.right_verdict, "longer": group.longer} for group in groups for game in group.games]
+        records = [
+            game | {"right": group.right_verdict, "longer": group.longer}
+            for group in groups
+            for game in group.games
+        ]
         counts, rates = game_counts(records, style), game_rates
     rewards = [reward for group in groups for reward in group.rewards]
     spreads = [torch.tensor(group.rewards).std().item() for group in groups]
     flat = [max(group.rewards) - min(group.rewards) <= 1e-6 for group in groups]
-    cut = [completion.finish_reason == "length" for group in groups for completion in group.completions]
+    cut = [
+        completion.finish_reason == "length" for group in groups for completion in group.completions
+    ]
     tokens = [len(completion.tokens) for group in groups for completion in group.completions]
     read = sum(tokens) + sum(len(group.prompt) for group in groups)
-    own = [len(groups), len(tokens), sum(rewards), sum(spreads), sum(flat), sum(tokens), sum(cut), read, *sums.tolist(), *counts.values()]
-    num_groups, n, reward, spread, flat, length, cut, read, loss, scored, entropy, low, high, kl, gap, *summed = runtime.sum(*own)
+    own = [
+        len(groups),
+        len(tokens),
+        sum(rewards),
+        sum(spreads),
+        sum(flat),
+        sum(tokens),
+        sum(cut),
+        read,
+        *sums.tolist(),
+        *counts.values(),
+    ]
+    (
+        num_groups,
+        n,
+        reward,
+        spread,
+        flat,
+        length,
+        cut,
+        read,
+        loss,
+        scored,
+        entropy,
+        low,
+        high,
+        kl,
+        gap,
+        *summed,
+    ) = runtime.sum(*own)
     scored = max(scored, 1)
     return {
-        "loss": loss, "reward": reward / n, "reward_std": spread / num_groups, "frac_reward_zero_std": flat / num_groups,
-        "kl": kl / scored, "entropy": entropy / scored, "clip_ratio/low_mean": low / scored, "clip_ratio/high_mean": high / scored,
-        "completions/mean_length": length / n, "completions/clipped_ratio": cut / n,
-        "grad_norm": grad_norm, "learning_rate": settings.learning_rate, "num_tokens": read,
+        "loss": loss,
+        "reward": reward / n,
+        "reward_std": spread / num_groups,
+        "frac_reward_zero_std": flat / num_groups,
+        "kl": kl / scored,
+        "entropy": entropy / scored,
+        "clip_ratio/low_mean": low / scored,
+        "clip_ratio/high_mean": high / scored,
+        "completions/mean_length": length / n,
+        "completions/clipped_ratio": cut / n,
+        "grad_norm": grad_norm,
+        "learning_rate": settings.learning_rate,
+        "num_tokens": read,
         **rates(dict(zip(counts, summed))),
-        "sampling/logp_diff_mean": gap / scored, "sampling/logp_diff_max": runtime.max(largest.item()),
-    }  # fmt: skip
+        "sampling/logp_diff_mean": gap / scored,
+        "sampling/logp_diff_max": runtime.max(largest.item()),
+    }
 
 
 def answer_counts(groups):
@@ -221,16 +334,28 @@ def answer_counts(groups):
     judged = [group.judged for group in groups if group.judged]
     checked = [(group, right) for group in groups for right in group.correct or []]
     # where the reference decides a match (right against wrong), what the judge gave to the right answer
-    shares = [score if group.correct[i] else 1 - score for group in groups if group.judged and group.correct
-              for i, j, score in group.judged["matches"] if {group.correct[i], group.correct[j]} == {True, False}]
+    shares = [
+        score if group.correct[i] else 1 - score
+        for group in groups
+        if group.judged and group.correct
+        for i, j, score in group.judged["matches"]
+        if {group.correct[i], group.correct[j]} == {True, False}
+    ]
     return {
-        "completions": sum(len(group.games) for group in groups), "checked": len(checked),
-        "right": sum(right is True for _, right in checked), "errors": sum(right is None for _, right in checked),
+        "completions": sum(len(group.games) for group in groups),
+        "checked": len(checked),
+        "right": sum(right is True for _, right in checked),
+        "errors": sum(right is None for _, right in checked),
         "unanswered": sum(not game["answered"] for group in groups for game in group.games),
-        "judged": len(judged), "planned": sum(len(told["matches"]) for told in judged), "games": sum(told["games"] for told in judged),
-        "invalid": sum(told["invalid"] for told in judged), "cut": sum(told["cut"] for told in judged),
-        "reliability": sum(told["reliability"] for told in judged), "decided": len(shares), "shares": sum(shares),
-    }  # fmt: skip
+        "judged": len(judged),
+        "planned": sum(len(told["matches"]) for told in judged),
+        "games": sum(told["games"] for told in judged),
+        "invalid": sum(told["invalid"] for told in judged),
+        "cut": sum(told["cut"] for told in judged),
+        "reliability": sum(told["reliability"] for told in judged),
+        "decided": len(shares),
+        "shares": sum(shares),
+    }
 
 
 def answer_rates(counts):
@@ -240,28 +365,53 @@ def answer_rates(counts):
     gave to the right answer of a match with a wrong one, a draw counting half. judge_matches, judge_games: numbers of the step; identical
     and empty answers make the second smaller. judge_reliability: mean over groups (rewards.match_rewards).
     """
+
     def share(part, whole):
         return counts[part] / counts[whole] if counts[whole] else 0.0
 
     return {
-        "reward/oracle": share("right", "checked"), "reward/checked": share("checked", "completions"),
-        "reward/verifier_error": share("errors", "checked"), "reward/unanswered": share("unanswered", "completions"),
-        "reward/judge_matches": counts["planned"], "reward/judge_games": counts["games"], "reward/judge_invalid": share("invalid", "games"),
-        "reward/judge_accuracy": share("shares", "decided"), "reward/judge_reliability": share("reliability", "judged"),
+        "reward/oracle": share("right", "checked"),
+        "reward/checked": share("checked", "completions"),
+        "reward/verifier_error": share("errors", "checked"),
+        "reward/unanswered": share("unanswered", "completions"),
+        "reward/judge_matches": counts["planned"],
+        "reward/judge_games": counts["games"],
+        "reward/judge_invalid": share("invalid", "games"),
+        "reward/judge_accuracy": share("shares", "decided"),
+        "reward/judge_reliability": share("reliability", "judged"),
         "reward/judge_cut": share("cut", "completions"),
-    }  # fmt: skip
+    }
 
 
 def write_rollouts(path, groups, runtime):
     """One line a group: the prompt once, then what became of each completion."""
-    own = [{
-        "id": group.pair.id,
-        **({"order": group.order, "right_verdict": group.right_verdict} if group.order else
-           {"answer": group.pair.answer, "correct": group.correct, "matches": group.judged and group.judged["matches"]}),
-        "prompt": group.messages,
-        "completions": [game | {"reward": reward, "advantage": advantage, "finish_reason": completion.finish_reason}
-                        for game, reward, advantage, completion in zip(group.games, group.rewards, group.advantages, group.completions)],
-    } for group in groups]  # fmt: skip
+    own = [
+        {
+            "id": group.pair.id,
+            **(
+                {"order": group.order, "right_verdict": group.right_verdict}
+                if group.order
+                else {
+                    "answer": group.pair.answer,
+                    "correct": group.correct,
+                    "matches": group.judged and group.judged["matches"],
+                }
+            ),
+            "prompt": group.messages,
+            "completions": [
+                game
+                | {
+                    "reward": reward,
+                    "advantage": advantage,
+                    "finish_reason": completion.finish_reason,
+                }
+                for game, reward, advantage, completion in zip(
+                    group.games, group.rewards, group.advantages, group.completions
+                )
+            ],
+        }
+        for group in groups
+    ]
     write_rows(path, own, runtime)
 
 
@@ -271,7 +421,10 @@ def write_rows(path, own, runtime):
     if runtime.is_main:
         path.parent.mkdir(parents=True, exist_ok=True)
         rows = [row for batch in itertools.zip_longest(*parts) for row in batch if row is not None]
-        write_whole(path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
+        write_whole(
+            path,
+            "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows),
+        )
 
 
 def evaluate(policy, tokenizer, style, pairs, stops, settings, reward, path):
@@ -283,15 +436,38 @@ def evaluate(policy, tokenizer, style, pairs, stops, settings, reward, path):
     own = pairs[runtime.rank :: runtime.world_size]
     with policy.whole() as model:
         judge = Judge(model, tokenizer, style, seed=settings.seed)
-        judgments = judge.judge(own, temperature=settings.temperature, max_completion_length=settings.max_completion_length)
-    groups = [(Group(pair, game["order"], None, None), game) for pair, judgment in zip(own, judgments) for game in judgment.games]
-    records = [game | {"right": group.right_verdict, "longer": group.longer} for group, game in groups]
-    write_rows(path, [{"id": pair.id, "messages": pair.messages, "answers": pair.answers, "label": pair.label} | as_row(judgment)
-                      for pair, judgment in zip(own, judgments)], runtime)  # fmt: skip
+        judgments = judge.judge(
+            own,
+            temperature=settings.temperature,
+            max_completion_length=settings.max_completion_length,
+        )
+    groups = [
+        (Group(pair, game["order"], None, None), game)
+        for pair, judgment in zip(own, judgments)
+        for game in judgment.games
+    ]
+    records = [
+        game | {"right": group.right_verdict, "longer": group.longer} for group, game in groups
+    ]
+    write_rows(
+        path,
+        [
+            {"id": pair.id, "messages": pair.messages, "answers": pair.answers, "label": pair.label}
+            | as_row(judgment)
+            for pair, judgment in zip(own, judgments)
+        ],
+        runtime,
+    )
     counts = game_counts(records, style)
-    agreed, tokens = sum(bool(judgment.consistent) for judgment in judgments), sum(game["tokens"] for game in records)
+    agreed, tokens = (
+        sum(bool(judgment.consistent) for judgment in judgments),
+        sum(game["tokens"] for game in records),
+    )
     *summed, agreed, tokens = runtime.sum(*counts.values(), agreed, tokens)
-    metrics = game_rates(dict(zip(counts, summed))) | {"judge/consistency": agreed / len(pairs), "completions/mean_length": tokens / (2 * len(pairs))}
+    metrics = game_rates(dict(zip(counts, summed))) | {
+        "judge/consistency": agreed / len(pairs),
+        "completions/mean_length": tokens / (2 * len(pairs)),
+    }
     return {f"eval/{name}": value for name, value in metrics.items()}
 
 
@@ -299,45 +475,82 @@ def evaluate_answers(policy, tokenizer, questions, stops, settings, reward, path
     """One completion a held-out question. With a judge as reward also reward/win_rate, its verdict in both orders on the answers of now
     against those of step 0 (in eval-0.jsonl beside `path`): what the judge believes, to be held against reward/oracle."""
     runtime = policy.runtime
-    groups = [make_group(question, None, tokenizer, None) for question in questions[runtime.rank :: runtime.world_size]]
+    groups = [
+        make_group(question, None, tokenizer, None)
+        for question in questions[runtime.rank :: runtime.world_size]
+    ]
     seeds = [hash64(settings.seed, stable_hash(group.pair.id)) for group in groups]
     roll_out(policy, groups, seeds, tokenizer, None, stops, settings, num_generations=1)
     for group in groups:
         check_group(group)
-    rows = [{"id": group.pair.id, "correct": group.correct[0], **group.games[0]} for group in groups]
+    rows = [
+        {"id": group.pair.id, "correct": group.correct[0], **group.games[0]} for group in groups
+    ]
     write_rows(path, rows, runtime)
     runtime.sum(0)  # the file is there
     wins, judge, limit = 0.0, getattr(reward, "judge", None), settings.judge_max_completion_length
     if judge is not None:
-        start = {row["id"]: row["text"] for _, row in read_json_lines(Path(path).with_name("eval-0.jsonl"))}
-        duels = [cut_answers(judge, group.messages, [final_answer(text) for text in (group.games[0]["text"], start[group.pair.id])], limit)
-                 for group in groups]
-        different = [(group.messages, *duel) for group, duel in zip(groups, duels) if duel[0] != duel[1]]
+        start = {
+            row["id"]: row["text"]
+            for _, row in read_json_lines(Path(path).with_name("eval-0.jsonl"))
+        }
+        duels = [
+            cut_answers(
+                judge,
+                group.messages,
+                [final_answer(text) for text in (group.games[0]["text"], start[group.pair.id])],
+                limit,
+            )
+            for group in groups
+        ]
+        different = [
+            (group.messages, *duel) for group, duel in zip(groups, duels) if duel[0] != duel[1]
+        ]
         judgments = judge.judge(different, max_completion_length=limit) if different else []
         wins = sum(judgment.p_first for judgment in judgments) + (len(duels) - len(different)) / 2
     counts = answer_counts(groups)
     *summed, wins, tokens = runtime.sum(*counts.values(), wins, sum(row["tokens"] for row in rows))
     rates = answer_rates(dict(zip(counts, summed)))
-    metrics = {name: rates[name] for name in ("reward/oracle", "reward/verifier_error", "reward/unanswered")}
-    metrics |= {"reward/win_rate": wins / len(questions), "completions/mean_length": tokens / len(questions)}
+    metrics = {
+        name: rates[name]
+        for name in ("reward/oracle", "reward/verifier_error", "reward/unanswered")
+    }
+    metrics |= {
+        "reward/win_rate": wins / len(questions),
+        "completions/mean_length": tokens / len(questions),
+    }
     return {f"eval/{name}": value for name, value in metrics.items()}
 
 
 # ---- what a terminal shows ----
 
 SHOWN = {
-    "judge/accuracy": "accuracy {:.3f}", "reward/oracle": "right {:.3f}", "reward": "reward {:+.3f}", "completions/mean_length": "length {:.0f}",
-    "judge/parse_fail": "parse_fail {:.2f}", "reward/unanswered": "unanswered {:.2f}", "entropy": "entropy {:.2f}", "grad_norm": "grad {:.2f}",
-    "timing/tokens_per_second": "{:.0f} tokens/s", "reward/judge_accuracy": "judge {:.2f} right", "reward/judge_invalid": "{:.2f} invalid",
-    "eval/judge/accuracy": "held-out accuracy {:.3f}", "eval/judge/consistency": "consistency {:.3f}",
-    "eval/reward/oracle": "held-out right {:.3f}", "eval/reward/win_rate": "judged better than at first {:.3f}",
-}  # fmt: skip
+    "judge/accuracy": "accuracy {:.3f}",
+    "reward/oracle": "right {:.3f}",
+    "reward": "reward {:+.3f}",
+    "completions/mean_length": "length {:.0f}",
+    "judge/parse_fail": "parse_fail {:.2f}",
+    "reward/unanswered": "unanswered {:.2f}",
+    "entropy": "entropy {:.2f}",
+    "grad_norm": "grad {:.2f}",
+    "timing/tokens_per_second": "{:.0f} tokens/s",
+    "reward/judge_accuracy": "judge {:.2f} right",
+    "reward/judge_invalid": "{:.2f} invalid",
+    "eval/judge/accuracy": "held-out accuracy {:.3f}",
+    "eval/judge/consistency": "consistency {:.3f}",
+    "eval/reward/oracle": "held-out right {:.3f}",
+    "eval/reward/win_rate": "judged better than at first {:.3f}",
+}
 
 
 def progress_line(row):
     """A step, or an evaluation, in one line; nothing of a judge that was not asked."""
-    silent = () if row.get("reward/judge_matches") else ("reward/judge_accuracy", "reward/judge_invalid")
-    return "  ".join(form.format(row[name]) for name, form in SHOWN.items() if name in row and name not in silent)
+    silent = (
+        () if row.get("reward/judge_matches") else ("reward/judge_accuracy", "reward/judge_invalid")
+    )
+    return "  ".join(
+        form.format(row[name]) for name, form in SHOWN.items() if name in row and name not in silent
+    )
 
 
 def warnings_for(rows):
@@ -346,24 +559,43 @@ def warnings_for(rows):
     if not told or told[-1] is not rows[-1]:
         return []
     first, row = told[0], told[-1]
-    right, fault = ("judge/accuracy", "judge/parse_fail") if "judge/accuracy" in row else ("reward/oracle", "reward/unanswered")
+    right, fault = (
+        ("judge/accuracy", "judge/parse_fail")
+        if "judge/accuracy" in row
+        else ("reward/oracle", "reward/unanswered")
+    )
     empty, at_first = row.get("judge/think_empty", 0), first.get("judge/think_empty", 0)
     entropy, cut = sum(row["entropy"] for row in told[-5:]) / 5, row["completions/clipped_ratio"]
-    why = ("too easy: take harder data" if row[right] > 0.5 else "nothing to score: train_sft.py first" if row[fault] > 0.5
-           else "too hard: take easier data or a better model, raise --num_generations")  # fmt: skip
+    why = (
+        "too easy: take harder data"
+        if row[right] > 0.5
+        else "nothing to score: train_sft.py first"
+        if row[fault] > 0.5
+        else "too hard: take easier data or a better model, raise --num_generations"
+    )
     found = {
         f"entropy {entropy:.3g} in five steps, {first['entropy']:.3g} at first: completions hardly differ any more: lower --learning_rate, raise "
-        "--epsilon_high (0.28) or --temperature, or set --beta": len(told) > 5 and entropy < 0.1 * first["entropy"],
+        "--epsilon_high (0.28) or --temperature, or set --beta": len(told) > 5
+        and entropy < 0.1 * first["entropy"],
         f"completions/clipped_ratio {cut:.2f}: most completions are cut off: raise --max_completion_length; where their length only grows, try "
         "--loss_type dr_grpo": cut > 0.5,
-        f"{fault} {row[fault]:.2f}: most completions end without an answer to score: train_sft.py first, on texts that have one": row[fault] > 0.5 >= cut,
-        f"frac_reward_zero_std 1 in three steps: the completions of a prompt are all paid alike, so nothing is learned; {why}, or raise --temperature":
-            len(told) > 2 and all(row["frac_reward_zero_std"] == 1 for row in told[-3:]),
+        f"{fault} {row[fault]:.2f}: most completions end without an answer to score: train_sft.py first, on texts that have one": row[
+            fault
+        ]
+        > 0.5
+        >= cut,
+        f"frac_reward_zero_std 1 in three steps: the completions of a prompt are all paid alike, so nothing is learned; {why}, or raise --temperature": len(
+            told
+        )
+        > 2
+        and all(row["frac_reward_zero_std"] == 1 for row in told[-3:]),
         f"judge/think_empty {empty:.2f}, {at_first:.2f} at first: the judge stops thinking: take data on which a guess fails, lower --learning_rate, or set "
         "--beta": empty > max(0.9, at_first),
-        f"sampling/logp_diff_mean {row['sampling/logp_diff_mean']:.2f}: sampler and trainer disagree on the model's probabilities: try --dtype float32":
-            row["sampling/logp_diff_mean"] > 0.1,
-    }  # fmt: skip
+        f"sampling/logp_diff_mean {row['sampling/logp_diff_mean']:.2f}: sampler and trainer disagree on the model's probabilities: try --dtype float32": row[
+            "sampling/logp_diff_mean"
+        ]
+        > 0.1,
+    }
     return [text for text, holds in found.items() if holds]
 
 
@@ -388,14 +620,39 @@ def summarize(output_dir, settings):
     held_out = [row for row in rows if "eval/completions/mean_length" in row]
     if held_out:
         first, last = held_out[0], held_out[-1]
-        names = {"eval/judge/accuracy": "accuracy", "eval/judge/consistency": "both orders agree", "eval/reward/oracle": "right answers"}
-        changes = [f"{text} {first[name]:.3f} -> {last[name]:.3f}" for name, text in names.items() if name in first]
+        names = {
+            "eval/judge/accuracy": "accuracy",
+            "eval/judge/consistency": "both orders agree",
+            "eval/reward/oracle": "right answers",
+        }
+        changes = [
+            f"{text} {first[name]:.3f} -> {last[name]:.3f}"
+            for name, text in names.items()
+            if name in first
+        ]
         length = "eval/completions/mean_length"
-        note(f"held out, from step {first['step']} to {last['step']}: {', '.join(changes)}, "
-             f"tokens {first[length]:.0f} -> {last[length]:.0f}; {sum(row.get('step_time', 0) for row in rows) / 60:.1f} minutes of training")
+        note(
+            f"held out, from step {first['step']} to {last['step']}: {', '.join(changes)}, "
+            f"tokens {first[length]:.0f} -> {last[length]:.0f}; {sum(row.get('step_time', 0) for row in rows) / 60:.1f} minutes of training"
+        )
     root = Path(__file__).parent
-    if len(rows) > 20 and (root / "extras" / "plot.py").exists() and importlib.util.find_spec("matplotlib"):
-        subprocess.run([sys.executable, "-m", "extras.plot", output_dir.resolve()], cwd=root, check=False, stdout=sys.stderr)
+    if (
+        len(rows) > 20
+        and (root / "extras" / "plot.py").exists()
+        and importlib.util.find_spec("matplotlib")
+    ):
+        subprocess.run(
+            [sys.executable, "-m", "extras.plot", output_dir.resolve()],
+            cwd=root,
+            check=False,
+            stdout=sys.stderr,
+        )
     checkpoint = output_dir / f"checkpoint-{settings.max_steps}"
-    question = '--query "347+586" --a 933 --b 923' if is_embedded(settings.model) else "--query Q --a A --b B"
-    note(f"try: python judge.py --model {checkpoint} {question}\n     python -m extras.view {output_dir}\n     python -m extras.plot {output_dir}    (needs matplotlib)")
+    question = (
+        '--query "347+586" --a 933 --b 923'
+        if is_embedded(settings.model)
+        else "--query Q --a A --b B"
+    )
+    note(
+        f"try: python judge.py --model {checkpoint} {question}\n     python -m extras.view {output_dir}\n     python -m extras.plot {output_dir}    (needs matplotlib)"
+    )

@@ -39,7 +39,9 @@ class Runtime:
     world_size: int
     device: torch.device
     dtype: torch.dtype  # of the compute copy
-    at_end: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)  # what is let go of when the run ends
+    at_end: contextlib.ExitStack = field(
+        default_factory=contextlib.ExitStack
+    )  # what is let go of when the run ends
 
     @property
     def is_main(self):
@@ -70,17 +72,26 @@ class Runtime:
 @contextlib.contextmanager
 def start(device="auto", dtype="auto"):
     """Joins the processes that torchrun started (one alone without it) and leaves them in order; yields a Runtime."""
-    world_size, local_rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_RANK", 0))
+    world_size, local_rank = (
+        int(os.environ.get("WORLD_SIZE", 1)),
+        int(os.environ.get("LOCAL_RANK", 0)),
+    )
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
-        raise BadInput("--device cuda: this PyTorch sees no GPU: use --device cpu, or install a CUDA build")
+        raise BadInput(
+            "--device cuda: this PyTorch sees no GPU: use --device cpu, or install a CUDA build"
+        )
     device = torch.device("cuda", local_rank) if device == "cuda" else torch.device(device)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if world_size > 1:
         # The first process may write a large checkpoint, or one process sample for long, while the others wait.
-        backend = dict(backend="nccl", device_id=device) if device.type == "cuda" else dict(backend="gloo")
+        backend = (
+            dict(backend="nccl", device_id=device)
+            if device.type == "cuda"
+            else dict(backend="gloo")
+        )
         dist.init_process_group(**backend, timeout=timedelta(hours=4))
     rank = int(os.environ.get("RANK", 0)) if world_size > 1 else 0
     runtime = Runtime(rank, world_size, device, compute_dtype(dtype, device))
@@ -107,8 +118,12 @@ class Policy:
         self.model.gradient_checkpointing = gradient_checkpointing
         self.masters = dict(self.model.named_parameters())
         if runtime.world_size == 1 and runtime.dtype != torch.float32:
-            self.masters = {name: torch.nn.Parameter(weight.detach()) for name, weight in self.masters.items()}
-            self.model.to(runtime.dtype)  # gives the model's parameters new storage; the masters keep the old one
+            self.masters = {
+                name: torch.nn.Parameter(weight.detach()) for name, weight in self.masters.items()
+            }
+            self.model.to(
+                runtime.dtype
+            )  # gives the model's parameters new storage; the masters keep the old one
             for name, weight in self.model.named_parameters():
                 weight.register_post_accumulate_grad_hook(gradient_into(self.masters[name]))
 
@@ -123,7 +138,9 @@ class Policy:
             unit.unshard()
         with torch.device("meta"):
             plain = Model(self.model.config)
-        plain.load_state_dict({name: weight.detach() for name, weight in self.model.named_parameters()}, assign=True)
+        plain.load_state_dict(
+            {name: weight.detach() for name, weight in self.model.named_parameters()}, assign=True
+        )
         yield plain
         del plain
         for unit in units:
@@ -149,7 +166,9 @@ class Policy:
 
 def gradient_into(master):
     def move(weight):
-        master.grad = weight.grad.float() if master.grad is None else master.grad.add_(weight.grad)  # fp32 sum of bf16 gradients
+        master.grad = (
+            weight.grad.float() if master.grad is None else master.grad.add_(weight.grad)
+        )  # fp32 sum of bf16 gradients
         weight.grad = None
 
     return move
@@ -164,7 +183,9 @@ def load_model(folder, runtime, dtype):
         model = Model(Config.from_dict(check_model_folder(folder))).to(dtype)
     # One unit a block; the rest (embedding, norm, head) is the root unit, which stays whole until its backward is done.
     mesh = dist.device_mesh.init_device_mesh(runtime.device.type, (runtime.world_size,))
-    policy = MixedPrecisionPolicy(param_dtype=runtime.dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    policy = MixedPrecisionPolicy(
+        param_dtype=runtime.dtype, reduce_dtype=torch.float32, cast_forward_inputs=False
+    )
     for block in model.layers:
         fully_shard(block, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
@@ -202,7 +223,11 @@ def save_checkpoint(folder, step, policy, optimizer, tokenizer, judge_style=None
     weights, moments = {}, {}
     for name, master in policy.masters.items():
         state = optimizer.state.get(master)  # none before the first step with a signal
-        tensors = {"": master, "exp_avg.": state["exp_avg"], "exp_avg_sq.": state["exp_avg_sq"]} if state else {"": master}
+        tensors = (
+            {"": master, "exp_avg.": state["exp_avg"], "exp_avg_sq.": state["exp_avg_sq"]}
+            if state
+            else {"": master}
+        )
         for prefix, tensor in tensors.items():
             gathered = full(tensor.detach())
             if runtime.is_main:
@@ -211,7 +236,9 @@ def save_checkpoint(folder, step, policy, optimizer, tokenizer, judge_style=None
         partial = final.with_name(final.name + ".partial")
         shutil.rmtree(partial, ignore_errors=True)
         changes = {} if judge_style is None else {"judge_style": judge_style}
-        if judge_style is not None and Path(judge_style).is_file():  # a prompt of the user's own travels with the model
+        if (
+            judge_style is not None and Path(judge_style).is_file()
+        ):  # a prompt of the user's own travels with the model
             changes = {"judge_style": "judge_style.txt"}
         policy.model.save_pretrained(partial, state=weights, config_changes=changes)
         if changes.get("judge_style") == "judge_style.txt":
@@ -221,7 +248,11 @@ def save_checkpoint(folder, step, policy, optimizer, tokenizer, judge_style=None
         tokenizer.save_pretrained(partial)
         if (policy.folder / "generation_config.json").exists():  # holds stop tokens of chat models
             shutil.copy(policy.folder / "generation_config.json", partial)
-        checksums = {str(path.relative_to(partial)): sha256(path) for path in sorted(partial.rglob("*")) if path.is_file()}
+        checksums = {
+            str(path.relative_to(partial)): sha256(path)
+            for path in sorted(partial.rglob("*"))
+            if path.is_file()
+        }
         state = {"step": step, "optimizer_steps": optimizer_steps(optimizer), "sha256": checksums}
         write_json(partial / "trainer" / "state.json", state)
         for path in partial.rglob("*"):
@@ -235,11 +266,16 @@ def save_checkpoint(folder, step, policy, optimizer, tokenizer, judge_style=None
 def load_checkpoint(folder, policy, optimizer):
     """Puts optimizer moments back; the weights were loaded as the model itself. Returns the step. Any number of processes."""
     state = json.loads((Path(folder) / "trainer" / "state.json").read_text())
-    with safe_open(Path(folder) / "trainer" / "optimizer.safetensors", framework="pt") as moments, torch.no_grad():
+    with (
+        safe_open(Path(folder) / "trainer" / "optimizer.safetensors", framework="pt") as moments,
+        torch.no_grad(),
+    ):
         names = set(moments.keys())
         for name, master in policy.masters.items():
             if f"exp_avg.{name}" in names:
-                entry = {"step": torch.tensor(float(state["optimizer_steps"]), device=master.device)}
+                entry = {
+                    "step": torch.tensor(float(state["optimizer_steps"]), device=master.device)
+                }
                 for key in ("exp_avg", "exp_avg_sq"):
                     entry[key] = torch.zeros_like(master)
                     fill(entry[key], moments.get_tensor(f"{key}.{name}"))
@@ -257,8 +293,14 @@ def newest_checkpoint(folder, runtime):
     The first process decides for all. Raises BadInput on one that does not see the folder.
     """
     chosen = None
-    found = [path for path in Path(folder).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
-    for path in sorted(found, key=lambda path: -int(path.name.split("-")[1])) if runtime.is_main else []:
+    found = [
+        path
+        for path in Path(folder).glob("checkpoint-*")
+        if re.fullmatch(r"checkpoint-\d+", path.name)
+    ]
+    for path in (
+        sorted(found, key=lambda path: -int(path.name.split("-")[1])) if runtime.is_main else []
+    ):
         try:
             checksums = json.loads((path / "trainer" / "state.json").read_text())["sha256"]
             broken = [name for name, digest in checksums.items() if sha256(path / name) != digest]
@@ -268,11 +310,17 @@ def newest_checkpoint(folder, runtime):
             chosen = str(path)
             break
         note(f"{path}: damaged ({broken[0]}): passed over")
-    if found and runtime.is_main and chosen is None:  # starting again would overwrite what might still be saved
-        raise BadInput(f"--resume: no checkpoint in {folder} is intact: repair one, or start in another folder")
+    if (
+        found and runtime.is_main and chosen is None
+    ):  # starting again would overwrite what might still be saved
+        raise BadInput(
+            f"--resume: no checkpoint in {folder} is intact: repair one, or start in another folder"
+        )
     chosen = runtime.gather(chosen)[0]
     if chosen and not Path(chosen).is_dir():
-        raise BadInput(f"--output_dir: {chosen} is not there on this machine: all processes need the same folder")
+        raise BadInput(
+            f"--output_dir: {chosen} is not there on this machine: all processes need the same folder"
+        )
     return Path(chosen) if chosen else None
 
 
@@ -314,16 +362,29 @@ def open_run(folder, settings, step, runtime):
         folder.mkdir(parents=True, exist_ok=True)
         runtime.at_end.enter_context(sole_writer(folder))
         git = ["git", "-C", Path(__file__).parent, "rev-parse", "HEAD"]
-        commit = shutil.which("git") and subprocess.run(git, capture_output=True, text=True).stdout.strip()
-        versions = {"python": sys.version.split()[0], "torch": torch.__version__, "transformers": transformers.__version__}
-        write_json(folder / "config.json", {"settings": settings, "versions": versions, "commit": commit or None})
+        commit = (
+            shutil.which("git")
+            and subprocess.run(git, capture_output=True, text=True).stdout.strip()
+        )
+        versions = {
+            "python": sys.version.split()[0],
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        }
+        write_json(
+            folder / "config.json",
+            {"settings": settings, "versions": versions, "commit": commit or None},
+        )
         rows = cut_rows_past(folder / "metrics.jsonl", step)
     return runtime.gather(rows)[0]
 
 
 def cut_rows_past(path, step):
     """Drops the rows of a metrics.jsonl past `step`, and a half-written last one: that work is done again. Returns the rows kept."""
-    rows, lines = [], path.read_text().split("\n")[:-1] if path.exists() else []  # a line without its newline was cut off by the kill
+    rows, lines = (
+        [],
+        path.read_text().split("\n")[:-1] if path.exists() else [],
+    )  # a line without its newline was cut off by the kill
     for number, line in enumerate(lines, start=1):
         row = parse_json(line, f"{path} line {number}")
         if row.get("step", step + 1) > step:
@@ -341,9 +402,14 @@ def record(folder, rows, row, runtime, source):
     the run: FloatingPointError, when all is on disk.
     """
     before = rows[-1].get("num_tokens", 0) if rows else 0
-    row |= {"num_tokens": row["num_tokens"] + before, "skipped_steps": int(not math.isfinite(row["loss"] + row["grad_norm"]))}
+    row |= {
+        "num_tokens": row["num_tokens"] + before,
+        "skipped_steps": int(not math.isfinite(row["loss"] + row["grad_norm"])),
+    }
     if row["skipped_steps"]:
-        note(f"step {row['step']}: no update, loss {row['loss']} and gradient norm {row['grad_norm']} are not both finite: see {source}")
+        note(
+            f"step {row['step']}: no update, loss {row['loss']} and gradient norm {row['grad_norm']} are not both finite: see {source}"
+        )
         row = {name: value if math.isfinite(value) else 0.0 for name, value in row.items()}
     rows.append(row)
     if runtime.is_main:
@@ -352,8 +418,10 @@ def record(folder, rows, row, runtime, source):
         runtime.sum(0)  # nobody leaves before the first process has written
         if not runtime.is_main:
             sys.exit(1)
-        raise FloatingPointError(f"three steps in a row, {row['step'] - 2} to {row['step']}, had a loss or gradient that is not finite: see {source}; start "
-                                 f"again, from a checkpoint in {folder} as --model, with a lower --learning_rate or --dtype float32")  # fmt: skip
+        raise FloatingPointError(
+            f"three steps in a row, {row['step'] - 2} to {row['step']}, had a loss or gradient that is not finite: see {source}; start "
+            f"again, from a checkpoint in {folder} as --model, with a lower --learning_rate or --dtype float32"
+        )
     return row
 
 
@@ -376,4 +444,6 @@ def reporter(settings):
     from torch.utils.tensorboard import SummaryWriter
 
     writer = SummaryWriter(settings.output_dir)
-    return lambda step, metrics: [writer.add_scalar(name, value, step) for name, value in metrics.items()]
+    return lambda step, metrics: [
+        writer.add_scalar(name, value, step) for name, value in metrics.items()
+    ]

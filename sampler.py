@@ -53,9 +53,13 @@ def hash64(*numbers):
 
 def uniforms(streams, positions):
     """One uniform number in [0, 1) a row: SplitMix64 of stream + position, both int64 (rows,), 24 bits of it as fp32 (rows,)."""
-    state = streams + (positions + 1) * signed(GOLDEN)  # int64 wraps around, which is what is wanted
+    state = streams + (positions + 1) * signed(
+        GOLDEN
+    )  # int64 wraps around, which is what is wanted
     for shift, factor in MIX:
-        state = (state ^ ((state >> shift) & ((1 << (64 - shift)) - 1))) * signed(factor)  # >> keeps the sign: mask it off
+        state = (state ^ ((state >> shift) & ((1 << (64 - shift)) - 1))) * signed(
+            factor
+        )  # >> keeps the sign: mask it off
     state = state ^ ((state >> 31) & ((1 << 33) - 1))
     return ((state >> 40) & 0xFFFFFF).float() / 0x1000000
 
@@ -72,20 +76,28 @@ def sample_tokens(logits, temperature, top_p, uniform):
     results = []
     for rows in row_tiles(logits):  # as many as stay in a CPU's cache
         scaled = logits[rows] / (temperature or 1)
-        weights = scaled.sub_(scaled.amax(dim=-1, keepdim=True)).exp_()  # probabilities but for their sum
+        weights = scaled.sub_(
+            scaled.amax(dim=-1, keepdim=True)
+        ).exp_()  # probabilities but for their sum
         tokens = draw(weights, top_p, uniform[rows]) if temperature else logits[rows].argmax(dim=-1)
-        results.append((tokens, weights.gather(1, tokens[:, None])[:, 0].log() - weights.sum(dim=-1).log()))
+        results.append(
+            (tokens, weights.gather(1, tokens[:, None])[:, 0].log() - weights.sum(dim=-1).log())
+        )
     return tuple(map(torch.cat, zip(*results)))
 
 
 def draw(weights, top_p, uniform):
     """One index a row, (rows,), drawn in proportion to weights (rows, vocab): first a block of the vocabulary, then an entry of it."""
-    if top_p < 1:  # keep the likeliest tokens until they hold top_p together; the one that crosses the border is kept
+    if (
+        top_p < 1
+    ):  # keep the likeliest tokens until they hold top_p together; the one that crosses the border is kept
         ordered, order = weights.sort(dim=-1, descending=True)
         ordered[ordered.cumsum(dim=-1) - ordered >= top_p * ordered.sum(dim=-1, keepdim=True)] = 0
         weights = torch.zeros_like(weights).scatter_(1, order, ordered)
     size, missing = weights.shape[1], -weights.shape[1] % BLOCK
-    blocks = (F.pad(weights, (0, missing)) if missing else weights).unflatten(1, (-1, BLOCK))  # (rows, blocks, BLOCK)
+    blocks = (F.pad(weights, (0, missing)) if missing else weights).unflatten(
+        1, (-1, BLOCK)
+    )  # (rows, blocks, BLOCK)
     sums = blocks.sum(dim=-1)
     block, rest = find(sums, uniform * sums.sum(dim=-1, dtype=torch.float64))
     entry, _ = find(blocks[torch.arange(len(block), device=block.device), block], rest)
@@ -94,9 +106,13 @@ def draw(weights, top_p, uniform):
 
 def find(weights, aim):
     """weights (rows, n), aim (rows,) -> (the first place at which the running sum is above aim, what of aim lies behind that before it)."""
-    cumulative = weights.cumsum(dim=-1, dtype=torch.float64)  # a GPU sums in parallel: fp32 sums need not grow from entry to entry
+    cumulative = weights.cumsum(
+        dim=-1, dtype=torch.float64
+    )  # a GPU sums in parallel: fp32 sums need not grow from entry to entry
     total = cumulative[:, -1]
-    aim = torch.minimum(aim, torch.nextafter(total, torch.zeros_like(total)))  # below the total: what is found has a weight above 0
+    aim = torch.minimum(
+        aim, torch.nextafter(total, torch.zeros_like(total))
+    )  # below the total: what is found has a weight above 0
     place = torch.searchsorted(cumulative, aim[:, None], right=True).clamp(max=weights.shape[1] - 1)
     return place[:, 0], (aim - (cumulative - weights).gather(1, place)[:, 0]).clamp(min=0)
 
@@ -108,15 +124,27 @@ def packed_product(weight, bias, x):
 @contextmanager
 def packed_weights(model):
     """Inside, bf16 layers on a CPU multiply by copies of their weights in oneDNN's own order: for 8 rows a step takes 0.7 of the time."""
-    fits = model.device.type == "cpu" and model.head_weight.dtype == torch.bfloat16 and torch.cpu._is_avx512_bf16_supported()
-    layers = [module for module in model.layers.modules() if isinstance(module, torch.nn.Linear)] if fits else []
+    fits = (
+        model.device.type == "cpu"
+        and model.head_weight.dtype == torch.bfloat16
+        and torch.cpu._is_avx512_bf16_supported()
+    )
+    layers = (
+        [module for module in model.layers.modules() if isinstance(module, torch.nn.Linear)]
+        if fits
+        else []
+    )
     try:
         for layer in layers:
-            layer.forward = functools.partial(packed_product, torch.ops.mkldnn._reorder_linear_weight(layer.weight), layer.bias)
+            layer.forward = functools.partial(
+                packed_product, torch.ops.mkldnn._reorder_linear_weight(layer.weight), layer.bias
+            )
         yield
     finally:
         for layer in layers:
-            vars(layer).pop("forward", None)  # the class's own again, unless another thread was here before
+            vars(layer).pop(
+                "forward", None
+            )  # the class's own again, unless another thread was here before
 
 
 class Session:
@@ -150,7 +178,9 @@ class Session:
         while waiting and len(self.running) + len(arrivals) < len(self.tokens):
             prompt, _ = waiting[0]
             if prompt not in self.slot_of:
-                if not free_slots:  # every prompt in use has a generation running: wait until one is through
+                if (
+                    not free_slots
+                ):  # every prompt in use has a generation running: wait until one is through
                     break
                 self.slot_of[prompt] = min(free_slots)
                 free_slots.remove(self.slot_of[prompt])
@@ -162,24 +192,39 @@ class Session:
         self.prefill(new_prompts)
         first, device = len(self.running), self.tokens.device
         slots = [self.slot_of[prompt] for prompt, _ in arrivals]
-        columns = [[self.streams[prompt][generation], len(self.prompts[prompt]), 0, 0, 0] for prompt, generation in arrivals]
-        self.state[:, first : first + len(arrivals)] = torch.tensor(columns, dtype=torch.long, device=device).T
+        columns = [
+            [self.streams[prompt][generation], len(self.prompts[prompt]), 0, 0, 0]
+            for prompt, generation in arrivals
+        ]
+        self.state[:, first : first + len(arrivals)] = torch.tensor(
+            columns, dtype=torch.long, device=device
+        ).T
         self.running += arrivals
         self.counts += [0] * len(arrivals)
         self.lay_out()
-        hidden = self.last_hidden[torch.tensor(slots, device=device)]  # every generation draws its own first token from it
+        hidden = self.last_hidden[
+            torch.tensor(slots, device=device)
+        ]  # every generation draws its own first token from it
         self.append_tokens(hidden, slice(first, first + len(arrivals)))
 
     def prefill(self, prompts):
         for piece in batches_by_length(prompts, self.prompts, self.settings.prefill_tokens):
             tokens, positions, spans = [], [], []
             for prompt in piece:
-                spans.append((len(tokens), len(tokens) + len(self.prompts[prompt]), self.slot_of[prompt]))
+                spans.append(
+                    (len(tokens), len(tokens) + len(self.prompts[prompt]), self.slot_of[prompt])
+                )
                 tokens += self.prompts[prompt]
                 positions += range(len(self.prompts[prompt]))
-            tokens, positions = torch.tensor([tokens, positions], dtype=torch.long, device=self.tokens.device)
-            hidden = self.model(tokens, positions, self.cache.prefill_attention(spans))  # (tokens, hidden_size)
-            self.last_hidden[[slot for _, _, slot in spans]] = hidden[[end - 1 for _, end, _ in spans]]
+            tokens, positions = torch.tensor(
+                [tokens, positions], dtype=torch.long, device=self.tokens.device
+            )
+            hidden = self.model(
+                tokens, positions, self.cache.prefill_attention(spans)
+            )  # (tokens, hidden_size)
+            self.last_hidden[[slot for _, _, slot in spans]] = hidden[
+                [end - 1 for _, end, _ in spans]
+            ]
 
     def lay_out(self):
         """Which table entry each row's query goes to, and how far each slot's prompt reaches. Changes only when rows come or go."""
@@ -189,20 +234,28 @@ class Session:
             ranks.append(rows_in_slot[slot])
             rows_in_slot[slot] += 1
         self.table_width = max(rows_in_slot.values())
-        self.places = torch.tensor([slot * self.table_width + rank for slot, rank in zip(slots, ranks)], device=device)
-        lengths = torch.ones(max(slots) + 1, dtype=torch.long)  # a slot without rows: one visible key keeps its softmax finite
+        self.places = torch.tensor(
+            [slot * self.table_width + rank for slot, rank in zip(slots, ranks)], device=device
+        )
+        lengths = torch.ones(
+            max(slots) + 1, dtype=torch.long
+        )  # a slot without rows: one visible key keeps its softmax finite
         for prompt, slot in self.slot_of.items():
             if slot < len(lengths):
                 lengths[slot] = len(self.prompts[prompt])
         visible = torch.arange(self.cache.padded(int(lengths.max()))) < lengths[:, None]
-        self.prompt_mask = torch.zeros(visible.shape).masked_fill_(~visible, -torch.inf).to(device)  # (slots, padded prompt tokens)
+        self.prompt_mask = (
+            torch.zeros(visible.shape).masked_fill_(~visible, -torch.inf).to(device)
+        )  # (slots, padded prompt tokens)
 
     def decode(self):
         """One token for every running row: no host synchronisation in here."""
         n = len(self.running)
         own_lengths = self.generated[:n] - 1  # the newest token is not in the cache yet
         last = self.tokens[:n].gather(1, own_lengths[:, None])[:, 0]
-        attend = self.cache.decode_attention(self.places, self.table_width, self.prompt_mask, own_lengths, max(self.counts) - 1)
+        attend = self.cache.decode_attention(
+            self.places, self.table_width, self.prompt_mask, own_lengths, max(self.counts) - 1
+        )
         hidden = self.model(last, self.prompt_length[:n] + own_lengths, attend)  # (n, hidden_size)
         self.append_tokens(hidden, slice(0, n))
 
@@ -218,13 +271,17 @@ class Session:
     def append_tokens(self, hidden, rows):
         """Draws the next token of the rows in a slice from their last hidden states (rows, hidden_size)."""
         uniform = uniforms(self.stream[rows], self.generated[rows])
-        tokens, logprobs = sample_tokens(self.logits(hidden), self.settings.temperature, self.settings.top_p, uniform)
+        tokens, logprobs = sample_tokens(
+            self.logits(hidden), self.settings.temperature, self.settings.top_p, uniform
+        )
         at = self.generated[rows][:, None]  # the rows differ in age: each has its own column
         self.tokens[rows].scatter_(1, at, tokens[:, None])
         self.logprobs[rows].scatter_(1, at, logprobs[:, None])
         self.generated[rows] += 1
         self.length[rows] += 1 - self.stopped[rows]
-        self.stopped[rows] |= torch.isin(tokens, self.stops) | ~logprobs.isfinite()  # `retire` raises for the latter
+        self.stopped[rows] |= (
+            torch.isin(tokens, self.stops) | ~logprobs.isfinite()
+        )  # `retire` raises for the latter
         for row in range(rows.start, rows.stop):
             self.counts[row] += 1
 
@@ -232,13 +289,19 @@ class Session:
         """Takes finished rows out, and moves the last rows into their places so that rows 0..n-1 are the running ones."""
         limit = self.settings.max_new_tokens
         stopped, lengths = self.state[3:, : len(self.running)].tolist()  # the one synchronisation
-        finished = [row for row in range(len(self.running)) if stopped[row] or self.counts[row] >= limit]
+        finished = [
+            row for row in range(len(self.running)) if stopped[row] or self.counts[row] >= limit
+        ]
         if not finished:
             return
-        for row, tokens, logprobs in zip(finished, self.tokens[finished].tolist(), self.logprobs[finished].tolist()):
+        for row, tokens, logprobs in zip(
+            finished, self.tokens[finished].tolist(), self.logprobs[finished].tolist()
+        ):
             (prompt, generation), length = self.running[row], min(lengths[row], limit)
             if not all(map(math.isfinite, logprobs[:length])):
-                raise FloatingPointError("the model's logits are not finite: its weights are damaged, or training has diverged")
+                raise FloatingPointError(
+                    "the model's logits are not finite: its weights are damaged, or training has diverged"
+                )
             reason = "stop" if stopped[row] and lengths[row] <= limit else "length"
             results[prompt][generation] = Completion(tokens[:length], logprobs[:length], reason)
             self.unfinished[prompt] -= 1
@@ -283,32 +346,57 @@ class Settings:
 def check_arguments(model, prompts, num_generations, settings, seeds):
     vocab_size = model.config.vocab_size
     if settings.temperature < 0 or not 0 < settings.top_p <= 1:
-        raise ValueError(f"temperature must be at least 0 and top_p in (0, 1], got {settings.temperature} and {settings.top_p}")
+        raise ValueError(
+            f"temperature must be at least 0 and top_p in (0, 1], got {settings.temperature} and {settings.top_p}"
+        )
     if num_generations < 1 or settings.max_new_tokens < 1:
-        raise ValueError(f"num_generations and max_new_tokens must be at least 1, got {num_generations} and {settings.max_new_tokens}")
+        raise ValueError(
+            f"num_generations and max_new_tokens must be at least 1, got {num_generations} and {settings.max_new_tokens}"
+        )
     for index, prompt in enumerate(prompts):
         if not prompt or min(prompt) < 0 or max(prompt) >= vocab_size:
-            raise ValueError(f"prompt {index}: must hold token ids from 0 to {vocab_size - 1} and at least one of them")
+            raise ValueError(
+                f"prompt {index}: must hold token ids from 0 to {vocab_size - 1} and at least one of them"
+            )
     if len(seeds) != len(prompts):
-        raise ValueError(f"{len(seeds)} seeds for {len(prompts)} prompts: give one integer, or one for each prompt")
+        raise ValueError(
+            f"{len(seeds)} seeds for {len(prompts)} prompts: give one integer, or one for each prompt"
+        )
 
 
 def row_budget(model, num_tokens, prompt_length, num_generations):
     """How many rows fit, with their share of the prompts: in half of a GPU's free memory, at most 256; in 4 GiB of a CPU's, at most 64, or
     up to 256 of a model so small that a step's cost is in its calls."""
     config, weight = model.config, model.embed_tokens.weight
-    bytes_per_token = 2 * config.num_layers * config.num_kv_heads * config.head_dim * weight.element_size()
+    bytes_per_token = (
+        2 * config.num_layers * config.num_kv_heads * config.head_dim * weight.element_size()
+    )
     bytes_per_row = bytes_per_token * (num_tokens + prompt_length * min(1, 2 / num_generations))
     if weight.device.type != "cuda":
         return max(1, min(64, int(2**32 // bytes_per_row)), min(256, int(2**27 // bytes_per_row)))
     device = weight.device  # what PyTorch holds without using it is free as well
-    free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    free = (
+        torch.cuda.mem_get_info(device)[0]
+        + torch.cuda.memory_reserved(device)
+        - torch.cuda.memory_allocated(device)
+    )
     return max(1, min(256, int(free // 2 // bytes_per_row)))
 
 
 @torch.inference_mode()
-def generate(model, prompts, num_generations=1, max_new_tokens=1024, temperature=1.0, top_p=1.0, stop_token_ids=(), seed=0, max_rows=None,
-             progress=None, first_generation=0):
+def generate(
+    model,
+    prompts,
+    num_generations=1,
+    max_new_tokens=1024,
+    temperature=1.0,
+    top_p=1.0,
+    stop_token_ids=(),
+    seed=0,
+    max_rows=None,
+    progress=None,
+    first_generation=0,
+):
     """Samples `num_generations` completions of each prompt (lists of token ids) -> results[prompt][generation], each a Completion.
 
     temperature 0 is greedy, with the log-probs of temperature 1. Without stop_token_ids every completion runs to max_new_tokens.
@@ -318,17 +406,30 @@ def generate(model, prompts, num_generations=1, max_new_tokens=1024, temperature
     Raises ValueError for arguments out of range.
     """
     settings = Settings(max_new_tokens, temperature, top_p, tuple(stop_token_ids))
-    seeds = [hash64(seed, index) for index in range(len(prompts))] if isinstance(seed, int) else list(seed)
+    seeds = (
+        [hash64(seed, index) for index in range(len(prompts))]
+        if isinstance(seed, int)
+        else list(seed)
+    )
     check_arguments(model, prompts, num_generations, settings, seeds)
     results = [[None] * num_generations for _ in prompts]
-    streams = [[hash64(prompt_seed, first_generation + generation) for generation in range(num_generations)] for prompt_seed in seeds]
+    streams = [
+        [
+            hash64(prompt_seed, first_generation + generation)
+            for generation in range(num_generations)
+        ]
+        for prompt_seed in seeds
+    ]
     # Long prompts first: prompts that run together are then alike in length, and the longest work does not start last.
     order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
     waiting = deque((index, generation) for index in order for generation in range(num_generations))
     if not waiting:
         return results
     total = len(waiting)
-    num_rows = min(total, max_rows or row_budget(model, max_new_tokens, max(map(len, prompts)), num_generations))
+    num_rows = min(
+        total,
+        max_rows or row_budget(model, max_new_tokens, max(map(len, prompts)), num_generations),
+    )
     # Twice the slots that whole groups need: some groups are still at their last rows when the next ones start.
     num_slots = min(len(prompts), num_rows, 2 * -(-num_rows // num_generations))
     with packed_weights(model):

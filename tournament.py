@@ -45,7 +45,10 @@ def knockout(num_players, play, seed=0):
     while len(players) > 1:
         # the first round leaves a power of two, later ones halve it
         num_matches = len(players) - (1 << (len(players) - 1).bit_length() - 1)
-        pairs, resting = list(zip(players[0 : 2 * num_matches : 2], players[1 : 2 * num_matches : 2])), players[2 * num_matches :]
+        pairs, resting = (
+            list(zip(players[0 : 2 * num_matches : 2], players[1 : 2 * num_matches : 2])),
+            players[2 * num_matches :],
+        )
         matches = []
         for (i, j), score in zip(pairs, play(pairs), strict=True):
             if not 0 <= score <= 1:
@@ -63,14 +66,19 @@ def draw_tree(bracket, label):
     for i, j, score, winner in (match for matches in bracket.rounds for match in matches):
         loser, share = i + j - winner, score if winner == i else 1 - score
         branches = [lines[player] for player in (winner, loser) if player in lines]
-        lines[winner] = [f"{label(winner)} beats {label(loser)} {share:.2f}" + " (coin)" * (score == 0.5)]
+        lines[winner] = [
+            f"{label(winner)} beats {label(loser)} {share:.2f}" + " (coin)" * (score == 0.5)
+        ]
         for branch in branches:
             head, rest = ("└─ ", "   ") if branch is branches[-1] else ("├─ ", "│  ")
-            lines[winner] += [(rest if number else head) + line for number, line in enumerate(branch)]
+            lines[winner] += [
+                (rest if number else head) + line for number, line in enumerate(branch)
+            ]
     return lines.get(bracket.winner, [label(bracket.winner)])
 
 
 # ---- shared by the two commands ----
+
 
 def rank_settings():
     """The settings of both, as a class. A function, because nothing but the commands needs a judge."""
@@ -80,9 +88,15 @@ def rank_settings():
     @dataclass
     class RankSettings(JudgeSettings):
         query: Optional[str] = setting(None, "what was asked; @path reads a file, - standard input")
-        candidates: Optional[str] = setting(None, "answers, one a line: JSON lines (strings, or objects with response or text) or plain text")
+        candidates: Optional[str] = setting(
+            None,
+            "answers, one a line: JSON lines (strings, or objects with response or text) or plain text",
+        )
         stop: Literal[tuple(STOPS)] = setting("never", STOP_HELP)
-        cache: Optional[str] = setting(None, "JSON lines of judged matches: read first, then added to; resumes, and serves other schedules")
+        cache: Optional[str] = setting(
+            None,
+            "JSON lines of judged matches: read first, then added to; resumes, and serves other schedules",
+        )
         json: bool = setting(False, "print one JSON object")
 
     return RankSettings
@@ -91,17 +105,25 @@ def rank_settings():
 def read_candidates(path):
     """The answers in a file, at least one. JSON lines if the name ends in .jsonl or the first line is a JSON object or string."""
     text = cli.read_text(path, "--candidates").removeprefix("\ufeff")
-    lines = [(number, line.strip("\r")) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    lines = [
+        (number, line.strip("\r"))
+        for number, line in enumerate(text.split("\n"), start=1)
+        if line.strip()
+    ]
     if not lines:
         raise BadInput(f"--candidates: {path} is empty: write one candidate a line")
-    if not path.endswith((".jsonl", ".json")) and not re.match(r'\s*(\{\s*"|"([^"\\]|\\.)*"\s*$)', lines[0][1]):
+    if not path.endswith((".jsonl", ".json")) and not re.match(
+        r'\s*(\{\s*"|"([^"\\]|\\.)*"\s*$)', lines[0][1]
+    ):
         return [line for _, line in lines]
     answers = []
     for number, line in lines:
         row = cli.parse_json(line, f"{path} line {number}", (dict, str))
         answers.append(row.get("response", row.get("text")) if isinstance(row, dict) else row)
         if not isinstance(answers[-1], str) or re.search("[\ud800-\udfff]", answers[-1]):
-            raise BadInput(f"{path} line {number}: {answers[-1]!r:.80} is no answer: expected a string, or an object with response or text")
+            raise BadInput(
+                f"{path} line {number}: {answers[-1]!r:.80} is no answer: expected a string, or an object with response or text"
+            )
     return answers
 
 
@@ -114,7 +136,9 @@ def cached(play, path, names):
     known, asked = read_cache(path) if path else {}, Counter()
 
     def play_cached(pairs):
-        turns = [(i, j) if names[i] <= names[j] else (j, i) for i, j in pairs]  # one direction, whichever a schedule asks for
+        turns = [
+            (i, j) if names[i] <= names[j] else (j, i) for i, j in pairs
+        ]  # one direction, whichever a schedule asks for
         keys = []
         for i, j in turns:
             keys.append((names[i], names[j], asked[names[i], names[j]]))
@@ -126,8 +150,13 @@ def cached(play, path, names):
             known.update(zip(part_keys, play(part, [key[2] for key in part_keys]), strict=True))
             if path:
                 with open(path, "a", encoding="utf-8") as file:
-                    file.writelines(json.dumps(dict(zip(ROW, (*key, known[key])))) + "\n" for key in part_keys)
-        return [known[key] if turn == tuple(pair) else 1 - known[key] for turn, key, pair in zip(turns, keys, pairs)]
+                    file.writelines(
+                        json.dumps(dict(zip(ROW, (*key, known[key])))) + "\n" for key in part_keys
+                    )
+        return [
+            known[key] if turn == tuple(pair) else 1 - known[key]
+            for turn, key, pair in zip(turns, keys, pairs)
+        ]
 
     return play_cached
 
@@ -140,7 +169,9 @@ def read_cache(path):
     for number, row in own_rows(path, "--cache", b'{"i": "'):
         *key, score = map(row.get, ROW)
         if list(map(type, [*key, score])) != [str, str, int, float] or not 0 <= score <= 1:
-            raise BadInput(f"--cache: {path} line {number} is no match that this command wrote: give another file")
+            raise BadInput(
+                f"--cache: {path} line {number} is no match that this command wrote: give another file"
+            )
         known[tuple(key)] = score
     return known
 
@@ -157,17 +188,44 @@ def judged_play(settings, candidates, num_matches):
     if not (settings.query or "").strip():
         raise BadInput("--query is missing or empty: give the question that was answered")
     folder = check_judge(settings)
-    files = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(folder.glob("*.safetensors"))] if folder else None
+    files = (
+        [
+            (file.name, file.stat().st_size, file.stat().st_mtime_ns)
+            for file in sorted(folder.glob("*.safetensors"))
+        ]
+        if folder
+        else None
+    )
     options = settings.num_votes, True, settings.temperature, settings.max_completion_length
-    origin = [files or [settings.base_url, settings.model], asdict(load_style(settings.style)), settings.query, options, settings.seed,
-              settings.device, settings.dtype]
-    load, messages, spent = functools.cache(lambda: judge_of(settings)), [{"role": "user", "content": settings.query}], Counter()
+    origin = [
+        files or [settings.base_url, settings.model],
+        asdict(load_style(settings.style)),
+        settings.query,
+        options,
+        settings.seed,
+        settings.device,
+        settings.dtype,
+    ]
+    load, messages, spent = (
+        functools.cache(lambda: judge_of(settings)),
+        [{"role": "user", "content": settings.query}],
+        Counter(),
+    )
     bar = tqdm(total=num_matches, desc="ranking", unit="match", leave=False, disable=None)
 
     def play(pairs, repetitions):
-        texts = [(candidates[i], candidates[j]) for i, j in pairs]  # the id seeds the draws: an id of its own for each repetition
-        ids = [f"{stable_hash(messages, *answers, *[n] * (n > 0)):016x}" for answers, n in zip(texts, repetitions)]
-        judgments = load().judge([Pair(name, messages, answers) for name, answers in zip(ids, texts)], *options, settings.stop)
+        texts = [
+            (candidates[i], candidates[j]) for i, j in pairs
+        ]  # the id seeds the draws: an id of its own for each repetition
+        ids = [
+            f"{stable_hash(messages, *answers, *[n] * (n > 0)):016x}"
+            for answers, n in zip(texts, repetitions)
+        ]
+        judgments = load().judge(
+            [Pair(name, messages, answers) for name, answers in zip(ids, texts)],
+            *options,
+            settings.stop,
+        )
         for judgment in judgments:
             spent.update(spending(judgment.games, settings.num_votes))
         bar.update(len(pairs))
@@ -175,7 +233,9 @@ def judged_play(settings, candidates, num_matches):
 
     # behind the hash: two answers are then shown in the same direction, hence judged with the same draws, whatever the rule
     rule = f" {settings.stop}" if settings.stop != "never" else ""
-    return cached(play, settings.cache, [f"{stable_hash(origin, text):016x}{rule}" for text in candidates]), spent
+    return cached(
+        play, settings.cache, [f"{stable_hash(origin, text):016x}{rule}" for text in candidates]
+    ), spent
 
 
 def report_spent(settings, spent):
@@ -190,12 +250,16 @@ def report_spent(settings, spent):
 
 def shown(text, width=60):
     """A candidate on one line, without characters that could give the terminal orders."""
-    text = " ".join(re.sub("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]", " ", text).split())
+    text = " ".join(
+        re.sub("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]", " ", text).split()
+    )
     return text if len(text) <= width else text[: width - 3] + "..."
 
 
 def main(argv=None):
-    settings = cli.parse_settings(rank_settings(), argv, text_fields=("query",), description=__doc__.split("\n")[0])
+    settings = cli.parse_settings(
+        rank_settings(), argv, text_fields=("query",), description=__doc__.split("\n")[0]
+    )
     if settings.candidates is None:
         raise BadInput("--candidates is missing: give a file with one answer a line")
     candidates = read_candidates(settings.candidates)
@@ -203,10 +267,17 @@ def main(argv=None):
     bracket = knockout(len(candidates), play, settings.seed)
     spent, best = report_spent(settings, spent), candidates[bracket.winner]
     if settings.json:
-        print(json.dumps(asdict(bracket) | {"num_coins": bracket.num_coins, "text": best} | spent))  # a match: i, j, score of i, winner
+        print(
+            json.dumps(asdict(bracket) | {"num_coins": bracket.num_coins, "text": best} | spent)
+        )  # a match: i, j, score of i, winner
         return
-    print("\n".join(draw_tree(bracket, lambda player: f"{player}: {shown(candidates[player], 40)}")))
-    coins = f"; {bracket.num_coins} of {bracket.num_matches} matches had no winner: a coin decided" * (bracket.num_coins > 0)
+    print(
+        "\n".join(draw_tree(bracket, lambda player: f"{player}: {shown(candidates[player], 40)}"))
+    )
+    coins = (
+        f"; {bracket.num_coins} of {bracket.num_matches} matches had no winner: a coin decided"
+        * (bracket.num_coins > 0)
+    )
     print(f"\nbest answer: {bracket.winner}: {shown(best)}{coins}")
 
 

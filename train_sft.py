@@ -35,19 +35,33 @@ class Settings:
     batch_size: int = setting(128, "rows a step, over all processes")
     learning_rate: float = setting(5e-6, "of AdamW, at its highest")
     warmup_steps: int = setting(0, "steps of linear warm-up")
-    schedule: Literal["constant", "cosine"] = setting("constant", "after the warm-up: stay, or fall to a tenth by the last step")
+    schedule: Literal["constant", "cosine"] = setting(
+        "constant", "after the warm-up: stay, or fall to a tenth by the last step"
+    )
     weight_decay: float = setting(0.0, "of AdamW")
     max_grad_norm: float = setting(1.0, "gradients are scaled down to this norm")
     max_length: int = setting(4096, "tokens of a row at most; longer ones are left out and counted")
-    micro_batch_tokens: int = setting(8192, "packed tokens a forward pass; out of memory: lower it, and set --gradient_checkpointing")
-    gradient_checkpointing: bool = setting(False, "keep block inputs only, compute the rest again: less memory, a third more time")
-    judge_style: Optional[str] = setting(None, "judging prompt that the rows use: written into config.json, so that judge.py takes it by default")
+    micro_batch_tokens: int = setting(
+        8192,
+        "packed tokens a forward pass; out of memory: lower it, and set --gradient_checkpointing",
+    )
+    gradient_checkpointing: bool = setting(
+        False, "keep block inputs only, compute the rest again: less memory, a third more time"
+    )
+    judge_style: Optional[str] = setting(
+        None,
+        "judging prompt that the rows use: written into config.json, so that judge.py takes it by default",
+    )
     save_every: int = setting(100, "steps between checkpoints; the last step is always saved")
     resume: bool = setting(False, "go on from the newest checkpoint in output_dir, or start there")
     seed: int = setting(0, "decides the order of the rows")
-    report_to: Literal["none", "tensorboard", "wandb"] = setting("none", "copy the metrics to tensorboard or wandb as well")
+    report_to: Literal["none", "tensorboard", "wandb"] = setting(
+        "none", "copy the metrics to tensorboard or wandb as well"
+    )
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "auto: a GPU if there is one")
-    dtype: Literal["auto", "float32", "bfloat16"] = setting("auto", "of the computation; weights and optimizer are fp32 always")
+    dtype: Literal["auto", "float32", "bfloat16"] = setting(
+        "auto", "of the computation; weights and optimizer are fp32 always"
+    )
 
 
 def check(settings):
@@ -61,7 +75,9 @@ def check(settings):
     if settings.warmup_steps < 0 or not 0 <= settings.weight_decay < float("inf"):
         raise BadInput("--warmup_steps, --weight_decay: must not be negative")
     if settings.train_data is None:
-        raise BadInput("--train_data: give a file of JSON lines with messages, or with prompt and completion")
+        raise BadInput(
+            "--train_data: give a file of JSON lines with messages, or with prompt and completion"
+        )
     if settings.resume and not settings.output_dir:
         raise BadInput("--resume: needs --output_dir, the folder of the run to go on with")
     if settings.judge_style:
@@ -70,41 +86,70 @@ def check(settings):
     cli.check_model_folder(folder)
     if settings.output_dir is not None and os.environ.get("RANK", "0") == "0":
         cli.check_output_dir(settings.output_dir, settings, FREE_TO_CHANGE)
-    lines = [(f"{settings.train_data} line {number}", row) for number, row in cli.read_json_lines(settings.train_data, "--train_data")]
+    lines = [
+        (f"{settings.train_data} line {number}", row)
+        for number, row in cli.read_json_lines(settings.train_data, "--train_data")
+    ]
     rows = [(*read_row(row, place), place) for place, row in lines]
     if not rows:
-        raise BadInput(f"--train_data: {settings.train_data} has no rows: write one JSON object a line")
+        raise BadInput(
+            f"--train_data: {settings.train_data} has no rows: write one JSON object a line"
+        )
     return settings, folder, rows
 
 
 def read_row(row, place):
     """A row of the data as (prompt: messages or text, completion: text)."""
-    if isinstance(row.get("question"), str) and isinstance(row.get("answer"), str):  # GSM8K and its kin
-        row = {"prompt": [{"role": "user", "content": row["question"]}], "completion": row["answer"]}
+    if isinstance(row.get("question"), str) and isinstance(
+        row.get("answer"), str
+    ):  # GSM8K and its kin
+        row = {
+            "prompt": [{"role": "user", "content": row["question"]}],
+            "completion": row["answer"],
+        }
     prompt, completion = row.get("prompt"), row.get("completion")
     if isinstance(prompt, list) and isinstance(completion, list):
         row = {"messages": prompt + completion}
     if "messages" in row:
         messages = conversation(row["messages"], "messages", place)
         if len(messages) < 2 or messages[-1]["role"] != "assistant":
-            raise BadInput(f"{place}: messages must end with an assistant's after at least one other: correct or leave out this row")
+            raise BadInput(
+                f"{place}: messages must end with an assistant's after at least one other: correct or leave out this row"
+            )
         return messages[:-1], messages[-1]["content"]
     if not isinstance(prompt, (str, list)) or not isinstance(completion, str):
-        raise BadInput(f"{place}: found the fields {', '.join(map(str, row))}: a row needs messages, or prompt and completion (text)")
+        raise BadInput(
+            f"{place}: found the fields {', '.join(map(str, row))}: a row needs messages, or prompt and completion (text)"
+        )
     text(completion, "completion", place)
-    prompt = text(prompt, "prompt", place) if isinstance(prompt, str) else conversation(prompt, "prompt", place)
+    prompt = (
+        text(prompt, "prompt", place)
+        if isinstance(prompt, str)
+        else conversation(prompt, "prompt", place)
+    )
     if not prompt:
         raise BadInput(f"{place}: prompt is empty: write what comes before the completion")
     return prompt, completion
 
 
 if __name__ == "__main__":  # arguments and files are looked at before the slow imports below
-    CHECKED = cli.run(lambda: check(cli.parse_settings(Settings, description=__doc__.split("\n")[0])))
+    CHECKED = cli.run(
+        lambda: check(cli.parse_settings(Settings, description=__doc__.split("\n")[0]))
+    )
 
 import torch  # noqa: E402
 
 from model import pack_groups, packed_attention  # noqa: E402
-from runtime import Policy, load_checkpoint, newest_checkpoint, open_run, record, reporter, save_checkpoint, start  # noqa: E402
+from runtime import (
+    Policy,
+    load_checkpoint,
+    newest_checkpoint,
+    open_run,
+    record,
+    reporter,
+    save_checkpoint,
+    start,
+)  # noqa: E402
 
 
 def encode_row(prompt, completion, tokenizer, end):
@@ -131,11 +176,17 @@ def usable_rows(rows, settings, vocab_size):
     know (an added token of the tokenizer, for which nobody made the embedding larger), and where no row is left."""
     for prompt, completions, place in rows:
         if max(largest := max(ids, default=0) for ids in (prompt, *completions)) >= vocab_size:
-            raise BadInput(f"{place}: the tokenizer makes token {largest} of it and the model knows {vocab_size}: use the tokenizer of this model")
+            raise BadInput(
+                f"{place}: the tokenizer makes token {largest} of it and the model knows {vocab_size}: use the tokenizer of this model"
+            )
     kept = [row for row in rows if len(row[0]) + max(map(len, row[1])) <= settings.max_length]
     if not kept:
-        raise BadInput(f"--train_data: every row has more than {settings.max_length} tokens: raise --max_length")
-    note(f"{len(kept)} rows, {len(rows) - len(kept)} left out as too long; {settings.max_steps} steps of {settings.batch_size}: {settings.output_dir}")
+        raise BadInput(
+            f"--train_data: every row has more than {settings.max_length} tokens: raise --max_length"
+        )
+    note(
+        f"{len(kept)} rows, {len(rows) - len(kept)} left out as too long; {settings.max_steps} steps of {settings.batch_size}: {settings.output_dir}"
+    )
     return kept
 
 
@@ -176,12 +227,24 @@ def train_step(policy, optimizer, rows, settings):
         # a process with fewer packs keeps the others company with an empty one: gathering shards needs everyone
         groups = [row[:2] for row in packs[index]] if index < len(packs) else [([0], [[0]])]
         layout = pack_groups(groups, runtime.device)
-        logprobs, _ = policy.model(layout.tokens, layout.positions, packed_attention(layout), layout.predictors, layout.targets)
+        logprobs, _ = policy.model(
+            layout.tokens,
+            layout.positions,
+            packed_attention(layout),
+            layout.predictors,
+            layout.targets,
+        )
         loss = -logprobs.sum() / num_tokens * (index < len(packs))
-        (loss * runtime.world_size).backward()  # FSDP averages gradients over processes; the loss is a sum
+        (
+            loss * runtime.world_size
+        ).backward()  # FSDP averages gradients over processes; the loss is a sum
         loss_sum += loss.detach()
     grad_norm = policy.step(optimizer, loss_sum.item(), settings.max_grad_norm)
-    return {"loss": runtime.sum(loss_sum.item())[0], "grad_norm": grad_norm, "num_tokens": num_tokens}
+    return {
+        "loss": runtime.sum(loss_sum.item())[0],
+        "grad_norm": grad_norm,
+        "num_tokens": num_tokens,
+    }
 
 
 def train(settings, folder, rows):
@@ -193,31 +256,61 @@ def train(settings, folder, rows):
         output_dir = Path(settings.output_dir)
         checkpoint = newest_checkpoint(output_dir, runtime) if settings.resume else None
         tokenizer = load_tokenizer(checkpoint or folder)
-        end = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else stop_token_ids(tokenizer, folder)[0]
+        end = (
+            tokenizer.eos_token_id
+            if tokenizer.eos_token_id is not None
+            else stop_token_ids(tokenizer, folder)[0]
+        )
         policy = Policy(checkpoint or folder, runtime, settings.gradient_checkpointing)
-        optimizer = torch.optim.AdamW(policy.masters.values(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
+        optimizer = torch.optim.AdamW(
+            policy.masters.values(),
+            lr=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            fused=True,
+        )
         first_step = load_checkpoint(checkpoint, policy, optimizer) if checkpoint else 0
-        encoded = [(ids, [completion], place) for *row, place in rows for ids, completion in [encode_row(*row, tokenizer, end)]]
+        encoded = [
+            (ids, [completion], place)
+            for *row, place in rows
+            for ids, completion in [encode_row(*row, tokenizer, end)]
+        ]
         kept = usable_rows(encoded, settings, policy.model.config.vocab_size)
-        written, report = open_run(output_dir, asdict(settings), first_step if checkpoint else -1, runtime), reporter(settings)
-        stream = itertools.islice(row_stream(kept, settings.seed), first_step * settings.batch_size, None)
+        written, report = (
+            open_run(output_dir, asdict(settings), first_step if checkpoint else -1, runtime),
+            reporter(settings),
+        )
+        stream = itertools.islice(
+            row_stream(kept, settings.seed), first_step * settings.batch_size, None
+        )
         for step in range(first_step + 1, settings.max_steps + 1):
             started = time.perf_counter()
             batch = list(itertools.islice(stream, settings.batch_size))
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate_at(step, settings)
-            row = {"step": step} | train_step(policy, optimizer, batch[runtime.rank :: runtime.world_size], settings)
-            row |= {"learning_rate": learning_rate_at(step, settings), "step_time": time.perf_counter() - started}
+            row = {"step": step} | train_step(
+                policy, optimizer, batch[runtime.rank :: runtime.world_size], settings
+            )
+            row |= {
+                "learning_rate": learning_rate_at(step, settings),
+                "step_time": time.perf_counter() - started,
+            }
             row = record(output_dir, written, row, runtime, "; ".join(place for *_, place in batch))
             report(step, row)
             left = int(row["step_time"] * (settings.max_steps - step))
-            note(f"step {step}/{settings.max_steps}  loss {row['loss']:.4f}  grad {row['grad_norm']:.2f}  {row['step_time']:.2f} s  "
-                 f"{left // 60}:{left % 60:02d} left")
+            note(
+                f"step {step}/{settings.max_steps}  loss {row['loss']:.4f}  grad {row['grad_norm']:.2f}  {row['step_time']:.2f} s  "
+                f"{left // 60}:{left % 60:02d} left"
+            )
             if step % settings.save_every == 0 or step == settings.max_steps:
-                save_checkpoint(output_dir, step, policy, optimizer, tokenizer, settings.judge_style)
+                save_checkpoint(
+                    output_dir, step, policy, optimizer, tokenizer, settings.judge_style
+                )
         if runtime.is_main:
             print(output_dir / f"checkpoint-{settings.max_steps}")
 
 
 if __name__ == "__main__":
-    cli.run(lambda: train(*CHECKED), memory="lower --micro_batch_tokens, or set --gradient_checkpointing")
+    cli.run(
+        lambda: train(*CHECKED),
+        memory="lower --micro_batch_tokens, or set --gradient_checkpointing",
+    )

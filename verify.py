@@ -23,8 +23,14 @@ from cli import BadInput
 START_DEADLINE = 120.0  # seconds for a worker's imports, on a busy machine
 MEMORY = 4 << 30  # bytes of address space for a worker: 9^(9^9) asks for more
 TAIL = 2000  # characters at the end of an unmarked solution in which an answer is looked for
-NUMBER = re.compile(r"[-+]?(\d+|\d{1,3}(,\d{3})+)?(\.\d*)?(?<=[\d.])([eE][-+]?\d{1,3})?(/[1-9]\d*)?")
-CLOSED = [{"true", "false"}, {"yes", "no"}, set("abcdefghij")]  # an answer from the same set is right or wrong, whatever it spells
+NUMBER = re.compile(
+    r"[-+]?(\d+|\d{1,3}(,\d{3})+)?(\.\d*)?(?<=[\d.])([eE][-+]?\d{1,3})?(/[1-9]\d*)?"
+)
+CLOSED = [
+    {"true", "false"},
+    {"yes", "no"},
+    set("abcdefghij"),
+]  # an answer from the same set is right or wrong, whatever it spells
 workers, lock = [], threading.Lock()  # idle ones; they stay for the next call
 
 
@@ -43,16 +49,25 @@ def check_answers(answers, references, timeout=10.0, num_workers=None):
             if verdict != "ask":
                 results.append(verdict)
             else:
-                tasks.append((results, answer[-TAIL:] if stated is None else f"\\boxed{{{plain(stated)}}}", f"\\boxed{{{plain(option)}}}"))
+                tasks.append(
+                    (
+                        results,
+                        answer[-TAIL:] if stated is None else f"\\boxed{{{plain(stated)}}}",
+                        f"\\boxed{{{plain(option)}}}",
+                    )
+                )
     cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     num_workers = num_workers or max(1, min(4, cores, len(tasks) // 32))
     with lock, ThreadPoolExecutor(num_workers) as pool:  # these threads only wait
-        for job in [pool.submit(work_off, tasks, timeout) for _ in range(num_workers if tasks else 0)]:
+        for job in [
+            pool.submit(work_off, tasks, timeout) for _ in range(num_workers if tasks else 0)
+        ]:
             job.result()
     return [True if True in results else None if None in results else False for results in found]
 
 
 # ---- what needs no algebra ----
+
 
 def stated_answer(text):
     """The content of the last \\boxed{...} ("" if it is never closed), else the line behind the last "####", else None."""
@@ -79,7 +94,11 @@ def alternatives(reference):
 
 def plain(text):
     """Without dollar signs and blanks around it; 3 1/2 is written as LaTeX, since math-verify reads it as 31/2."""
-    return re.sub(r"(?<![\d./])(\d+) (\d+)/(\d+)(?![\d./])", r"\1\\frac{\2}{\3}", text.replace("\\$", "").replace("$", "").strip().rstrip("."))
+    return re.sub(
+        r"(?<![\d./])(\d+) (\d+)/(\d+)(?![\d./])",
+        r"\1\\frac{\2}{\3}",
+        text.replace("\\$", "").replace("$", "").strip().rstrip("."),
+    )
 
 
 def quick_check(answer, reference):
@@ -87,22 +106,33 @@ def quick_check(answer, reference):
 
     Words are never handed on: math-verify multiplies their letters, so that "act" would equal "cat".
     """
-    answer, reference = ("".join(re.sub(r"\\text\w*\{([^{}]*)\}", r"\1", plain(text)).casefold().split()) for text in (answer, reference))
+    answer, reference = (
+        "".join(re.sub(r"\\text\w*\{([^{}]*)\}", r"\1", plain(text)).casefold().split())
+        for text in (answer, reference)
+    )
     answer, reference = (re.sub(r"^\((\w)\)$", r"\1", text) for text in (answer, reference))  # (B)
     if answer == reference or not answer:
         return answer == reference and reference != ""
     if any({answer, reference} <= options for options in CLOSED):
         return False
-    if len(answer + reference) < 4000 and NUMBER.fullmatch(answer) and NUMBER.fullmatch(reference):  # Python refuses longer integers
-        values = [Fraction(*map(Fraction, text.replace(",", "").split("/"))) for text in (answer, reference)]
+    if (
+        len(answer + reference) < 4000 and NUMBER.fullmatch(answer) and NUMBER.fullmatch(reference)
+    ):  # Python refuses longer integers
+        values = [
+            Fraction(*map(Fraction, text.replace(",", "").split("/")))
+            for text in (answer, reference)
+        ]
         if values[0] == values[1] or values[0].denominator == values[1].denominator == 1:
             return values[0] == values[1]
-    if re.search(r"[^\W\d_]{3}", re.sub(r"\\[a-z]+", "", reference)) and not re.search(r"\d", reference):
+    if re.search(r"[^\W\d_]{3}", re.sub(r"\\[a-z]+", "", reference)) and not re.search(
+        r"\d", reference
+    ):
         return None
     return "ask"
 
 
 # ---- the workers ----
+
 
 def work_off(tasks, timeout):
     """One worker takes tasks, (list for the result, answer, reference), until none is left."""
@@ -130,13 +160,19 @@ def work_off(tasks, timeout):
 def take_worker():
     if workers:
         return workers.pop()
-    worker = subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    worker = subprocess.Popen(
+        [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     line = worker.stdout.readline().strip()
     if line != "ready":
         end(worker)
         if "No module" in line:
-            raise BadInput(f"checking answers needs the package math-verify ({line}): pip install math-verify")
-        raise RuntimeError(f"the process that runs math-verify ended before its first task: {line or 'look above for its last words'}")
+            raise BadInput(
+                f"checking answers needs the package math-verify ({line}): pip install math-verify"
+            )
+        raise RuntimeError(
+            f"the process that runs math-verify ended before its first task: {line or 'look above for its last words'}"
+        )
     return worker
 
 
@@ -156,7 +192,9 @@ def compare(answer, reference):
     from math_verify import parse, verify
 
     try:
-        gold, stated = (parse(text, parsing_timeout=None, raise_on_error=True) for text in (reference, answer))
+        gold, stated = (
+            parse(text, parsing_timeout=None, raise_on_error=True) for text in (reference, answer)
+        )
         return verify(gold, stated, timeout_seconds=None, raise_on_error=True) if gold else None
     except (Exception, RecursionError, MemoryError):
         return None
@@ -179,7 +217,11 @@ def serve():
         import math_verify  # noqa: F401
 
         # an installation that is broken would make every result None, and a training run would not learn why
-        problem = "" if compare("\\boxed{\\frac{4}{2}}", "\\boxed{x = 2}") is True else "it finds 4/2 unequal to 2"
+        problem = (
+            ""
+            if compare("\\boxed{\\frac{4}{2}}", "\\boxed{x = 2}") is True
+            else "it finds 4/2 unequal to 2"
+        )
     except ImportError as error:
         problem = str(error)
     print(problem or "ready", file=output, flush=True)

@@ -24,15 +24,25 @@ from chat import Style, decode_completion, load_style
 
 BOXED = re.compile(r"\\boxed\{\s*Assistant ([12])\s*\}")
 ANSWER_TAG = re.compile(r"<answer>\[\[([AB])\]\]</answer>")
-VERDICTS = {"boxed": ("\\boxed{Assistant 1}", "\\boxed{Assistant 2}"), "answer_tag": ("<answer>[[A]]</answer>", "<answer>[[B]]</answer>")}
+VERDICTS = {
+    "boxed": ("\\boxed{Assistant 1}", "\\boxed{Assistant 2}"),
+    "answer_tag": ("<answer>[[A]]</answer>", "<answer>[[B]]</answer>"),
+}
 BOTH_ORDERS = [0, 1], [1, 0]
 RISK = 0.05
-STOPS = {"never": -1.0, "decided": 0.0, "likely": RISK}  # stop -> largest chance of another winner at which no more votes are asked for
-STOP_HELP = ("leave out votes of a pair once they cannot change its winner (decided), or would in "
-             f"{RISK:.0%} of such cases at most (likely): for single pairs and knockouts, not for schedules that add up scores (runs/ranking)")
+STOPS = {
+    "never": -1.0,
+    "decided": 0.0,
+    "likely": RISK,
+}  # stop -> largest chance of another winner at which no more votes are asked for
+STOP_HELP = (
+    "leave out votes of a pair once they cannot change its winner (decided), or would in "
+    f"{RISK:.0%} of such cases at most (likely): for single pairs and knockouts, not for schedules that add up scores (runs/ranking)"
+)
 
 
 # ---- from a text to a verdict ----
+
 
 @functools.cache  # a training run asks for every completion
 def verdict_rule(style):
@@ -49,7 +59,10 @@ def find_verdicts(text, rule):
     training and matches by two different rules). answer_tag: in the last 80 characters (RM-R1's reward code).
     """
     if rule == "answer_tag":
-        return [(match.start(), "AB".index(match[1]) + 1) for match in ANSWER_TAG.finditer(text, max(0, len(text) - 80))]
+        return [
+            (match.start(), "AB".index(match[1]) + 1)
+            for match in ANSWER_TAG.finditer(text, max(0, len(text) - 80))
+        ]
     start = text.rfind("</think>") + 1
     if text.find("<think>", start) >= 0:
         return []
@@ -73,17 +86,40 @@ def read_text(text, style, tokens, finish_reason):
     """
     verdict = parse_verdict(text, style)
     status = "valid" if verdict else "truncated" if finish_reason == "length" else "unparsable"
-    ends = [text.rfind("</think>")] if "</think>" in text else [offset for offset, _ in find_verdicts(text, verdict_rule(style))]
-    return {"verdict": verdict, "status": status, "text": text, "tokens": tokens, "think_tokens": tokens}, ends[0] if ends else None
+    ends = (
+        [text.rfind("</think>")]
+        if "</think>" in text
+        else [offset for offset, _ in find_verdicts(text, verdict_rule(style))]
+    )
+    return {
+        "verdict": verdict,
+        "status": status,
+        "text": text,
+        "tokens": tokens,
+        "think_tokens": tokens,
+    }, ends[0] if ends else None
 
 
 def read_completion(tokenizer, completion, style, opened_think, stops):
     """What a Completion says: the record of `read_text`; think_tokens counts the generated tokens before the end of the thinking."""
-    generated, opened = decode_completion(tokenizer, completion.tokens, stops), "<think>" * opened_think
-    record, end = read_text(opened + generated, style, len(completion.tokens), completion.finish_reason)
-    if end is not None:  # the largest number of tokens that spell no more than the text up to there, found by halving
-        record["think_tokens"] = bisect.bisect_right(range(record["tokens"] + 1), end - len(opened), key=lambda count: len(
-            decode_completion(tokenizer, completion.tokens[:count], ()))) - 1
+    generated, opened = (
+        decode_completion(tokenizer, completion.tokens, stops),
+        "<think>" * opened_think,
+    )
+    record, end = read_text(
+        opened + generated, style, len(completion.tokens), completion.finish_reason
+    )
+    if (
+        end is not None
+    ):  # the largest number of tokens that spell no more than the text up to there, found by halving
+        record["think_tokens"] = (
+            bisect.bisect_right(
+                range(record["tokens"] + 1),
+                end - len(opened),
+                key=lambda count: len(decode_completion(tokenizer, completion.tokens[:count], ())),
+            )
+            - 1
+        )
     return record
 
 
@@ -93,7 +129,9 @@ def verdict_counts(records):
     valid = [record for record in records if record["verdict"] is not None]
     unequal = [record for record in valid if record["longer"] is not None]
     return {
-        "games": len(records), "valid": len(valid), "unequal": len(unequal),
+        "games": len(records),
+        "valid": len(valid),
+        "unequal": len(unequal),
         "right": sum(record["verdict"] == record["right"] for record in valid),
         "first": sum(record["verdict"] == 1 for record in valid),
         "think_empty": sum(record["think_tokens"] < 8 for record in valid),
@@ -109,6 +147,7 @@ def verdict_rates(counts):
     accuracy 2/4, position_bias 2/3 - 1/2, length_bias 2/3 - 3/3 (two of three verdicts for the longer answer, right in all three),
     parse_fail 1/4, think_empty 1/4. A judge that is always right has length bias 0, however often the longer answer is the better one.
     """
+
     def share(part, whole):
         return part / counts[whole] if counts[whole] else 0.0
 
@@ -123,6 +162,7 @@ def verdict_rates(counts):
 
 # ---- from games to a judgment ----
 
+
 @dataclass
 class Judgment:
     """The outcome for one pair; answers go by their index, 0 or 1, as they were given. After an early stop all of it, `consistent` and
@@ -131,7 +171,9 @@ class Judgment:
 
     winner: int | None  # more of the valid votes; None: as many for each, or no valid one
     p_first: float  # mean over the games of 1 (for answer 0), 0 (for answer 1) and 0.5 (no verdict)
-    consistent: bool | None  # each order has a majority, and it is the same; None: judged in one order
+    consistent: (
+        bool | None
+    )  # each order has a majority, and it is the same; None: judged in one order
     games: list  # {order, verdict, status, text, tokens, think_tokens}; order [1, 0]: answer 1 stood first; verdict: the place
 
 
@@ -154,12 +196,21 @@ def first_share(votes):
 def conclude(games):
     """The Judgment that follows from games. One order right and the other without a verdict has a winner, but is not consistent."""
     votes = [vote_of(game) for game in games]
-    orders = [[vote for vote, game in zip(votes, games) if game["order"] == order] for order in BOTH_ORDERS]
+    orders = [
+        [vote for vote, game in zip(votes, games) if game["order"] == order]
+        for order in BOTH_ORDERS
+    ]
     first, second = map(majority, orders)
-    return Judgment(majority(votes), first_share(votes), first is not None and first == second if all(orders) else None, games)
+    return Judgment(
+        majority(votes),
+        first_share(votes),
+        first is not None and first == second if all(orders) else None,
+        games,
+    )
 
 
 # ---- when to stop ----
+
 
 @functools.cache
 def chance_of_change(ahead, behind, remaining):
@@ -168,8 +219,13 @@ def chance_of_change(ahead, behind, remaining):
     Sums the beta-binomial distribution of the leader's further votes under a uniform prior. Votes without a verdict count in neither number.
     """
     cast, total = ahead + behind, ahead + behind + remaining
-    return sum(math.comb(remaining, more) * math.comb(cast, ahead) * (cast + 1) / (math.comb(total, ahead + more) * (total + 1))
-               for more in range((remaining - (ahead - behind)) // 2 + 1))
+    return sum(
+        math.comb(remaining, more)
+        * math.comb(cast, ahead)
+        * (cast + 1)
+        / (math.comb(total, ahead + more) * (total + 1))
+        for more in range((remaining - (ahead - behind)) // 2 + 1)
+    )
 
 
 def enough(votes, remaining, stop):
@@ -182,16 +238,29 @@ def rounds_to_ask(votes, orders, left, stop):
     """How many rounds of one vote in each of `orders` orders, out of `left`, can be asked for at once without one too many: after fewer, no
     outcome is enough, not even if the leader gets every vote."""
     leader = majority(votes) or 0
-    return next(rounds for rounds in range(1, left + 1) if enough(votes + [leader] * orders * rounds, orders * (left - rounds), stop))
+    return next(
+        rounds
+        for rounds in range(1, left + 1)
+        if enough(votes + [leader] * orders * rounds, orders * (left - rounds), stop)
+    )
 
 
 def spending(games, num_votes, orders=2):
     """{games, games_saved, tokens, tokens_saved} of the games of a judgment. What a game that was not played would have taken nobody knows:
     the mean of the pair's games stands for it."""
     tokens, saved = sum(game["tokens"] for game in games), num_votes * orders - len(games)
-    return {"games": len(games), "games_saved": saved, "tokens": tokens, "tokens_saved": round(saved * tokens / len(games))}
+    return {
+        "games": len(games),
+        "games_saved": saved,
+        "tokens": tokens,
+        "tokens_saved": round(saved * tokens / len(games)),
+    }
 
 
 def in_words(spent):
-    saved = f"; {spent['games_saved']} games, about {spent['tokens_saved']} tokens saved" if spent["games_saved"] else ""
+    saved = (
+        f"; {spent['games_saved']} games, about {spent['tokens_saved']} tokens saved"
+        if spent["games_saved"]
+        else ""
+    )
     return f"{spent['games']} games, {spent['tokens']} tokens{saved}"

@@ -6,7 +6,11 @@ def split_arguments(argv):
     names, flags, rest = [], [], iter(argv)
     for argument in rest:
         if argument.startswith("-"):
-            flags += [argument] if "=" in argument or argument in ("-h", "--help") else [argument, *(value for value in [next(rest, None)] if value)]
+            flags += (
+                [argument]
+                if "=" in argument or argument in ("-h", "--help")
+                else [argument, *(value for value in [next(rest, None)] if value)]
+            )
         else:
             names.append(argument)
     return names, flags

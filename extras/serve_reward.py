@@ -29,14 +29,27 @@ from rewards import SCALES, judge_reward
 
 @dataclass
 class Settings:
-    model: str = setting("tiny", "the judge: Hugging Face folder or hub name; tiny = the embedded judge")
-    base_url: Optional[str] = setting(None, "the judge behind an OpenAI-compatible server, where --model is its name")
-    style: Optional[str] = setting(None, "judging prompt: a name in prompts/ or a file; default: that of the model's training, else rrm")
+    model: str = setting(
+        "tiny", "the judge: Hugging Face folder or hub name; tiny = the embedded judge"
+    )
+    base_url: Optional[str] = setting(
+        None, "the judge behind an OpenAI-compatible server, where --model is its name"
+    )
+    style: Optional[str] = setting(
+        None,
+        "judging prompt: a name in prompts/ or a file; default: that of the model's training, else rrm",
+    )
     opponents: int = setting(4, "how many others of its group each answer meets")
-    scale: Literal[SCALES] = setting("shrunk", "from matches to rewards: see match_rewards in rewards.py")
+    scale: Literal[SCALES] = setting(
+        "shrunk", "from matches to rewards: see match_rewards in rewards.py"
+    )
     max_completion_length: int = setting(1024, "tokens of a judgment at most")
-    stop: str = setting("", "text at the end of completions that is no part of the answer, such as <|im_end|>")
-    group_size: Optional[int] = setting(None, "completions of a prompt that wait for each other; none: a request's groups are whole")
+    stop: str = setting(
+        "", "text at the end of completions that is no part of the answer, such as <|im_end|>"
+    )
+    group_size: Optional[int] = setting(
+        None, "completions of a prompt that wait for each other; none: a request's groups are whole"
+    )
     wait: float = setting(10.0, "seconds that an incomplete group waits at most")
     host: str = setting("127.0.0.1", "address to listen on")
     port: int = setting(8765, "port; 0 = any free one")
@@ -44,7 +57,9 @@ class Settings:
     max_body: int = setting(32_000_000, "bytes of a request at most")
     seed: int = setting(0, "decides opponents, placement and sampling")
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "auto: a GPU if there is one")
-    dtype: Literal["auto", "float32", "bfloat16"] = setting("auto", "auto: bf16 where the hardware is fast at it")
+    dtype: Literal["auto", "float32", "bfloat16"] = setting(
+        "auto", "auto: bf16 where the hardware is fast at it"
+    )
 
 
 class Job:
@@ -59,13 +74,23 @@ def read_request(body, stop):
     """The [(prompt, completion), ...] of a request; BadInput says what is wrong with it."""
     request = cli.parse_json(body, "body")
     queries, prompts = request.get("query"), request.get("prompts")
-    if not isinstance(queries, list) or not isinstance(prompts, list) or not 0 < len(queries) == len(prompts):
-        raise BadInput("body: expected query and prompts, two lists of equal length with at least one entry")
+    if (
+        not isinstance(queries, list)
+        or not isinstance(prompts, list)
+        or not 0 < len(queries) == len(prompts)
+    ):
+        raise BadInput(
+            "body: expected query and prompts, two lists of equal length with at least one entry"
+        )
     items = []
     for number, (query, prompt) in enumerate(zip(queries, prompts)):
-        if not text(query, f"query {number}", "body").startswith(text(prompt, f"prompts {number}", "body")):
-            raise BadInput(f"body: query {number} does not begin with prompts {number}: a query is a prompt and the completion behind it")
-        completion = query[len(prompt):]
+        if not text(query, f"query {number}", "body").startswith(
+            text(prompt, f"prompts {number}", "body")
+        ):
+            raise BadInput(
+                f"body: query {number} does not begin with prompts {number}: a query is a prompt and the completion behind it"
+            )
+        completion = query[len(prompt) :]
         items.append((prompt, completion.rstrip().removesuffix(stop) if stop else completion))
     return items
 
@@ -79,10 +104,17 @@ def take_groups(waiting, group_size, wait):
     gathered = defaultdict(list)
     for job, index in waiting:
         gathered[None if group_size else id(job), job.items[index][0]].append((job, index))
-    pieces = [group[start : start + (group_size or len(group))] for group in gathered.values()
-              for start in range(0, len(group), group_size or len(group))]
+    pieces = [
+        group[start : start + (group_size or len(group))]
+        for group in gathered.values()
+        for start in range(0, len(group), group_size or len(group))
+    ]
     late = time.monotonic() - wait
-    ready = [piece for piece in pieces if len(piece) == (group_size or len(piece)) or piece[0][0].since <= late]
+    ready = [
+        piece
+        for piece in pieces
+        if len(piece) == (group_size or len(piece)) or piece[0][0].since <= late
+    ]
     taken = {(id(job), index) for group in ready for job, index in group}
     waiting[:] = [(job, index) for job, index in waiting if (id(job), index) not in taken]
     return ready
@@ -106,7 +138,10 @@ def work(jobs, reward, group_size, wait):
         ends = list(itertools.accumulate(map(len, groups), initial=0))
         prompts, completions = zip(*(job.items[index] for job, index in flat))
         try:
-            rewards, error = reward(prompts, completions, known_spans=list(zip(ends, ends[1:]))), None
+            rewards, error = (
+                reward(prompts, completions, known_spans=list(zip(ends, ends[1:]))),
+                None,
+            )
         except Exception as caught:
             traceback.print_exc()
             rewards, error = [0.0] * len(flat), f"{type(caught).__name__}: {caught}"
@@ -119,7 +154,9 @@ def work(jobs, reward, group_size, wait):
 def make_server(reward, settings):
     """A server that is bound and judges; the caller runs serve_forever."""
     jobs, places = queue.Queue(), threading.BoundedSemaphore(settings.queue)
-    threading.Thread(target=work, args=(jobs, reward, settings.group_size, settings.wait), daemon=True).start()
+    threading.Thread(
+        target=work, args=(jobs, reward, settings.group_size, settings.wait), daemon=True
+    ).start()
 
     class Handler(BaseHTTPRequestHandler):
         timeout = 60  # seconds for a client that stops in the middle of its request
@@ -133,7 +170,13 @@ def make_server(reward, settings):
             self.wfile.write(body)
 
         def do_GET(self):
-            self.answer(*((200, {"status": "ok"}) if self.path == "/health" else (404, {"error": "POST /get_reward, GET /health"})))
+            self.answer(
+                *(
+                    (200, {"status": "ok"})
+                    if self.path == "/health"
+                    else (404, {"error": "POST /get_reward, GET /health"})
+                )
+            )
 
         def do_POST(self):
             length = self.headers.get("Content-Length", "")
@@ -142,9 +185,17 @@ def make_server(reward, settings):
             elif not length.isdecimal():
                 self.answer(411, {"error": "Content-Length is missing"})
             elif int(length) > settings.max_body:
-                self.answer(413, {"error": f"the body has {length} bytes, {settings.max_body} are allowed (--max_body)"})
+                self.answer(
+                    413,
+                    {
+                        "error": f"the body has {length} bytes, {settings.max_body} are allowed (--max_body)"
+                    },
+                )
             elif not places.acquire(blocking=False):
-                self.answer(503, {"error": f"{settings.queue} requests are waiting (--queue): try again later"})
+                self.answer(
+                    503,
+                    {"error": f"{settings.queue} requests are waiting (--queue): try again later"},
+                )
             else:
                 try:
                     status, content = self.judged(self.rfile.read(int(length)))
@@ -174,7 +225,9 @@ def make_server(reward, settings):
 
 def main(argv=None):
     settings = cli.parse_settings(Settings, argv, description=__doc__.split("\n")[0])
-    for name, lowest in dict(opponents=1, max_completion_length=1, queue=1, max_body=1, wait=0, port=0).items():
+    for name, lowest in dict(
+        opponents=1, max_completion_length=1, queue=1, max_body=1, wait=0, port=0
+    ).items():
         if not lowest <= getattr(settings, name) < float("inf"):
             raise BadInput(f"--{name}: must be at least {lowest}, got {getattr(settings, name)}")
     if settings.port > 65535:
@@ -182,12 +235,27 @@ def main(argv=None):
     if settings.group_size is not None and settings.group_size < 2:
         raise BadInput(f"--group_size: must be at least 2, got {settings.group_size}")
     remote = {"base_url": settings.base_url} if settings.base_url else {}
-    judge = Judge(settings.model, style=settings.style, device=settings.device, dtype=settings.dtype, seed=settings.seed, **remote)
-    reward = judge_reward(judge, settings.opponents, settings.scale, seed=settings.seed, max_completion_length=settings.max_completion_length)
+    judge = Judge(
+        settings.model,
+        style=settings.style,
+        device=settings.device,
+        dtype=settings.dtype,
+        seed=settings.seed,
+        **remote,
+    )
+    reward = judge_reward(
+        judge,
+        settings.opponents,
+        settings.scale,
+        seed=settings.seed,
+        max_completion_length=settings.max_completion_length,
+    )
     try:
         server = make_server(reward, settings)
     except OSError as error:
-        raise BadInput(f"--host, --port: cannot listen on {settings.host}:{settings.port} ({error}): choose another") from error
+        raise BadInput(
+            f"--host, --port: cannot listen on {settings.host}:{settings.port} ({error}): choose another"
+        ) from error
     note("one judge, one thread that judges; stop with Ctrl-C")
     print(f"http://{settings.host}:{server.server_port}/get_reward", flush=True)
     server.serve_forever()

@@ -29,36 +29,78 @@ from data import Pair, load_pairs, load_questions
 from extras import split_arguments
 
 MAX_STEPS = 25  # of a run, unless --steps names them
-FACTS = {"advantage": "advantage {:+.2f}", "tokens": "{} tokens", "p_verdict": "{:.2f} for the first", "forced": "verdict forced"}
+FACTS = {
+    "advantage": "advantage {:+.2f}",
+    "tokens": "{} tokens",
+    "p_verdict": "{:.2f} for the first",
+    "forced": "verdict forced",
+}
 
 
 @dataclass
 class Settings:
-    out: Optional[str] = setting(None, "the page; default: view.html in the folder of the run, or the file's name with .html")
-    steps: Optional[str] = setting(None, f"of a run, such as 1,50,100; default: {MAX_STEPS} at most, spread evenly")
-    data: Optional[str] = setting(None, "what was judged, as --pairs of judge.py or --data of evaluate.py: shows the texts, and who is right")
-    megabytes: float = setting(10.0, "of input on the page, about; beyond it, entries are left out evenly")
+    out: Optional[str] = setting(
+        None, "the page; default: view.html in the folder of the run, or the file's name with .html"
+    )
+    steps: Optional[str] = setting(
+        None, f"of a run, such as 1,50,100; default: {MAX_STEPS} at most, spread evenly"
+    )
+    data: Optional[str] = setting(
+        None,
+        "what was judged, as --pairs of judge.py or --data of evaluate.py: shows the texts, and who is right",
+    )
+    megabytes: float = setting(
+        10.0, "of input on the page, about; beyond it, entries are left out evenly"
+    )
 
 
 # ---- from rows to cards: {id, step, facts, outcome?, texts: [[title, text]], games: [{side, badge, outcome, reward?, facts, text, logprobs?}]} ----
 
+
 def game_card(game, side, badge, outcome=None):
     """One completion. side: the order that it belongs to; outcome: what the filter goes by, the badge unless the card has one of its own."""
-    facts = [form.format(game[name]) for name, form in FACTS.items() if game.get(name) is not None and game[name] is not False]
-    extra = {name: game[name] for name in ("reward", "think_tokens", "logprobs") if game.get(name) is not None}
-    return {"side": side, "badge": badge, "outcome": outcome or badge, "facts": ", ".join(facts), "text": game.get("text") or "", **extra}
+    facts = [
+        form.format(game[name])
+        for name, form in FACTS.items()
+        if game.get(name) is not None and game[name] is not False
+    ]
+    extra = {
+        name: game[name]
+        for name in ("reward", "think_tokens", "logprobs")
+        if game.get(name) is not None
+    }
+    return {
+        "side": side,
+        "badge": badge,
+        "outcome": outcome or badge,
+        "facts": ", ".join(facts),
+        "text": game.get("text") or "",
+        **extra,
+    }
 
 
 def verdict_badge(game, right):
     """right: the place, 1 or 2, of the better answer."""
-    return game["status"] if game["verdict"] is None else "right" if game["verdict"] == right else "wrong"
+    return (
+        game["status"]
+        if game["verdict"] is None
+        else "right"
+        if game["verdict"] == right
+        else "wrong"
+    )
 
 
 def answer_badge(game, correct):
     """Of a solver's completion; correct: None where nobody checked it."""
     if correct or game.get("finish_reason") == "length":
         return "right" if correct else "truncated"
-    return "unanswered" if not game.get("answered", True) else "unchecked" if correct is None else "wrong"
+    return (
+        "unanswered"
+        if not game.get("answered", True)
+        else "unchecked"
+        if correct is None
+        else "wrong"
+    )
 
 
 def rollout_card(rows, step):
@@ -67,28 +109,73 @@ def rollout_card(rows, step):
     for row in rows:
         count, right = len(row["completions"]), row.get("right_verdict")
         side = f"better answer {['first', 'second'][right - 1]}" if right else ""
-        badges = [verdict_badge(game, right) if right else answer_badge(game, correct)
-                  for game, correct in zip(row["completions"], row.get("correct") or [None] * count)]
+        badges = [
+            verdict_badge(game, right) if right else answer_badge(game, correct)
+            for game, correct in zip(row["completions"], row.get("correct") or [None] * count)
+        ]
         games += [game_card(game, side, badge) for game, badge in zip(row["completions"], badges)]
-        texts += [[message["role"] + f", {side}" * (len(rows) > 1), message["content"]] for message in row["prompt"]]
+        texts += [
+            [message["role"] + f", {side}" * (len(rows) > 1), message["content"]]
+            for message in row["prompt"]
+        ]
         if row.get("matches"):
-            texts.append(["matches", "\n".join(f"completion {i + 1} against {j + 1}: {score:g}" for i, j, score in row["matches"])])
-        facts.append(side or (f"reference {row['answer']}" if row.get("answer") is not None else ""))
-    return {"id": rows[0]["id"], "step": step, "facts": facts if len(rows) == 1 else [], "texts": texts, "games": games}
+            texts.append(
+                [
+                    "matches",
+                    "\n".join(
+                        f"completion {i + 1} against {j + 1}: {score:g}"
+                        for i, j, score in row["matches"]
+                    ),
+                ]
+            )
+        facts.append(
+            side or (f"reference {row['answer']}" if row.get("answer") is not None else "")
+        )
+    return {
+        "id": rows[0]["id"],
+        "step": step,
+        "facts": facts if len(rows) == 1 else [],
+        "texts": texts,
+        "games": games,
+    }
 
 
 def judged_card(row, match, players, better, item, answers, facts):
     """The games between two players, of a judgment or of an evaluation's match. better: 0, 1 or None; item, answers: what was judged, or None."""
     winner = leader([vote(game) for game in match["games"]])
-    named = outcome(match, better) if better is not None else "no winner" if winner is None else f"for the {['first', 'second'][winner]}"
+    named = (
+        outcome(match, better)
+        if better is not None
+        else "no winner"
+        if winner is None
+        else f"for the {['first', 'second'][winner]}"
+    )
     games = []
     for game in match["games"]:
         voted = vote(game)
-        badge = f"for {players[voted]}" if better is None and voted is not None else verdict_badge(game, game["order"].index(better or 0) + 1)
+        badge = (
+            f"for {players[voted]}"
+            if better is None and voted is not None
+            else verdict_badge(game, game["order"].index(better or 0) + 1)
+        )
         games.append(game_card(game, f"{players[game['order'][0]]} in first place", badge, named))
     texts = [[message["role"], message["content"]] for message in item.messages] if item else []
-    texts += [[player + ", better" * (index == better), answers[index]] for index, player in enumerate(players)] if item else []
-    return {"id": row.get("id", ""), "step": None, "outcome": named, "facts": facts, "texts": texts, "games": games}
+    texts += (
+        [
+            [player + ", better" * (index == better), answers[index]]
+            for index, player in enumerate(players)
+        ]
+        if item
+        else []
+    )
+    return {
+        "id": row.get("id", ""),
+        "step": None,
+        "outcome": named,
+        "facts": facts,
+        "texts": texts,
+        "games": games,
+    }
 
 
 def row_cards(rows, step, judged):
@@ -96,18 +183,52 @@ def row_cards(rows, step, judged):
     row, item = rows[0], judged.get(rows[0].get("id"))
     if "scores" in row:  # of evaluate.py
         for match in row["matches"]:
-            scores, players = [row["scores"][player] for player in match["pair"]], [f"answer {player + 1}" for player in match["pair"]]
+            scores, players = (
+                [row["scores"][player] for player in match["pair"]],
+                [f"answer {player + 1}" for player in match["pair"]],
+            )
             better = None if scores[0] == scores[1] else scores.index(max(scores))
             answers = item and [item.candidates[player] for player in match["pair"]]
-            yield judged_card(row, match, players, better, item, answers, [row["group"], f"scores {scores[0]:g} and {scores[1]:g}"])
-    elif "games" in row:  # of judge.py, or of an evaluation in training, which holds what was judged
-        item = Pair(row["id"], row["messages"], row["answers"], row["label"]) if "answers" in row else item
+            yield judged_card(
+                row,
+                match,
+                players,
+                better,
+                item,
+                answers,
+                [row["group"], f"scores {scores[0]:g} and {scores[1]:g}"],
+            )
+    elif (
+        "games" in row
+    ):  # of judge.py, or of an evaluation in training, which holds what was judged
+        item = (
+            Pair(row["id"], row["messages"], row["answers"], row["label"])
+            if "answers" in row
+            else item
+        )
         better = item.label if item and item.label in (0, 1) else None
-        facts = [f"{row['p_first']:.2f} for a", {True: "orders agree", False: "orders disagree", None: "one order"}[row["consistent"]]]
-        yield judged_card(row, row, ["answer a", "answer b"], better, item, item and item.answers, facts)
+        facts = [
+            f"{row['p_first']:.2f} for a",
+            {True: "orders agree", False: "orders disagree", None: "one order"}[row["consistent"]],
+        ]
+        yield judged_card(
+            row, row, ["answer a", "answer b"], better, item, item and item.answers, facts
+        )
     else:  # of training; a solver's held-out answers are rows without a group
-        yield rollout_card([row if "completions" in row else {"id": row["id"], "prompt": [], "completions": [row], "correct": [row["correct"]]}
-                            for row in rows], step)  # fmt: skip
+        yield rollout_card(
+            [
+                row
+                if "completions" in row
+                else {
+                    "id": row["id"],
+                    "prompt": [],
+                    "completions": [row],
+                    "correct": [row["correct"]],
+                }
+                for row in rows
+            ],
+            step,
+        )
 
 
 def cards_of(placed, step, judged):
@@ -115,51 +236,85 @@ def cards_of(placed, step, judged):
     for _, group in groupby(placed, key=lambda entry: entry[1].get("id", entry[0])):
         places, rows = zip(*group)
         try:
-            both = sorted(row.get("order", []) for row in rows) == [[0, 1], [1, 0]]  # a run that trains on one after the other
+            both = sorted(row.get("order", []) for row in rows) == [
+                [0, 1],
+                [1, 0],
+            ]  # a run that trains on one after the other
             for members in [rows] if both else [[row] for row in rows]:
                 yield from row_cards(members, step, judged)
         except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
-            raise BadInput(f"{places[0]}: is no rollout, judgment or evaluation ({error!r}): give the folder of a run, or a file that judge.py "
-                           "or evaluate.py wrote") from error  # fmt: skip
+            raise BadInput(
+                f"{places[0]}: is no rollout, judgment or evaluation ({error!r}): give the folder of a run, or a file that judge.py "
+                "or evaluate.py wrote"
+            ) from error
 
 
 # ---- from files to a page ----
+
 
 def files_of(source, steps):
     """([(step or None, path), ...], what was left out) of a run's folder or a single file. Raises BadInput."""
     if not source.is_dir():
         return [(None, source)], []
-    files = {int(path.stem): path for path in (source / "rollouts").glob("*.jsonl") if path.stem.isdecimal()}
+    files = {
+        int(path.stem): path
+        for path in (source / "rollouts").glob("*.jsonl")
+        if path.stem.isdecimal()
+    }
     if not files:
-        raise BadInput(f"RUN_OR_FILE: {source} has no rollouts/STEP.jsonl: give the folder of a GRPO run, or a file of judgments")
+        raise BadInput(
+            f"RUN_OR_FILE: {source} has no rollouts/STEP.jsonl: give the folder of a GRPO run, or a file of judgments"
+        )
     chosen = sorted(files)
     if steps is not None:
-        unknown = [word for word in steps.split(",") if not word.strip().isdecimal() or int(word) not in files]
+        unknown = [
+            word
+            for word in steps.split(",")
+            if not word.strip().isdecimal() or int(word) not in files
+        ]
         if unknown:
-            raise BadInput(f"--steps: {unknown[0]!r} is no step of {source}: give numbers from {chosen[0]} to {chosen[-1]}, joined by commas")
+            raise BadInput(
+                f"--steps: {unknown[0]!r} is no step of {source}: give numbers from {chosen[0]} to {chosen[-1]}, joined by commas"
+            )
         chosen = sorted({int(word) for word in steps.split(",")})
     elif len(chosen) > MAX_STEPS:  # the first and the last among them
-        chosen = [chosen[index * (len(chosen) - 1) // (MAX_STEPS - 1)] for index in range(MAX_STEPS)]
-    return [(step, files[step]) for step in chosen], [f"{len(chosen)} of {len(files)} steps (--steps)"] if len(chosen) < len(files) else []
+        chosen = [
+            chosen[index * (len(chosen) - 1) // (MAX_STEPS - 1)] for index in range(MAX_STEPS)
+        ]
+    return [(step, files[step]) for step in chosen], [
+        f"{len(chosen)} of {len(files)} steps (--steps)"
+    ] if len(chosen) < len(files) else []
 
 
 def rows_of(path):
     """[(place, row), ...] of JSON lines, or of one JSON object, which may hold them as `rows`."""
     if path.suffix != ".json":
-        return [(f"{path} line {line}", row) for line, row in cli.read_json_lines(path, "RUN_OR_FILE")]
+        return [
+            (f"{path} line {line}", row) for line, row in cli.read_json_lines(path, "RUN_OR_FILE")
+        ]
     whole = cli.parse_json(cli.read_text(path, "RUN_OR_FILE"), path)
-    return [(f"{path} row {number}", row) for number, row in enumerate(whole.get("rows", [whole]), start=1)]
+    return [
+        (f"{path} row {number}", row)
+        for number, row in enumerate(whole.get("rows", [whole]), start=1)
+    ]
 
 
 def make_page(source, steps=None, data=None, megabytes=10.0):
     """The HTML text of a run's folder or of a file; data: names what was judged. Raises BadInput."""
     files, left_out = files_of(Path(source), steps)
     cards, found, judged = [], 0, None
-    kept = min(1.0, megabytes * 1e6 / max(1, sum(path.stat().st_size for _, path in files if path.exists())))
+    kept = min(
+        1.0,
+        megabytes * 1e6 / max(1, sum(path.stat().st_size for _, path in files if path.exists())),
+    )
     for step, path in files:
         rows = rows_of(path)
         if judged is None:
-            load = load_questions if rows and "scores" in rows[0][1] else partial(load_pairs, keep_ties=True)
+            load = (
+                load_questions
+                if rows and "scores" in rows[0][1]
+                else partial(load_pairs, keep_ties=True)
+            )
             judged = {item.id: item for item in load(data)} if data else {}
         here = list(cards_of(rows, step, judged))
         count = min(len(here), max(1, round(len(here) * kept)))
@@ -168,7 +323,9 @@ def make_page(source, steps=None, data=None, megabytes=10.0):
     if not cards:
         raise BadInput(f"RUN_OR_FILE: {source} holds no rows: give another file")
     left_out += [f"{len(cards):,} of {found:,} entries (--megabytes)"] if len(cards) < found else []
-    content = json.dumps({"left_out": ", ".join(left_out), "cards": cards}, ensure_ascii=False, allow_nan=False)
+    content = json.dumps(
+        {"left_out": ", ".join(left_out), "cards": cards}, ensure_ascii=False, allow_nan=False
+    )
     parts = {"TITLE": html.escape(str(source)), "SCRIPT": SCRIPT, "HASH": base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode(),
              "DATA": content.replace("<", "\\u003c")}  # fmt: skip  # without a < nothing can end the data's element, or open another in it
     return re.sub("@([A-Z]+)@", lambda match: parts[match[1]], PAGE)
@@ -176,18 +333,34 @@ def make_page(source, steps=None, data=None, megabytes=10.0):
 
 def main(argv=None):
     names, flags = split_arguments(sys.argv[1:] if argv is None else argv)
-    settings = cli.parse_settings(Settings, flags, description="python -m extras.view RUN_OR_FILE [--out FILE]: " + __doc__.split("\n")[0])
+    settings = cli.parse_settings(
+        Settings,
+        flags,
+        description="python -m extras.view RUN_OR_FILE [--out FILE]: " + __doc__.split("\n")[0],
+    )
     if len(names) != 1:
-        raise BadInput(f"RUN_OR_FILE: got {len(names)} names: give the folder of one run, or one file")
+        raise BadInput(
+            f"RUN_OR_FILE: got {len(names)} names: give the folder of one run, or one file"
+        )
     if not 0 < settings.megabytes < float("inf"):
         raise BadInput(f"--megabytes: must be above 0, got {settings.megabytes}")
     source = Path(names[0])
-    path = Path(settings.out) if settings.out else source / "view.html" if source.is_dir() else source.with_suffix(".html")
+    path = (
+        Path(settings.out)
+        if settings.out
+        else source / "view.html"
+        if source.is_dir()
+        else source.with_suffix(".html")
+    )
     text = make_page(source, settings.steps, settings.data, settings.megabytes)
     try:
-        path.write_text(text, encoding="utf-8", errors="backslashreplace")  # half a character from a model becomes its JSON escape
+        path.write_text(
+            text, encoding="utf-8", errors="backslashreplace"
+        )  # half a character from a model becomes its JSON escape
     except OSError as error:
-        raise BadInput(f"--out: cannot write {path} ({error.strerror}): give another file") from error
+        raise BadInput(
+            f"--out: cannot write {path} ({error.strerror}): give another file"
+        ) from error
     print(path)
 
 

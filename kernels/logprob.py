@@ -9,7 +9,9 @@ The row operation is written twice, side by side: in PyTorch (the definition, an
 row instead of six).
 """
 
-from __future__ import annotations  # tl.constexpr in a signature is not looked up before Triton is imported
+from __future__ import (
+    annotations,
+)  # tl.constexpr in a signature is not looked up before Triton is imported
 
 import functools
 import importlib.util
@@ -45,26 +47,53 @@ def token_logprobs(hidden, weight, targets, temperature=1.0, backend="auto"):
     Raises ValueError for shapes and dtypes that do not fit, a temperature that is not above 0, and targets outside the vocabulary. The
     last is checked on CPU tensors alone, since it would make the host wait for a GPU; there Triton returns NaN for such a token.
     """
-    if hidden.dim() != 2 or weight.dim() != 2 or hidden.shape[1] != weight.shape[1] or targets.shape != hidden.shape[:1]:
+    if (
+        hidden.dim() != 2
+        or weight.dim() != 2
+        or hidden.shape[1] != weight.shape[1]
+        or targets.shape != hidden.shape[:1]
+    ):
         shapes = f"{tuple(hidden.shape)}, {tuple(weight.shape)}, {tuple(targets.shape)}"
-        raise ValueError(f"hidden, weight, targets must be (tokens, hidden_size), (vocab, hidden_size), (tokens,), got {shapes}")
-    if hidden.dtype != weight.dtype or hidden.dtype not in (torch.bfloat16, torch.float32, torch.float64):
+        raise ValueError(
+            f"hidden, weight, targets must be (tokens, hidden_size), (vocab, hidden_size), (tokens,), got {shapes}"
+        )
+    if hidden.dtype != weight.dtype or hidden.dtype not in (
+        torch.bfloat16,
+        torch.float32,
+        torch.float64,
+    ):
         # fp16 is left out: gradients of logits are often below its smallest number
-        raise ValueError(f"hidden and weight must both be bfloat16, float32 or float64, got {hidden.dtype} and {weight.dtype}")
+        raise ValueError(
+            f"hidden and weight must both be bfloat16, float32 or float64, got {hidden.dtype} and {weight.dtype}"
+        )
     if targets.dtype != torch.int64:
         raise ValueError(f"targets must be int64, got {targets.dtype}")
     if not temperature > 0:
         raise ValueError(f"temperature must be above 0, got {temperature}")
-    if not targets.is_cuda and targets.numel() and not 0 <= targets.min() <= targets.max() < len(weight):
-        raise ValueError(f"targets must be in [0, {len(weight)}), got {targets.min()} to {targets.max()}")
+    if (
+        not targets.is_cuda
+        and targets.numel()
+        and not 0 <= targets.min() <= targets.max() < len(weight)
+    ):
+        raise ValueError(
+            f"targets must be in [0, {len(weight)}), got {targets.min()} to {targets.max()}"
+        )
     if backend == "auto":
-        backend = "triton" if hidden.is_cuda and hidden.dtype != torch.float64 and importlib.util.find_spec("triton") else "torch"
+        backend = (
+            "triton"
+            if hidden.is_cuda
+            and hidden.dtype != torch.float64
+            and importlib.util.find_spec("triton")
+            else "torch"
+        )
     if backend not in ROW_OPERATIONS:
         raise ValueError(f"backend must be auto, torch or triton, got {backend!r}")
     if backend == "triton" and hidden.dtype == torch.float64:
         raise ValueError("backend 'triton' computes in float32: use backend='torch' for float64")
     if backend == "triton" and not hidden.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
-        raise ValueError("backend 'triton' needs CUDA tensors (or TRITON_INTERPRET=1): use backend='torch'")
+        raise ValueError(
+            "backend 'triton' needs CUDA tensors (or TRITON_INTERPRET=1): use backend='torch'"
+        )
     return TokenLogprobs.apply(hidden, weight, targets, float(temperature), backend)
 
 
@@ -83,9 +112,19 @@ class TokenLogprobs(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden, weight, targets, temperature, backend):
         rows_forward, _ = ROW_OPERATIONS[backend]
-        logprobs, highest, total, entropy = (hidden.new_empty(len(hidden), dtype=result_dtype(hidden)) for _ in range(4))
+        logprobs, highest, total, entropy = (
+            hidden.new_empty(len(hidden), dtype=result_dtype(hidden)) for _ in range(4)
+        )
         for chunk, logits in logit_chunks(hidden, weight):
-            rows_forward(logits, targets[chunk], temperature, logprobs[chunk], highest[chunk], total[chunk], entropy[chunk])
+            rows_forward(
+                logits,
+                targets[chunk],
+                temperature,
+                logprobs[chunk],
+                highest[chunk],
+                total[chunk],
+                entropy[chunk],
+            )
         ctx.save_for_backward(hidden, weight, targets, highest, total, entropy)
         ctx.temperature, ctx.backend = temperature, backend
         ctx.set_materialize_grads(False)  # None tells the backward pass that a result was not used
@@ -100,11 +139,15 @@ class TokenLogprobs(torch.autograd.Function):
         if grad_logprobs is None:
             grad_logprobs = torch.zeros_like(entropy)
         d_hidden = torch.empty_like(hidden) if needs_hidden else None
-        d_weight = torch.zeros_like(weight, dtype=result_dtype(weight)) if needs_weight else None  # a bf16 sum loses small chunks
+        d_weight = (
+            torch.zeros_like(weight, dtype=result_dtype(weight)) if needs_weight else None
+        )  # a bf16 sum loses small chunks
         # dlogits overwrite the logits. For bf16 inputs they are rounded to bf16 in a buffer of their own, since the products below are
         # several times faster so; the relative error of 2^-9 in each is no larger than that of the bf16 gradient which they make.
         low_precision = hidden.dtype != result_dtype(hidden)
-        low_buffer = hidden.new_empty(chunk_size(hidden, weight), len(weight)) if low_precision else None
+        low_buffer = (
+            hidden.new_empty(chunk_size(hidden, weight), len(weight)) if low_precision else None
+        )
         for chunk, logits in logit_chunks(hidden, weight):
             dlogits = low_buffer[: len(logits)] if low_precision else logits
             kept = highest[chunk], total[chunk], entropy[chunk]
@@ -152,12 +195,16 @@ def matmul_fp32(a, b, out, accumulate=False):
         if accumulate:
             return torch.addmm(out, a, b, out_dtype=out.dtype, out=out)
         return torch.mm(a, b, out_dtype=out.dtype, out=out)
-    large, small, result = (a, b, out) if len(out) >= out.shape[1] else (b.T, a.T, out.T)  # the vocabulary is the long side
+    large, small, result = (
+        (a, b, out) if len(out) >= out.shape[1] else (b.T, a.T, out.T)
+    )  # the vocabulary is the long side
     small = small.float()
     with bf16_products_allowed():
         for start in range(0, len(large), CAST_ROWS):
             block = result[start : start + CAST_ROWS]
-            torch.addmm(block, large[start : start + CAST_ROWS].float(), small, beta=beta, out=block)
+            torch.addmm(
+                block, large[start : start + CAST_ROWS].float(), small, beta=beta, out=block
+            )
     return out
 
 
@@ -167,7 +214,9 @@ precision_lock = threading.Lock()
 @contextmanager
 def bf16_products_allowed():
     settings = torch.backends.mkldnn.matmul
-    with precision_lock:  # the setting belongs to the whole process: two threads must not restore each other's value
+    with (
+        precision_lock
+    ):  # the setting belongs to the whole process: two threads must not restore each other's value
         before = settings.fp32_precision
         settings.fp32_precision = "bf16"
         try:
@@ -198,11 +247,15 @@ def torch_rows_forward(logits, targets, temperature, logprobs, highest, total, e
         entropy[tile] = log_total - exponentials.mul_(shifted).sum(-1) / total[tile]
 
 
-def torch_rows_backward(logits, targets, temperature, highest, total, entropy, grad_logprobs, grad_entropy, dlogits):
+def torch_rows_backward(
+    logits, targets, temperature, highest, total, entropy, grad_logprobs, grad_entropy, dlogits
+):
     """Writes dlogits (rows, vocab), which may be the same tensor as logits. 1 / S and -log S are put into the numbers of a row."""
     for tile in row_tiles(logits):
         g_logprob = grad_logprobs[tile, None] / temperature
-        shifted = logits[tile].div_(temperature).sub_(highest[tile, None])  # (rows of the tile, vocab)
+        shifted = (
+            logits[tile].div_(temperature).sub_(highest[tile, None])
+        )  # (rows of the tile, vocab)
         row_total = total[tile, None]
         if grad_entropy is None:
             gradient = shifted.exp_().mul_(-g_logprob / row_total)
@@ -210,7 +263,9 @@ def torch_rows_backward(logits, targets, temperature, highest, total, entropy, g
             g_entropy = grad_entropy[tile, None] / temperature
             exponentials = shifted.exp()
             at_highest = g_logprob + g_entropy * (entropy[tile, None] - row_total.log())
-            gradient = shifted.mul_(-g_entropy / row_total).sub_(at_highest / row_total).mul_(exponentials)
+            gradient = (
+                shifted.mul_(-g_entropy / row_total).sub_(at_highest / row_total).mul_(exponentials)
+            )
         gradient.scatter_add_(1, targets[tile, None], g_logprob)
         if dlogits is not logits:
             dlogits[tile] = gradient
@@ -220,8 +275,17 @@ def torch_rows_backward(logits, targets, temperature, highest, total, entropy, g
 # `tl` is imported when a kernel is first used, since Triton exists on Linux alone. Row offsets are int64: rows x vocab passes 2^31.
 
 
-def rows_forward_kernel(logits, targets, inverse_temperature, logprobs, highest, total, entropy,
-                        vocab: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
+def rows_forward_kernel(
+    logits,
+    targets,
+    inverse_temperature,
+    logprobs,
+    highest,
+    total,
+    entropy,
+    vocab: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     """Online: `most` is the maximum so far, `mass` = sum exp(z - most), `weighted` = sum (z - most) exp(z - most)."""
     row = tl.program_id(0).to(tl.int64)
     logits += row * vocab
@@ -230,26 +294,45 @@ def rows_forward_kernel(logits, targets, inverse_temperature, logprobs, highest,
     weighted = 0.0
     for start in range(0, vocab, BLOCK):
         columns = start + tl.arange(0, BLOCK)
-        inside = columns < vocab  # no block size divides every vocabulary: a column beyond it must not count as a logit of 0
+        inside = (
+            columns < vocab
+        )  # no block size divides every vocabulary: a column beyond it must not count as a logit of 0
         z = tl.load(logits + columns, mask=inside, other=-float("inf")) * inverse_temperature
         new_most = tl.maximum(most, tl.max(z, 0))
         # As long as every logit was -inf, mass and weighted are 0, and the differences below would be -inf or NaN
         fall = tl.where(most == -float("inf"), 0.0, most - new_most)
         shifted = tl.where(z == -float("inf"), -float("inf"), z - new_most)
         exponentials = tl.exp(shifted)
-        weighted = (weighted + fall * mass) * tl.exp(fall) + tl.sum(tl.where(exponentials > 0, shifted * exponentials, 0.0), 0)
+        weighted = (weighted + fall * mass) * tl.exp(fall) + tl.sum(
+            tl.where(exponentials > 0, shifted * exponentials, 0.0), 0
+        )
         mass = mass * tl.exp(fall) + tl.sum(exponentials, 0)
         most = new_most
     target = tl.load(targets + row)
-    z_target = tl.load(logits + target, mask=(target >= 0) & (target < vocab), other=float("nan")) * inverse_temperature
+    z_target = (
+        tl.load(logits + target, mask=(target >= 0) & (target < vocab), other=float("nan"))
+        * inverse_temperature
+    )
     tl.store(logprobs + row, z_target - most - tl.log(mass))
     tl.store(highest + row, most)
     tl.store(total + row, mass)
     tl.store(entropy + row, tl.log(mass) - weighted / mass)
 
 
-def rows_backward_kernel(logits, targets, inverse_temperature, highest, total, entropy, grad_logprobs, grad_entropy, dlogits,
-                         vocab: tl.constexpr, HAS_ENTROPY: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
+def rows_backward_kernel(
+    logits,
+    targets,
+    inverse_temperature,
+    highest,
+    total,
+    entropy,
+    grad_logprobs,
+    grad_entropy,
+    dlogits,
+    vocab: tl.constexpr,
+    HAS_ENTROPY: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     row = tl.program_id(0).to(tl.int64)
     logits += row * vocab
     dlogits += row * vocab
@@ -264,10 +347,16 @@ def rows_backward_kernel(logits, targets, inverse_temperature, highest, total, e
     for start in range(0, vocab, BLOCK):
         columns = start + tl.arange(0, BLOCK)
         inside = columns < vocab
-        shifted = tl.load(logits + columns, mask=inside, other=-float("inf")) * inverse_temperature - most
+        shifted = (
+            tl.load(logits + columns, mask=inside, other=-float("inf")) * inverse_temperature - most
+        )
         factor = at_highest + g_entropy * shifted if HAS_ENTROPY else g_logprob
-        gradient = tl.where(columns == target, g_logprob, 0.0) - tl.exp(shifted) * inverse_mass * factor
-        tl.store(dlogits + columns, gradient, mask=inside)  # the tail stays unwritten: its columns belong to the next row
+        gradient = (
+            tl.where(columns == target, g_logprob, 0.0) - tl.exp(shifted) * inverse_mass * factor
+        )
+        tl.store(
+            dlogits + columns, gradient, mask=inside
+        )  # the tail stays unwritten: its columns belong to the next row
 
 
 @functools.cache
@@ -277,23 +366,44 @@ def triton_kernels():
         import triton
         import triton.language as tl
     except ImportError as error:
-        raise ImportError("backend 'triton' needs the package triton: install it (Linux) or use backend='torch'") from error
+        raise ImportError(
+            "backend 'triton' needs the package triton: install it (Linux) or use backend='torch'"
+        ) from error
     return triton.jit(rows_forward_kernel), triton.jit(rows_backward_kernel)
 
 
 def triton_rows_forward(logits, targets, temperature, *results):
     kernel, vocab = triton_kernels()[0], logits.shape[1]
     with torch.cuda.device_of(logits):
-        kernel[(len(logits),)](logits, targets, 1 / temperature, *results, vocab=vocab, BLOCK=TRITON_BLOCK, num_warps=8)
+        kernel[(len(logits),)](
+            logits, targets, 1 / temperature, *results, vocab=vocab, BLOCK=TRITON_BLOCK, num_warps=8
+        )
 
 
-def triton_rows_backward(logits, targets, temperature, highest, total, entropy, grad_logprobs, grad_entropy, dlogits):
+def triton_rows_backward(
+    logits, targets, temperature, highest, total, entropy, grad_logprobs, grad_entropy, dlogits
+):
     kernel, vocab, has_entropy = triton_kernels()[1], logits.shape[1], grad_entropy is not None
     # A gradient may be one number expanded to all tokens (the backward of a sum): the kernel wants them side by side
     grads = grad_logprobs.contiguous(), grad_entropy.contiguous() if has_entropy else entropy
     with torch.cuda.device_of(logits):
-        kernel[(len(logits),)](logits, targets, 1 / temperature, highest, total, entropy, *grads, dlogits,
-                               vocab=vocab, HAS_ENTROPY=has_entropy, BLOCK=TRITON_BLOCK, num_warps=8)  # fmt: skip
+        kernel[(len(logits),)](
+            logits,
+            targets,
+            1 / temperature,
+            highest,
+            total,
+            entropy,
+            *grads,
+            dlogits,
+            vocab=vocab,
+            HAS_ENTROPY=has_entropy,
+            BLOCK=TRITON_BLOCK,
+            num_warps=8,
+        )
 
 
-ROW_OPERATIONS = {"torch": (torch_rows_forward, torch_rows_backward), "triton": (triton_rows_forward, triton_rows_backward)}
+ROW_OPERATIONS = {
+    "torch": (torch_rows_forward, torch_rows_backward),
+    "triton": (triton_rows_forward, triton_rows_backward),
+}

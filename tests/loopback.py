@@ -10,7 +10,12 @@ KEY = "sk-secret-0123456789"
 
 def chat(text, tokens=7, reason="stop", **message):
     content = {"role": "assistant", "content": text} | message
-    return json.dumps({"choices": [{"message": content, "finish_reason": reason}], "usage": {"completion_tokens": tokens}}).encode()
+    return json.dumps(
+        {
+            "choices": [{"message": content, "finish_reason": reason}],
+            "usage": {"completion_tokens": tokens},
+        }
+    ).encode()
 
 
 class Server(ThreadingHTTPServer):
@@ -21,9 +26,17 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self, behave):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.behave, self.seen, self.busy, self.most, self.guard = behave, [], 0, 0, threading.Lock()
+        self.behave, self.seen, self.busy, self.most, self.guard = (
+            behave,
+            [],
+            0,
+            0,
+            threading.Lock(),
+        )
         self.url = f"http://127.0.0.1:{self.server_port}/v1"
-        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        threading.Thread(
+            target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+        ).start()
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -31,8 +44,19 @@ class Handler(BaseHTTPRequestHandler):
         server = self.server
         request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         with server.guard:
-            attempt = sum(entry["messages"] == request["messages"] and entry.get("seed") == request.get("seed") for entry in server.seen)
-            server.seen.append(request | {"authorization": self.headers.get("Authorization"), "path": self.path, "time": time.monotonic()})
+            attempt = sum(
+                entry["messages"] == request["messages"]
+                and entry.get("seed") == request.get("seed")
+                for entry in server.seen
+            )
+            server.seen.append(
+                request
+                | {
+                    "authorization": self.headers.get("Authorization"),
+                    "path": self.path,
+                    "time": time.monotonic(),
+                }
+            )
             server.busy += 1
             server.most = max(server.most, server.busy)
         answer = server.behave(request, attempt)

@@ -22,7 +22,12 @@ def model_folder(**changes):
     return {"m/config.json": json.dumps(CONFIG | changes), "m/model.safetensors": ""}
 
 
-INDEX = {"m/config.json": json.dumps(CONFIG), "m/model.safetensors.index.json": json.dumps({"weight_map": {"x": "model-00001-of-00002.safetensors"}})}
+INDEX = {
+    "m/config.json": json.dumps(CONFIG),
+    "m/model.safetensors.index.json": json.dumps(
+        {"weight_map": {"x": "model-00001-of-00002.safetensors"}}
+    ),
+}
 # name: (files to make, command, words that the line must hold)
 CASES = {
     "no such flag": ({}, [*JUDGE, "--votes", "3"], ["--votes", "--num_votes"]),
@@ -32,44 +37,144 @@ CASES = {
     "not a number": ({}, [*JUDGE, "--num_votes", "many"], ["--num_votes", "many"]),
     "no votes": ({}, [*JUDGE, "--num_votes", "0"], ["--num_votes", "1"]),
     "negative temperature": ({}, [*JUDGE, "--temperature", "-1"], ["--temperature"]),
-    "identical answers": ({}, ["judge.py", "--query", "q", "--a", "x", "--b", "x"], ["--a", "--b", "identical"]),
+    "identical answers": (
+        {},
+        ["judge.py", "--query", "q", "--a", "x", "--b", "x"],
+        ["--a", "--b", "identical"],
+    ),
     "answer missing": ({}, ["judge.py", "--query", "q", "--a", "x"], ["--b"]),
-    "no file behind @": ({}, ["judge.py", "--query", "@{d}/none.txt", "--a", "x", "--b", "y"], ["--query", "none.txt"]),
-    "empty file behind @": ({"q.txt": " \n"}, ["judge.py", "--query", "@{d}/q.txt", "--a", "x", "--b", "y"], ["--query", "q.txt", "empty"]),
-    "binary file behind @": ({"q.txt": b"\xff\xfe\x00"}, ["judge.py", "--query", "@{d}/q.txt", "--a", "x", "--b", "y"], ["q.txt", "UTF-8"]),
-    "standard input twice": ({}, ["judge.py", "--query", "q", "--a", "-", "--b", "-"], ["--a", "--b", "standard input"]),
+    "no file behind @": (
+        {},
+        ["judge.py", "--query", "@{d}/none.txt", "--a", "x", "--b", "y"],
+        ["--query", "none.txt"],
+    ),
+    "empty file behind @": (
+        {"q.txt": " \n"},
+        ["judge.py", "--query", "@{d}/q.txt", "--a", "x", "--b", "y"],
+        ["--query", "q.txt", "empty"],
+    ),
+    "binary file behind @": (
+        {"q.txt": b"\xff\xfe\x00"},
+        ["judge.py", "--query", "@{d}/q.txt", "--a", "x", "--b", "y"],
+        ["q.txt", "UTF-8"],
+    ),
+    "standard input twice": (
+        {},
+        ["judge.py", "--query", "q", "--a", "-", "--b", "-"],
+        ["--a", "--b", "standard input"],
+    ),
     "unknown style": ({}, [*JUDGE, "--style", "nonsense"], ["--style", "nonsense", "rrm"]),
-    "style without placeholder": ({"s.txt": "verdict: boxed\n=== user\n{query} {answer_1}\n"}, [*JUDGE, "--style", "{d}/s.txt"], ["s.txt", "answer_2"]),
+    "style without placeholder": (
+        {"s.txt": "verdict: boxed\n=== user\n{query} {answer_1}\n"},
+        [*JUDGE, "--style", "{d}/s.txt"],
+        ["s.txt", "answer_2"],
+    ),
     "no such model": ({}, [*JUDGE, "--model", "./none"], ["--model", "none"]),
-    "unknown architecture": (model_folder(model_type="gpt2", architectures=["GPT2LMHeadModel"]), [*JUDGE, "--model", "{d}/m"], ["gpt2", "config.json"]),
-    "unknown scaling": (model_folder(rope_parameters={"rope_type": "yarn"}), [*JUDGE, "--model", "{d}/m"], ["yarn", "config.json"]),
+    "unknown architecture": (
+        model_folder(model_type="gpt2", architectures=["GPT2LMHeadModel"]),
+        [*JUDGE, "--model", "{d}/m"],
+        ["gpt2", "config.json"],
+    ),
+    "unknown scaling": (
+        model_folder(rope_parameters={"rope_type": "yarn"}),
+        [*JUDGE, "--model", "{d}/m"],
+        ["yarn", "config.json"],
+    ),
     "missing shard": (INDEX, [*JUDGE, "--model", "{d}/m"], ["model-00001-of-00002.safetensors"]),
-    "config is no JSON": ({"m/config.json": "{'a': 1}"}, [*JUDGE, "--model", "{d}/m"], ["config.json", "JSON"]),
-    "pickled weights": ({"m/config.json": json.dumps(CONFIG), "m/pytorch_model.bin": "x"}, [*JUDGE, "--model", "{d}/m"], ["safetensors"]),
-    "no file of pairs": ({}, ["judge.py", "--pairs", "{d}/none.jsonl", "--out", "{d}/o.jsonl"], ["none.jsonl"]),
+    "config is no JSON": (
+        {"m/config.json": "{'a': 1}"},
+        [*JUDGE, "--model", "{d}/m"],
+        ["config.json", "JSON"],
+    ),
+    "pickled weights": (
+        {"m/config.json": json.dumps(CONFIG), "m/pytorch_model.bin": "x"},
+        [*JUDGE, "--model", "{d}/m"],
+        ["safetensors"],
+    ),
+    "no file of pairs": (
+        {},
+        ["judge.py", "--pairs", "{d}/none.jsonl", "--out", "{d}/o.jsonl"],
+        ["none.jsonl"],
+    ),
     "pairs without out": ({"p.jsonl": LINE}, ["judge.py", "--pairs", "{d}/p.jsonl"], ["--out"]),
-    "empty pairs": ({"p.jsonl": ""}, ["judge.py", "--pairs", "{d}/p.jsonl", "--out", "{d}/o.jsonl"], ["p.jsonl"]),
-    "half a line": ({"p.jsonl": LINE + LINE[:20]}, ["judge.py", "--pairs", "{d}/p.jsonl", "--out", "{d}/o.jsonl"], ["p.jsonl", "line 2"]),
-    "missing field": ({"p.jsonl": LINE + '{"query": "q", "a": "x"}\n'}, ["judge.py", "--pairs", "{d}/p.jsonl", "--out", "{d}/o.jsonl"], ["line 2", "b"]),
-    "wrong type": ({"p.jsonl": '{"query": "q", "a": 3, "b": "x"}\n'}, ["judge.py", "--pairs", "{d}/p.jsonl", "--out", "{d}/o.jsonl"], ["line 1", "a"]),
-    "wrong label": ({"p.jsonl": json.dumps(PAIR | {"label": 7}) + "\n"}, [*TRAIN, "--train_data", "{d}/p.jsonl"], ["line 1", "label"]),
-    "no labels": ({"p.jsonl": json.dumps(PAIR | {"label": None}) + "\n"}, [*TRAIN, "--train_data", "{d}/p.jsonl"], ["p.jsonl", "label"]),
+    "empty pairs": (
+        {"p.jsonl": ""},
+        ["judge.py", "--pairs", "{d}/p.jsonl", "--out", "{d}/o.jsonl"],
+        ["p.jsonl"],
+    ),
+    "half a line": (
+        {"p.jsonl": LINE + LINE[:20]},
+        ["judge.py", "--pairs", "{d}/p.jsonl", "--out", "{d}/o.jsonl"],
+        ["p.jsonl", "line 2"],
+    ),
+    "missing field": (
+        {"p.jsonl": LINE + '{"query": "q", "a": "x"}\n'},
+        ["judge.py", "--pairs", "{d}/p.jsonl", "--out", "{d}/o.jsonl"],
+        ["line 2", "b"],
+    ),
+    "wrong type": (
+        {"p.jsonl": '{"query": "q", "a": 3, "b": "x"}\n'},
+        ["judge.py", "--pairs", "{d}/p.jsonl", "--out", "{d}/o.jsonl"],
+        ["line 1", "a"],
+    ),
+    "wrong label": (
+        {"p.jsonl": json.dumps(PAIR | {"label": 7}) + "\n"},
+        [*TRAIN, "--train_data", "{d}/p.jsonl"],
+        ["line 1", "label"],
+    ),
+    "no labels": (
+        {"p.jsonl": json.dumps(PAIR | {"label": None}) + "\n"},
+        [*TRAIN, "--train_data", "{d}/p.jsonl"],
+        ["p.jsonl", "label"],
+    ),
     "no train data": ({}, [*TRAIN, "--model", str(ROOT / "tiny" / "base")], ["--train_data"]),
     "output_dir not empty": ({"run/x": "1"}, TRAIN, ["--output_dir", "not empty", "--resume"]),
     "output_dir is a file": ({"run": "1"}, TRAIN, ["--output_dir", "file"]),
     "output_dir empty": ({}, ["train_grpo.py", "--output_dir", ""], ["--output_dir", "empty"]),
-    "output_dir cannot be made": ({"file": "1"}, ["train_grpo.py", "--output_dir", "{d}/file/run"], ["--output_dir", "file"]),
-    "resume in a stranger's folder": ({"run/thesis.tex": "1"}, [*TRAIN, "--resume"], ["--output_dir", "other files"]),
-    "run for a model": ({"m/config.json": '{"settings": {}}'}, [*JUDGE, "--model", "{d}/m"], ["--model", "checkpoint"]),
-    "text that begins with a dash": ({}, ["judge.py", "--query", "q", "--a", "-x", "--b", "y"], ["--a", "=-"]),
-    "temperature next to nothing": ({}, [*JUDGE, "--temperature", "1e-40"], ["--temperature", "0.01"]),
+    "output_dir cannot be made": (
+        {"file": "1"},
+        ["train_grpo.py", "--output_dir", "{d}/file/run"],
+        ["--output_dir", "file"],
+    ),
+    "resume in a stranger's folder": (
+        {"run/thesis.tex": "1"},
+        [*TRAIN, "--resume"],
+        ["--output_dir", "other files"],
+    ),
+    "run for a model": (
+        {"m/config.json": '{"settings": {}}'},
+        [*JUDGE, "--model", "{d}/m"],
+        ["--model", "checkpoint"],
+    ),
+    "text that begins with a dash": (
+        {},
+        ["judge.py", "--query", "q", "--a", "-x", "--b", "y"],
+        ["--a", "=-"],
+    ),
+    "temperature next to nothing": (
+        {},
+        [*JUDGE, "--temperature", "1e-40"],
+        ["--temperature", "0.01"],
+    ),
     "group of one": ({}, [*TRAIN, "--num_generations", "1"], ["--num_generations", "2"]),
     "unknown loss": ({}, [*TRAIN, "--loss_type", "ppo"], ["--loss_type", "dr_grpo"]),
     "learning rate zero": ({}, [*TRAIN, "--learning_rate", "0"], ["--learning_rate"]),
     "unknown reward": ({}, [*TRAIN, "--reward", "best"], ["--reward", "best"]),
-    "no such reward module": ({}, [*TRAIN, "--reward", "no_such_module:f"], ["--reward", "no_such_module"]),
-    "reporter not installed": ({}, [*TRAIN, "--report_to", "wandb"], ["--report_to", "wandb", "pip install"]),
-    "no labels to evaluate with": ({"p.jsonl": json.dumps(PAIR | {"label": None}) + "\n"}, [*TRAIN, "--eval_data", "{d}/p.jsonl"], ["--eval_data", "label"]),
+    "no such reward module": (
+        {},
+        [*TRAIN, "--reward", "no_such_module:f"],
+        ["--reward", "no_such_module"],
+    ),
+    "reporter not installed": (
+        {},
+        [*TRAIN, "--report_to", "wandb"],
+        ["--report_to", "wandb", "pip install"],
+    ),
+    "no labels to evaluate with": (
+        {"p.jsonl": json.dumps(PAIR | {"label": None}) + "\n"},
+        [*TRAIN, "--eval_data", "{d}/p.jsonl"],
+        ["--eval_data", "label"],
+    ),
     "resume without folder": ({}, ["train_grpo.py", "--resume"], ["--resume", "--output_dir"]),
 }
 
@@ -80,12 +185,26 @@ def run_case(name, folder):
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_bytes(content if isinstance(content, bytes) else content.encode())
     before = sorted(folder.rglob("*"))
-    script, *arguments = [word.format(d=folder, run=folder / "run") if "{" in word else word for word in command]
+    script, *arguments = [
+        word.format(d=folder, run=folder / "run") if "{" in word else word for word in command
+    ]
     # -X importtime would be slow: a torch that raises when imported shows as well that it is not touched
     (folder.parent / f"{folder.name}-path").mkdir()
-    (folder.parent / f"{folder.name}-path" / "torch.py").write_text("raise SystemExit('torch was imported')")
-    environment = os.environ | {"PYTHONPATH": str(folder.parent / f"{folder.name}-path"), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run([sys.executable, str(ROOT / script), *arguments], capture_output=True, text=True, input="text\n", env=environment, cwd=folder)
+    (folder.parent / f"{folder.name}-path" / "torch.py").write_text(
+        "raise SystemExit('torch was imported')"
+    )
+    environment = os.environ | {
+        "PYTHONPATH": str(folder.parent / f"{folder.name}-path"),
+        "HF_HUB_OFFLINE": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, str(ROOT / script), *arguments],
+        capture_output=True,
+        text=True,
+        input="text\n",
+        env=environment,
+        cwd=folder,
+    )
     return done, before == sorted(folder.rglob("*"))
 
 
@@ -100,7 +219,9 @@ def outcomes(tmp_path_factory):
 @pytest.mark.parametrize("name", CASES)
 def test_bad_input_gets_one_clear_line(name, outcomes):
     done, untouched = outcomes[name]
-    lines = [line for line in done.stderr.splitlines() if not line.startswith("data: ")]  # what a loader counted is no error
+    lines = [
+        line for line in done.stderr.splitlines() if not line.startswith("data: ")
+    ]  # what a loader counted is no error
     assert done.returncode == 2, done.stderr
     assert len(lines) == 1 and done.stdout == "", done.stderr
     assert all(word in lines[0] for word in CASES[name][2]), lines[0]
@@ -110,11 +231,31 @@ def test_bad_input_gets_one_clear_line(name, outcomes):
 
 @pytest.mark.parametrize("script", ["judge.py", "train_grpo.py"])
 def test_help_is_the_manual(script):
-    done = subprocess.run([sys.executable, str(ROOT / script), "--help"], capture_output=True, text=True)
-    assert done.returncode == 0 and "--model" in done.stdout and "default" in done.stdout and done.stderr == ""
+    done = subprocess.run(
+        [sys.executable, str(ROOT / script), "--help"], capture_output=True, text=True
+    )
+    assert (
+        done.returncode == 0
+        and "--model" in done.stdout
+        and "default" in done.stdout
+        and done.stderr == ""
+    )
 
 
 def test_dashes_and_underscores_are_alike():
-    done = subprocess.run([sys.executable, str(ROOT / "judge.py"), "--query=347+586", "--a=933", "--b=923", "--num-votes=2", "--max-completion-length=5", "--json"],
-                          capture_output=True, text=True, check=True)  # fmt: skip
+    done = subprocess.run(
+        [
+            sys.executable,
+            str(ROOT / "judge.py"),
+            "--query=347+586",
+            "--a=933",
+            "--b=923",
+            "--num-votes=2",
+            "--max-completion-length=5",
+            "--json",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert len(json.loads(done.stdout)["games"]) == 4

@@ -51,10 +51,26 @@ def test_arms_run_by_turns_and_ratios_are_of_neighbours(monkeypatch):
     order = []
     runs = peers.alternate({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 3, CPU)
     assert order == ["a", "b"] * 3 and all(len(measured) == 3 for measured in runs.values())
-    runs = {name: [{"seconds": s, "cpu_seconds": s / 2, "peak_bytes": 2**20} for s in seconds] for name, seconds in {"a": [1, 2, 4], "b": [5, 4, 40]}.items()}
+    runs = {
+        name: [{"seconds": s, "cpu_seconds": s / 2, "peak_bytes": 2**20} for s in seconds]
+        for name, seconds in {"a": [1, 2, 4], "b": [5, 4, 40]}.items()
+    }
     a, b = peers.rows_of(runs, 1.0, CPU, {"a": ("wrong", False)}, size=7)
-    assert (a["ratio"], a["of_limit"], a["check"], a["ok"], a["size"]) == (1, 0.5, "wrong", False, 7)
-    assert (b["ratio"], b["ratio_range"], b["cpu_ratio"], b["seconds"], b["seconds_range"], b["ok"]) == (5, [2, 10], 5, 5, [4, 40], True)
+    assert (a["ratio"], a["of_limit"], a["check"], a["ok"], a["size"]) == (
+        1,
+        0.5,
+        "wrong",
+        False,
+        7,
+    )
+    assert (
+        b["ratio"],
+        b["ratio_range"],
+        b["cpu_ratio"],
+        b["seconds"],
+        b["seconds_range"],
+        b["ok"],
+    ) == (5, [2, 10], 5, 5, [4, 40], True)
 
 
 def test_peak_memory_is_that_of_the_call():
@@ -63,11 +79,22 @@ def test_peak_memory_is_that_of_the_call():
         return 1
 
     measured = peers.measure(use, CPU)
-    assert measured["result"] == 1 and (measured["peak_bytes"] == 0 or 0.9 * 2**27 < measured["peak_bytes"] < 1.5 * 2**27)
+    assert measured["result"] == 1 and (
+        measured["peak_bytes"] == 0 or 0.9 * 2**27 < measured["peak_bytes"] < 1.5 * 2**27
+    )
 
 
 def test_limits_by_hand():
-    sizes = plan.Sizes(parameters=0, body=100, head=20, layers=2, hidden=0, intermediate=0, query_width=0, kv_width=5)
+    sizes = plan.Sizes(
+        parameters=0,
+        body=100,
+        head=20,
+        layers=2,
+        hidden=0,
+        intermediate=0,
+        query_width=0,
+        kv_width=5,
+    )
     assert peers.training_operations(sizes, 10, 4) == 6 * (100 * 10 + 20 * 4)
     # one prompt of 3 tokens, 4 rows, 10 steps in fp32: 600 operations once; a step reads 480 bytes or does 960 operations; a token holds 80 bytes
     least = peers.rollout_seconds(sizes, [[1, 2, 3]], 4, 10, 4, 600.0, 1000.0)
@@ -76,9 +103,17 @@ def test_limits_by_hand():
 
 def test_packs_by_hand():
     completions = [[1] * 4, [2] * 3, [3] * 2]
-    assert list(bench_training.packs([0] * 5, completions, 12, True)) == [completions[:2], completions[2:]]
-    assert list(bench_training.packs([0] * 5, completions, 16, False)) == [completions[:1], completions[1:]]
-    assert list(bench_training.packs([0] * 5, completions, 1, True)) == [[completion] for completion in completions]
+    assert list(bench_training.packs([0] * 5, completions, 12, True)) == [
+        completions[:2],
+        completions[2:],
+    ]
+    assert list(bench_training.packs([0] * 5, completions, 16, False)) == [
+        completions[:1],
+        completions[1:],
+    ]
+    assert list(bench_training.packs([0] * 5, completions, 1, True)) == [
+        [completion] for completion in completions
+    ]
 
 
 # ---- the benchmarks ----
@@ -87,9 +122,15 @@ def test_packs_by_hand():
 def test_sampler(folder, capsys):
     code, result = run(capsys, folder, SAMPLER)
     ours, generate = result["rows"]
-    assert code == 0 and (ours["arm"], generate["arm"], generate["check"]) == ("ours", "generate", "36 tokens")
+    assert code == 0 and (ours["arm"], generate["arm"], generate["check"]) == (
+        "ours",
+        "generate",
+        "36 tokens",
+    )
     assert "greedy tokens equal: True" in ours["check"] and 0 < ours["of_limit"] < 1
-    assert ours["tokens_per_second"] == pytest.approx(36 / ours["seconds"]) and generate["ratio"] > 0
+    assert (
+        ours["tokens_per_second"] == pytest.approx(36 / ours["seconds"]) and generate["ratio"] > 0
+    )
 
 
 def test_sampler_sees_wrong_logprobs(folder, capsys, monkeypatch):
@@ -108,9 +149,14 @@ def test_sampler_sees_wrong_logprobs(folder, capsys, monkeypatch):
 def test_logprob_and_a_wrong_entropy(folder, capsys, monkeypatch):
     code, result = run(capsys, folder, f"logprob --tokens 40 {SMALL}")
     assert code == 0 and [(row["pass"], row["arm"]) for row in result["rows"]] == [
-        (name, arm) for name in ("forward", "forward + backward") for arm in ("ours", "all logits")]  # fmt: skip
+        (name, arm) for name in ("forward", "forward + backward") for arm in ("ours", "all logits")
+    ]
     right = bench_training.token_logprobs
-    monkeypatch.setattr(bench_training, "token_logprobs", lambda *arguments: (right(*arguments)[0], right(*arguments)[1] + 0.01))
+    monkeypatch.setattr(
+        bench_training,
+        "token_logprobs",
+        lambda *arguments: (right(*arguments)[0], right(*arguments)[1] + 0.01),
+    )
     assert run(capsys, folder, f"logprob --tokens 40 {SMALL}")[0] == 1
 
 
@@ -136,7 +182,12 @@ def test_packing_and_a_wrong_gradient(folder, capsys, monkeypatch):
 def test_judge(folder, capsys):
     code, result = run(capsys, folder, f"judge --pairs 2 --votes 2 --new_tokens 5 {SMALL}")
     ours, loop = result["rows"]
-    assert code == 0 and ours["pairs"] == 2 and ours["check"].startswith("prompts equal: True") and 0 < loop["tokens_per_game"] <= 5
+    assert (
+        code == 0
+        and ours["pairs"] == 2
+        and ours["check"].startswith("prompts equal: True")
+        and 0 < loop["tokens_per_game"] <= 5
+    )
 
 
 def test_step_needs_trl(folder, monkeypatch):
@@ -145,10 +196,16 @@ def test_step_needs_trl(folder, monkeypatch):
         bench.main(["step", "--model", str(folder), "--device", "cpu"])
 
 
-@pytest.mark.skipif(not all(map(importlib.util.find_spec, ("trl", "datasets"))), reason="pip install trl datasets")
+@pytest.mark.skipif(
+    not all(map(importlib.util.find_spec, ("trl", "datasets"))), reason="pip install trl datasets"
+)
 def test_step_beside_trl(folder, capsys):
     code, result = run(capsys, folder, f"step --new_tokens 4 --generations 2 {SMALL}")
-    assert code == 0 and [row["arm"] for row in result["rows"]] == ["ours", "TRL"] and result["rows"][1]["check"] == "4 tokens a completion"
+    assert (
+        code == 0
+        and [row["arm"] for row in result["rows"]] == ["ours", "TRL"]
+        and result["rows"][1]["check"] == "4 tokens a completion"
+    )
 
 
 def test_the_plain_loss_of_the_step_is_the_trainers(folder):
@@ -157,34 +214,77 @@ def test_the_plain_loss_of_the_step_is_the_trainers(folder):
     model, peer = peers.load_both(folder, CPU, torch.float32)
     peer.get_input_embeddings().padding_idx = 7
     prompt = list(range(5, 25))
-    group = Group(None, None, [], prompt, completions=sampler.generate(model, [prompt], 3, 7)[0], advantages=[1.0, -0.5, -0.5])
-    group.completions[1].tokens, group.completions[1].logprobs = group.completions[1].tokens[:3], group.completions[1].logprobs[:3]
-    group.completions[0].logprobs = [logprob + 0.1 * (-1) ** place for place, logprob in enumerate(group.completions[0].logprobs)]
+    group = Group(
+        None,
+        None,
+        [],
+        prompt,
+        completions=sampler.generate(model, [prompt], 3, 7)[0],
+        advantages=[1.0, -0.5, -0.5],
+    )
+    group.completions[1].tokens, group.completions[1].logprobs = (
+        group.completions[1].tokens[:3],
+        group.completions[1].logprobs[:3],
+    )
+    group.completions[0].logprobs = [
+        logprob + 0.1 * (-1) ** place for place, logprob in enumerate(group.completions[0].logprobs)
+    ]
     reference = bench_training.naive_gradients(peer, group, 3, 2.0)
     gaps = []
     for loss_type in ("grpo", "dapo"):
         policy = Policy(folder, Runtime(0, 1, CPU, torch.float32))
-        options = train_grpo.Settings(num_generations=3, max_completion_length=7, loss_type=loss_type)
+        options = train_grpo.Settings(
+            num_generations=3, max_completion_length=7, loss_type=loss_type
+        )
         train_grpo.accumulate(policy, None, [[(group, [0, 1, 2])]], [], (3, 17), options)
-        gaps.append(bench_training.distance({name: weight.grad for name, weight in policy.masters.items()}, reference))
+        gaps.append(
+            bench_training.distance(
+                {name: weight.grad for name, weight in policy.masters.items()}, reference
+            )
+        )
     assert gaps[0] < 1e-5 and gaps[1] > 0.05
 
 
 def test_random_shape_and_table(folder, capsys, monkeypatch):
-    small = dict(vocab_size=400, hidden_size=32, intermediate_size=48, num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True)
+    small = dict(
+        vocab_size=400,
+        hidden_size=32,
+        intermediate_size=48,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+    )
     monkeypatch.setitem(bench.SHAPES, "qwen2-1.5b", small)
-    bench.main(f"logprob --tokens 9 --random_shape qwen2-1.5b --layers 1 {SMALL} --model {folder}".replace("--json", "").split())
+    bench.main(
+        f"logprob --tokens 9 --random_shape qwen2-1.5b --layers 1 {SMALL} --model {folder}".replace(
+            "--json", ""
+        ).split()
+    )
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 5 and lines[0].split()[:3] == ["tokens", "vocab", "hidden"] and lines[1].split()[:3] == ["9", "400", "32"]
+    assert (
+        len(lines) == 5
+        and lines[0].split()[:3] == ["tokens", "vocab", "hidden"]
+        and lines[1].split()[:3] == ["9", "400", "32"]
+    )
 
 
-@pytest.mark.parametrize("command, told", [
-    ("", "say first which"), ("sampler --repeats 0", "--repeats"), ("packing --grid 4/20", "--grid"), ("plan --gpus 8,x", "--gpus"),
-    ("step --generations 1", "--generations"), ("judge --new_tokens 5000", "context"), ("plan --gpus 1 --random_shape qwen2-7b", "--gpus 1: needs"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "command, told",
+    [
+        ("", "say first which"),
+        ("sampler --repeats 0", "--repeats"),
+        ("packing --grid 4/20", "--grid"),
+        ("plan --gpus 8,x", "--gpus"),
+        ("step --generations 1", "--generations"),
+        ("judge --new_tokens 5000", "context"),
+        ("plan --gpus 1 --random_shape qwen2-7b", "--gpus 1: needs"),
+    ],
+)
 def test_bad_input(folder, command, told):
     with pytest.raises(BadInput, match=told):
-        bench.main([*command.split(), *(["--model", str(folder), "--device", "cpu"] if command else [])])
+        bench.main(
+            [*command.split(), *(["--model", str(folder), "--device", "cpu"] if command else [])]
+        )
 
 
 # ---- the plan ----
@@ -192,30 +292,72 @@ def test_bad_input(folder, command, told):
 
 @pytest.mark.parametrize("kind, tied", [("llama", True), ("qwen2", False), ("qwen3", True)])
 def test_parameters_are_those_of_the_model(kind, tied):
-    raw = dict(model_type=kind, vocab_size=70, hidden_size=24, intermediate_size=40, num_hidden_layers=3, num_attention_heads=4,
-               num_key_value_heads=2, head_dim=8, tie_word_embeddings=tied)  # fmt: skip
+    raw = dict(
+        model_type=kind,
+        vocab_size=70,
+        hidden_size=24,
+        intermediate_size=40,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        tie_word_embeddings=tied,
+    )
     with torch.device("meta"):
         model = Model(Config.from_dict(raw))
     sizes = plan.sizes_of(raw)
     assert sizes.parameters == sum(weight.numel() for weight in model.parameters())
-    assert sizes.body == sum(module.weight.numel() for module in model.layers.modules() if isinstance(module, torch.nn.Linear))
+    assert sizes.body == sum(
+        module.weight.numel()
+        for module in model.layers.modules()
+        if isinstance(module, torch.nn.Linear)
+    )
 
 
 def test_states_are_those_of_a_training(folder):
     policy = Policy(folder, Runtime(0, 1, CPU, torch.bfloat16))
     optimizer = torch.optim.AdamW(policy.masters.values(), fused=True)
     layout = pack_groups([([5, 6, 7], [[8, 9], [10]])])
-    sum(policy.model(layout.tokens, layout.positions, packed_attention(layout), layout.predictors, layout.targets)).sum().backward()
+    sum(
+        policy.model(
+            layout.tokens,
+            layout.positions,
+            packed_attention(layout),
+            layout.predictors,
+            layout.targets,
+        )
+    ).sum().backward()
     optimizer.step()
-    moments = [state[name] for state in optimizer.state.values() for name in ("exp_avg", "exp_avg_sq")]
-    kept = sum(tensor.nbytes for tensor in [*policy.masters.values(), *(weight.grad for weight in policy.masters.values()), *moments])
+    moments = [
+        state[name] for state in optimizer.state.values() for name in ("exp_avg", "exp_avg_sq")
+    ]
+    kept = sum(
+        tensor.nbytes
+        for tensor in [
+            *policy.masters.values(),
+            *(weight.grad for weight in policy.masters.values()),
+            *moments,
+        ]
+    )
     parts = plan.memory(plan.sizes_of(policy.model.config.raw), 1, 8)
-    assert kept == parts["states"] and sum(weight.nbytes for weight in policy.model.parameters()) == parts["whole"]
+    assert (
+        kept == parts["states"]
+        and sum(weight.nbytes for weight in policy.model.parameters()) == parts["whole"]
+    )
 
 
 def test_activations_are_those_of_a_forward_pass():
-    raw = dict(model_type="llama", vocab_size=64, hidden_size=96, intermediate_size=256, num_hidden_layers=3, num_attention_heads=6,
-               num_key_value_heads=2, head_dim=16, tie_word_embeddings=True)  # fmt: skip
+    raw = dict(
+        model_type="llama",
+        vocab_size=64,
+        hidden_size=96,
+        intermediate_size=256,
+        num_hidden_layers=3,
+        num_attention_heads=6,
+        num_key_value_heads=2,
+        head_dim=16,
+        tie_word_embeddings=True,
+    )
     model = Model(Config.from_dict(raw))
     layout, kept = pack_groups([(list(range(50)), [list(range(41))] * 4)]), {}
     weights = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
@@ -226,22 +368,51 @@ def test_activations_are_those_of_a_forward_pass():
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         hidden = model(layout.tokens, layout.positions, packed_attention(layout))
-    measured = sum(tensor.untyped_storage().nbytes() for place, tensor in kept.items() if place not in weights)
-    expected = plan.activation_bytes(plan.sizes_of(raw), len(layout.tokens), 50 + 4 * 90, itemsize=4)
-    expected += 4 * len(layout.tokens) * 96 * (3 * 2 + 3)  # what an unfused norm keeps besides, and the last norm
+    measured = sum(
+        tensor.untyped_storage().nbytes() for place, tensor in kept.items() if place not in weights
+    )
+    expected = plan.activation_bytes(
+        plan.sizes_of(raw), len(layout.tokens), 50 + 4 * 90, itemsize=4
+    )
+    expected += (
+        4 * len(layout.tokens) * 96 * (3 * 2 + 3)
+    )  # what an unfused norm keeps besides, and the last norm
     assert hidden.requires_grad and measured == pytest.approx(expected, rel=0.05)
 
 
 def test_the_plan_of_7b_on_8_gpus_by_hand():
-    settings = SimpleNamespace(gpu_memory=141, prompts=128, generations=8, prompt_tokens=1024, new_tokens=8192, mean_tokens=2048,
-                               micro_batch_tokens=8192, gradient_checkpointing=True)  # fmt: skip
+    settings = SimpleNamespace(
+        gpu_memory=141,
+        prompts=128,
+        generations=8,
+        prompt_tokens=1024,
+        new_tokens=8192,
+        mean_tokens=2048,
+        micro_batch_tokens=8192,
+        gradient_checkpointing=True,
+    )
     raw = {"model_type": "qwen2"} | bench.SHAPES["qwen2-7b"]
     sizes, row = plan.sizes_of(raw), plan.plan(raw, 8, settings)
-    assert sizes.parameters == 7_615_616_512 and plan.kv_bytes(sizes) == 57_344  # of the published config.json
-    assert round(row["states_gb"]) == round(row["weights_gb"]) == 15 and row["idle_prompts"] == 0  # as runs/rrm_7b.sh has it
-    assert row["step_s"] == pytest.approx(row["gather_s"] + row["rollout_s"] + max(row["update_s"], row["exchange_s"]))
+    assert (
+        sizes.parameters == 7_615_616_512 and plan.kv_bytes(sizes) == 57_344
+    )  # of the published config.json
+    assert (
+        round(row["states_gb"]) == round(row["weights_gb"]) == 15 and row["idle_prompts"] == 0
+    )  # as runs/rrm_7b.sh has it
+    assert row["step_s"] == pytest.approx(
+        row["gather_s"] + row["rollout_s"] + max(row["update_s"], row["exchange_s"])
+    )
     assert row["gather_s"] == pytest.approx(2 * 7.6156e9 * 7 / 8 / 300e9, rel=1e-4)
     more = plan.plan(raw, 64, settings)
-    assert more["update_s"] == pytest.approx(row["update_s"] / 8) and more["states_gb"] == pytest.approx(row["states_gb"] / 8)
-    assert more["rollout_s"] > row["rollout_s"] / 8  # the weights are read every step, however few rows there are
-    assert plan.plan(raw, 8, SimpleNamespace(**vars(settings) | {"gradient_checkpointing": False}))["activations_gb"] > 5 * row["activations_gb"]
+    assert more["update_s"] == pytest.approx(row["update_s"] / 8) and more[
+        "states_gb"
+    ] == pytest.approx(row["states_gb"] / 8)
+    assert (
+        more["rollout_s"] > row["rollout_s"] / 8
+    )  # the weights are read every step, however few rows there are
+    assert (
+        plan.plan(raw, 8, SimpleNamespace(**vars(settings) | {"gradient_checkpointing": False}))[
+            "activations_gb"
+        ]
+        > 5 * row["activations_gb"]
+    )

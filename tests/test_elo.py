@@ -17,7 +17,15 @@ from hypothesis import strategies as st
 
 import elo as elo_file
 from cli import BadInput
-from elo import bootstrap, bradley_terry, elo, intransitive_triples, rate, read_matches, run_schedule
+from elo import (
+    bootstrap,
+    bradley_terry,
+    elo,
+    intransitive_triples,
+    rate,
+    read_matches,
+    run_schedule,
+)
 
 ROOT = Path(__file__).parents[1]
 DATA = Path(os.environ.get("RRM_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -31,8 +39,13 @@ def random_matches(num_players, count, seed, scores=(0.0, 0.5, 1.0)):
 
 def peer(matches, num_players, name, **options):
     evalica = pytest.importorskip("evalica")
-    winners = [{1.0: evalica.Winner.X, 0.0: evalica.Winner.Y, 0.5: evalica.Winner.Draw}[score] for _, _, score in matches]
-    scores = getattr(evalica, name)([i for i, _, _ in matches], [j for _, j, _ in matches], winners, **options).scores
+    winners = [
+        {1.0: evalica.Winner.X, 0.0: evalica.Winner.Y, 0.5: evalica.Winner.Draw}[score]
+        for _, _, score in matches
+    ]
+    scores = getattr(evalica, name)(
+        [i for i, _, _ in matches], [j for _, j, _ in matches], winners, **options
+    ).scores
     return [scores[player] for player in range(num_players)]
 
 
@@ -45,11 +58,14 @@ def crowd():
 
 # ---- Elo ----
 
+
 def test_elo_by_hand():
     # even players: the winner gains k / 2; then 1002 meets 1000: expected 1 / (1 + 10 ** (-2 / 400)) = 0.502878...
     assert elo([(0, 1, 1.0)], 3) == [1002.0, 998.0, 1000.0]
     expected = 1 / (1 + 10 ** (-2 / 400))
-    assert elo([(0, 1, 1.0), (2, 0, 0.25)], 3) == pytest.approx([1002 + 4 * (0.75 - expected), 998, 1000 - 4 * (0.75 - expected)], abs=1e-9)
+    assert elo([(0, 1, 1.0), (2, 0, 0.25)], 3) == pytest.approx(
+        [1002 + 4 * (0.75 - expected), 998, 1000 - 4 * (0.75 - expected)], abs=1e-9
+    )
     assert elo([(0, 1, 1.0)], 2, k=32, initial=0, scale=100, base=2) == [16.0, -16.0]
 
 
@@ -69,9 +85,15 @@ def test_elo_equals_evalica(seed):
 def test_crowd_votes_equal_evalica(crowd):
     matches, names = crowd
     assert (len(matches), len(names)) == (8931, 59)
-    assert [sum(score == s for _, _, score in matches) for s in (1.0, 0.0, 0.5)] == [2911, 2549, 3471]
+    assert [sum(score == s for _, _, score in matches) for s in (1.0, 0.0, 0.5)] == [
+        2911,
+        2549,
+        3471,
+    ]
     assert elo(matches, 59) == pytest.approx(peer(matches, 59, "elo"), abs=1e-6)
-    assert bradley_terry(matches, 59) == pytest.approx(centred_logs(peer(matches, 59, "bradley_terry", tolerance=1e-12, limit=100_000)), abs=1e-6)
+    assert bradley_terry(matches, 59) == pytest.approx(
+        centred_logs(peer(matches, 59, "bradley_terry", tolerance=1e-12, limit=100_000)), abs=1e-6
+    )
 
 
 def test_a_hundred_thousand_matches_in_a_second_or_so():
@@ -88,14 +110,19 @@ def test_elo_never_overflows():
 
 # ---- Bradley-Terry ----
 
+
 def centred_logs(scores):
     logs = np.log(scores)
     return (logs - logs.mean()).tolist()
 
 
 def test_two_players_by_hand():
-    assert bradley_terry([(0, 1, 1.0)] * 3 + [(0, 1, 0.0)], 2) == pytest.approx([math.log(3) / 2, -math.log(3) / 2], abs=1e-12)
-    assert bradley_terry([(0, 1, 0.75)], 2) == pytest.approx([math.log(3) / 2, -math.log(3) / 2], abs=1e-12)  # a soft score is a share
+    assert bradley_terry([(0, 1, 1.0)] * 3 + [(0, 1, 0.0)], 2) == pytest.approx(
+        [math.log(3) / 2, -math.log(3) / 2], abs=1e-12
+    )
+    assert bradley_terry([(0, 1, 0.75)], 2) == pytest.approx(
+        [math.log(3) / 2, -math.log(3) / 2], abs=1e-12
+    )  # a soft score is a share
     assert bradley_terry([(0, 1, 0.5)], 2) == pytest.approx([0, 0], abs=1e-12)
 
 
@@ -103,7 +130,9 @@ def test_two_players_by_hand():
 def test_bradley_terry_equals_evalica_on_strongly_connected_sets(seed):
     cycle = [(player, (player + 1) % 9, 1.0) for player in range(9)]  # makes it so
     matches = cycle + random_matches(9, 100, seed)
-    assert bradley_terry(matches, 9) == pytest.approx(centred_logs(peer(matches, 9, "bradley_terry", tolerance=1e-12, limit=100_000)), abs=1e-9)
+    assert bradley_terry(matches, 9) == pytest.approx(
+        centred_logs(peer(matches, 9, "bradley_terry", tolerance=1e-12, limit=100_000)), abs=1e-9
+    )
 
 
 def test_the_likelihood_has_no_slope_at_the_solution():
@@ -118,7 +147,9 @@ def test_one_who_won_all():
         strengths = bradley_terry([(0, 1, 1.0)], 2)
     # 1 - P(2s) = P(s) - 1/2, with P the logistic function: the draw against strength 0 holds the winner
     top = strengths[0]
-    assert 1 / (1 + math.exp(2 * top)) == pytest.approx(1 / (1 + math.exp(-top)) - 0.5, abs=1e-9) and strengths[1] == pytest.approx(-top)
+    assert 1 / (1 + math.exp(2 * top)) == pytest.approx(
+        1 / (1 + math.exp(-top)) - 0.5, abs=1e-9
+    ) and strengths[1] == pytest.approx(-top)
 
 
 def test_unplayed_and_disconnected_players():
@@ -129,13 +160,20 @@ def test_unplayed_and_disconnected_players():
     assert strengths == pytest.approx([half, -half, 0, -half, half, 0], abs=1e-12)
     assert bradley_terry([], 3) == [0, 0, 0] and bradley_terry([], 0) == []
     with pytest.warns(UserWarning):  # the prior of one component does not touch the other
-        assert bradley_terry([(0, 1, 0.75), (2, 3, 1.0)], 4)[:2] == pytest.approx([half, -half], abs=1e-12)
+        assert bradley_terry([(0, 1, 0.75), (2, 3, 1.0)], 4)[:2] == pytest.approx(
+            [half, -half], abs=1e-12
+        )
 
 
 # ---- properties of both ----
 
 SCORES = st.floats(0, 1).map(lambda score: round(score, 3)) | st.sampled_from([0.0, 0.5, 1.0])
-MATCHES = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6), SCORES).filter(lambda match: match[0] != match[1]), max_size=30)
+MATCHES = st.lists(
+    st.tuples(st.integers(0, 6), st.integers(0, 6), SCORES).filter(
+        lambda match: match[0] != match[1]
+    ),
+    max_size=30,
+)
 
 
 def ratings_of(matches):
@@ -155,9 +193,13 @@ def test_ratings_follow_the_players(matches, names):
 @settings(deadline=None, max_examples=60)
 @given(MATCHES)
 def test_reversed_results_reverse_the_ratings(matches):
-    for centre, one, other in zip((1000, 0), ratings_of(matches), ratings_of([(i, j, 1 - score) for i, j, score in matches])):
+    for centre, one, other in zip(
+        (1000, 0), ratings_of(matches), ratings_of([(i, j, 1 - score) for i, j, score in matches])
+    ):
         assert other == pytest.approx([2 * centre - rating for rating in one], abs=1e-6)
-    for one, other in zip(ratings_of(matches), ratings_of([(j, i, 1 - score) for i, j, score in matches])):
+    for one, other in zip(
+        ratings_of(matches), ratings_of([(j, i, 1 - score) for i, j, score in matches])
+    ):
         assert other == pytest.approx(one, abs=1e-6)
 
 
@@ -166,13 +208,26 @@ def test_reversed_results_reverse_the_ratings(matches):
 def test_nothing_is_nan(matches):
     for ratings in ratings_of(matches):
         assert all(map(math.isfinite, ratings))
-    assert ratings_of(matches)[1] == pytest.approx(ratings_of(matches[::-1])[1], abs=1e-6)  # Bradley-Terry: no matter in which order
+    assert ratings_of(matches)[1] == pytest.approx(
+        ratings_of(matches[::-1])[1], abs=1e-6
+    )  # Bradley-Terry: no matter in which order
     rows = rate(matches, 7)
     json.dumps(rows, allow_nan=False)
     assert sorted(row["player"] for row in rows) == list(range(7))
 
 
-@pytest.mark.parametrize("match", [(0, 3, 1.0), (-1, 0, 1.0), (1, 1, 1.0), (0, 1, 2), (0, 1, -0.1), (0, 1, math.nan), (0.5, 1, 1.0)])
+@pytest.mark.parametrize(
+    "match",
+    [
+        (0, 3, 1.0),
+        (-1, 0, 1.0),
+        (1, 1, 1.0),
+        (0, 1, 2),
+        (0, 1, -0.1),
+        (0, 1, math.nan),
+        (0.5, 1, 1.0),
+    ],
+)
 def test_impossible_matches_are_refused(match):
     for function in elo, bradley_terry:
         with pytest.raises(ValueError):
@@ -180,6 +235,7 @@ def test_impossible_matches_are_refused(match):
 
 
 # ---- intervals, ranks, triples ----
+
 
 def test_intervals_narrow_with_the_square_root_of_the_matches():
     matches = [(0, 1, float(number % 4 > 0)) for number in range(400)]
@@ -192,35 +248,66 @@ def test_intervals_narrow_with_the_square_root_of_the_matches():
 
 
 def test_ranks_are_shared_where_intervals_overlap():
-    clear = [(i, j, float(number % 10 > 0)) for i in range(3) for j in range(i + 1, 3) for number in range(200)]
+    clear = [
+        (i, j, float(number % 10 > 0))
+        for i in range(3)
+        for j in range(i + 1, 3)
+        for number in range(200)
+    ]
     assert [(row["player"], row["rank"]) for row in rate(clear, 3)] == [(0, 1), (1, 2), (2, 3)]
-    level = [(0, 1, float(number % 2)) for number in range(20)] + [match for match in clear if 2 in match]
-    assert [(row["player"], row["rank"]) for row in rate(level, 3)] in ([(0, 1), (1, 1), (2, 3)], [(1, 1), (0, 1), (2, 3)])
+    level = [(0, 1, float(number % 2)) for number in range(20)] + [
+        match for match in clear if 2 in match
+    ]
+    assert [(row["player"], row["rank"]) for row in rate(level, 3)] in (
+        [(0, 1), (1, 1), (2, 3)],
+        [(1, 1), (0, 1), (2, 3)],
+    )
     row = {row["player"]: row for row in rate(clear, 4)}
     assert row[0]["win_rate"] == 0.9 and row[0]["matches"] == 400 and row[3]["win_rate"] is None
 
 
 def test_circles():
     circle = [(0, 1, 1.0), (1, 2, 1.0), (2, 0, 1.0)]
-    assert intransitive_triples(circle, [0, 0, 0]) == {"decided": 1, "intransitive": 1, "expected": pytest.approx(1 / 4)}
+    assert intransitive_triples(circle, [0, 0, 0]) == {
+        "decided": 1,
+        "intransitive": 1,
+        "expected": pytest.approx(1 / 4),
+    }
     line = [(0, 1, 1.0), (1, 2, 0.75), (2, 0, 0.0), (2, 3, 0.5)]
-    p, q, r = 1 / (1 + math.exp(-1)), 1 / (1 + math.exp(-0.5)), 1 / (1 + math.exp(-2))  # the second lead is half a match
+    p, q, r = (
+        1 / (1 + math.exp(-1)),
+        1 / (1 + math.exp(-0.5)),
+        1 / (1 + math.exp(-2)),
+    )  # the second lead is half a match
     expected = p * q * (1 - r) + (1 - p) * (1 - q) * r
-    assert intransitive_triples(line, [1, 0, -1, 0]) == {"decided": 1, "intransitive": 0, "expected": pytest.approx(expected)}
+    assert intransitive_triples(line, [1, 0, -1, 0]) == {
+        "decided": 1,
+        "intransitive": 0,
+        "expected": pytest.approx(expected),
+    }
 
 
 def test_expected_circles_are_those_of_a_bradley_terry_judge():
     draw, strengths = np.random.default_rng(0), np.linspace(-1, 1, 8)
-    matches = [(i, j, float(draw.random() < 1 / (1 + math.exp(strengths[j] - strengths[i])))) for i in range(8) for j in range(i)]
+    matches = [
+        (i, j, float(draw.random() < 1 / (1 + math.exp(strengths[j] - strengths[i]))))
+        for i in range(8)
+        for j in range(i)
+    ]
     expected = intransitive_triples(matches, strengths)["expected"]
     counts = []
     for _ in range(300):
-        again = [(i, j, float(draw.random() < 1 / (1 + math.exp(strengths[j] - strengths[i])))) for i in range(8) for j in range(i)]
+        again = [
+            (i, j, float(draw.random() < 1 / (1 + math.exp(strengths[j] - strengths[i]))))
+            for i in range(8)
+            for j in range(i)
+        ]
         counts.append(intransitive_triples(again, strengths)["intransitive"])
     assert abs(np.mean(counts) - expected) < 4 * np.std(counts) / math.sqrt(300)
 
 
 # ---- schedules ----
+
 
 def by_number(pairs):
     """The player with the larger number wins."""
@@ -231,14 +318,23 @@ def by_number(pairs):
 @given(st.integers(1, 40), st.integers(0, 3))
 def test_full_is_every_pair_once(num_players, seed):
     matches = run_schedule(num_players, by_number, seed=seed)
-    assert sorted(tuple(sorted(match[:2])) for match in matches) == [(i, j) for i in range(num_players) for j in range(i + 1, num_players)]
+    assert sorted(tuple(sorted(match[:2])) for match in matches) == [
+        (i, j) for i in range(num_players) for j in range(i + 1, num_players)
+    ]
 
 
 @settings(deadline=None, max_examples=40)
-@given(st.integers(2, 33), st.integers(1, 150), st.sampled_from(["random", *ADAPTIVE]), st.integers(0, 3))
+@given(
+    st.integers(2, 33),
+    st.integers(1, 150),
+    st.sampled_from(["random", *ADAPTIVE]),
+    st.integers(0, 3),
+)
 def test_schedules_spend_their_games(num_players, games, schedule, seed):
     rounds = []
-    matches = run_schedule(num_players, lambda pairs: rounds.append(pairs) or by_number(pairs), schedule, games, seed)
+    matches = run_schedule(
+        num_players, lambda pairs: rounds.append(pairs) or by_number(pairs), schedule, games, seed
+    )
     assert len(matches) == games and all(i != j for i, j, _ in matches)
     assert [pair for pairs in rounds for pair in pairs] == [match[:2] for match in matches]
     again = run_schedule(num_players, by_number, schedule, games, seed)
@@ -263,24 +359,39 @@ def test_a_judge_without_error_finds_the_best(schedule, num_players):
 
 
 def test_swiss_repeats_a_pair_only_when_all_are_met():
-    matches, met = run_schedule(12, by_number, "swiss", games=30, seed=0), {player: set() for player in range(12)}
+    matches, met = (
+        run_schedule(12, by_number, "swiss", games=30, seed=0),
+        {player: set() for player in range(12)},
+    )
     for number, (i, j, _) in enumerate(matches):
         if j in met[i]:
-            assert number > 18 and 11 in (len(met[i]), len(met[j]))  # the leader has met everybody by then
+            assert number > 18 and 11 in (
+                len(met[i]),
+                len(met[j]),
+            )  # the leader has met everybody by then
         met[i].add(j)
         met[j].add(i)
     again = run_schedule(12, by_number, "leaders", games=30, seed=0)
-    assert len({frozenset(match[:2]) for match in again}) < len({frozenset(match[:2]) for match in matches})
+    assert len({frozenset(match[:2]) for match in again}) < len(
+        {frozenset(match[:2]) for match in matches}
+    )
 
 
 def test_halving_stages():
     rounds = []
-    run_schedule(16, lambda pairs: rounds.append(pairs) or by_number(pairs), "halving", games=64, seed=0)
+    run_schedule(
+        16, lambda pairs: rounds.append(pairs) or by_number(pairs), "halving", games=64, seed=0
+    )
     seen = [len({player for pair in pairs for player in pair}) for pairs in rounds]
-    assert [sum(len(pairs) for pairs, players in zip(rounds, seen) if players == size) for size in (16, 8, 4, 2)] == [16] * 4
+    assert [
+        sum(len(pairs) for pairs, players in zip(rounds, seen) if players == size)
+        for size in (16, 8, 4, 2)
+    ] == [16] * 4
 
 
-@pytest.mark.parametrize("arguments", [(0, "full", None), (4, "best", None), (4, "full", 6), (4, "random", 0)])
+@pytest.mark.parametrize(
+    "arguments", [(0, "full", None), (4, "best", None), (4, "full", 6), (4, "random", 0)]
+)
 def test_impossible_schedules(arguments):
     num_players, schedule, games = arguments
     with pytest.raises(ValueError):
@@ -296,13 +407,26 @@ def test_a_play_that_returns_nonsense():
 
 # ---- the study of schedules ----
 
-@pytest.mark.parametrize("schedule, games", [("full", None), ("random", 24), ("halving", 24), ("leaders", 24), ("swiss", 24), ("knockout", None)])
+
+@pytest.mark.parametrize(
+    "schedule, games",
+    [
+        ("full", None),
+        ("random", 24),
+        ("halving", 24),
+        ("leaders", 24),
+        ("swiss", 24),
+        ("knockout", None),
+    ],
+)
 def test_the_simulation_plays_the_schedules_of_this_file(schedule, games, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "runs" / "ranking"))
     import simulate
     from tournament import knockout
 
-    row = simulate.measure(schedule, 1 if schedule == "knockout" else games, 6000, 8, 0.25, 0.75, "fresh", orders=1)
+    row = simulate.measure(
+        schedule, 1 if schedule == "knockout" else games, 6000, 8, 0.25, 0.75, "fresh", orders=1
+    )
     draw, hits, trials = random.Random(0), 0, 1500
 
     def coin(pairs):
@@ -312,12 +436,15 @@ def test_the_simulation_plays_the_schedules_of_this_file(schedule, games, monkey
         if schedule == "knockout":
             hits += knockout(8, coin, seed).winner < 2
         else:
-            ratings = np.array(elo(run_schedule(8, coin, schedule, games, seed), 8, k=1e-3))  # so small a k ranks by wins less losses
+            ratings = np.array(
+                elo(run_schedule(8, coin, schedule, games, seed), 8, k=1e-3)
+            )  # so small a k ranks by wins less losses
             hits += draw.choice(np.flatnonzero(ratings > ratings.max() - 1e-6).tolist()) < 2
     assert abs(hits / trials - row["right"]) < 4 * math.sqrt(0.25 / trials)
 
 
 # ---- files ----
+
 
 def write(tmp_path, text, name="m.csv"):
     (tmp_path / name).write_text(text, encoding="utf-8")
@@ -327,31 +454,64 @@ def write(tmp_path, text, name="m.csv"):
 def test_formats_agree(tmp_path):
     expected = [(0, 1, 1.0), (1, 2, 0.0), (0, 2, 0.5)], ["pizza", "burger", "sushi"]
     rows = [("pizza", "burger", "left"), ("burger", "sushi", "right"), ("pizza", "sushi", "tie")]
-    assert read_matches(write(tmp_path, "id,left,right,winner\n" + "".join(f"7,{','.join(row)}\n" for row in rows))) == expected
+    assert (
+        read_matches(
+            write(
+                tmp_path, "id,left,right,winner\n" + "".join(f"7,{','.join(row)}\n" for row in rows)
+            )
+        )
+        == expected
+    )
     lines = "\n".join(json.dumps(dict(zip(("left", "right", "winner"), row))) for row in rows)
     assert read_matches(write(tmp_path, lines + "\n\n")) == expected
-    assert read_matches(write(tmp_path, "\ufeffi, j, score\r\npizza, burger, 1\r\nburger, sushi, 0.0\r\npizza, sushi, 5e-1\r\n")) == expected
+    assert (
+        read_matches(
+            write(
+                tmp_path,
+                "\ufeffi, j, score\r\npizza, burger, 1\r\nburger, sushi, 0.0\r\npizza, sushi, 5e-1\r\n",
+            )
+        )
+        == expected
+    )
     numbers = '{"i": 4, "j": "0", "score": 1}\n{"i": 0, "j": 2, "score": 0.25}\n'
     assert read_matches(write(tmp_path, numbers)) == ([(0, 1, 1.0), (1, 2, 0.25)], [4, 0, 2])
-    assert read_matches(write(tmp_path, numbers), list("abcde")) == ([(4, 0, 1.0), (0, 2, 0.25)], list("abcde"))
+    assert read_matches(write(tmp_path, numbers), list("abcde")) == (
+        [(4, 0, 1.0), (0, 2, 0.25)],
+        list("abcde"),
+    )
 
 
 BAD_FILES = {
-    "empty": ("", "holds no matches"), "header only": ("i,j,score\n", "holds no matches"),
-    "score 2": ("i,j,score\n0,1,1\n0,1,2\n", "line 3: score is '2'"), "nan": ("i,j,score\n0,1,nan\n", "line 2: score is 'nan'"),
-    "json nan": ('{"i": 0, "j": 1, "score": NaN}', "line 1: score is nan"), "true": ('{"i": 0, "j": 1, "score": true}', "line 1: score is True"),
-    "dots": ("i,j,score\n0,1,1.2.3\n", "line 2: score"), "infinite": ("i,j,score\n0,1,1e999\n", "line 2: score"),
-    "no score": ("i,j,score\n0,1\n", "line 2: score is None"), "negative": ("i,j,score\n0,-1,1\n", "line 2: j is -1"),
-    "no player": ("i,j,score\n,1,1\n", "line 2: i is ''"), "null": ('{"i": null, "j": 1, "score": 1}', "line 1: i is None"),
-    "list": ('{"i": [1], "j": 1, "score": 1}', "line 1: i is [1]"), "fraction": ('{"i": 0.5, "j": 1, "score": 1}', "line 1: i is 0.5"),
+    "empty": ("", "holds no matches"),
+    "header only": ("i,j,score\n", "holds no matches"),
+    "score 2": ("i,j,score\n0,1,1\n0,1,2\n", "line 3: score is '2'"),
+    "nan": ("i,j,score\n0,1,nan\n", "line 2: score is 'nan'"),
+    "json nan": ('{"i": 0, "j": 1, "score": NaN}', "line 1: score is nan"),
+    "true": ('{"i": 0, "j": 1, "score": true}', "line 1: score is True"),
+    "dots": ("i,j,score\n0,1,1.2.3\n", "line 2: score"),
+    "infinite": ("i,j,score\n0,1,1e999\n", "line 2: score"),
+    "no score": ("i,j,score\n0,1\n", "line 2: score is None"),
+    "negative": ("i,j,score\n0,-1,1\n", "line 2: j is -1"),
+    "no player": ("i,j,score\n,1,1\n", "line 2: i is ''"),
+    "null": ('{"i": null, "j": 1, "score": 1}', "line 1: i is None"),
+    "list": ('{"i": [1], "j": 1, "score": 1}', "line 1: i is [1]"),
+    "fraction": ('{"i": 0.5, "j": 1, "score": 1}', "line 1: i is 0.5"),
     "itself": ("i,j,score\n0,1,1\n\n2,2,1\n", "line 4: 2 plays against itself"),
-    "winner": ("left,right,winner\na,b,left\na,b,model_a\n", "line 3: winner is 'model_a': expected left, right or tie"),
+    "winner": (
+        "left,right,winner\na,b,left\na,b,model_a\n",
+        "line 3: winner is 'model_a': expected left, right or tie",
+    ),
     "winner of another type": ('{"left": "a", "right": "b", "winner": 1}', "line 1: winner is 1"),
-    "column": ("i,j,result\n0,1,1\n", "line 1: columns are i, j, result: expected i, j, score or left, right, winner"),
-    "no header": ("ann,bob,left\n", "line 1: columns are ann, bob, left"), "spread": ('i,j\n"a\nb",1\n', "line 1: columns are i, j:"),
+    "column": (
+        "i,j,result\n0,1,1\n",
+        "line 1: columns are i, j, result: expected i, j, score or left, right, winner",
+    ),
+    "no header": ("ann,bob,left\n", "line 1: columns are ann, bob, left"),
+    "spread": ('i,j\n"a\nb",1\n', "line 1: columns are i, j:"),
     "half a line": ('{"i": 0, "j": 1, "score": 1}\n{"i": 0', "line 2"),
-    "json list": ("[[0, 1, 1]]", "line 1"), "missing field": ('{"i": 0, "j": 1, "score": 1}\n{"i": 0, "score": 1}', "line 2"),
-}  # fmt: skip
+    "json list": ("[[0, 1, 1]]", "line 1"),
+    "missing field": ('{"i": 0, "j": 1, "score": 1}\n{"i": 0, "score": 1}', "line 2"),
+}
 
 
 @pytest.mark.parametrize("name", BAD_FILES)
@@ -359,7 +519,11 @@ def test_malformed_files_are_refused_by_line(name, tmp_path):
     text, words = BAD_FILES[name]
     with pytest.raises(BadInput) as refusal:
         read_matches(write(tmp_path, text))
-    assert "m.csv" in str(refusal.value) and words in str(refusal.value) and "\n" not in str(refusal.value)
+    assert (
+        "m.csv" in str(refusal.value)
+        and words in str(refusal.value)
+        and "\n" not in str(refusal.value)
+    )
 
 
 @pytest.mark.parametrize("player", ["3", "fig", "99999999999999999999"])
@@ -370,23 +534,42 @@ def test_unknown_players_are_refused(player, tmp_path):
 
 # ---- command ----
 
-QUICK = ["--query", "347+586", "--max_completion_length", "60", "--device", "cpu", "--dtype", "float32"]
+QUICK = [
+    "--query",
+    "347+586",
+    "--max_completion_length",
+    "60",
+    "--device",
+    "cpu",
+    "--dtype",
+    "float32",
+]
 WORDS = ["fig", "ice", "date", "apple", "bean"]
 
 
 def command(*arguments, script="elo.py", **environment):
     words = [sys.executable, ROOT / script, *map(str, arguments)]
-    return subprocess.run(words, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"} | environment)
+    return subprocess.run(
+        words,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"} | environment,
+    )
 
 
 def test_rating_a_file_needs_no_torch(tmp_path):
-    path = write(tmp_path, "left,right,winner\npizza,burger,left\nburger,sushi,right\npizza,sushi,tie\nsushi,burger,left\n")
+    path = write(
+        tmp_path,
+        "left,right,winner\npizza,burger,left\nburger,sushi,right\npizza,sushi,tie\nsushi,burger,left\n",
+    )
     (tmp_path / "no").mkdir()
     (tmp_path / "no" / "torch.py").write_text("raise SystemExit('torch was imported')")
     done = command("--matches", path, "--json", PYTHONPATH=str(tmp_path / "no"))
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
-    assert result["num_matches"] == 4 and result["best"] == result["ranking"][0]["player"] == "sushi"
+    assert (
+        result["num_matches"] == 4 and result["best"] == result["ranking"][0]["player"] == "sushi"
+    )
     matches, names = read_matches(path)
     with pytest.warns(UserWarning):
         strengths = bradley_terry(matches, 3)
@@ -395,10 +578,17 @@ def test_rating_a_file_needs_no_torch(tmp_path):
     assert [rows[name]["strength"] for name in names] == pytest.approx(strengths)
     assert rows["burger"]["win_rate"] == 0 and rows["burger"]["matches"] == 3
     table = command("--matches", path)
-    assert table.stdout.startswith("Sorted by strength (Bradley-Terry") and table.stdout.count("\n") == 6
+    assert (
+        table.stdout.startswith("Sorted by strength (Bradley-Terry")
+        and table.stdout.count("\n") == 6
+    )
     assert "no circles to look for" in table.stdout and "draw against strength 0" in table.stderr
     order = [line.split()[-1] for line in table.stdout.splitlines()[2:5]]
-    assert order == [row["player"] for row in result["ranking"]] == sorted(names, key=lambda name: -rows[name]["strength"])
+    assert (
+        order
+        == [row["player"] for row in result["ranking"]]
+        == sorted(names, key=lambda name: -rows[name]["strength"])
+    )
 
 
 def test_an_interrupted_ranking_resumes_and_other_schedules_use_its_matches(tmp_path):
@@ -406,9 +596,13 @@ def test_an_interrupted_ranking_resumes_and_other_schedules_use_its_matches(tmp_
     once = command(*QUICK, "--candidates", candidates, "--json")
     assert once.returncode == 0, once.stderr
     result = json.loads(once.stdout)
-    assert result["num_matches"] == 10 and sorted(row["text"] for row in result["ranking"]) == sorted(WORDS)
+    assert result["num_matches"] == 10 and sorted(
+        row["text"] for row in result["ranking"]
+    ) == sorted(WORDS)
     strengths = [round(row["strength"], 9) for row in result["ranking"]]
-    assert strengths == sorted(strengths, reverse=True)  # as with --matches; the best answer is the one with the highest Elo
+    assert strengths == sorted(
+        strengths, reverse=True
+    )  # as with --matches; the best answer is the one with the highest Elo
     assert result["best"] == max(result["ranking"], key=lambda row: row["elo"])["player"]
 
     whole = command(*QUICK, "--candidates", candidates, "--json", "--cache", cache)
@@ -421,44 +615,114 @@ def test_an_interrupted_ranking_resumes_and_other_schedules_use_its_matches(tmp_
     # everything is known now: the candidates in another order and the other command need no judge, hence no torch
     (tmp_path / "no").mkdir()
     (tmp_path / "no" / "torch.py").write_text("raise SystemExit('torch was imported')")
-    shuffled, blocked = write(tmp_path, "\n".join(WORDS[::-1]), "d.txt"), {"PYTHONPATH": str(tmp_path / "no")}
-    other = command(*QUICK, "--candidates", shuffled, "--schedule", "random", "--games", 7, "--json", "--cache", cache, **blocked)
-    knockout = command(*QUICK, "--candidates", shuffled, "--json", "--cache", cache, script="tournament.py", **blocked)
+    shuffled, blocked = (
+        write(tmp_path, "\n".join(WORDS[::-1]), "d.txt"),
+        {"PYTHONPATH": str(tmp_path / "no")},
+    )
+    other = command(
+        *QUICK,
+        "--candidates",
+        shuffled,
+        "--schedule",
+        "random",
+        "--games",
+        7,
+        "--json",
+        "--cache",
+        cache,
+        **blocked,
+    )
+    knockout = command(
+        *QUICK,
+        "--candidates",
+        shuffled,
+        "--json",
+        "--cache",
+        cache,
+        script="tournament.py",
+        **blocked,
+    )
     assert other.returncode == knockout.returncode == 0, other.stderr + knockout.stderr
-    assert json.loads(other.stdout)["num_matches"] == 7 and json.loads(knockout.stdout)["num_matches"] == 4
+    assert (
+        json.loads(other.stdout)["num_matches"] == 7
+        and json.loads(knockout.stdout)["num_matches"] == 4
+    )
     assert cache.read_bytes() == b"".join(lines)
-    assert command(*QUICK, "--candidates", candidates, "--num_votes", 2, "--cache", cache, **blocked).stderr.endswith("torch was imported\n")
+    assert command(
+        *QUICK, "--candidates", candidates, "--num_votes", 2, "--cache", cache, **blocked
+    ).stderr.endswith("torch was imported\n")
 
 
 def test_a_pair_that_meets_again_is_judged_anew(tmp_path):
     candidates, cache = write(tmp_path, "fig\nice\n", "c.txt"), tmp_path / "cache.jsonl"
-    done = command(*QUICK[:2], *QUICK[4:], "--temperature", 2, "--max_completion_length", 20, "--candidates", candidates, "--schedule", "leaders",
-                   "--games", 24, "--json", "--cache", cache)  # fmt: skip
+    done = command(
+        *QUICK[:2],
+        *QUICK[4:],
+        "--temperature",
+        2,
+        "--max_completion_length",
+        20,
+        "--candidates",
+        candidates,
+        "--schedule",
+        "leaders",
+        "--games",
+        24,
+        "--json",
+        "--cache",
+        cache,
+    )
     rows = [json.loads(line) for line in cache.read_text().splitlines()]
-    assert done.returncode == 0 and [row["repetition"] for row in rows] == list(range(24)) and len({row["score"] for row in rows}) > 1
+    assert (
+        done.returncode == 0
+        and [row["repetition"] for row in rows] == list(range(24))
+        and len({row["score"] for row in rows}) > 1
+    )
 
 
 BAD_COMMANDS = [
-    ([], "--query and --candidates are needed"), (["--query", "q"], "needed"), (["--candidates", "C"], "needed"),
-    (["--matches", "M", "--query", "q"], "--matches rates what has been played"), (["--matches", "./none.csv"], "none.csv"),
-    (["--matches", "BAD"], "bad.csv line 3: score is '2'"), (["--matches", "M", "--candidates", "ONE"], "line 2: unknown player 1"),
-    (["--query", " ", "--candidates", "C"], "--query is missing or empty"), (["--query", "q", "--candidates", "EMPTY"], "empty.txt is empty"),
-    (["--query", "q", "--candidates", "C", "--schedule", "best"], "best"), (["--query", "q", "--candidates", "C", "--games", "5"], "--games"),
+    ([], "--query and --candidates are needed"),
+    (["--query", "q"], "needed"),
+    (["--candidates", "C"], "needed"),
+    (["--matches", "M", "--query", "q"], "--matches rates what has been played"),
+    (["--matches", "./none.csv"], "none.csv"),
+    (["--matches", "BAD"], "bad.csv line 3: score is '2'"),
+    (["--matches", "M", "--candidates", "ONE"], "line 2: unknown player 1"),
+    (["--query", " ", "--candidates", "C"], "--query is missing or empty"),
+    (["--query", "q", "--candidates", "EMPTY"], "empty.txt is empty"),
+    (["--query", "q", "--candidates", "C", "--schedule", "best"], "best"),
+    (["--query", "q", "--candidates", "C", "--games", "5"], "--games"),
     (["--query", "q", "--candidates", "C", "--schedule", "random", "--games", "0"], "--games"),
-    (["--query", "q", "--candidates", "C", "--num_votes", "0"], "--num_votes"), (["--query", "q", "--candidates", "BADC"], "badc.jsonl line 2"),
-    (["--query", "q", "--candidates", "C", "--cache", "C"], "c.txt line 1"), (["--query", "q", "--candidates", "C", "--model", "./none"], "none"),
+    (["--query", "q", "--candidates", "C", "--num_votes", "0"], "--num_votes"),
+    (["--query", "q", "--candidates", "BADC"], "badc.jsonl line 2"),
+    (["--query", "q", "--candidates", "C", "--cache", "C"], "c.txt line 1"),
+    (["--query", "q", "--candidates", "C", "--model", "./none"], "none"),
     (["--query", "q", "--candidates", "C", "--style", "rmm"], "rmm"),
-]  # fmt: skip
+]
 
 
 def test_bad_input_is_one_line_and_exit_code_2(tmp_path, capsys):
-    files = {"C": ("c.txt", "a\nb"), "M": ("m.csv", "i,j,score\n0,1,1\n"), "BAD": ("bad.csv", "i,j,score\n0,1,1\n0,1,2\n"), "ONE": ("one.txt", "a\n"),
-             "EMPTY": ("empty.txt", " \n"), "BADC": ("badc.jsonl", '"a"\n{"answer": "b"}\n')}  # fmt: skip
+    files = {
+        "C": ("c.txt", "a\nb"),
+        "M": ("m.csv", "i,j,score\n0,1,1\n"),
+        "BAD": ("bad.csv", "i,j,score\n0,1,1\n0,1,2\n"),
+        "ONE": ("one.txt", "a\n"),
+        "EMPTY": ("empty.txt", " \n"),
+        "BADC": ("badc.jsonl", '"a"\n{"answer": "b"}\n'),
+    }
     paths = {key: write(tmp_path, text, name) for key, (name, text) in files.items()}
     for arguments, words in BAD_COMMANDS:
         with pytest.raises(BadInput) as refusal:
             elo_file.main([paths.get(word, word) for word in arguments])
-        assert words in str(refusal.value) and "\n" not in str(refusal.value), (arguments, str(refusal.value))
+        assert words in str(refusal.value) and "\n" not in str(refusal.value), (
+            arguments,
+            str(refusal.value),
+        )
     assert capsys.readouterr().out == "" and Path(paths["C"]).read_text() == "a\nb"
     done = command("--matches", paths["BAD"])
-    assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1 and "bad.csv line 3: score is '2'" in done.stderr
+    assert (
+        done.returncode == 2
+        and done.stdout == ""
+        and done.stderr.count("\n") == 1
+        and "bad.csv line 3: score is '2'" in done.stderr
+    )

@@ -22,26 +22,52 @@ ONE, TWO = r"\boxed{Assistant 1}", r"\boxed{Assistant 2}"
 
 def longer_wins(request, attempt):
     """A judge that prefers the longer answer, with a reason that the seed colours."""
-    first, second = re.search("### Assistant 1\n\n(.*?)\n\n### Assistant 2\n\n(.*?)\n\n## Analysis", text_of(request), re.DOTALL).groups()
+    first, second = re.search(
+        "### Assistant 1\n\n(.*?)\n\n### Assistant 2\n\n(.*?)\n\n## Analysis",
+        text_of(request),
+        re.DOTALL,
+    ).groups()
     if attempt == 0 and request["seed"] % 3 == 0:
         return 500, {}, b""
-    return chat(f"<think>{request['seed']} hm hm</think>{ONE if len(first) > len(second) else TWO}", tokens=20)
+    return chat(
+        f"<think>{request['seed']} hm hm</think>{ONE if len(first) > len(second) else TWO}",
+        tokens=20,
+    )
 
 
 def test_a_judge_behind_a_server_gives_judgments_as_ever(serve):
     server = serve(longer_wins)
     judge = Judge("m", base_url=server.url, seed=3)
     judge.endpoint.first_pause = 0.02
-    pairs = [("q", "x", "yyy"), ("q", "longer", "z"), ([{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}], "1", "22")]
+    pairs = [
+        ("q", "x", "yyy"),
+        ("q", "longer", "z"),
+        ([{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}], "1", "22"),
+    ]
     judgments = judge.judge(pairs, num_votes=3, temperature=0.5, max_completion_length=9)
-    assert [(judgment.winner, judgment.p_first, judgment.consistent) for judgment in judgments] == [(1, 0.0, True), (0, 1.0, True), (1, 0.0, True)]
+    assert [(judgment.winner, judgment.p_first, judgment.consistent) for judgment in judgments] == [
+        (1, 0.0, True),
+        (0, 1.0, True),
+        (1, 0.0, True),
+    ]
     games = [game for judgment in judgments for game in judgment.games]
-    assert [game["order"] for game in games] == ([[0, 1]] * 3 + [[1, 0]] * 3) * 3 and {game["status"] for game in games} == {"valid"}
-    assert list(games[0]) == ["order", "verdict", "status", "text", "tokens", "think_tokens"] and games[0]["tokens"] == 20
+    assert [game["order"] for game in games] == ([[0, 1]] * 3 + [[1, 0]] * 3) * 3 and {
+        game["status"] for game in games
+    } == {"valid"}
+    assert (
+        list(games[0]) == ["order", "verdict", "status", "text", "tokens", "think_tokens"]
+        and games[0]["tokens"] == 20
+    )
     assert 7 <= games[0]["think_tokens"] <= 13  # its thinking is about half of its text
     sent = {(entry["model"], entry["temperature"], entry["max_tokens"]) for entry in server.seen}
-    assert sent == {("m", 0.5, 9)} and len({entry["seed"] for entry in server.seen}) == 18 and "### Assistant 1" in text_of(server.seen[0])
-    assert judge.judge(pairs[:1], num_votes=1)[0].games[0]["text"] == games[0]["text"]  # seeded by the pair alone
+    assert (
+        sent == {("m", 0.5, 9)}
+        and len({entry["seed"] for entry in server.seen}) == 18
+        and "### Assistant 1" in text_of(server.seen[0])
+    )
+    assert (
+        judge.judge(pairs[:1], num_votes=1)[0].games[0]["text"] == games[0]["text"]
+    )  # seeded by the pair alone
     assert judge.play("q", ["x", "yyy"])([(0, 1), (1, 0)]) == [0.0, 1.0]
 
 
@@ -51,44 +77,77 @@ def test_answers_cannot_write_control_tokens(serve, capsys):
     judge = Judge("m", base_url=server.url)
     judge.judge([("q <think>", "x", attack), ("q", "x", "y")])
     asked = [message["content"] for entry in server.seen for message in entry["messages"]]
-    assert not any(token in text for text in asked for token in ("</think>", "<think>", "<|im_end|>", "<|im_start|>"))
+    assert not any(
+        token in text
+        for text in asked
+        for token in ("</think>", "<think>", "<|im_end|>", "<|im_start|>")
+    )
     assert capsys.readouterr().err.count("forgeries cannot be excluded") == 1
-    for name in ("rrm", "direct", "rm_r1", "rm_r1_short", "rm_r1_rubrics", "rm_r1_plain"):  # the styles' own words stay as they are
+    for name in (
+        "rrm",
+        "direct",
+        "rm_r1",
+        "rm_r1_short",
+        "rm_r1_rubrics",
+        "rm_r1_plain",
+    ):  # the styles' own words stay as they are
         style = load_style(name)
         assert disarm(style.system + style.user) == style.system + style.user
 
 
-@pytest.mark.parametrize("body, verdict, status", [
-    (chat(None, 9, "length", reasoning_content=f"maybe {ONE}"), None, "truncated"), (chat(ONE, reasoning_content=f"maybe {TWO}"), 1, "valid"),
-    (chat("nothing"), None, "unparsable"), ((400, {}, b"maximum context length is 10 tokens"), None, "truncated"),
-    (chat(ONE, 9, "length"), 1, "valid"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "body, verdict, status",
+    [
+        (chat(None, 9, "length", reasoning_content=f"maybe {ONE}"), None, "truncated"),
+        (chat(ONE, reasoning_content=f"maybe {TWO}"), 1, "valid"),
+        (chat("nothing"), None, "unparsable"),
+        ((400, {}, b"maximum context length is 10 tokens"), None, "truncated"),
+        (chat(ONE, 9, "length"), 1, "valid"),
+    ],
+)
 def test_outcomes_of_a_game(body, verdict, status, serve):
     server = serve(lambda request, attempt: body)
-    judgment, = Judge("m", base_url=server.url).judge([("q", "x", "y")])
+    (judgment,) = Judge("m", base_url=server.url).judge([("q", "x", "y")])
     assert {(game["verdict"], game["status"]) for game in judgment.games} == {(verdict, status)}
 
 
 def test_thinking_that_the_prompt_opened_is_known_from_the_others(serve):
     """A template that ends with <think>: completions show the closing tag alone, and one that was cut off shows none."""
     texts = {0: f"hm {TWO} hm</think>{ONE}", 1: f"hm {TWO}"}
-    server = serve(lambda request, attempt: chat(texts[server.number_of(request)], 9, "length" if server.number_of(request) else "stop"))
+    server = serve(
+        lambda request, attempt: chat(
+            texts[server.number_of(request)], 9, "length" if server.number_of(request) else "stop"
+        )
+    )
     server.number_of = lambda request: int("### Assistant 1\n\ny" in text_of(request))
-    judgment, = Judge("m", base_url=server.url).judge([("q", "x", "y")])
-    assert [(game["verdict"], game["status"]) for game in judgment.games] == [(1, "valid"), (None, "truncated")]
+    (judgment,) = Judge("m", base_url=server.url).judge([("q", "x", "y")])
+    assert [(game["verdict"], game["status"]) for game in judgment.games] == [
+        (1, "valid"),
+        (None, "truncated"),
+    ]
 
 
 def test_a_server_that_never_samples_is_noticed(serve, capsys):
     """As `transformers serve` does, where a model's generation_config does not say do_sample."""
-    Judge("m", base_url=serve(lambda request, attempt: chat(ONE)).url).judge([("q", "x", "y")], num_votes=3)
+    Judge("m", base_url=serve(lambda request, attempt: chat(ONE)).url).judge(
+        [("q", "x", "y")], num_votes=3
+    )
     assert "may ignore temperature" in capsys.readouterr().err
-    Judge("m", base_url=serve(lambda request, attempt: chat(f"{request['seed']} {ONE}")).url).judge([("q", "x", "y")], num_votes=3)
+    Judge("m", base_url=serve(lambda request, attempt: chat(f"{request['seed']} {ONE}")).url).judge(
+        [("q", "x", "y")], num_votes=3
+    )
     assert "may ignore" not in capsys.readouterr().err
 
 
 def test_requests_that_fail_for_good_end_the_judging_with_a_reason(serve):
-    server = serve(lambda request, attempt: (400, {}, b"bad things") if "yyy" in text_of(request) else chat(ONE))
-    with pytest.raises(RuntimeError, match="2 of 4 requests failed; the first: status 400: bad things"):
+    server = serve(
+        lambda request, attempt: (
+            (400, {}, b"bad things") if "yyy" in text_of(request) else chat(ONE)
+        )
+    )
+    with pytest.raises(
+        RuntimeError, match="2 of 4 requests failed; the first: status 400: bad things"
+    ):
         Judge("m", base_url=server.url).judge([("q", "x", "yyy"), ("q", "a", "b")])
 
 
@@ -96,17 +155,61 @@ def test_the_command(serve, tmp_path, monkeypatch):
     """judge.py --base_url as it is typed; then a file whose judging is cut off and goes on; the key stands in no file."""
     server, out = serve(longer_wins), tmp_path / "out.jsonl"
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    command = [sys.executable, "judge.py", "--query", "q", "--a", "x", "--b", "yyy", "--json", "--base_url", server.url, "--model", "m"]
-    single = subprocess.run(command, capture_output=True, text=True, cwd=Path(endpoint.__file__).parent, env=dict(os.environ))
-    assert single.returncode == 0 and json.loads(single.stdout)["winner"] == "b" and KEY not in single.stdout + single.stderr
-    (tmp_path / "pairs.jsonl").write_text("\n".join(json.dumps({"query": f"q{number}", "a": "x" * number, "b": "yyy"}) for number in range(1, 90)))
-    arguments = ["--pairs", str(tmp_path / "pairs.jsonl"), "--out", str(out), "--base_url", server.url, "--model", "m"]
-    server.behave = lambda request, attempt: (401, {}, b"no") if len(server.seen) > 200 else longer_wins(request, attempt)
+    command = [
+        sys.executable,
+        "judge.py",
+        "--query",
+        "q",
+        "--a",
+        "x",
+        "--b",
+        "yyy",
+        "--json",
+        "--base_url",
+        server.url,
+        "--model",
+        "m",
+    ]
+    single = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        cwd=Path(endpoint.__file__).parent,
+        env=dict(os.environ),
+    )
+    assert (
+        single.returncode == 0
+        and json.loads(single.stdout)["winner"] == "b"
+        and KEY not in single.stdout + single.stderr
+    )
+    (tmp_path / "pairs.jsonl").write_text(
+        "\n".join(
+            json.dumps({"query": f"q{number}", "a": "x" * number, "b": "yyy"})
+            for number in range(1, 90)
+        )
+    )
+    arguments = [
+        "--pairs",
+        str(tmp_path / "pairs.jsonl"),
+        "--out",
+        str(out),
+        "--base_url",
+        server.url,
+        "--model",
+        "m",
+    ]
+    server.behave = lambda request, attempt: (
+        (401, {}, b"no") if len(server.seen) > 200 else longer_wins(request, attempt)
+    )
     with pytest.raises(BadInput, match="set OPENAI_API_KEY"):
         judge_command.main(arguments)
     server.seen.clear()
     server.behave = longer_wins
     judge_command.main(arguments)
     rows = [json.loads(line) for line in out.read_text().split("\n")[:-1]]
-    assert [row["winner"] for row in rows] == ["b", "b", None] + ["a"] * 86 and KEY not in out.read_text()
-    assert len({text_of(entry) for entry in server.seen}) == 50  # 64 of 89 pairs were there; each order of the others
+    assert [row["winner"] for row in rows] == ["b", "b", None] + [
+        "a"
+    ] * 86 and KEY not in out.read_text()
+    assert (
+        len({text_of(entry) for entry in server.seen}) == 50
+    )  # 64 of 89 pairs were there; each order of the others

@@ -21,7 +21,14 @@ from tiny_models import COIN, VERDICTS, make_scripted_folder
 torch.set_num_threads(1)
 ROOT = Path(__file__).parents[1]
 QUICK = ["--max_completion_length", 12, "--device", "cpu", "--dtype", "float32"]
-QUESTIONS = [{"query": f"{n}+{n}?", "candidates": [str(2 * n), str(2 * n + 1), "x" * (n % 3 + 1)], "scores": [n % 2, 0, 1]} for n in range(9)]
+QUESTIONS = [
+    {
+        "query": f"{n}+{n}?",
+        "candidates": [str(2 * n), str(2 * n + 1), "x" * (n % 3 + 1)],
+        "scores": [n % 2, 0, 1],
+    }
+    for n in range(9)
+]
 
 
 @pytest.fixture(scope="session")
@@ -42,7 +49,11 @@ def run(monkeypatch, capsys, coin, coin_judge):
 
     def call(*arguments):
         words = list(map(str, arguments))
-        monkeypatch.setattr(sys, "argv", ["evaluate.py", *words, *([] if "--model" in words else ["--model", str(coin)])])
+        monkeypatch.setattr(
+            sys,
+            "argv",
+            ["evaluate.py", *words, *([] if "--model" in words else ["--model", str(coin)])],
+        )
         code = 0
         try:
             cli.run(evaluate.main)
@@ -64,24 +75,55 @@ def rows_of(folder):
 
 # ---- end to end ----
 
+
 @pytest.mark.parametrize("name", FILES)
 def test_every_benchmark(run, tmp_path, name):
     data = write(tmp_path / f"{name}.jsonl", FILES[name])
-    code, out, err = run("--benchmark", name.split()[0], "--data", data, "--output_dir", tmp_path / "out", *QUICK)
+    code, out, err = run(
+        "--benchmark", name.split()[0], "--data", data, "--output_dir", tmp_path / "out", *QUICK
+    )
     assert code == 0 and "95 % interval" in out and "longest" in out, err
     found = json.loads((tmp_path / "out" / "results.json").read_text())
     assert set(found["made_with"]) == {"commit", "python", "torch", "transformers", "numpy"}
-    assert found["settings"]["style"] == "rrm" and found["settings"]["seed"] == 0 and found["results"]["benchmark"] == name.split()[0]
+    assert (
+        found["settings"]["style"] == "rrm"
+        and found["settings"]["seed"] == 0
+        and found["results"]["benchmark"] == name.split()[0]
+    )
     for row in found["rows"]:
         for one in row["matches"]:
-            assert sorted(game["order"] for game in one["games"]) == [[0, 1], [1, 0]]  # both orders by default
+            assert sorted(game["order"] for game in one["games"]) == [
+                [0, 1],
+                [1, 0],
+            ]  # both orders by default
 
 
 def test_the_real_command_without_torch_for_predictions(tmp_path, questions):
-    said = write(tmp_path / "said.jsonl", [{"id": f"questions-{n + 1}-{i}-{j}", "winner": "a"} for n in range(9) for i in (0, 2) for j in (0, 1, 2)])
+    said = write(
+        tmp_path / "said.jsonl",
+        [
+            {"id": f"questions-{n + 1}-{i}-{j}", "winner": "a"}
+            for n in range(9)
+            for i in (0, 2)
+            for j in (0, 1, 2)
+        ],
+    )
     script = "import sys, runpy\ntry: runpy.run_path('evaluate.py', run_name='__main__')\nfinally: print('torch' in sys.modules, file=sys.stderr)"
-    words = [sys.executable, "-c", script, "--benchmark", "gsm8k_solutions", "--data", questions, "--predictions", said, "--json"]
-    ran = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    words = [
+        sys.executable,
+        "-c",
+        script,
+        "--benchmark",
+        "gsm8k_solutions",
+        "--data",
+        questions,
+        "--predictions",
+        said,
+        "--json",
+    ]
+    ran = subprocess.run(
+        words, capture_output=True, text=True, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
     assert ran.returncode == 0 and ran.stderr.endswith("False\n"), ran.stderr
     printed = json.loads(ran.stdout)
     pairs = sum(len(item.matches) for item in load("gsm8k_solutions", questions))
@@ -91,16 +133,36 @@ def test_the_real_command_without_torch_for_predictions(tmp_path, questions):
 
 def test_a_log_file_shows_that_the_work_goes_on(run, monkeypatch, tmp_path, questions):
     """Without a terminal there is no bar: a line comes every half minute, here after every step of the work."""
-    arguments = ["--benchmark", "gsm8k_solutions", "--data", questions, "--strategy", "pairs", "--num_votes", 2, *QUICK, "--output_dir"]
+    arguments = [
+        "--benchmark",
+        "gsm8k_solutions",
+        "--data",
+        questions,
+        "--strategy",
+        "pairs",
+        "--num_votes",
+        2,
+        *QUICK,
+        "--output_dir",
+    ]
     assert "items judged" not in run(*arguments, tmp_path / "quick")[2]  # less than half a minute
     for module in (evaluate, judge_file):
-        monkeypatch.setattr(module, "note_every", lambda seconds: cli.note_every(0 if seconds == 30 else None))
+        monkeypatch.setattr(
+            module, "note_every", lambda seconds: cli.note_every(0 if seconds == 30 else None)
+        )
     err = run(*arguments, tmp_path / "slow")[2]
     assert re.findall(r"(\d+) of 9 items judged, \d+ s", err) == ["4", "8", "9"]
     games = [tuple(map(int, found)) for found in re.findall(r"judging: (\d+) of (\d+) games", err)]
-    totals = [4 * sum(len(item.matches) for item in load("gsm8k_solutions", questions)[start : start + 4]) for start in (0, 4, 8)]
-    assert sorted({total for _, total in games}) == sorted(set(totals)) and all(0 <= done <= total for done, total in games)
-    assert [done for (done, total), (later, _) in zip(games, games[1:] + [(0, 0)]) if later < done] == totals  # each call ends with all of its games
+    totals = [
+        4 * sum(len(item.matches) for item in load("gsm8k_solutions", questions)[start : start + 4])
+        for start in (0, 4, 8)
+    ]
+    assert sorted({total for _, total in games}) == sorted(set(totals)) and all(
+        0 <= done <= total for done, total in games
+    )
+    assert [
+        done for (done, total), (later, _) in zip(games, games[1:] + [(0, 0)]) if later < done
+    ] == totals  # each call ends with all of its games
 
 
 def test_note_every(capsys):
@@ -120,26 +182,62 @@ evaluate.main(sys.argv[1:])
 
 
 def test_killed_and_resumed_is_the_same_file(run, monkeypatch, tmp_path, questions, coin):
-    arguments = ["--benchmark", "gsm8k_solutions", "--data", questions, "--strategy", "pairs", *QUICK, "--output_dir"]
+    arguments = [
+        "--benchmark",
+        "gsm8k_solutions",
+        "--data",
+        questions,
+        "--strategy",
+        "pairs",
+        *QUICK,
+        "--output_dir",
+    ]
     assert run(*arguments, tmp_path / "whole")[0] == 0
     whole = (tmp_path / "whole" / "results.json").read_bytes()
     code, _, err = run(*arguments, tmp_path / "whole")  # nothing is left to do
-    assert code == 0 and "to judge" not in err and (tmp_path / "whole" / "results.json").read_bytes() == whole
-    words = [sys.executable, "-c", KILLED, *map(str, arguments), tmp_path / "killed", "--model", coin]
-    ran = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert (
+        code == 0
+        and "to judge" not in err
+        and (tmp_path / "whole" / "results.json").read_bytes() == whole
+    )
+    words = [
+        sys.executable,
+        "-c",
+        KILLED,
+        *map(str, arguments),
+        tmp_path / "killed",
+        "--model",
+        coin,
+    ]
+    ran = subprocess.run(
+        words, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
     partial = (tmp_path / "killed" / "rows.jsonl").read_bytes()
     assert ran.returncode == 9 and partial.count(b"\n") == 9, ran.stderr  # a head and two chunks
-    assert run(*arguments, tmp_path / "killed")[0] == 0 and (tmp_path / "killed" / "results.json").read_bytes() == whole
+    assert (
+        run(*arguments, tmp_path / "killed")[0] == 0
+        and (tmp_path / "killed" / "results.json").read_bytes() == whole
+    )
     assert [path.name for path in (tmp_path / "killed").iterdir()] == ["results.json"]
     judged, judge_items = [], evaluate.judge_items
-    monkeypatch.setattr(evaluate, "judge_items", lambda items, *rest: judged.append([item.id for item in items]) or judge_items(items, *rest))
+    monkeypatch.setattr(
+        evaluate,
+        "judge_items",
+        lambda items, *rest: (
+            judged.append([item.id for item in items]) or judge_items(items, *rest)
+        ),
+    )
     chunks = [[f"questions-{n}" for n in range(start, min(start + 4, 10))] for start in (1, 5, 9)]
     for length, todo in ((0, 0), (len(partial) - 1, 1)):  # what a kill can leave
         folder = tmp_path / f"cut-{length}"
         folder.mkdir()
         (folder / "rows.jsonl").write_bytes(partial[:length])
-        assert run(*arguments, folder)[0] == 0 and (folder / "results.json").read_bytes() == whole, length
-        assert judged == chunks[todo:]  # a chunk of which a part is there is judged whole, as the first time
+        assert (
+            run(*arguments, folder)[0] == 0 and (folder / "results.json").read_bytes() == whole
+        ), length
+        assert (
+            judged == chunks[todo:]
+        )  # a chunk of which a part is there is judged whole, as the first time
         judged.clear()
     folder = tmp_path / "stopped"  # stopped again at once: what there was stays
     folder.mkdir()
@@ -147,9 +245,17 @@ def test_killed_and_resumed_is_the_same_file(run, monkeypatch, tmp_path, questio
     with monkeypatch.context() as patch:
         patch.setattr(evaluate, "judge_items", lambda *_: sys.exit(130))
         assert run(*arguments, folder)[0] == 130 and (folder / "rows.jsonl").read_bytes() == partial
-    for more, problem in [(["--seed", 1], "--seed: "), (["--temperature", 0], "--temperature: "), (["--limit", 5], "--limit: ")]:
+    for more, problem in [
+        (["--seed", 1], "--seed: "),
+        (["--temperature", 0], "--temperature: "),
+        (["--limit", 5], "--limit: "),
+    ]:
         code, _, err = run(*arguments, tmp_path / "whole", *more)
-        assert code == 2 and problem in err.splitlines()[-1] and (tmp_path / "whole" / "results.json").read_bytes() == whole
+        assert (
+            code == 2
+            and problem in err.splitlines()[-1]
+            and (tmp_path / "whole" / "results.json").read_bytes() == whole
+        )
     write(Path(questions), QUESTIONS[1:])
     code, _, err = run(*arguments, tmp_path / "whole")
     assert code == 2 and "--data: " in err.splitlines()[-1]
@@ -161,138 +267,326 @@ def test_one_at_a_time_and_all_together(run, monkeypatch, tmp_path, questions):
         monkeypatch.setattr(evaluate, "CHUNK_ITEMS", chunk)
         for strategy in ("elo", "knockout"):
             run(*arguments, "--strategy", strategy, "--output_dir", tmp_path / f"{strategy}{chunk}")
-    assert rows_of(tmp_path / "elo1") == rows_of(tmp_path / "elo100") and rows_of(tmp_path / "knockout1") == rows_of(tmp_path / "knockout100")
+    assert rows_of(tmp_path / "elo1") == rows_of(tmp_path / "elo100") and rows_of(
+        tmp_path / "knockout1"
+    ) == rows_of(tmp_path / "knockout100")
 
 
 # ---- schedules ----
 
+
 def test_schedules_choose_their_matches(run, tmp_path, questions):
     arguments = ["--benchmark", "gsm8k_solutions", "--data", questions, *QUICK]
     for strategy, matches in (("elo", 3), ("knockout", 2), ("pairs", None), ("swiss", 4)):
-        assert run(*arguments, "--strategy", strategy, *["--games", 4] * (strategy == "swiss"), "--output_dir", tmp_path / strategy)[0] == 0
+        assert (
+            run(
+                *arguments,
+                "--strategy",
+                strategy,
+                *["--games", 4] * (strategy == "swiss"),
+                "--output_dir",
+                tmp_path / strategy,
+            )[0]
+            == 0
+        )
         for row in rows_of(tmp_path / strategy):
             better = sum(a > b for a in row["scores"] for b in row["scores"])
             assert len(row["matches"]) == (better if matches is None else matches)
-            assert (row["pick"] is not None) == (strategy == "knockout") and row["ranked"] == (strategy != "pairs")
-    played = {(row["id"], *one["pair"]): one["games"] for row in rows_of(tmp_path / "elo") for one in row["matches"]}
-    for row in rows_of(tmp_path / "pairs") + rows_of(tmp_path / "knockout"):  # a match is the same whichever schedule asks for it
+            assert (row["pick"] is not None) == (strategy == "knockout") and row["ranked"] == (
+                strategy != "pairs"
+            )
+    played = {
+        (row["id"], *one["pair"]): one["games"]
+        for row in rows_of(tmp_path / "elo")
+        for one in row["matches"]
+    }
+    for row in rows_of(tmp_path / "pairs") + rows_of(
+        tmp_path / "knockout"
+    ):  # a match is the same whichever schedule asks for it
         assert all(one["games"] == played[row["id"], *one["pair"]] for one in row["matches"])
     again = [row["matches"] for row in rows_of(tmp_path / "swiss")]
-    repeated = [(a, b) for matches in again for a in matches for b in matches if a is not b and a["pair"] == b["pair"]]
-    assert repeated and any(a["games"] != b["games"] for a, b in repeated)  # a second meeting is judged anew
+    repeated = [
+        (a, b)
+        for matches in again
+        for a in matches
+        for b in matches
+        if a is not b and a["pair"] == b["pair"]
+    ]
+    assert repeated and any(
+        a["games"] != b["games"] for a, b in repeated
+    )  # a second meeting is judged anew
 
 
 def test_the_winner_of_a_knockout_won_its_matches(run, tmp_path, questions):
-    run("--benchmark", "gsm8k_solutions", "--data", questions, "--strategy", "knockout", "--num_votes", 3, *QUICK, "--output_dir", tmp_path / "k")
+    run(
+        "--benchmark",
+        "gsm8k_solutions",
+        "--data",
+        questions,
+        "--strategy",
+        "knockout",
+        "--num_votes",
+        3,
+        *QUICK,
+        "--output_dir",
+        tmp_path / "k",
+    )
     for row in rows_of(tmp_path / "k"):
         final = row["matches"][-1]
         lead = votes_of(final).count(0) - votes_of(final).count(1)
-        assert row["pick"] in final["pair"] and (lead == 0 or row["pick"] == final["pair"][int(lead < 0)])
+        assert row["pick"] in final["pair"] and (
+            lead == 0 or row["pick"] == final["pair"][int(lead < 0)]
+        )
 
 
 def test_coins_of_a_knockout_are_counted(run, tmp_path, questions):
-    code, out, _ = run("--benchmark", "pairs", "--data", questions, "--strategy", "knockout", *QUICK, "--output_dir", tmp_path / "k", "--json")
+    code, out, _ = run(
+        "--benchmark",
+        "pairs",
+        "--data",
+        questions,
+        "--strategy",
+        "knockout",
+        *QUICK,
+        "--output_dir",
+        tmp_path / "k",
+        "--json",
+    )
     shares = [evaluate.share(one) for row in rows_of(tmp_path / "k") for one in row["matches"]]
     printed = json.loads(out)
     assert code == 0 and 0 < shares.count(0.5) < len(shares) == 18
-    assert printed["protocol"]["matches decided by a coin"][0] == pytest.approx(shares.count(0.5) / 18) and list(printed["rule"])[0] == "best of N"
-    run("--benchmark", "pairs", "--data", questions, "--strategy", "elo", *QUICK, "--output_dir", tmp_path / "e")
-    assert "matches decided by a coin" not in json.loads((tmp_path / "e" / "results.json").read_text())["results"]["protocol"]
+    assert (
+        printed["protocol"]["matches decided by a coin"][0] == pytest.approx(shares.count(0.5) / 18)
+        and list(printed["rule"])[0] == "best of N"
+    )
+    run(
+        "--benchmark",
+        "pairs",
+        "--data",
+        questions,
+        "--strategy",
+        "elo",
+        *QUICK,
+        "--output_dir",
+        tmp_path / "e",
+    )
+    assert (
+        "matches decided by a coin"
+        not in json.loads((tmp_path / "e" / "results.json").read_text())["results"]["protocol"]
+    )
 
 
 def test_votes_are_left_out(run, tmp_path, questions):
     """The same winners of pairs with fewer votes, the first ones; and what was saved stands below the table, also when it is shown again."""
-    arguments = ["--benchmark", "pairs", "--data", questions, "--num_votes", 6, *QUICK, "--output_dir"]
+    arguments = [
+        "--benchmark",
+        "pairs",
+        "--data",
+        questions,
+        "--num_votes",
+        6,
+        *QUICK,
+        "--output_dir",
+    ]
     assert run(*arguments, tmp_path / "all")[0] == 0
     code, out, _ = run(*arguments, tmp_path / "some", "--stop", "decided")
-    pairs = [zip(*(row["matches"] for row in rows)) for rows in zip(rows_of(tmp_path / "all"), rows_of(tmp_path / "some"))]
+    pairs = [
+        zip(*(row["matches"] for row in rows))
+        for rows in zip(rows_of(tmp_path / "all"), rows_of(tmp_path / "some"))
+    ]
     for whole, part in (pair for row in pairs for pair in row):
         assert leader(votes_of(whole)) == leader(votes_of(part))
         for order in ([0, 1], [1, 0]):
-            given, asked = ([game for game in match["games"] if game["order"] == order] for match in (whole, part))
+            given, asked = (
+                [game for game in match["games"] if game["order"] == order]
+                for match in (whole, part)
+            )
             assert asked == given[: len(asked)]
     games = sum(len(one["games"]) for row in rows_of(tmp_path / "some") for one in row["matches"])
-    saved = sum(len(one["games"]) for row in rows_of(tmp_path / "all") for one in row["matches"]) - games
-    assert code == 0 and saved > 0 and out.splitlines()[-1].startswith(f"{games} games, ") and f"; {saved} games, about " in out.splitlines()[-1]
+    saved = (
+        sum(len(one["games"]) for row in rows_of(tmp_path / "all") for one in row["matches"])
+        - games
+    )
+    assert (
+        code == 0
+        and saved > 0
+        and out.splitlines()[-1].startswith(f"{games} games, ")
+        and f"; {saved} games, about " in out.splitlines()[-1]
+    )
     assert run("--predictions", tmp_path / "some" / "results.json")[1] == out
 
 
 def test_sweep(run, tmp_path, questions):
-    arguments = ["--benchmark", "gsm8k_solutions", "--data", questions, "--limit", 5, *QUICK, "--output_dir", tmp_path / "s"]
+    arguments = [
+        "--benchmark",
+        "gsm8k_solutions",
+        "--data",
+        questions,
+        "--limit",
+        5,
+        *QUICK,
+        "--output_dir",
+        tmp_path / "s",
+    ]
     code, out, err = run(*arguments, "--sweep", "strategy=knockout,elo num_votes=1,2 seed=0,1")
     assert code == 0, err
     tokens = [float(line.split()[0]) for line in out.splitlines()[1:]]
-    assert len(tokens) == 8 and tokens == sorted(tokens) and "strategy=elo-num_votes=2-seed=0" in out
-    first, other = (rows_of(tmp_path / "s" / f"strategy=knockout-num_votes=2-seed={seed}") for seed in (0, 1))
+    assert (
+        len(tokens) == 8 and tokens == sorted(tokens) and "strategy=elo-num_votes=2-seed=0" in out
+    )
+    first, other = (
+        rows_of(tmp_path / "s" / f"strategy=knockout-num_votes=2-seed={seed}") for seed in (0, 1)
+    )
     assert first != other and len(first[0]["matches"][0]["games"]) == 4
 
 
 # ---- intervals, comparison, trivial judges ----
 
+
 def test_intervals_draw_questions_not_pairs():
-    rows = [single(str(n), "x", n % 3 and 1, n % 3 and 1) | {"question": f"q{n // 10}"} for n in range(40)]
+    rows = [
+        single(str(n), "x", n % 3 and 1, n % 3 and 1) | {"question": f"q{n // 10}"}
+        for n in range(40)
+    ]
     copies = [row | {"id": row["id"] + "b"} for row in rows]
-    one, two = (protocol.intervals([question_cells(protocol.protocol_cells, part)], means) for part in (rows, rows + copies))
+    one, two = (
+        protocol.intervals([question_cells(protocol.protocol_cells, part)], means)
+        for part in (rows, rows + copies)
+    )
     assert one["accuracy"] == two["accuracy"]  # every pair twice: nothing new is known
-    alone = protocol.intervals([question_cells(protocol.protocol_cells, [row | {"question": row["id"]} for row in rows + copies])], means)["accuracy"]
+    alone = protocol.intervals(
+        [
+            question_cells(
+                protocol.protocol_cells, [row | {"question": row["id"]} for row in rows + copies]
+            )
+        ],
+        means,
+    )["accuracy"]
     assert alone[0] == one["accuracy"][0] == pytest.approx(14 / 40) and alone[2] - alone[1] > 0
-    single_question = protocol.intervals([question_cells(protocol.protocol_cells, rows[:10])], means)["accuracy"]
+    single_question = protocol.intervals(
+        [question_cells(protocol.protocol_cells, rows[:10])], means
+    )["accuracy"]
     assert single_question[0] == single_question[1] == single_question[2]
     # standard error of a share over 400 independent questions: sqrt(0.25 / 400) = 0.025
-    wide = protocol.intervals([question_cells(protocol.protocol_cells, [single(str(n), "x", n % 2, n % 2) for n in range(400)])], means)["accuracy"]
+    wide = protocol.intervals(
+        [
+            question_cells(
+                protocol.protocol_cells, [single(str(n), "x", n % 2, n % 2) for n in range(400)]
+            )
+        ],
+        means,
+    )["accuracy"]
     assert wide[2] - wide[1] == pytest.approx(2 * 1.96 * 0.025, rel=0.1)
 
 
 def test_comparison_is_paired(run, tmp_path):
     first = [single(str(n), "math", n % 2, n % 2) for n in range(200)]
-    second = [single(str(n), "math", n % 2, n % 2) if n % 20 else single(str(n), "math", 1, 1) for n in range(200)]  # differs in ten items
+    second = [
+        single(str(n), "math", n % 2, n % 2) if n % 20 else single(str(n), "math", 1, 1)
+        for n in range(200)
+    ]  # differs in ten items
     found = protocol.compared("judgebench", first, second)
     assert found["items"] == 200 and found["rule"]["overall"][0] == pytest.approx(10 / 200)
     low, high = found["rule"]["overall"][1:]
     assert 0 < low < 0.05 < high < 0.1  # unpaired, the interval would be 0.2 wide
-    assert all(value == [0, 0, 0] for value in protocol.compared("judgebench", first, first)["rule"].values())
+    assert all(
+        value == [0, 0, 0]
+        for value in protocol.compared("judgebench", first, first)["rule"].values()
+    )
     for name, rows in (("a", first), ("b", second[:150])):
-        (tmp_path / f"{name}.json").write_text(json.dumps({"settings": {"benchmark": "judgebench"}, "data": "", "rows": rows}))
+        (tmp_path / f"{name}.json").write_text(
+            json.dumps({"settings": {"benchmark": "judgebench"}, "data": "", "rows": rows})
+        )
     code, out, err = run("--predictions", tmp_path / "b.json", "--compare", tmp_path / "a.json")
     assert code == 0 and "150 items\n" in out and "-5.33" in out, err  # 8 of 150 went lost
-    assert f"Differences: {tmp_path / 'b.json'} less {tmp_path / 'a.json'}, points of percent" in out
+    assert (
+        f"Differences: {tmp_path / 'b.json'} less {tmp_path / 'a.json'}, points of percent" in out
+    )
     other = [row | {"question": "?"} for row in first]
-    (tmp_path / "c.json").write_text(json.dumps({"settings": {"benchmark": "judgebench"}, "data": "", "rows": other}))
+    (tmp_path / "c.json").write_text(
+        json.dumps({"settings": {"benchmark": "judgebench"}, "data": "", "rows": other})
+    )
     code, _, err = run("--predictions", tmp_path / "c.json", "--compare", tmp_path / "a.json")
     assert code == 2 and "no item is in both" in err
 
 
 def test_protocol_numbers_by_hand():
-    rows = [single("1", "x", 0, 0) | {"lengths": [9, 5]}, single("2", "x", 0, 1) | {"lengths": [5, 9]},
-            single("3", "x", 0, "truncated") | {"lengths": [5, 5]}, single("4", "x", 1, 1, scores=(0, 1)) | {"lengths": [1, 2]},
-            single("5", "x", 0, 1, scores=(0.5, 0.5))]
+    rows = [
+        single("1", "x", 0, 0) | {"lengths": [9, 5]},
+        single("2", "x", 0, 1) | {"lengths": [5, 9]},
+        single("3", "x", 0, "truncated") | {"lengths": [5, 5]},
+        single("4", "x", 1, 1, scores=(0, 1)) | {"lengths": [1, 2]},
+        single("5", "x", 0, 1, scores=(0.5, 0.5)),
+    ]
     numbers = means(add_cells(map(protocol.protocol_cells, rows)))
-    assert numbers["accuracy"] == 3 / 4 and numbers["both orders right"] == 2 / 4 and numbers["both orders agree"] == 2 / 4
-    assert [numbers[f"game right, missing {kind}"] for kind in ("= 0", "= 0.5", "left out")] == [6 / 8, 6.5 / 8, 6 / 7]
-    assert [numbers[f"accuracy, better is {kind}"] for kind in ("longer", "shorter", "as long")] == [1, 0, 1]
-    assert numbers["Brier score, vote share"] == pytest.approx((0 + 0.25 + 0.0625 + 0) / 4) and numbers["games an item"] == 2
-    assert numbers["game names the first"] == (1 + 2 + 1 + 1) / 7  # answer 0 stands first in game 1, second in game 2
+    assert (
+        numbers["accuracy"] == 3 / 4
+        and numbers["both orders right"] == 2 / 4
+        and numbers["both orders agree"] == 2 / 4
+    )
+    assert [numbers[f"game right, missing {kind}"] for kind in ("= 0", "= 0.5", "left out")] == [
+        6 / 8,
+        6.5 / 8,
+        6 / 7,
+    ]
+    assert [
+        numbers[f"accuracy, better is {kind}"] for kind in ("longer", "shorter", "as long")
+    ] == [1, 0, 1]
+    assert (
+        numbers["Brier score, vote share"] == pytest.approx((0 + 0.25 + 0.0625 + 0) / 4)
+        and numbers["games an item"] == 2
+    )
+    assert (
+        numbers["game names the first"] == (1 + 2 + 1 + 1) / 7
+    )  # answer 0 stands first in game 1, second in game 2
     assert numbers["truncated"] == 0 and numbers["inconsistent"] == 1 / 4
 
 
 def test_trivial_judges():
     row = single("1", "math", 0, 0) | {"lengths": [3, 8]}
-    names = {kind: protocol.baseline("judgebench", row, kind)["matches"][0] for kind in protocol.BASELINES}
-    assert [votes_of(names[kind]) for kind in ("longest", "shortest", "first")] == [[1, 1], [0, 0], [0, 0]]
-    firsts = [votes_of(protocol.baseline("rewardbench", row | {"id": str(n)}, "first")["matches"][0])[0] for n in range(400)]
-    assert 150 < sum(firsts) < 250  # RewardBench stores the better answer first: its place there must not count
-    equal = [row | {"id": str(n), "scores": [n % 3 > 0, n % 3 == 0], "lengths": [3, 3]} for n in range(10)]
+    names = {
+        kind: protocol.baseline("judgebench", row, kind)["matches"][0]
+        for kind in protocol.BASELINES
+    }
+    assert [votes_of(names[kind]) for kind in ("longest", "shortest", "first")] == [
+        [1, 1],
+        [0, 0],
+        [0, 0],
+    ]
+    firsts = [
+        votes_of(protocol.baseline("rewardbench", row | {"id": str(n)}, "first")["matches"][0])[0]
+        for n in range(400)
+    ]
+    assert (
+        150 < sum(firsts) < 250
+    )  # RewardBench stores the better answer first: its place there must not count
+    equal = [
+        row | {"id": str(n), "scores": [n % 3 > 0, n % 3 == 0], "lengths": [3, 3]}
+        for n in range(10)
+    ]
     for name in ("judgebench", "pairs", "llmbar"):
         beside = protocol.summarise(name, equal)["baselines"]
         assert [beside[kind]["accuracy"] for kind in ("longest", "shortest")] == [0.5, 0.5]
-        assert name == "pairs" or beside["first"]["accuracy"] == 0.6  # pairs: no place, as with RewardBench
+        assert (
+            name == "pairs" or beside["first"]["accuracy"] == 0.6
+        )  # pairs: no place, as with RewardBench
         assert next(iter(beside["longest"].values())) == 0.5  # by the rule of the benchmark as well
 
 
 # ---- predictions ----
 
+
 def test_judge_py_and_evaluate_play_the_same_games(run, monkeypatch, tmp_path, questions, coin):
-    words = ["judge.py", "--pairs", questions, "--out", tmp_path / "judged.jsonl", "--model", coin, *QUICK]
+    words = [
+        "judge.py",
+        "--pairs",
+        questions,
+        "--out",
+        tmp_path / "judged.jsonl",
+        "--model",
+        coin,
+        *QUICK,
+    ]
     monkeypatch.setattr(sys, "argv", list(map(str, words)))
     cli.run(judge_file.main)
     arguments = ["--benchmark", "gsm8k_solutions", "--data", questions, "--output_dir"]
@@ -300,56 +594,106 @@ def test_judge_py_and_evaluate_play_the_same_games(run, monkeypatch, tmp_path, q
     assert run(*arguments, tmp_path / "played", "--strategy", "pairs", *QUICK)[0] == 0
     assert rows_of(tmp_path / "said") == rows_of(tmp_path / "played")
     code, out, err = run("--predictions", tmp_path / "played" / "results.json", "--json")
-    assert code == 0 and json.loads(out) == json.loads((tmp_path / "played" / "results.json").read_text())["results"], err
+    assert (
+        code == 0
+        and json.loads(out)
+        == json.loads((tmp_path / "played" / "results.json").read_text())["results"]
+    ), err
 
 
 def test_forms_of_predictions(tmp_path):
-    data = write(tmp_path / "d.jsonl", [FILES["judgebench"][0] | {"pair_id": f"p{n}"} for n in range(4)])
-    said = [{"pair_id": "p0", "judgments": [{"decision": "A>B"}, {"decision": "A>B"}]},
-            {"pair_id": "p1", "judgments": [{"decision": "A=B"}, {"decision": "B>A"}]},
-            {"pair_id": "p2", "judgments": [{"decision": None}, {"decision": "nonsense"}]}]  # and nothing about p3
+    data = write(
+        tmp_path / "d.jsonl", [FILES["judgebench"][0] | {"pair_id": f"p{n}"} for n in range(4)]
+    )
+    said = [
+        {"pair_id": "p0", "judgments": [{"decision": "A>B"}, {"decision": "A>B"}]},
+        {"pair_id": "p1", "judgments": [{"decision": "A=B"}, {"decision": "B>A"}]},
+        {"pair_id": "p2", "judgments": [{"decision": None}, {"decision": "nonsense"}]},
+    ]  # and nothing about p3
     rows = evaluate.predicted_rows(write(tmp_path / "s.jsonl", said), load("judgebench", data))
-    assert [votes_of(row["matches"][0]) for row in rows] == [[0, 1], [None, 0], [None, None], [None]]
+    assert [votes_of(row["matches"][0]) for row in rows] == [
+        [0, 1],
+        [None, 0],
+        [None, None],
+        [None],
+    ]
     statuses = [[game["status"] for game in row["matches"][0]["games"]] for row in rows]
     assert statuses == [["valid"] * 2, ["tie", "valid"], ["unparsable"] * 2, ["unparsable"]]
     data = write(tmp_path / "p.jsonl", [FILES["pandalm"][0] | {"idx": n} for n in range(4)])
     said = [{"idx": n, "gpt_result": verdict} for n, verdict in enumerate((1, "2", 0, "no idea"))]
     rows = evaluate.predicted_rows(write(tmp_path / "g.jsonl", said), load("pandalm", data))
-    assert [(row["matches"][0]["games"][0]["verdict"], row["matches"][0]["games"][0]["status"]) for row in rows] == [
-        (1, "valid"), (2, "valid"), (None, "tie"), (None, "unparsable")]
+    assert [
+        (row["matches"][0]["games"][0]["verdict"], row["matches"][0]["games"][0]["status"])
+        for row in rows
+    ] == [(1, "valid"), (2, "valid"), (None, "tie"), (None, "unparsable")]
 
 
 # ---- budgets and confidence ----
 
+
 def test_forced_verdicts_and_their_probability(tmp_path):
-    script = {"": {"<think>": 1}, "<think>": {" hm": 1}, " hm": {" hm": 0.5, "</think>": 0.5 - 1e-9, "\n\n": 1e-9},
-              "</think>": {VERDICTS[0]: 0.6, VERDICTS[1]: 0.2, " nothing é🙂": 0.2}, "\n\n": {VERDICTS[0]: 0.1, VERDICTS[1]: 0.9}}
+    script = {
+        "": {"<think>": 1},
+        "<think>": {" hm": 1},
+        " hm": {" hm": 0.5, "</think>": 0.5 - 1e-9, "\n\n": 1e-9},
+        "</think>": {VERDICTS[0]: 0.6, VERDICTS[1]: 0.2, " nothing é🙂": 0.2},
+        "\n\n": {VERDICTS[0]: 0.1, VERDICTS[1]: 0.9},
+    }
     folder = make_scripted_folder(tmp_path / "m", script, num_attention_heads=2)
     judge = judge_file.Judge(str(folder), device="cpu", dtype="float32")
-    items = load("llmbar", write(tmp_path / "x.jsonl", [{"input": f"Q{n}", "output_1": "a", "output_2": "b", "label": 1} for n in range(12)]))
+    items = load(
+        "llmbar",
+        write(
+            tmp_path / "x.jsonl",
+            [{"input": f"Q{n}", "output_1": "a", "output_2": "b", "label": 1} for n in range(12)],
+        ),
+    )
     plain = evaluate.Settings(strategy="pairs", max_completion_length=5, temperature=1.0)
     games = {}
     for name in ("plain", "confidence", "force_verdict"):
         setattr(plain, name, True)
-        games[name] = [game for row in evaluate.judge_items(items, plain, judge) for game in row["matches"][0]["games"]]
+        games[name] = [
+            game
+            for row in evaluate.judge_items(items, plain, judge)
+            for game in row["matches"][0]["games"]
+        ]
     assert {game["status"] for game in games["plain"]} == {"valid", "truncated", "unparsable"}
     for before, read, forced in zip(*games.values()):
-        assert "p_verdict" not in before and (before["status"], before["verdict"]) == (read["status"], read["verdict"])
-        if before["status"] == "valid":  # behind the thinking it is 0.6 against 0.2, whichever was drawn
-            assert read["p_verdict"] == forced["p_verdict"] == pytest.approx(0.75, abs=1e-4) and "forced" not in forced
+        assert "p_verdict" not in before and (before["status"], before["verdict"]) == (
+            read["status"],
+            read["verdict"],
+        )
+        if (
+            before["status"] == "valid"
+        ):  # behind the thinking it is 0.6 against 0.2, whichever was drawn
+            assert (
+                read["p_verdict"] == forced["p_verdict"] == pytest.approx(0.75, abs=1e-4)
+                and "forced" not in forced
+            )
         elif before["status"] == "truncated":
             assert "p_verdict" not in read and forced["p_verdict"] == pytest.approx(0.1, abs=1e-4)
             assert (forced["verdict"], forced["status"], forced["forced"]) == (2, "valid", True)
         else:
             assert forced == read == before  # it had its chance
-    assert protocol.verdict_share({"games": [{"order": [0, 1], "p_verdict": 0.75}, {"order": [1, 0], "p_verdict": 0.75}]}) == 0.5
+    assert (
+        protocol.verdict_share(
+            {"games": [{"order": [0, 1], "p_verdict": 0.75}, {"order": [1, 0], "p_verdict": 0.75}]}
+        )
+        == 0.5
+    )
 
 
-def test_pairs_beyond_the_context_are_truncated_and_the_others_judged(tmp_path, monkeypatch, coin_judge):
-    rows = [{"input": "Q", "output_1": "a" * size, "output_2": "b", "label": 1} for size in (1, 3000, 2)]
+def test_pairs_beyond_the_context_are_truncated_and_the_others_judged(
+    tmp_path, monkeypatch, coin_judge
+):
+    rows = [
+        {"input": "Q", "output_1": "a" * size, "output_2": "b", "label": 1} for size in (1, 3000, 2)
+    ]
     monkeypatch.setattr(coin_judge, "context", 2500)
     settings = evaluate.Settings(strategy="pairs", max_completion_length=40)
-    made = evaluate.judge_items(load("llmbar", write(tmp_path / "l.jsonl", rows)), settings, coin_judge)
+    made = evaluate.judge_items(
+        load("llmbar", write(tmp_path / "l.jsonl", rows)), settings, coin_judge
+    )
     statuses = [[game["status"] for game in row["matches"][0]["games"]] for row in made]
     assert statuses[1] == ["truncated"] * 2 and "truncated" not in statuses[0] + statuses[2]
 
@@ -357,37 +701,68 @@ def test_pairs_beyond_the_context_are_truncated_and_the_others_judged(tmp_path, 
 # ---- bad input ----
 
 BAD = [
-    ("--data D", "--benchmark: is missing: choose one of rewardbench, "), ("--benchmark xyz --data D", "'xyz' is none"), ("--benchmark llmbar", "--data is missing"),
-    ("--benchmark rmb --data D", "is no row of rmb"), ("--benchmark llmbar --data D", "is no row of llmbar"), ("--benchmark llmbar --data nowhere.json", "nowhere.json"),
-    ("--benchmark pairs --data D --limit 0", "--limit is 0"), ("--benchmark pairs --data D --num_votes 0", "--num_votes"),
-    ("--benchmark pairs --data D --temperature 0.001", "--temperature"), ("--benchmark llmbar --data D --strategy elo", "fixes its pairs"),
-    ("--benchmark gsm8k_solutions --data D --games 4", "--games"), ("--benchmark pairs --data D --output_dir HERE", "holds other files"),
-    ("--benchmark pairs --data D --output_dir D/x", "cannot hold results"), ("--benchmark pairs --data D --model nowhere/at/all", "--model"),
-    ("--benchmark pairs --data D --style nostyle", "--style"), ("--benchmark pairs --data D --predictions D", "no judgment that --predictions reads"),
+    ("--data D", "--benchmark: is missing: choose one of rewardbench, "),
+    ("--benchmark xyz --data D", "'xyz' is none"),
+    ("--benchmark llmbar", "--data is missing"),
+    ("--benchmark rmb --data D", "is no row of rmb"),
+    ("--benchmark llmbar --data D", "is no row of llmbar"),
+    ("--benchmark llmbar --data nowhere.json", "nowhere.json"),
+    ("--benchmark pairs --data D --limit 0", "--limit is 0"),
+    ("--benchmark pairs --data D --num_votes 0", "--num_votes"),
+    ("--benchmark pairs --data D --temperature 0.001", "--temperature"),
+    ("--benchmark llmbar --data D --strategy elo", "fixes its pairs"),
+    ("--benchmark gsm8k_solutions --data D --games 4", "--games"),
+    ("--benchmark pairs --data D --output_dir HERE", "holds other files"),
+    ("--benchmark pairs --data D --output_dir D/x", "cannot hold results"),
+    ("--benchmark pairs --data D --model nowhere/at/all", "--model"),
+    ("--benchmark pairs --data D --style nostyle", "--style"),
+    ("--benchmark pairs --data D --predictions D", "no judgment that --predictions reads"),
     ("--benchmark pairs --data D --predictions nowhere.jsonl", "nowhere.jsonl"),
     ("--benchmark pairs --data D --predictions OTHER", "has none of the pairs"),
-    ("--benchmark gsm8k_solutions --data D --sweep votes=1", "--sweep"), ("--benchmark gsm8k_solutions --data D --sweep num_votes=two", "--sweep"),
-    ("--benchmark gsm8k_solutions --data D --sweep strategy=cup", "--strategy"), ("--benchmark pairs --data D --compare D", "--compare"),
-    ("--benchmark gsm8k_solutions --data D --sweep stop=soon", "--stop: 'soon' is none: choose one of never, decided, likely"),
+    ("--benchmark gsm8k_solutions --data D --sweep votes=1", "--sweep"),
+    ("--benchmark gsm8k_solutions --data D --sweep num_votes=two", "--sweep"),
+    ("--benchmark gsm8k_solutions --data D --sweep strategy=cup", "--strategy"),
+    ("--benchmark pairs --data D --compare D", "--compare"),
+    (
+        "--benchmark gsm8k_solutions --data D --sweep stop=soon",
+        "--stop: 'soon' is none: choose one of never, decided, likely",
+    ),
     ("--benchmark pairs --data UNLABELLED", "row new has no label"),
-    ("--benchmark pairs --data D --predictions UNLABELLED", "line 1: no judgment that --predictions reads: expected id and winner"),
+    (
+        "--benchmark pairs --data D --predictions UNLABELLED",
+        "line 1: no judgment that --predictions reads: expected id and winner",
+    ),
     ("--benchmark pairs --data D --predictions OTHER --sweep num_votes=1", "leave out --sweep"),
     ("--benchmark rmb --predictions R", "is of --benchmark pairs"),
-    ("--benchmark pairs --data D --base_url http://x --confidence", "--confidence"), ("--benchmark pairs --data D --votes 3", "unknown argument"),
-]  # fmt: skip
+    ("--benchmark pairs --data D --base_url http://x --confidence", "--confidence"),
+    ("--benchmark pairs --data D --votes 3", "unknown argument"),
+]
 
 
 @pytest.mark.parametrize("arguments, problem", BAD)
 def test_bad_input_is_one_line(run, monkeypatch, tmp_path, questions, arguments, problem):
     other = write(tmp_path / "other.jsonl", [{"id": "?", "winner": "a"}])
     (tmp_path / "r.json").write_text('{"settings": {"benchmark": "pairs"}, "data": "", "rows": []}')
-    unlabelled = write(tmp_path / "unlabelled.jsonl", [{"id": "new", "query": "q", "a": "x", "b": "y"}])
-    places = {"UNLABELLED": unlabelled, "D": questions, "HERE": str(tmp_path), "OTHER": other, "D/x": questions + "/x", "R": str(tmp_path / "r.json")}
+    unlabelled = write(
+        tmp_path / "unlabelled.jsonl", [{"id": "new", "query": "q", "a": "x", "b": "y"}]
+    )
+    places = {
+        "UNLABELLED": unlabelled,
+        "D": questions,
+        "HERE": str(tmp_path),
+        "OTHER": other,
+        "D/x": questions + "/x",
+        "R": str(tmp_path / "r.json"),
+    }
     monkeypatch.setattr(evaluate, "judge_items", None)  # none of these comes so far
     monkeypatch.chdir(tmp_path)
     code, out, err = run(*(places.get(word, word) for word in arguments.split()))
     lines = [line for line in err.splitlines() if line.startswith("evaluate.py: ")]
-    assert (code, out, len(lines)) == (2, "", 1) and problem in lines[0] and err.splitlines()[-1] == lines[0]
+    assert (
+        (code, out, len(lines)) == (2, "", 1)
+        and problem in lines[0]
+        and err.splitlines()[-1] == lines[0]
+    )
     assert not (tmp_path / "results.json").exists()
 
 

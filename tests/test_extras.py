@@ -17,7 +17,9 @@ from cli import BadInput
 from extras import plot, split_arguments, view
 
 ROOT = Path(__file__).parents[1]
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
 
 
 def write_rows(path, rows):
@@ -31,25 +33,47 @@ def test_the_core_imports_without_extras(tmp_path):
         shutil.copy(path, tmp_path)
     for folder in ("kernels", "prompts"):
         shutil.copytree(ROOT / folder, tmp_path / folder)
-    code = ("import importlib, importlib.util, pathlib, sys; sys.argv = ['x']; assert importlib.util.find_spec('extras') is None\n"
-            "files = sorted(path.stem for path in pathlib.Path().glob('*.py')); assert 'train_grpo' in files and len(files) > 10\n"
-            "for name in [*files, 'kernels.logprob']: importlib.import_module(name)")
+    code = (
+        "import importlib, importlib.util, pathlib, sys; sys.argv = ['x']; assert importlib.util.find_spec('extras') is None\n"
+        "files = sorted(path.stem for path in pathlib.Path().glob('*.py')); assert 'train_grpo' in files and len(files) > 10\n"
+        "for name in [*files, 'kernels.logprob']: importlib.import_module(name)"
+    )
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
 
 
 def test_arguments_that_stand_alone():
-    assert split_arguments(["a", "--out", "x", "b", "--steps=1", "c", "--help"]) == (["a", "b", "c"], ["--out", "x", "--steps=1", "--help"])
+    assert split_arguments(["a", "--out", "x", "b", "--steps=1", "c", "--help"]) == (
+        ["a", "b", "c"],
+        ["--out", "x", "--steps=1", "--help"],
+    )
     assert split_arguments(["--out"]) == ([], ["--out"])  # and the parser says what is missing
 
 
 # ---- plot ----
 
+
 def make_run(folder, values, settings=None, **columns):
-    rows = [{"step": step, "reward": value, "kl": 0.0, "judge/accuracy": value, "loss": 1e-9, "num_tokens": 100 * step**2, "step_time": 2.0}
-            for step, value in enumerate(values, start=1)]  # fmt: skip
-    rows = [{"step": 0, "eval/judge/accuracy": 0.5}, *rows[:-1], rows[-1] | {"eval/judge/accuracy": 0.75}]
+    rows = [
+        {
+            "step": step,
+            "reward": value,
+            "kl": 0.0,
+            "judge/accuracy": value,
+            "loss": 1e-9,
+            "num_tokens": 100 * step**2,
+            "step_time": 2.0,
+        }
+        for step, value in enumerate(values, start=1)
+    ]
+    rows = [
+        {"step": 0, "eval/judge/accuracy": 0.5},
+        *rows[:-1],
+        rows[-1] | {"eval/judge/accuracy": 0.75},
+    ]
     write_rows(folder / "metrics.jsonl", [row | columns for row in rows])
     if settings is not None:
         (folder / "config.json").write_text(json.dumps({"settings": settings}))
@@ -58,36 +82,98 @@ def make_run(folder, values, settings=None, **columns):
 
 def test_curves_by_hand(tmp_path):
     curves = plot.read_metrics(make_run(tmp_path, [0.5, 0.25, 0.75]))
-    assert curves["judge/accuracy"] == {1: 0.5, 2: 0.25, 3: 0.75} and curves["eval/judge/accuracy"] == {0: 0.5, 3: 0.75}
-    assert curves["speed"] == {2: 150.0, 3: 250.0}  # (400 - 100) / 2, (900 - 400) / 2: step 1 of a resumed run would count all before it
+    assert curves["judge/accuracy"] == {1: 0.5, 2: 0.25, 3: 0.75} and curves[
+        "eval/judge/accuracy"
+    ] == {0: 0.5, 3: 0.75}
+    assert curves["speed"] == {
+        2: 150.0,
+        3: 250.0,
+    }  # (400 - 100) / 2, (900 - 400) / 2: step 1 of a resumed run would count all before it
     assert "loss" not in curves
-    write_rows(tmp_path / "sft" / "metrics.jsonl", [{"step": 1, "loss": 2.5, "num_tokens": 9, "step_time": 1.0}])
-    assert plot.read_metrics(tmp_path / "sft") == {"step": {1: 1}, "loss": {1: 2.5}, "num_tokens": {1: 9}, "step_time": {1: 1.0}, "speed": {}}
-    assert plot.running_mean([1, 2, 6], 3) == [1.5, 3, 4] and plot.running_mean([1, 2, 6], 1) == [1, 2, 6]
+    write_rows(
+        tmp_path / "sft" / "metrics.jsonl",
+        [{"step": 1, "loss": 2.5, "num_tokens": 9, "step_time": 1.0}],
+    )
+    assert plot.read_metrics(tmp_path / "sft") == {
+        "step": {1: 1},
+        "loss": {1: 2.5},
+        "num_tokens": {1: 9},
+        "step_time": {1: 1.0},
+        "speed": {},
+    }
+    assert plot.running_mean([1, 2, 6], 3) == [1.5, 3, 4] and plot.running_mean([1, 2, 6], 1) == [
+        1,
+        2,
+        6,
+    ]
 
 
 def test_seeds_of_one_setting(tmp_path):
-    names = {"low-0": 1, "low-1": 1, "low-2": 9, "high": 1, "grpo-20260101-093000": 1, "grpo-20260101-101500": 1, "x/low-3": 1}
+    names = {
+        "low-0": 1,
+        "low-1": 1,
+        "low-2": 9,
+        "high": 1,
+        "grpo-20260101-093000": 1,
+        "grpo-20260101-101500": 1,
+        "x/low-3": 1,
+    }
     for name, beta in names.items():
-        make_run(tmp_path / name, [1.0], {"beta": beta, "seed": name[-1], "output_dir": name, "save_every": int(name[-1] == "1")})
-    groups = plot.group_seeds([tmp_path / name for name in (*names, "low-0")])  # low-2 has another beta; a time of day is no seed
-    assert {label: [str(path.relative_to(tmp_path)) for path in paths] for label, paths in groups.items()} == {
-        "low (seeds 0, 1)": ["low-0", "low-1"], **{name: [name] for name in [*names][2:]}}  # fmt: skip
+        make_run(
+            tmp_path / name,
+            [1.0],
+            {
+                "beta": beta,
+                "seed": name[-1],
+                "output_dir": name,
+                "save_every": int(name[-1] == "1"),
+            },
+        )
+    groups = plot.group_seeds(
+        [tmp_path / name for name in (*names, "low-0")]
+    )  # low-2 has another beta; a time of day is no seed
+    assert {
+        label: [str(path.relative_to(tmp_path)) for path in paths]
+        for label, paths in groups.items()
+    } == {"low (seeds 0, 1)": ["low-0", "low-1"], **{name: [name] for name in [*names][2:]}}
 
 
 def test_the_figure(tmp_path):
     pytest.importorskip("matplotlib")
-    folders = [make_run(tmp_path / "a-0", [0.0, 0.5, 1.0]), make_run(tmp_path / "a-1", [0.5, 0.5]), make_run(tmp_path / "b", [0.25, 0.25, 0.25])]
+    folders = [
+        make_run(tmp_path / "a-0", [0.0, 0.5, 1.0]),
+        make_run(tmp_path / "a-1", [0.5, 0.5]),
+        make_run(tmp_path / "b", [0.25, 0.25, 0.25]),
+    ]
     figure = plot.plot_runs(folders, tmp_path / "out.png")
     assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
     shown = {axis.get_title(loc="left"): axis for axis in figure.axes if axis.get_visible()}
-    assert list(shown) == ["Judge accuracy", "Reward", "Speed"]  # KL is 0 throughout, the rest is not there
-    assert figure._supxlabel.get_text() == "thin: each seed, thick: mean over seeds; 0 throughout, not shown: KL to the first model"
-    lines = [(list(line.get_xdata()), list(line.get_ydata())) for line in shown["Reward"].lines if line.get_linewidth() > 1]
-    assert lines == [([1, 2], [0.25, 0.5]), ([1, 2, 3], [0.25, 0.25, 0.25])]  # a mean only where both seeds are
-    assert [len(line.get_xdata()) for line in shown["Reward"].lines if line.get_linewidth() < 1] == [3, 2]
+    assert list(shown) == [
+        "Judge accuracy",
+        "Reward",
+        "Speed",
+    ]  # KL is 0 throughout, the rest is not there
+    assert (
+        figure._supxlabel.get_text()
+        == "thin: each seed, thick: mean over seeds; 0 throughout, not shown: KL to the first model"
+    )
+    lines = [
+        (list(line.get_xdata()), list(line.get_ydata()))
+        for line in shown["Reward"].lines
+        if line.get_linewidth() > 1
+    ]
+    assert lines == [
+        ([1, 2], [0.25, 0.5]),
+        ([1, 2, 3], [0.25, 0.25, 0.25]),
+    ]  # a mean only where both seeds are
+    assert [
+        len(line.get_xdata()) for line in shown["Reward"].lines if line.get_linewidth() < 1
+    ] == [3, 2]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a (seeds 0, 1)", "b"]
-    assert [text.get_text() for text in shown["Judge accuracy"].get_legend().get_texts()] == ["training", "held out"]
+    assert [text.get_text() for text in shown["Judge accuracy"].get_legend().get_texts()] == [
+        "training",
+        "held out",
+    ]
 
 
 def test_what_cannot_be_drawn(tmp_path, monkeypatch):
@@ -113,18 +199,36 @@ def test_what_cannot_be_drawn(tmp_path, monkeypatch):
 
 # ---- view ----
 
+
 def completion(verdict, text="x", status=None, **extra):
-    return {"verdict": verdict, "status": status or "valid", "text": text, "tokens": 3, "think_tokens": 1, "finish_reason": "stop"} | extra
+    return {
+        "verdict": verdict,
+        "status": status or "valid",
+        "text": text,
+        "tokens": 3,
+        "think_tokens": 1,
+        "finish_reason": "stop",
+    } | extra
 
 
 def rollout(name, right=1, texts=("x", "y"), content="take fig"):
-    return {"id": name, "order": [0, 1] if right == 1 else [1, 0], "right_verdict": right, "prompt": [{"role": "user", "content": content}],
-            "completions": [completion(1, texts[0], reward=1.0, advantage=0.5), completion(2, texts[1], reward=-1.0, advantage=-0.5),
-                            completion(None, "z", "truncated", reward=-1.0, advantage=0.0)]}  # fmt: skip
+    return {
+        "id": name,
+        "order": [0, 1] if right == 1 else [1, 0],
+        "right_verdict": right,
+        "prompt": [{"role": "user", "content": content}],
+        "completions": [
+            completion(1, texts[0], reward=1.0, advantage=0.5),
+            completion(2, texts[1], reward=-1.0, advantage=-0.5),
+            completion(None, "z", "truncated", reward=-1.0, advantage=0.0),
+        ],
+    }
 
 
 def data_of(page):
-    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)[1])
+    return json.loads(
+        re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)[1]
+    )
 
 
 def badges(cards):
@@ -133,24 +237,56 @@ def badges(cards):
 
 def test_rollouts_by_hand(tmp_path):
     write_rows(tmp_path / "rollouts" / "2.jsonl", [rollout("p"), rollout("q"), rollout("q", 2)])
-    solved = {"id": "s", "answer": "7", "correct": [True, False, None, False, False], "matches": [[0, 1, 0.75]], "prompt": [], "completions": [
-        {"text": "t", "tokens": 1, "answered": True, "finish_reason": reason} for reason in ("stop", "stop", "stop", "length", "stop")]}  # fmt: skip
+    solved = {
+        "id": "s",
+        "answer": "7",
+        "correct": [True, False, None, False, False],
+        "matches": [[0, 1, 0.75]],
+        "prompt": [],
+        "completions": [
+            {"text": "t", "tokens": 1, "answered": True, "finish_reason": reason}
+            for reason in ("stop", "stop", "stop", "length", "stop")
+        ],
+    }
     solved["completions"][4]["answered"] = False
     write_rows(tmp_path / "rollouts" / "10.jsonl", [solved])
     cards = data_of(view.make_page(tmp_path))["cards"]
     assert [(card["id"], card["step"]) for card in cards] == [("p", 2), ("q", 2), ("s", 10)]
-    assert badges(cards) == [["right", "wrong", "truncated"], ["right", "wrong", "truncated", "wrong", "right", "truncated"],
-                             ["right", "wrong", "unchecked", "truncated", "unanswered"]]  # fmt: skip
-    assert [game["side"] for game in cards[1]["games"]] == ["better answer first"] * 3 + ["better answer second"] * 3
-    assert cards[0]["games"][1]["facts"] == "advantage -0.50, 3 tokens" and cards[0]["games"][1]["reward"] == -1.0
-    assert cards[2]["facts"] == ["reference 7"] and cards[2]["texts"] == [["matches", "completion 1 against 2: 0.75"]]
-    answers = write_rows(tmp_path / "rollouts" / "eval-10.jsonl", [{"id": "e", "correct": False, "text": "t", "tokens": 1, "answered": True}])
+    assert badges(cards) == [
+        ["right", "wrong", "truncated"],
+        ["right", "wrong", "truncated", "wrong", "right", "truncated"],
+        ["right", "wrong", "unchecked", "truncated", "unanswered"],
+    ]
+    assert [game["side"] for game in cards[1]["games"]] == ["better answer first"] * 3 + [
+        "better answer second"
+    ] * 3
+    assert (
+        cards[0]["games"][1]["facts"] == "advantage -0.50, 3 tokens"
+        and cards[0]["games"][1]["reward"] == -1.0
+    )
+    assert cards[2]["facts"] == ["reference 7"] and cards[2]["texts"] == [
+        ["matches", "completion 1 against 2: 0.75"]
+    ]
+    answers = write_rows(
+        tmp_path / "rollouts" / "eval-10.jsonl",
+        [{"id": "e", "correct": False, "text": "t", "tokens": 1, "answered": True}],
+    )
     assert badges(data_of(view.make_page(answers))["cards"]) == [["wrong"]]
 
 
 def judgment(name, verdicts, consistent=True):
-    games = [completion(verdict) | {"order": order} for verdict, order in zip(verdicts, ([0, 1], [1, 0]))]
-    return {"id": name, "pair": "0", "winner": "a", "p_first": 1.0, "consistent": consistent, "games": games, "settings": {}}
+    games = [
+        completion(verdict) | {"order": order} for verdict, order in zip(verdicts, ([0, 1], [1, 0]))
+    ]
+    return {
+        "id": name,
+        "pair": "0",
+        "winner": "a",
+        "p_first": 1.0,
+        "consistent": consistent,
+        "games": games,
+        "settings": {},
+    }
 
 
 def test_judgments_and_evaluations_by_hand(tmp_path):
@@ -158,30 +294,66 @@ def test_judgments_and_evaluations_by_hand(tmp_path):
     judged, pairs = write_rows(tmp_path / "judged.jsonl", rows), tmp_path / "pairs.jsonl"
     cards = data_of(view.make_page(judged))["cards"]
     assert [card["outcome"] for card in cards] == ["for the first", "for the second", "no winner"]
-    assert badges(cards)[2] == ["for answer a", "for answer b"] and cards[2]["facts"] == ["1.00 for a", "orders disagree"]
-    write_rows(pairs, [{"id": name, "query": "Q" + name, "chosen": "good", "rejected": "bad"} for name in "123"])
+    assert badges(cards)[2] == ["for answer a", "for answer b"] and cards[2]["facts"] == [
+        "1.00 for a",
+        "orders disagree",
+    ]
+    write_rows(
+        pairs,
+        [{"id": name, "query": "Q" + name, "chosen": "good", "rejected": "bad"} for name in "123"],
+    )
     cards = data_of(view.make_page(judged, data=str(pairs)))["cards"]
-    assert [card["outcome"] for card in cards] == ["right", "wrong", "inconsistent"] and badges(cards)[2] == ["right", "wrong"]
-    assert {game["outcome"] for game in cards[2]["games"]} == {"inconsistent"}  # what the filter goes by
-    assert [title for title, _ in cards[0]["texts"]] == ["user", "answer a, better", "answer b"] and cards[0]["texts"][0][1] == "Q1"
-    row = {"id": "g", "group": "chat", "scores": [0.0, 1.0, 1.0], "matches": [
-        {"pair": [2, 0], "games": judgment("", (1, 1))["games"]}, {"pair": [1, 2], "games": judgment("", (1, 2))["games"]}]}  # fmt: skip
-    (tmp_path / "results.json").write_text(json.dumps({"settings": {}, "results": {}, "rows": [row]}, indent=1))
+    assert [card["outcome"] for card in cards] == ["right", "wrong", "inconsistent"] and badges(
+        cards
+    )[2] == ["right", "wrong"]
+    assert {game["outcome"] for game in cards[2]["games"]} == {
+        "inconsistent"
+    }  # what the filter goes by
+    assert [title for title, _ in cards[0]["texts"]] == [
+        "user",
+        "answer a, better",
+        "answer b",
+    ] and cards[0]["texts"][0][1] == "Q1"
+    row = {
+        "id": "g",
+        "group": "chat",
+        "scores": [0.0, 1.0, 1.0],
+        "matches": [
+            {"pair": [2, 0], "games": judgment("", (1, 1))["games"]},
+            {"pair": [1, 2], "games": judgment("", (1, 2))["games"]},
+        ],
+    }
+    (tmp_path / "results.json").write_text(
+        json.dumps({"settings": {}, "results": {}, "rows": [row]}, indent=1)
+    )
     cards = data_of(view.make_page(tmp_path / "results.json"))["cards"]
-    assert [card["outcome"] for card in cards] == ["inconsistent", "for the first"]  # two equal answers: nobody is right
+    assert [card["outcome"] for card in cards] == [
+        "inconsistent",
+        "for the first",
+    ]  # two equal answers: nobody is right
     assert badges(cards) == [["right", "wrong"], ["for answer 2", "for answer 2"]]
-    assert cards[0]["facts"] == ["chat", "scores 1 and 0"] and cards[0]["games"][0]["side"] == "answer 3 in first place"
+    assert (
+        cards[0]["facts"] == ["chat", "scores 1 and 0"]
+        and cards[0]["games"][0]["side"] == "answer 3 in first place"
+    )
 
 
 def test_a_large_run_is_thinned_and_says_so(tmp_path):
     for step in range(1, 61):
-        write_rows(tmp_path / "rollouts" / f"{step}.jsonl", [rollout(f"{step}-{index}") for index in range(10)])
+        write_rows(
+            tmp_path / "rollouts" / f"{step}.jsonl",
+            [rollout(f"{step}-{index}") for index in range(10)],
+        )
     data = data_of(view.make_page(tmp_path))
     steps = sorted({card["step"] for card in data["cards"]})
-    assert (len(steps), steps[0], steps[-1], len(data["cards"])) == (25, 1, 60, 250) and data["left_out"] == "25 of 60 steps (--steps)"
+    assert (len(steps), steps[0], steps[-1], len(data["cards"])) == (25, 1, 60, 250) and data[
+        "left_out"
+    ] == "25 of 60 steps (--steps)"
     size = (tmp_path / "rollouts" / "7.jsonl").stat().st_size
     data = data_of(view.make_page(tmp_path, steps="7", megabytes=size * 0.3 / 1e6))
-    assert [card["id"] for card in data["cards"]] == ["7-0", "7-3", "7-6"] and data["left_out"].endswith("3 of 10 entries (--megabytes)")
+    assert [card["id"] for card in data["cards"]] == ["7-0", "7-3", "7-6"] and data[
+        "left_out"
+    ].endswith("3 of 10 entries (--megabytes)")
     for steps in ("61", "1,x", ""):
         with pytest.raises(BadInput, match="--steps"):
             view.make_page(tmp_path, steps=steps)
@@ -191,15 +363,27 @@ EVIL = '</script><script>document.title="owned"</script><img src=x onerror="docu
 
 
 def test_model_texts_stay_texts(tmp_path):
-    write_rows(tmp_path / "@DATA@" / "rollouts" / "1.jsonl", [rollout(EVIL, texts=(EVIL, "\ud800 half a character"), content=EVIL)])
+    write_rows(
+        tmp_path / "@DATA@" / "rollouts" / "1.jsonl",
+        [rollout(EVIL, texts=(EVIL, "\ud800 half a character"), content=EVIL)],
+    )
     page = tmp_path / "page.html"
     view.main([str(tmp_path / "@DATA@"), "--out", str(page)])
     text = page.read_text(encoding="utf-8")
     card = data_of(text)["cards"][0]
-    assert (card["id"], card["texts"][0][1], card["games"][0]["text"]) == (EVIL,) * 3 and card["games"][1]["text"][0] == "\ud800"
-    assert text.lower().count("<script") == text.lower().count("</script") == 2 and "<img" not in text and "innerHTML" not in text
+    assert (card["id"], card["texts"][0][1], card["games"][0]["text"]) == (EVIL,) * 3 and card[
+        "games"
+    ][1]["text"][0] == "\ud800"
+    assert (
+        text.lower().count("<script") == text.lower().count("</script") == 2
+        and "<img" not in text
+        and "innerHTML" not in text
+    )
     script = re.search(r"<script>(.*)</script>", text, re.DOTALL)[1]
-    assert f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'" in text and "default-src 'none'" in text
+    assert (
+        f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'" in text
+        and "default-src 'none'" in text
+    )
     assert not re.search(r"https?://", text)
 
 
@@ -207,20 +391,35 @@ def test_what_is_no_run(tmp_path):
     odd = write_rows(tmp_path / "odd.jsonl", [{"id": "1", "winner": "a"}])
     good = write_rows(tmp_path / "good.jsonl", [rollout("p")])
     for arguments, message in (
-        ([tmp_path], "no rollouts/STEP.jsonl"), ([odd], "odd.jsonl line 1: is no rollout"), ([tmp_path / "no.jsonl"], "no.jsonl"),
-        ([], "got 0 names"), ([good, "--megabytes", "0"], "--megabytes"), ([good, "--out", tmp_path / "no" / "x"], "--out: cannot write"),
-    ):  # fmt: skip
+        ([tmp_path], "no rollouts/STEP.jsonl"),
+        ([odd], "odd.jsonl line 1: is no rollout"),
+        ([tmp_path / "no.jsonl"], "no.jsonl"),
+        ([], "got 0 names"),
+        ([good, "--megabytes", "0"], "--megabytes"),
+        ([good, "--out", tmp_path / "no" / "x"], "--out: cannot write"),
+    ):
         with pytest.raises(BadInput, match=message):
             view.main(list(map(str, arguments)))
-    done = subprocess.run([sys.executable, "-m", "extras.view", str(odd)], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "extras.view", str(odd)], cwd=ROOT, capture_output=True, text=True
+    )
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
 
 
 # ---- the page in a browser ----
 
+
 def browse(page, tmp_path, fragment=""):
     """The document's HTML once its scripts have run."""
-    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1200,900", "--virtual-time-budget=3000", "--dump-dom"]
+    command = [
+        CHROMIUM,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--window-size=1200,900",
+        "--virtual-time-budget=3000",
+        "--dump-dom",
+    ]
     command += [f"--user-data-dir={tmp_path / 'profile'}", page.as_uri() + fragment]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
@@ -261,46 +460,99 @@ document.body.textContent = "LOG" + JSON.stringify(log) + "END";
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt install chromium")
 def test_filters_and_search_in_a_browser(tmp_path):
-    first, second = rollout("one", texts=("<think>a needle here</think>\\boxed{Assistant 1}", "a+b")), rollout("two", 2, content="axb")
-    first["completions"][0]["logprobs"] = [["<think>a needle", 0.0], [" here</think>", -0.6931472], ["\\boxed{Assistant 1}", -2.302585]]
+    first, second = (
+        rollout("one", texts=("<think>a needle here</think>\\boxed{Assistant 1}", "a+b")),
+        rollout("two", 2, content="axb"),
+    )
+    first["completions"][0]["logprobs"] = [
+        ["<think>a needle", 0.0],
+        [" here</think>", -0.6931472],
+        ["\\boxed{Assistant 1}", -2.302585],
+    ]
     write_rows(tmp_path / "rollouts" / "1.jsonl", [first, rollout("both"), rollout("both", 2)])
     write_rows(tmp_path / "rollouts" / "2.jsonl", [second])
     page = tmp_path / "page.html"
     view.main([str(tmp_path), "--out", str(page)])
-    text = re.sub(r"<meta http-equiv[^>]*>", "", page.read_text(encoding="utf-8")).replace("</body>", f"<script>{USER}</script></body>")
+    text = re.sub(r"<meta http-equiv[^>]*>", "", page.read_text(encoding="utf-8")).replace(
+        "</body>", f"<script>{USER}</script></body>"
+    )
     page.write_text(text, encoding="utf-8")
     shown = browse(page, tmp_path)
-    log = iter(json.loads(re.search(r"LOG(.*)END", shown, re.DOTALL)[1].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")))
+    log = iter(
+        json.loads(
+            re.search(r"LOG(.*)END", shown, re.DOTALL)[1]
+            .replace("&lt;", "<")
+            .replace("&gt;", ">")
+            .replace("&amp;", "&")
+        )
+    )
     everything = next(log)
-    assert everything == "one:right,wrong,truncated both:right,wrong,truncated,wrong,right,truncated two:wrong,right,truncated"
-    assert next(log) == "one:right" and next(log) == "1 false,true"  # found in the thinking, which is unfolded for it
+    assert (
+        everything
+        == "one:right,wrong,truncated both:right,wrong,truncated,wrong,right,truncated two:wrong,right,truncated"
+    )
+    assert (
+        next(log) == "one:right" and next(log) == "1 false,true"
+    )  # found in the thinking, which is unfolded for it
     assert next(log) == ""  # a dot is a dot
     assert next(log) == everything
     assert next(log) == "one:wrong both:wrong,wrong two:wrong"
-    assert next(log) == "one:wrong,truncated both:wrong,truncated,wrong,truncated two:wrong,truncated"
+    assert (
+        next(log) == "one:wrong,truncated both:wrong,truncated,wrong,truncated two:wrong,truncated"
+    )
     assert next(log) == "one:truncated both:truncated,truncated two:truncated"
     assert next(log) == everything
-    assert next(log) == "one:right both:right,wrong two:wrong"  # rewards of 0 and more: the first of each group
+    assert (
+        next(log) == "one:right both:right,wrong two:wrong"
+    )  # rewards of 0 and more: the first of each group
     assert next(log) == everything
-    assert next(log) == "one:wrong,truncated both:wrong,truncated,right,truncated two:right,truncated"
+    assert (
+        next(log) == "one:wrong,truncated both:wrong,truncated,right,truncated two:right,truncated"
+    )
     assert next(log) == everything
-    assert next(log) == "two:wrong,right,truncated" and next(log) == "#step=2" and next(log) == "1 of 3 entries, 3 of 12 completions"
+    assert (
+        next(log) == "two:wrong,right,truncated"
+        and next(log) == "#step=2"
+        and next(log) == "1 of 3 entries, 3 of 12 completions"
+    )
     assert next(log) == everything
     assert next(log) == "better answer first,better answer second" and next(log) == 1
-    assert next(log) == ("<think>a needleprobability 1.00rgba(213, 94, 0, 0)| here</think>probability 0.500rgba(213, 94, 0, 0.35)|"
-                         "\\boxed{Assistant 1}probability 0.100rgba(213, 94, 0, 0.63)")  # fmt: skip
+    assert next(log) == (
+        "<think>a needleprobability 1.00rgba(213, 94, 0, 0)| here</think>probability 0.500rgba(213, 94, 0, 0.35)|"
+        "\\boxed{Assistant 1}probability 0.100rgba(213, 94, 0, 0.63)"
+    )
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt install chromium")
 def test_a_link_to_a_filter_and_an_attack_in_a_browser(tmp_path):
-    run = write_rows(tmp_path / "rollouts" / "1.jsonl", [rollout("one", texts=(EVIL, EVIL), content=EVIL), rollout("two")]).parents[1]
+    run = write_rows(
+        tmp_path / "rollouts" / "1.jsonl",
+        [rollout("one", texts=(EVIL, EVIL), content=EVIL), rollout("two")],
+    ).parents[1]
     page = tmp_path / "page.html"
     view.main([str(run), "--out", str(page)])
-    shown = browse(page, tmp_path, "#outcome=wrong&outcome=right&text=owned")  # the page as it is, with its policy
-    assert shown.count("<article") == 1 and shown.count('<div class="game"') == 2 and "1 of 2 entries, 2 of 6 completions" in shown
-    assert f"<title>{run}</title>" in shown and "<img" not in shown and shown.lower().count("<script") == 2
-    assert "document.title=\"<mark>owned</mark>\"&lt;/script&gt;&lt;img src=x" in shown
-    judged = write_rows(tmp_path / "judged.jsonl", [judgment("1", (1, 2)), judgment("2", (1, 1), False)])
+    shown = browse(
+        page, tmp_path, "#outcome=wrong&outcome=right&text=owned"
+    )  # the page as it is, with its policy
+    assert (
+        shown.count("<article") == 1
+        and shown.count('<div class="game"') == 2
+        and "1 of 2 entries, 2 of 6 completions" in shown
+    )
+    assert (
+        f"<title>{run}</title>" in shown
+        and "<img" not in shown
+        and shown.lower().count("<script") == 2
+    )
+    assert 'document.title="<mark>owned</mark>"&lt;/script&gt;&lt;img src=x' in shown
+    judged = write_rows(
+        tmp_path / "judged.jsonl", [judgment("1", (1, 2)), judgment("2", (1, 1), False)]
+    )
     view.main([str(judged)])
-    shown = browse(judged.with_suffix(".html"), tmp_path, "#outcome=no+winner")  # of the whole entry, whatever its games say
-    assert "1 of 2 entries, 2 of 4 completions" in shown and "<h2>answer a in first place</h2>" in shown
+    shown = browse(
+        judged.with_suffix(".html"), tmp_path, "#outcome=no+winner"
+    )  # of the whole entry, whatever its games say
+    assert (
+        "1 of 2 entries, 2 of 4 completions" in shown
+        and "<h2>answer a in first place</h2>" in shown
+    )

@@ -22,50 +22,110 @@ A, B = "<answer>[[A]]</answer>", "<answer>[[B]]</answer>"
 # ---- the parser ----
 
 BOXED = [
-    (ONE, 1), (TWO, 2), ("", None), ("Assistant 1", None), (f"I compare.\n\n{TWO}\n", 2),
+    (ONE, 1),
+    (TWO, 2),
+    ("", None),
+    ("Assistant 1", None),
+    (f"I compare.\n\n{TWO}\n", 2),
     # thinking
-    (f"<think>hm</think>{ONE}", 1), (f"hm</think>{TWO}", 2), (f"<think>{ONE}</think>", None), (f"<think>{ONE}", None),
+    (f"<think>hm</think>{ONE}", 1),
+    (f"hm</think>{TWO}", 2),
+    (f"<think>{ONE}</think>", None),
+    (f"<think>{ONE}", None),
     (f"<think>{ONE}</think>{TWO}", 2),
-    (f"<think>a</think>{ONE}<think>b</think>{TWO}", 2), (f"<think>a</think>{ONE}<think>b", None), (f"<think>a</think>{ONE}</think>", None),
-    (f"{ONE}<think>", None), (f"<think>a<think>b</think>{TWO}", 2), (f"<think>a</think> the tag <think> opens thoughts {ONE}", None),
-    (f"<think>a</think>{ONE} </think> {TWO}", 2), (f"<Think>{ONE}", 1), (f"<think >{ONE}", 1), ("</think>", None), (f"</think>{ONE}", 1),
+    (f"<think>a</think>{ONE}<think>b</think>{TWO}", 2),
+    (f"<think>a</think>{ONE}<think>b", None),
+    (f"<think>a</think>{ONE}</think>", None),
+    (f"{ONE}<think>", None),
+    (f"<think>a<think>b</think>{TWO}", 2),
+    (f"<think>a</think> the tag <think> opens thoughts {ONE}", None),
+    (f"<think>a</think>{ONE} </think> {TWO}", 2),
+    (f"<Think>{ONE}", 1),
+    (f"<think >{ONE}", 1),
+    ("</think>", None),
+    (f"</think>{ONE}", 1),
     # one, several, quoted
-    (f"{ONE} {ONE}", 1), (f"{ONE} {TWO}", None), (f"{TWO} {TWO} {ONE}", None), (f"{ONE} is better: it has no \\boxed{{7}}", 1),
-    (f"One could write {TWO}, but {ONE}", None), (f'You asked for "{ONE}" or "{TWO}". My choice: {TWO}', None), (f"`{ONE}`", 1),
+    (f"{ONE} {ONE}", 1),
+    (f"{ONE} {TWO}", None),
+    (f"{TWO} {TWO} {ONE}", None),
+    (f"{ONE} is better: it has no \\boxed{{7}}", 1),
+    (f"One could write {TWO}, but {ONE}", None),
+    (f'You asked for "{ONE}" or "{TWO}". My choice: {TWO}', None),
+    (f"`{ONE}`", 1),
     # the content of the box, exactly
-    (r"\boxed{ Assistant 1 }", 1), ("\\boxed{\n\tAssistant 2\n}", 2), ("\\boxed{\u00a0Assistant 2}", 2), (r"\boxed{assistant 1}", None),
+    (r"\boxed{ Assistant 1 }", 1),
+    ("\\boxed{\n\tAssistant 2\n}", 2),
+    ("\\boxed{\u00a0Assistant 2}", 2),
+    (r"\boxed{assistant 1}", None),
     (r"\boxed{ASSISTANT 1}", None),
-    (r"\boxed{1}", None), (r"\boxed{A}", None), (r"\boxed{Assistant 3}", None), (r"\boxed{Assistant 12}", None),
+    (r"\boxed{1}", None),
+    (r"\boxed{A}", None),
+    (r"\boxed{Assistant 3}", None),
+    (r"\boxed{Assistant 12}", None),
     (r"\boxed{Assistant 1 or Assistant 2}", None),
-    (r"\boxed{Assistant  1}", None), (r"\boxed{Assistant1}", None), (r"\boxed{Assistant 1.}", None), (r"\boxed{The Assistant 1}", None),
+    (r"\boxed{Assistant  1}", None),
+    (r"\boxed{Assistant1}", None),
+    (r"\boxed{Assistant 1.}", None),
+    (r"\boxed{The Assistant 1}", None),
     (r"\boxed{}", None),
-    (r"\boxed{\text{Assistant 1}}", None), (r"\boxed{**Assistant 1**}", None), (r"\boxed{Solution 1}", None),
+    (r"\boxed{\text{Assistant 1}}", None),
+    (r"\boxed{**Assistant 1**}", None),
+    (r"\boxed{Solution 1}", None),
     ("\\boxed{Assistant \u0661}", None),
-    ("\\boxed{Assistant\u00a01}", None), (r"\boxed{Assistant 1", None), (r"\boxed[Assistant 1]", None), (r"boxed{Assistant 1}", None),
+    ("\\boxed{Assistant\u00a01}", None),
+    (r"\boxed{Assistant 1", None),
+    (r"\boxed[Assistant 1]", None),
+    (r"boxed{Assistant 1}", None),
     (r"\Boxed{Assistant 1}", None),
-    (r"\fbox{Assistant 1}", None), (r"\boxed {Assistant 1}", None), ("\boxed{Assistant 1}", None), (r"\boxed{\boxed{Assistant 2}}", 2),
-    (r"$\boxed{Assistant 2}$", 2), (r"\boxed{Assistant 3} \boxed{Assistant 1}", 1), (r"\boxed{Assistant 2}}}", 2),
-    (f"{ONE}" + " and so on" * 500, 1), ("\\boxed{" * 3000 + " " * 3000 + "Assistant 1}", 1),
-]  # fmt: skip
+    (r"\fbox{Assistant 1}", None),
+    (r"\boxed {Assistant 1}", None),
+    ("\boxed{Assistant 1}", None),
+    (r"\boxed{\boxed{Assistant 2}}", 2),
+    (r"$\boxed{Assistant 2}$", 2),
+    (r"\boxed{Assistant 3} \boxed{Assistant 1}", 1),
+    (r"\boxed{Assistant 2}}}", 2),
+    (f"{ONE}" + " and so on" * 500, 1),
+    ("\\boxed{" * 3000 + " " * 3000 + "Assistant 1}", 1),
+]
 
 
 @pytest.mark.parametrize("text, verdict", BOXED)
 def test_boxed_verdicts(text, verdict):
     assert parse_verdict(text, "rrm") == verdict
-    swapped = text.replace("Assistant 1}", "Assistant X}").replace("Assistant 2}", "Assistant 1}").replace("Assistant X}", "Assistant 2}")
+    swapped = (
+        text.replace("Assistant 1}", "Assistant X}")
+        .replace("Assistant 2}", "Assistant 1}")
+        .replace("Assistant X}", "Assistant 2}")
+    )
     if swapped != text:  # nothing in the rule favours a place
         assert parse_verdict(swapped, "rrm") == (verdict and 3 - verdict)
 
 
 TAGGED = [
-    (A, 1), (B, 2), ("", None), (f"<eval>A is clearer</eval>\n{A}", 1), (f"{A} {B}", None), (f"{B}{B}", 2),
+    (A, 1),
+    (B, 2),
+    ("", None),
+    (f"<eval>A is clearer</eval>\n{A}", 1),
+    (f"{A} {B}", None),
+    (f"{B}{B}", 2),
     ("<answer>[[a]]</answer>", None),
-    ("<answer>[A]</answer>", None), ("<answer>A</answer>", None), ("[[A]]", None), ("<answer>[[C]]</answer>", None),
+    ("<answer>[A]</answer>", None),
+    ("<answer>A</answer>", None),
+    ("[[A]]", None),
+    ("<answer>[[C]]</answer>", None),
     ("<answer> [[A]] </answer>", None),
-    (ONE, None), (f"{A}{'.' * 80}", None), (f"{A}{'.' * 58}", 1), (f"{A}{'.' * 59}", None), (f"{A}{'.' * 60}{B}", 2),
+    (ONE, None),
+    (f"{A}{'.' * 80}", None),
+    (f"{A}{'.' * 58}", 1),
+    (f"{A}{'.' * 59}", None),
+    (f"{A}{'.' * 60}{B}", 2),
     (f"{A}{'.' * 10}{B}", None),
-    (f"<think>hm</think>{B}", 2), (f"{A[:-1]}", None), ("é" * 200 + B, 2), ("🙂" * 58 + "", None), (B + "🙂" * 58, 2),
-]  # fmt: skip
+    (f"<think>hm</think>{B}", 2),
+    (f"{A[:-1]}", None),
+    ("é" * 200 + B, 2),
+    ("🙂" * 58 + "", None),
+    (B + "🙂" * 58, 2),
+]
 
 
 @pytest.mark.parametrize("text, verdict", TAGGED)
@@ -81,7 +141,10 @@ def test_the_rule_comes_from_the_style(tmp_path):
     own = tmp_path / "own.txt"
     own.write_text("verdict: answer_tag\n=== user\n{query} {answer_1} {answer_2}\n")
     assert parse_verdict(B, str(own)) == 2 and parse_verdict(ONE, str(own)) is None
-    assert parse_verdict(ONE, chat.load_style("direct")) == 1 and parse_verdict(B, chat.load_style("direct")) is None
+    assert (
+        parse_verdict(ONE, chat.load_style("direct")) == 1
+        and parse_verdict(B, chat.load_style("direct")) is None
+    )
     with pytest.raises(BadInput, match="no style is called 'rmm'"):
         parse_verdict(ONE, "rmm")
 
@@ -99,18 +162,32 @@ def test_read_completion():
     stops = (tokenizer.eos_token_id,)
 
     def read(text, reason="stop", opened=False, style="rrm"):
-        return read_completion(tokenizer, completion_of(tokenizer, text, reason), style, opened, stops)
+        return read_completion(
+            tokenizer, completion_of(tokenizer, text, reason), style, opened, stops
+        )
 
     def count(text):
         return len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
     thought = " The answer to the question is 42. é🙂"
     text = f"<think>{thought}</think>\n{ONE}"
-    assert read(text) == {"verdict": 1, "status": "valid", "text": text, "tokens": count(text) + 1, "think_tokens": 1 + count(thought)}
+    assert read(text) == {
+        "verdict": 1,
+        "status": "valid",
+        "text": text,
+        "tokens": count(text) + 1,
+        "think_tokens": 1 + count(thought),
+    }
     # a prompt that ends with <think>: the tag is put back for the parser, and counts as no token
     found = read(f"{thought}</think>\n{TWO}", opened=True)
-    assert found["text"].startswith("<think> The") and (found["verdict"], found["think_tokens"]) == (2, count(thought))
-    assert read(f"{thought} {TWO}", opened=True)["verdict"] is None and read(f"{thought} {TWO}")["verdict"] == 2
+    assert found["text"].startswith("<think> The") and (
+        found["verdict"],
+        found["think_tokens"],
+    ) == (2, count(thought))
+    assert (
+        read(f"{thought} {TWO}", opened=True)["verdict"] is None
+        and read(f"{thought} {TWO}")["verdict"] == 2
+    )
     # without tags, what stands before the verdict is the thinking
     assert read(f"{thought}{ONE} and so on {ONE}")["think_tokens"] == count(thought)
     assert read(ONE)["think_tokens"] == 0 and read(f"</think>{ONE}")["think_tokens"] == 0
@@ -119,7 +196,11 @@ def test_read_completion():
     # no verdict, or an open thought: everything was thinking
     for text in (thought, f"<think>{thought}{ONE}"):
         found = read(text)
-        assert (found["verdict"], found["status"], found["think_tokens"]) == (None, "unparsable", found["tokens"])
+        assert (found["verdict"], found["status"], found["think_tokens"]) == (
+            None,
+            "unparsable",
+            found["tokens"],
+        )
     assert read(thought, "length")["status"] == "truncated" and read("")["tokens"] == 1
     assert read(f"{ONE} {TWO}")["status"] == "unparsable"
     # a verdict that was written before the cut is a verdict
@@ -134,23 +215,54 @@ def record(verdict, right=1, longer=1, think_tokens=50):
 def test_verdict_rates_by_hand():
     docstring = [record(1, think_tokens=5), record(1), record(2), record(None)]
     rates = verdict_rates(verdict_counts(docstring))
-    expected = {"accuracy": 0.5, "position_bias": 1 / 6, "length_bias": -1 / 3, "parse_fail": 0.25, "think_empty": 0.25}
+    expected = {
+        "accuracy": 0.5,
+        "position_bias": 1 / 6,
+        "length_bias": -1 / 3,
+        "parse_fail": 0.25,
+        "think_empty": 0.25,
+    }
     assert rates == pytest.approx({f"judge/{name}": value for name, value in expected.items()})
     # seven games, six of them valid, five of these with a longer answer, which got four verdicts and was right once
-    records = [record(1, 1, 1), record(2, 1, 2), record(2, 2, None, 7), record(1, 2, 1, 8), record(2, 2, 1), record(2, 1, 2, 0),
-               record(None, 2, 2, 3)]  # fmt: skip
+    records = [
+        record(1, 1, 1),
+        record(2, 1, 2),
+        record(2, 2, None, 7),
+        record(1, 2, 1, 8),
+        record(2, 2, 1),
+        record(2, 1, 2, 0),
+        record(None, 2, 2, 3),
+    ]
     counts = verdict_counts(records)
-    assert counts == {"games": 7, "valid": 6, "unequal": 5, "right": 3, "first": 2, "think_empty": 2, "for_longer": 4, "longer_right": 1}
-    expected = {"judge/accuracy": 3 / 7, "judge/position_bias": 2 / 6 - 0.5, "judge/length_bias": 4 / 5 - 1 / 5, "judge/parse_fail": 1 / 7,
-                "judge/think_empty": 2 / 7}  # fmt: skip
+    assert counts == {
+        "games": 7,
+        "valid": 6,
+        "unequal": 5,
+        "right": 3,
+        "first": 2,
+        "think_empty": 2,
+        "for_longer": 4,
+        "longer_right": 1,
+    }
+    expected = {
+        "judge/accuracy": 3 / 7,
+        "judge/position_bias": 2 / 6 - 0.5,
+        "judge/length_bias": 4 / 5 - 1 / 5,
+        "judge/parse_fail": 1 / 7,
+        "judge/think_empty": 2 / 7,
+    }
     assert verdict_rates(counts) == pytest.approx(expected)
     halves = [verdict_counts(records[:3]), verdict_counts(records[3:])]  # as two processes see them
     assert [list(half) for half in halves] == [list(counts)] * 2
-    assert verdict_rates({key: sum(half[key] for half in halves) for key in counts}) == pytest.approx(expected)
+    assert verdict_rates(
+        {key: sum(half[key] for half in halves) for key in counts}
+    ) == pytest.approx(expected)
     perfect = [record(1, 1, 1), record(2, 2, 2), record(1, 1, 2), record(1, 1, None)]
     assert verdict_rates(verdict_counts(perfect))["judge/length_bias"] == 0.0
     for records in ([], [record(None)], [record(1, 1, None)]):
-        assert all(value == value for value in verdict_rates(verdict_counts(records)).values())  # no NaN
+        assert all(
+            value == value for value in verdict_rates(verdict_counts(records)).values()
+        )  # no NaN
     assert set(verdict_rates(verdict_counts([])).values()) == {0.0}
 
 
@@ -183,62 +295,117 @@ def stub(monkeypatch, tokenizer, texts, calls=None):
         if calls is not None:
             calls.append((prompts, num_generations, rest, options))
         taken = [[text for _, text in zip(range(num_generations), supply)] for _ in prompts]
-        return [[completion_of(tokenizer, text, "length" if text.endswith("...") else "stop") for text in texts] for texts in taken]
+        return [
+            [
+                completion_of(tokenizer, text, "length" if text.endswith("...") else "stop")
+                for text in texts
+            ]
+            for texts in taken
+        ]
 
     monkeypatch.setattr(sampler, "generate", generate)
 
 
-@pytest.mark.parametrize("texts, winner, p_first, consistent", [
-    # texts: votes in order [0, 1], then votes in order [1, 0]
-    ([ONE, TWO], 0, 1.0, True), ([TWO, ONE], 1, 0.0, True), ([ONE, ONE], None, 0.5, False), ([TWO, TWO], None, 0.5, False),
-    # one order right, the other without a verdict: a winner, but never a consistent one
-    ([ONE, "nothing"], 0, 0.75, False), (["nothing...", TWO], 0, 0.75, False), ([TWO, "nothing"], 1, 0.25, False),
-    (["nothing", "nothing..."], None, 0.5, False),
-    ([ONE, ONE, TWO, TWO], 0, 1.0, True), ([ONE, ONE, ONE, TWO], 0, 0.75, False), ([ONE, TWO, TWO, TWO], 0, 0.75, False),
-    ([ONE, TWO, ONE, TWO], None, 0.5, False), ([ONE, ONE, "?", TWO], 0, 0.875, True), ([ONE, "?", "?", TWO], 0, 0.75, True),
-    ([ONE, ONE, ONE, ONE, ONE, TWO], 0, 2 / 3, False), ([ONE, ONE, TWO, ONE, TWO, TWO], 0, 2 / 3, True),
-    ([TWO, TWO, ONE, TWO, ONE, ONE], 1, 1 / 3, True),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "texts, winner, p_first, consistent",
+    [
+        # texts: votes in order [0, 1], then votes in order [1, 0]
+        ([ONE, TWO], 0, 1.0, True),
+        ([TWO, ONE], 1, 0.0, True),
+        ([ONE, ONE], None, 0.5, False),
+        ([TWO, TWO], None, 0.5, False),
+        # one order right, the other without a verdict: a winner, but never a consistent one
+        ([ONE, "nothing"], 0, 0.75, False),
+        (["nothing...", TWO], 0, 0.75, False),
+        ([TWO, "nothing"], 1, 0.25, False),
+        (["nothing", "nothing..."], None, 0.5, False),
+        ([ONE, ONE, TWO, TWO], 0, 1.0, True),
+        ([ONE, ONE, ONE, TWO], 0, 0.75, False),
+        ([ONE, TWO, TWO, TWO], 0, 0.75, False),
+        ([ONE, TWO, ONE, TWO], None, 0.5, False),
+        ([ONE, ONE, "?", TWO], 0, 0.875, True),
+        ([ONE, "?", "?", TWO], 0, 0.75, True),
+        ([ONE, ONE, ONE, ONE, ONE, TWO], 0, 2 / 3, False),
+        ([ONE, ONE, TWO, ONE, TWO, TWO], 0, 2 / 3, True),
+        ([TWO, TWO, ONE, TWO, ONE, ONE], 1, 1 / 3, True),
+    ],
+)
 def test_votes_and_orders(monkeypatch, coin_judge, texts, winner, p_first, consistent):
     votes = len(texts) // 2
     stub(monkeypatch, coin_judge.tokenizer, [HM + text for text in texts])
-    judgment, = coin_judge.judge([("q", "x", "y")], num_votes=votes)
-    assert (judgment.winner, judgment.p_first, judgment.consistent) == (winner, pytest.approx(p_first), consistent)
+    (judgment,) = coin_judge.judge([("q", "x", "y")], num_votes=votes)
+    assert (judgment.winner, judgment.p_first, judgment.consistent) == (
+        winner,
+        pytest.approx(p_first),
+        consistent,
+    )
     assert [game["order"] for game in judgment.games] == [[0, 1]] * votes + [[1, 0]] * votes
-    assert [game["verdict"] for game in judgment.games] == [{ONE: 1, TWO: 2}.get(text) for text in texts]  # as written, not turned
-    statuses = ["truncated" if text.endswith("...") else "valid" if text in VERDICTS else "unparsable" for text in texts]
+    assert [game["verdict"] for game in judgment.games] == [
+        {ONE: 1, TWO: 2}.get(text) for text in texts
+    ]  # as written, not turned
+    statuses = [
+        "truncated" if text.endswith("...") else "valid" if text in VERDICTS else "unparsable"
+        for text in texts
+    ]
     assert [game["status"] for game in judgment.games] == statuses
 
 
 def test_one_order(monkeypatch, coin_judge):
-    pairs = [Pair(f"p{number}", [{"role": "user", "content": "q"}], ("x", "y")) for number in range(60)]
+    pairs = [
+        Pair(f"p{number}", [{"role": "user", "content": "q"}], ("x", "y")) for number in range(60)
+    ]
     calls = []
     stub(monkeypatch, coin_judge.tokenizer, [ONE] * 60, calls)
     judgments = coin_judge.judge(pairs, both_orders=False)
     orders = [judgment.games[0]["order"] for judgment in judgments]
-    assert 15 < orders.count([0, 1]) < 45 and {judgment.consistent for judgment in judgments} == {None}
-    assert [judgment.winner for judgment in judgments] == [order[0] for order in orders]  # the first place won: an index, not a place
+    assert 15 < orders.count([0, 1]) < 45 and {judgment.consistent for judgment in judgments} == {
+        None
+    }
+    assert [judgment.winner for judgment in judgments] == [
+        order[0] for order in orders
+    ]  # the first place won: an index, not a place
     prompts = calls[0][0]
     for order, prompt in zip(orders, prompts):
-        messages = chat.judge_messages(coin_judge.style, "q", *(("x", "y")[index] for index in order))
+        messages = chat.judge_messages(
+            coin_judge.style, "q", *(("x", "y")[index] for index in order)
+        )
         assert prompt == chat.encode_chat(coin_judge.tokenizer, messages)
     stub(monkeypatch, coin_judge.tokenizer, [ONE] * 60)
     turned = coin_judge.judge(pairs[::-1], both_orders=False)
-    assert [judgment.games[0]["order"] for judgment in turned] == orders[::-1]  # by id, not by position
+    assert [judgment.games[0]["order"] for judgment in turned] == orders[
+        ::-1
+    ]  # by id, not by position
 
 
 def test_all_games_of_all_pairs_go_into_one_call(monkeypatch, coin_judge):
     calls = []
     stub(monkeypatch, coin_judge.tokenizer, [ONE] * 100, calls)
-    conversation = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "r"}, {"role": "user", "content": "s"}]
-    coin_judge.judge([("q", "x", "y"), (conversation, "x", "y")], num_votes=3, temperature=0.0, max_completion_length=7)
-    (prompts, num_votes, rest, options), = calls
-    assert (len(prompts), num_votes, rest) == (4, 3, (7, 0.0)) and coin_judge.tokenizer.eos_token_id in options["stop_token_ids"]
-    assert len(set(options["seed"])) == 4 and "Assistant:\nr\n\nUser:\ns" in coin_judge.tokenizer.decode(prompts[2])
+    conversation = [
+        {"role": "user", "content": "q"},
+        {"role": "assistant", "content": "r"},
+        {"role": "user", "content": "s"},
+    ]
+    coin_judge.judge(
+        [("q", "x", "y"), (conversation, "x", "y")],
+        num_votes=3,
+        temperature=0.0,
+        max_completion_length=7,
+    )
+    ((prompts, num_votes, rest, options),) = calls
+    assert (len(prompts), num_votes, rest) == (
+        4,
+        3,
+        (7, 0.0),
+    ) and coin_judge.tokenizer.eos_token_id in options["stop_token_ids"]
+    assert len(
+        set(options["seed"])
+    ) == 4 and "Assistant:\nr\n\nUser:\ns" in coin_judge.tokenizer.decode(prompts[2])
     monkeypatch.setattr(judge, "CHUNK_PROMPTS", 4)
     calls.clear()
     judgments = coin_judge.judge([("q", "x", str(number)) for number in range(5)])
-    assert [len(prompts) for prompts, *_ in calls] == [4, 4, 2] and [len(judgment.games) for judgment in judgments] == [2] * 5
+    assert [len(prompts) for prompts, *_ in calls] == [4, 4, 2] and [
+        len(judgment.games) for judgment in judgments
+    ] == [2] * 5
     assert coin_judge.judge([]) == []
 
 
@@ -254,32 +421,57 @@ def test_play_gives_the_share_of_the_first_player(monkeypatch, coin_judge):
 def test_a_judgment_depends_on_its_pair_alone(coin_judge):
     pairs = [(f"q{number % 5}", "x" * (1 + 7 * number), "y") for number in range(12)]
     together = coin_judge.judge(pairs, num_votes=3, max_completion_length=40)
-    assert {game["verdict"] for judgment in together for game in judgment.games} == {1, 2, None}  # the coin does fall on every side
+    assert {game["verdict"] for judgment in together for game in judgment.games} == {
+        1,
+        2,
+        None,
+    }  # the coin does fall on every side
     assert len({json.dumps([game["text"] for game in judgment.games]) for judgment in together}) > 8
     assert coin_judge.judge(pairs[::-1], num_votes=3, max_completion_length=40) == together[::-1]
-    assert [coin_judge.judge([pair], num_votes=3, max_completion_length=40)[0] for pair in pairs[:4]] == together[:4]
-    fewer = coin_judge.judge(pairs[:4], num_votes=1, max_completion_length=40)  # more votes leave the first ones as they are
-    assert [judgment.games for judgment in fewer] == [judgment.games[::3] for judgment in together[:4]]
-    as_messages = coin_judge.judge([([{"role": "user", "content": "q0"}], "x", "y")], num_votes=3, max_completion_length=40)
+    assert [
+        coin_judge.judge([pair], num_votes=3, max_completion_length=40)[0] for pair in pairs[:4]
+    ] == together[:4]
+    fewer = coin_judge.judge(
+        pairs[:4], num_votes=1, max_completion_length=40
+    )  # more votes leave the first ones as they are
+    assert [judgment.games for judgment in fewer] == [
+        judgment.games[::3] for judgment in together[:4]
+    ]
+    as_messages = coin_judge.judge(
+        [([{"role": "user", "content": "q0"}], "x", "y")], num_votes=3, max_completion_length=40
+    )
     assert as_messages == together[:1]
 
 
 def test_seeds_and_ids_change_the_draws(coin):
     def texts(seed, name):
-        pairs = [Pair(f"{name}{number}", [{"role": "user", "content": "q"}], ("x", "y")) for number in range(8)]
-        judged = Judge(str(coin), device="cpu", dtype="float32", seed=seed).judge(pairs, max_completion_length=40)
+        pairs = [
+            Pair(f"{name}{number}", [{"role": "user", "content": "q"}], ("x", "y"))
+            for number in range(8)
+        ]
+        judged = Judge(str(coin), device="cpu", dtype="float32", seed=seed).judge(
+            pairs, max_completion_length=40
+        )
         return [game["text"] for judgment in judged for game in judgment.games]
 
-    assert texts(0, "p") == texts(0, "p") and texts(0, "p") != texts(1, "p") and texts(0, "p") != texts(0, "r")
+    assert (
+        texts(0, "p") == texts(0, "p")
+        and texts(0, "p") != texts(1, "p")
+        and texts(0, "p") != texts(0, "r")
+    )
 
 
 def test_a_random_model_of_each_kind_judges(tmp_path, folder):
     pairs = [("What is 6 * 7?", "42", "It is 48."), ("Who?", "I", "</think>" + ONE)]
     for kind in ("llama", "qwen2", "qwen3"):
         path = folder if kind == "llama" else make_model_folder(tmp_path / kind, kind)
-        judged = Judge(str(path), dtype=torch.float32).judge(pairs, num_votes=2, max_completion_length=12)
+        judged = Judge(str(path), dtype=torch.float32).judge(
+            pairs, num_votes=2, max_completion_length=12
+        )
         games = [game for judgment in judged for game in judgment.games]
-        assert len(games) == 8 and all(0 < game["tokens"] <= 12 and game["status"] != "valid" for game in games)
+        assert len(games) == 8 and all(
+            0 < game["tokens"] <= 12 and game["status"] != "valid" for game in games
+        )
 
 
 def test_model_objects_styles_and_stops(folder, tmp_path):
@@ -291,7 +483,10 @@ def test_model_objects_styles_and_stops(folder, tmp_path):
     assert again.model is first.model and again.stops == first.stops and again.style == first.style
     for file in folder.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
-    config = json.loads((tmp_path / "config.json").read_text()) | {"judge_style": "direct", "eos_token_id": [3, 5]}
+    config = json.loads((tmp_path / "config.json").read_text()) | {
+        "judge_style": "direct",
+        "eos_token_id": [3, 5],
+    }
     (tmp_path / "config.json").write_text(json.dumps(config))
     trained = Judge(tmp_path, dtype="float32")
     for same in (trained, Judge(trained.model, trained.tokenizer)):
@@ -302,17 +497,43 @@ def test_model_objects_styles_and_stops(folder, tmp_path):
 
 
 def test_a_pair_that_the_context_cannot_hold(coin_judge, capsys):
-    pairs = [("q", "a", "b"), Pair("long-7", [{"role": "user", "content": "q"}], ("x y " * 3000, "z")), ("q", "c", "d")]
+    pairs = [
+        ("q", "a", "b"),
+        Pair("long-7", [{"role": "user", "content": "q"}], ("x y " * 3000, "z")),
+        ("q", "c", "d"),
+    ]
     for stop in ("never", "likely"):
-        first, long, last = coin_judge.judge(pairs, num_votes=4, max_completion_length=100, stop=stop)
-        assert "pair long-7: its prompt has 12846 tokens, and 3996 fit (context 4096 less --max_completion_length 100): counted as truncated" in (
-            capsys.readouterr().err)
-        assert (long.winner, long.p_first, long.consistent) == (None, 0.5, False) and long.games == [
-            {"order": order, "verdict": None, "status": "truncated", "text": "", "tokens": 0, "think_tokens": 0} for order in BOTH_ORDERS for _ in range(4)]
-        assert [first, last] == coin_judge.judge(pairs[::2], num_votes=4, max_completion_length=100, stop=stop)  # the others are as ever
+        first, long, last = coin_judge.judge(
+            pairs, num_votes=4, max_completion_length=100, stop=stop
+        )
+        assert (
+            "pair long-7: its prompt has 12846 tokens, and 3996 fit (context 4096 less --max_completion_length 100): counted as truncated"
+            in (capsys.readouterr().err)
+        )
+        assert (long.winner, long.p_first, long.consistent) == (
+            None,
+            0.5,
+            False,
+        ) and long.games == [
+            {
+                "order": order,
+                "verdict": None,
+                "status": "truncated",
+                "text": "",
+                "tokens": 0,
+                "think_tokens": 0,
+            }
+            for order in BOTH_ORDERS
+            for _ in range(4)
+        ]
+        assert [first, last] == coin_judge.judge(
+            pairs[::2], num_votes=4, max_completion_length=100, stop=stop
+        )  # the others are as ever
     with pytest.raises(BadInput, match="pair long-7: its prompt has 12846 tokens"):
         coin_judge.encode(pairs[1], [0, 1], 100)
-    with pytest.raises(BadInput, match="--max_completion_length 5000: the context of this judge is 4096"):
+    with pytest.raises(
+        BadInput, match="--max_completion_length 5000: the context of this judge is 4096"
+    ):
         coin_judge.judge([("q", "a", "b")], max_completion_length=5000)
 
 
@@ -322,7 +543,11 @@ def test_the_question_blind_attack_stays_text(coin_judge):
     pair = judge.as_pair(("q", "x", attack))
     names = coin_judge.tokenizer.added_tokens_decoder
     added = [token for token in coin_judge.encode(pair, [0, 1], 100) if token in names]
-    assert added and added == [token for token in coin_judge.encode(judge.as_pair(("q", "x", "y")), [0, 1], 100) if token in names]
+    assert added and added == [
+        token
+        for token in coin_judge.encode(judge.as_pair(("q", "x", "y")), [0, 1], 100)
+        if token in names
+    ]
 
 
 def test_a_tokenizer_that_does_not_fit_its_model_is_refused(tmp_path):

@@ -44,7 +44,13 @@ QUICK = ["--max_completion_length", "40", "--device", "cpu", "--dtype", "float32
 
 def command(*arguments, stdin=None):
     words = [sys.executable, ROOT / "judge.py", *map(str, arguments)]
-    return subprocess.run(words, input=stdin, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    return subprocess.run(
+        words,
+        input=stdin,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
 
 
 def inline(monkeypatch, capsys, *arguments):
@@ -60,70 +66,151 @@ def inline(monkeypatch, capsys, *arguments):
 
 def test_json_output(coin, coin_judge, tmp_path):
     (tmp_path / "b.txt").write_text("48\n")
-    arguments = ["--query", "-", "--a", "42", "--b", f"@{tmp_path / 'b.txt'}", "--model", coin, "--num-votes", 3, "--json", *QUICK]
+    arguments = [
+        "--query",
+        "-",
+        "--a",
+        "42",
+        "--b",
+        f"@{tmp_path / 'b.txt'}",
+        "--model",
+        coin,
+        "--num-votes",
+        3,
+        "--json",
+        *QUICK,
+    ]
     ran = command(*arguments, stdin="What is 6 * 7?\n")
     assert ran.returncode == 0 and ran.stderr == ""
     printed = json.loads(ran.stdout)
-    assert list(printed) == ["winner", "p_first", "consistent", "games"] and len(printed["games"]) == 6
-    assert list(printed["games"][0]) == ["order", "verdict", "status", "text", "tokens", "think_tokens"]
-    expected, = coin_judge.judge([("What is 6 * 7?", "42", "48")], num_votes=3, max_completion_length=40)
-    assert printed == judge.as_row(expected) and printed["winner"] == {0: "a", 1: "b", None: None}[expected.winner]
+    assert (
+        list(printed) == ["winner", "p_first", "consistent", "games"] and len(printed["games"]) == 6
+    )
+    assert list(printed["games"][0]) == [
+        "order",
+        "verdict",
+        "status",
+        "text",
+        "tokens",
+        "think_tokens",
+    ]
+    (expected,) = coin_judge.judge(
+        [("What is 6 * 7?", "42", "48")], num_votes=3, max_completion_length=40
+    )
+    assert (
+        printed == judge.as_row(expected)
+        and printed["winner"] == {0: "a", 1: "b", None: None}[expected.winner]
+    )
 
 
 def test_output_for_people(monkeypatch, capsys, coin):
     code, out, err = inline(monkeypatch, capsys, *ASK, "--model", coin, "--num_votes", 2, *QUICK)
-    assert code == 0 and err == "" and out.count("--- game") == 4 and out.count("A is Assistant 1, B is Assistant 2") == 2
+    assert (
+        code == 0
+        and err == ""
+        and out.count("--- game") == 4
+        and out.count("A is Assistant 1, B is Assistant 2") == 2
+    )
     assert "<think> hm" in out and "\033" not in out
     code, out, err = inline(monkeypatch, capsys, *ASK, "--model", coin, "--one_order", *QUICK)
     assert out.count("--- game") == 1 and out.endswith("one order only\n")
 
 
-@pytest.mark.parametrize("verdicts, words", [
-    ([1, 2], "A is better: 2 of 2 votes, both orders agree"), ([2, 1], "B is better: 2 of 2 votes, both orders agree"),
-    ([None, None], "No winner: no valid vote, 2 of 2 games truncated"),
-    ([1, 1], "No winner: 1 for A, 1 for B, the orders do not agree"),
-    ([None, 2], "A is better: 1 of 1 vote, 1 of 2 games truncated, the orders do not agree"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "verdicts, words",
+    [
+        ([1, 2], "A is better: 2 of 2 votes, both orders agree"),
+        ([2, 1], "B is better: 2 of 2 votes, both orders agree"),
+        ([None, None], "No winner: no valid vote, 2 of 2 games truncated"),
+        ([1, 1], "No winner: 1 for A, 1 for B, the orders do not agree"),
+        ([None, 2], "A is better: 1 of 1 vote, 1 of 2 games truncated, the orders do not agree"),
+    ],
+)
 def test_the_outcome_in_words(verdicts, words):
-    games = [{"order": order, "verdict": verdict, "status": "valid" if verdict else "truncated"}
-             for order, verdict in zip(([0, 1], [1, 0]), verdicts)]  # fmt: skip
+    games = [
+        {"order": order, "verdict": verdict, "status": "valid" if verdict else "truncated"}
+        for order, verdict in zip(([0, 1], [1, 0]), verdicts)
+    ]
     assert judge.describe(conclude(games)) == words
 
 
 def test_orders_to_the_terminal_are_not_carried_out(capsys):
-    judge.show(conclude([{"order": [0, 1], "verdict": None, "status": "unparsable", "text": "\033[2Jbye\x9b1m\n\tend", "tokens": 3}]))
+    judge.show(
+        conclude(
+            [
+                {
+                    "order": [0, 1],
+                    "verdict": None,
+                    "status": "unparsable",
+                    "text": "\033[2Jbye\x9b1m\n\tend",
+                    "tokens": 3,
+                }
+            ]
+        )
+    )
     out = capsys.readouterr().out
     assert "\033" not in out and "\x9b" not in out and "bye" in out and "\n\tend" in out
 
 
 def test_votes_left_out_are_reported(monkeypatch, capsys, coin, coin_judge):
-    code, out, err = inline(monkeypatch, capsys, *ASK, "--model", coin, "--num_votes", 6, "--stop", "likely", "--json", *QUICK)
-    expected, = coin_judge.judge([("What is 6 * 7?", "42", "48")], num_votes=6, max_completion_length=40, stop="likely")
+    code, out, err = inline(
+        monkeypatch,
+        capsys,
+        *ASK,
+        "--model",
+        coin,
+        "--num_votes",
+        6,
+        "--stop",
+        "likely",
+        "--json",
+        *QUICK,
+    )
+    (expected,) = coin_judge.judge(
+        [("What is 6 * 7?", "42", "48")], num_votes=6, max_completion_length=40, stop="likely"
+    )
     assert code == 0 and json.loads(out) == judge.as_row(expected)
-    assert err == in_words(spending(expected.games, 6)) + "\n" and err.startswith(f"{len(expected.games)} games, ")
+    assert err == in_words(spending(expected.games, 6)) + "\n" and err.startswith(
+        f"{len(expected.games)} games, "
+    )
 
 
 BAD = [
-    (["--query", "q", "--a", "x"], "--b missing"), ([], "--query, --a, --b missing"), ([*ASK[:4], "--b", "42"], "identical"),
-    (["--query", " ", "--a", "x", "--b", "y"], "--query is empty"), ([*ASK, "--pairs", "PAIRS", "--out", "OUT"], "name one pair"),
-    (["--pairs", "PAIRS"], "--out"), (["--out", "OUT"], "--pairs"), ([*ASK, "--out", "OUT"], "name one pair"),
-    ([*ASK, "--num_votes", "0"], "--num_votes: must be at least 1"), ([*ASK, "--stop", "soon"], "soon"),
+    (["--query", "q", "--a", "x"], "--b missing"),
+    ([], "--query, --a, --b missing"),
+    ([*ASK[:4], "--b", "42"], "identical"),
+    (["--query", " ", "--a", "x", "--b", "y"], "--query is empty"),
+    ([*ASK, "--pairs", "PAIRS", "--out", "OUT"], "name one pair"),
+    (["--pairs", "PAIRS"], "--out"),
+    (["--out", "OUT"], "--pairs"),
+    ([*ASK, "--out", "OUT"], "name one pair"),
+    ([*ASK, "--num_votes", "0"], "--num_votes: must be at least 1"),
+    ([*ASK, "--stop", "soon"], "soon"),
     ([*ASK, "--temperature", "-1"], "--temperature: must be at least 0"),
-    ([*ASK, "--temperature", "nan"], "--temperature: must be at least 0, got nan"), ([*ASK, "--num_votes", "two"], "num_votes"),
-    ([*ASK, "--max_completion_length", "0"], "--max_completion_length: must be at least 1"), ([*ASK, "--device", "tpu"], "tpu"),
-    ([*ASK[:4], "--b", "@nowhere.txt"], "nowhere.txt"), ([*ASK[:4], "--b", "@EMPTY"], "is empty"),
+    ([*ASK, "--temperature", "nan"], "--temperature: must be at least 0, got nan"),
+    ([*ASK, "--num_votes", "two"], "num_votes"),
+    ([*ASK, "--max_completion_length", "0"], "--max_completion_length: must be at least 1"),
+    ([*ASK, "--device", "tpu"], "tpu"),
+    ([*ASK[:4], "--b", "@nowhere.txt"], "nowhere.txt"),
+    ([*ASK[:4], "--b", "@EMPTY"], "is empty"),
     ([*ASK, "--style", "rmm"], "no style is called 'rmm'"),
-    ([*ASK, "--model", "./nowhere"], "no such folder ./nowhere"), ([*ASK, "--model", "EMPTYDIR"], "config.json"),
+    ([*ASK, "--model", "./nowhere"], "no such folder ./nowhere"),
+    ([*ASK, "--model", "EMPTYDIR"], "config.json"),
     ([*ASK, "--votes", "3"], "unknown argument '--votes'"),
-    ([*ASK, "--base_urls", "http://localhost"], "did you mean --base_url?"), ([*ASK, "--base_url", "localhost:1"], "no address"),
+    ([*ASK, "--base_urls", "http://localhost"], "did you mean --base_url?"),
+    ([*ASK, "--base_url", "localhost:1"], "no address"),
     ([*ASK, "extra"], "unknown argument 'extra'"),
-    (["--pairs", "nowhere.jsonl", "--out", "OUT"], "nowhere.jsonl"), (["--pairs", "PAIRS", "--out", "PAIRS"], "is the input"),
-    (["--pairs", "BROKEN", "--out", "OUT"], "broken.jsonl line 2"), (["--pairs", "NOFIELD", "--out", "OUT"], "nofield.jsonl line 1"),
-    (["--pairs", "EMPTY", "--out", "OUT"], "empty"), (["--pairs", "PAIRS", "--out", "NOFOLDER"], "cannot be written"),
+    (["--pairs", "nowhere.jsonl", "--out", "OUT"], "nowhere.jsonl"),
+    (["--pairs", "PAIRS", "--out", "PAIRS"], "is the input"),
+    (["--pairs", "BROKEN", "--out", "OUT"], "broken.jsonl line 2"),
+    (["--pairs", "NOFIELD", "--out", "OUT"], "nofield.jsonl line 1"),
+    (["--pairs", "EMPTY", "--out", "OUT"], "empty"),
+    (["--pairs", "PAIRS", "--out", "NOFOLDER"], "cannot be written"),
     (["--pairs", "PAIRS", "--out", "EMPTYDIR"], "cannot be"),
-    (["--pairs", "DATA", "--out", "INDATA"], "lies in its folder"), (["--pairs", "PAIRS", "--out", "NOTES"], "notes.txt"),
+    (["--pairs", "DATA", "--out", "INDATA"], "lies in its folder"),
+    (["--pairs", "PAIRS", "--out", "NOTES"], "notes.txt"),
     (["--pairs", "PAIRS", "--out", "OTHER"], "no judgment that this command wrote"),
-]  # fmt: skip
+]
 
 
 @pytest.fixture
@@ -132,9 +219,11 @@ def places(tmp_path, folder):
     texts = {
         "PAIRS": ("pairs.jsonl", "".join(json.dumps(row) + "\n" for row in rows)),
         "BROKEN": ("broken.jsonl", json.dumps(rows[0]) + '\n{"query": \n'),
-        "NOFIELD": ("nofield.jsonl", '{"query": "q", "a": "x"}\n'), "EMPTY": ("empty.jsonl", ""), "OTHER": ("other.jsonl", '{"id": 1}\n'),
+        "NOFIELD": ("nofield.jsonl", '{"query": "q", "a": "x"}\n'),
+        "EMPTY": ("empty.jsonl", ""),
+        "OTHER": ("other.jsonl", '{"id": 1}\n'),
         "NOTES": ("notes.txt", "my notes\nand more, without an end"),
-    }  # fmt: skip
+    }
     found = {"OUT": tmp_path / "out.jsonl", "NOFOLDER": tmp_path / "no" / "out.jsonl"}
     found |= {"EMPTYDIR": tmp_path / "empty", "DATA": tmp_path / "data"}
     found["EMPTYDIR"].mkdir()
@@ -147,7 +236,12 @@ def places(tmp_path, folder):
 
 
 def fill(arguments, places):
-    filled = [f"@{places[word[1:]]}" if word[1:] in places and word[0] == "@" else str(places.get(word, word)) for word in arguments]
+    filled = [
+        f"@{places[word[1:]]}"
+        if word[1:] in places and word[0] == "@"
+        else str(places.get(word, word))
+        for word in arguments
+    ]
     return filled if "--model" in filled else [*filled, "--model", str(places["MODEL"])]
 
 
@@ -157,7 +251,11 @@ def test_bad_input_is_one_line_and_exit_code_2(monkeypatch, capsys, places, argu
     monkeypatch.setattr(judge, "load_model", None)  # none of these comes so far
     code, out, err = inline(monkeypatch, capsys, *fill(arguments, places))
     lines = [line for line in err.splitlines() if not line.startswith("data: ")]
-    assert (code, out, len(lines)) == (2, "", 1) and lines[0].startswith("judge.py: ") and problem in lines[0]
+    assert (
+        (code, out, len(lines)) == (2, "", 1)
+        and lines[0].startswith("judge.py: ")
+        and problem in lines[0]
+    )
     assert places["NOTES"].read_text() == before  # a file that is not ours is left as it was
 
 
@@ -175,8 +273,15 @@ for case in json.loads(sys.argv[1]):
 def test_bad_input_of_the_real_command(places):
     """One process for all: what it prints, and that torch was not imported for it."""
     cases = [fill(arguments, places) for arguments, _ in BAD[:20:3]]
-    ran = subprocess.run([sys.executable, "-c", MANY_COMMANDS, json.dumps(cases)], capture_output=True, text=True, cwd=ROOT)
-    assert ran.stdout.splitlines() == ["2 False"] * len(cases) and len(ran.stderr.splitlines()) == len(cases)
+    ran = subprocess.run(
+        [sys.executable, "-c", MANY_COMMANDS, json.dumps(cases)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert ran.stdout.splitlines() == ["2 False"] * len(cases) and len(
+        ran.stderr.splitlines()
+    ) == len(cases)
     alone = command("--query", "q", "--a", "x", "--b", "x")
     assert (alone.returncode, alone.stdout, len(alone.stderr.splitlines())) == (2, "", 1)
 
@@ -192,8 +297,15 @@ def test_judge_is_imported_without_torch():
 
 @pytest.fixture
 def pairs_file(tmp_path):
-    rows = [{"query": f"What is {n} + {n}?", "a": str(2 * n), "b": "ünïcode \u2028 🙂" + "x" * n} for n in range(11)]
-    messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}, {"role": "user", "content": "?"}]
+    rows = [
+        {"query": f"What is {n} + {n}?", "a": str(2 * n), "b": "ünïcode \u2028 🙂" + "x" * n}
+        for n in range(11)
+    ]
+    messages = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Hello"},
+        {"role": "user", "content": "?"},
+    ]
     rows[3] = {"id": "my own", "messages": messages, "a": "", "b": "!"}
     rows[4]["id"], rows[5]["label"] = "same", 0.5
     rows[7]["id"] = "same"
@@ -208,7 +320,19 @@ def batch(monkeypatch, capsys, coin, pairs_file):
 
     def run(out, *more, source=pairs_file):
         votes = [] if "--num_votes=8" in more else ["--num_votes", 2]
-        return inline(monkeypatch, capsys, "--pairs", source, "--out", out, "--model", coin, *votes, *QUICK, *more)
+        return inline(
+            monkeypatch,
+            capsys,
+            "--pairs",
+            source,
+            "--out",
+            out,
+            "--model",
+            coin,
+            *votes,
+            *QUICK,
+            *more,
+        )
 
     return run
 
@@ -217,32 +341,68 @@ def test_a_file_of_pairs(batch, tmp_path, coin_judge, pairs_file):
     code, out, err = batch(tmp_path / "out.jsonl")
     assert code == 0 and out == "" and "pairs 11" in err
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().split("\n")[:-1]]
-    assert len(rows) == 11 and len({row["id"] for row in rows}) == 11 and [row["id"] for row in rows][3:5] == ["my own", "same"]
+    assert (
+        len(rows) == 11
+        and len({row["id"] for row in rows}) == 11
+        and [row["id"] for row in rows][3:5] == ["my own", "same"]
+    )
     assert {row["winner"] for row in rows} == {"a", "b", None}
     for row in rows:
         votes = [game["order"][game["verdict"] - 1] for game in row["games"] if game["verdict"]]
         lead = votes.count(0) - votes.count(1)
-        assert row["winner"] == (None if lead == 0 else "a" if lead > 0 else "b") and row["settings"]["num_votes"] == 2
-    pair = Pair(rows[0]["id"], [{"role": "user", "content": "What is 0 + 0?"}], ("0", "ünïcode \u2028 🙂"))
-    assert judge.as_row(coin_judge.judge([pair], num_votes=2, max_completion_length=40)[0])["games"] == rows[0]["games"]
+        assert (
+            row["winner"] == (None if lead == 0 else "a" if lead > 0 else "b")
+            and row["settings"]["num_votes"] == 2
+        )
+    pair = Pair(
+        rows[0]["id"], [{"role": "user", "content": "What is 0 + 0?"}], ("0", "ünïcode \u2028 🙂")
+    )
+    assert (
+        judge.as_row(coin_judge.judge([pair], num_votes=2, max_completion_length=40)[0])["games"]
+        == rows[0]["games"]
+    )
     code, out, err = batch(tmp_path / "out.jsonl", "--json")  # all there
     summary = json.loads(out)
-    assert (summary["pairs"], summary["a"] + summary["b"] + summary["no_winner"]) == (11, 11) and "11 of 11 pairs are judged already" in err
+    assert (summary["pairs"], summary["a"] + summary["b"] + summary["no_winner"]) == (
+        11,
+        11,
+    ) and "11 of 11 pairs are judged already" in err
     assert summary["orders_agree"] == sum(row["consistent"] for row in rows)
 
 
 def test_a_file_of_pairs_with_fewer_votes(batch, tmp_path):
     batch(tmp_path / "all.jsonl", "--num_votes=8")
     code, out, _ = batch(tmp_path / "some.jsonl", "--num_votes=8", "--stop", "decided", "--json")
-    rows, fewer = ([json.loads(line) for line in (tmp_path / name).read_text().split("\n")[:-1]] for name in ("all.jsonl", "some.jsonl"))
-    assert [row["winner"] for row in rows] == [row["winner"] for row in fewer] and {row["settings"]["stop"] for row in fewer} == {"decided"}
-    games, tokens = ([sum(map(count, part)) for part in (rows, fewer)] for count in
-                     (lambda row: len(row["games"]), lambda row: sum(game["tokens"] for game in row["games"])))  # fmt: skip
+    rows, fewer = (
+        [json.loads(line) for line in (tmp_path / name).read_text().split("\n")[:-1]]
+        for name in ("all.jsonl", "some.jsonl")
+    )
+    assert [row["winner"] for row in rows] == [row["winner"] for row in fewer] and {
+        row["settings"]["stop"] for row in fewer
+    } == {"decided"}
+    games, tokens = (
+        [sum(map(count, part)) for part in (rows, fewer)]
+        for count in (
+            lambda row: len(row["games"]),
+            lambda row: sum(game["tokens"] for game in row["games"]),
+        )
+    )
     assert games[0] == 176 > games[1]
     summary = json.loads(out)
-    assert (summary["games"], summary["games_saved"], summary["tokens"]) == (games[1], 176 - games[1], tokens[1])
-    assert abs(summary["tokens_saved"] - (tokens[0] - tokens[1])) < 0.5 * (tokens[0] - tokens[1])  # an estimate
-    assert json.loads(batch(tmp_path / "some.jsonl", "--num_votes=8", "--stop", "decided", "--json")[1]) == summary  # counts rows that were there
+    assert (summary["games"], summary["games_saved"], summary["tokens"]) == (
+        games[1],
+        176 - games[1],
+        tokens[1],
+    )
+    assert abs(summary["tokens_saved"] - (tokens[0] - tokens[1])) < 0.5 * (
+        tokens[0] - tokens[1]
+    )  # an estimate
+    assert (
+        json.loads(
+            batch(tmp_path / "some.jsonl", "--num_votes=8", "--stop", "decided", "--json")[1]
+        )
+        == summary
+    )  # counts rows that were there
     code, _, err = batch(tmp_path / "all.jsonl", "--num_votes=8", "--stop", "decided")
     assert code == 2 and "--stop: " in err.splitlines()[-1]
 
@@ -255,19 +415,47 @@ judge.main(sys.argv[1:])
 """
 
 
-def test_an_interrupted_file_is_finished_to_the_same_bytes(batch, tmp_path, monkeypatch, pairs_file, coin):
+def test_an_interrupted_file_is_finished_to_the_same_bytes(
+    batch, tmp_path, monkeypatch, pairs_file, coin
+):
     batch(tmp_path / "whole.jsonl")
     whole = (tmp_path / "whole.jsonl").read_bytes()
     ends = [index + 1 for index, byte in enumerate(whole) if byte == 10]
     in_a_character = whole.index("🙂".encode()) + 2
-    lengths = [0, 1, 5, 9, in_a_character, ends[0], ends[0] + 3, ends[3], ends[4] - 1, ends[5] + 200, ends[9], len(whole) - 1, len(whole)]
+    lengths = [
+        0,
+        1,
+        5,
+        9,
+        in_a_character,
+        ends[0],
+        ends[0] + 3,
+        ends[3],
+        ends[4] - 1,
+        ends[5] + 200,
+        ends[9],
+        len(whole) - 1,
+        len(whole),
+    ]
     for length in lengths:
         (tmp_path / "part.jsonl").write_bytes(whole[:length])  # what a kill can leave
         assert batch(tmp_path / "part.jsonl")[0] == 0
         assert (tmp_path / "part.jsonl").read_bytes() == whole, length
     # a kill in the middle of the run: chunks that were finished are on disk, and are not judged again
-    arguments = ["--pairs", pairs_file, "--out", tmp_path / "killed.jsonl", "--model", coin, "--num_votes", 2, *QUICK]
-    ran = subprocess.run([sys.executable, "-c", KILLED, *map(str, arguments)], cwd=ROOT, capture_output=True)
+    arguments = [
+        "--pairs",
+        pairs_file,
+        "--out",
+        tmp_path / "killed.jsonl",
+        "--model",
+        coin,
+        "--num_votes",
+        2,
+        *QUICK,
+    ]
+    ran = subprocess.run(
+        [sys.executable, "-c", KILLED, *map(str, arguments)], cwd=ROOT, capture_output=True
+    )
     assert ran.returncode == 9 and (tmp_path / "killed.jsonl").read_bytes() == whole[: ends[7]]
     real, calls = sampler.generate, []
 
@@ -278,7 +466,9 @@ def test_an_interrupted_file_is_finished_to_the_same_bytes(batch, tmp_path, monk
     monkeypatch.setattr(sampler, "generate", generate)
     assert batch(tmp_path / "killed.jsonl")[0] == 0 and calls == [6]
     assert (tmp_path / "killed.jsonl").read_bytes() == whole
-    (tmp_path / "killed.jsonl").write_bytes(whole[: ends[4]])  # a chunk of which a part is there is judged whole, as the first time
+    (tmp_path / "killed.jsonl").write_bytes(
+        whole[: ends[4]]
+    )  # a chunk of which a part is there is judged whole, as the first time
     assert batch(tmp_path / "killed.jsonl")[0] == 0 and calls == [6, 8, 6]
 
 
@@ -286,22 +476,38 @@ def test_results_of_other_settings_or_pairs_are_not_mixed(batch, tmp_path, pairs
     out = tmp_path / "out.jsonl"
     batch(out)
     whole = out.read_bytes()
-    for more, problem in [(["--seed", "1"], "--seed: "), (["--temperature", "0"], "--temperature: "), (["--one_order"], "--one_order: "),
-                          (["--style", "direct"], "was made with 'rrm', not 'direct'")]:  # fmt: skip
+    for more, problem in [
+        (["--seed", "1"], "--seed: "),
+        (["--temperature", "0"], "--temperature: "),
+        (["--one_order"], "--one_order: "),
+        (["--style", "direct"], "was made with 'rrm', not 'direct'"),
+    ]:
         code, _, err = batch(out, *more)
         assert code == 2 and problem in err.splitlines()[-1] and out.read_bytes() == whole
     lines = pairs_file.read_text().split("\n")
     changed = "\n".join([lines[0].replace('"a": "0"', '"a": "1"'), *lines[1:]])
-    for text, problem in [("\n".join(lines[1:]), "line 1 judges"), (changed, "line 1 judges"), ("\n".join(lines[:8]), "line 9 judges")]:
+    for text, problem in [
+        ("\n".join(lines[1:]), "line 1 judges"),
+        (changed, "line 1 judges"),
+        ("\n".join(lines[:8]), "line 9 judges"),
+    ]:
         (tmp_path / "in.jsonl").write_text(text)
         code, _, err = batch(out)
         assert code == 2 and problem in err.splitlines()[-1] and out.read_bytes() == whole
     more = {"id": "new", "query": "q", "a": "x", "b": "y"}
-    pairs_file.write_text("\n".join(lines) + json.dumps(more) + "\n")  # further pairs at the end are welcome
-    assert batch(out)[0] == 0 and out.read_bytes().startswith(whole) and json.loads(out.read_text().split("\n")[-2])["id"] == "new"
+    pairs_file.write_text(
+        "\n".join(lines) + json.dumps(more) + "\n"
+    )  # further pairs at the end are welcome
+    assert (
+        batch(out)[0] == 0
+        and out.read_bytes().startswith(whole)
+        and json.loads(out.read_text().split("\n")[-2])["id"] == "new"
+    )
 
 
-def test_a_pair_that_is_too_long_is_truncated_and_the_others_judged(batch, monkeypatch, capsys, tmp_path, pairs_file, coin):
+def test_a_pair_that_is_too_long_is_truncated_and_the_others_judged(
+    batch, monkeypatch, capsys, tmp_path, pairs_file, coin
+):
     batch(tmp_path / "before.jsonl")
     big = {"query": "q", "a": "x " * 5000, "b": "y"}
     pairs_file.write_text(pairs_file.read_text() + json.dumps({"id": "big"} | big) + "\n")
@@ -310,28 +516,55 @@ def test_a_pair_that_is_too_long_is_truncated_and_the_others_judged(batch, monke
     *rows, last = (tmp_path / "out.jsonl").read_bytes().splitlines(keepends=True)
     assert b"".join(rows) == (tmp_path / "before.jsonl").read_bytes()
     games = json.loads(last)["games"]
-    assert [(game["status"], game["tokens"]) for game in games] == [("truncated", 0)] * 4 and json.loads(out)["games_saved"] == 0
-    code, out, err = inline(monkeypatch, capsys, "--query", "q", "--a", big["a"], "--b", "y", "--model", coin, *QUICK)
-    assert code == 2 and out == "" and "its prompt has" in err  # where there is nothing else to judge, it is an error
+    assert [(game["status"], game["tokens"]) for game in games] == [
+        ("truncated", 0)
+    ] * 4 and json.loads(out)["games_saved"] == 0
+    code, out, err = inline(
+        monkeypatch, capsys, "--query", "q", "--a", big["a"], "--b", "y", "--model", coin, *QUICK
+    )
+    assert (
+        code == 2 and out == "" and "its prompt has" in err
+    )  # where there is nothing else to judge, it is an error
 
 
 # ---- a real model ----
 
 
 def test_the_command_of_the_readme(real_model):
-    arguments = ["--query", "What is the capital of France?", "--a", "Paris.", "--b", "Lyon.", "--max_completion_length", 24, "--json"]
+    arguments = [
+        "--query",
+        "What is the capital of France?",
+        "--a",
+        "Paris.",
+        "--b",
+        "Lyon.",
+        "--max_completion_length",
+        24,
+        "--json",
+    ]
     ran = command("--model", real_model, *arguments)
     assert ran.returncode == 0, ran.stderr
     printed = json.loads(ran.stdout)
-    assert [game["order"] for game in printed["games"]] == [[0, 1], [1, 0]] and all(0 < game["tokens"] <= 24 for game in printed["games"])
-    assert printed["winner"] in ("a", "b", None) and 0 <= printed["p_first"] <= 1 and printed["consistent"] in (True, False)
+    assert [game["order"] for game in printed["games"]] == [[0, 1], [1, 0]] and all(
+        0 < game["tokens"] <= 24 for game in printed["games"]
+    )
+    assert (
+        printed["winner"] in ("a", "b", None)
+        and 0 <= printed["p_first"] <= 1
+        and printed["consistent"] in (True, False)
+    )
 
 
 def test_the_embedded_judge_says_where_its_world_ends(monkeypatch, capsys):
     tiny = Judge("tiny")
     monkeypatch.setattr(judge, "judge_of", lambda settings: tiny)
-    for query, a, b, world in (("347+586", "933", "923", True), ("has fig x3, max 4 x1", "fig oat", "Rice tea", True),
-                               ("What is the capital of France?", "Paris", "Lyon", False)):
+    for query, a, b, world in (
+        ("347+586", "933", "923", True),
+        ("has fig x3, max 4 x1", "fig oat", "Rice tea", True),
+        ("What is the capital of France?", "Paris", "Lyon", False),
+    ):
         tiny.small_world = True
-        code, _, err = inline(monkeypatch, capsys, "--query", query, "--a", a, "--b", b, "--max_completion_length", 96)
+        code, _, err = inline(
+            monkeypatch, capsys, "--query", query, "--a", a, "--b", b, "--max_completion_length", 96
+        )
         assert code == 0 and ("knows sums and lines" in err) == (not world), err

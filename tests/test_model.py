@@ -15,17 +15,33 @@ from sampler import generate
 from train_grpo import Settings, grpo_loss, sequence_weights
 
 torch.set_num_threads(1)
-SIZES = dict(vocab_size=199, hidden_size=48, intermediate_size=80, num_hidden_layers=3, num_attention_heads=6, num_key_value_heads=2,
-             max_position_embeddings=2048)  # fmt: skip
-LLAMA3 = {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-          "original_max_position_embeddings": 64}  # fmt: skip
+SIZES = dict(
+    vocab_size=199,
+    hidden_size=48,
+    intermediate_size=80,
+    num_hidden_layers=3,
+    num_attention_heads=6,
+    num_key_value_heads=2,
+    max_position_embeddings=2048,
+)
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 10000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
 KINDS = {
     "llama tied": ("llama", dict(tie_word_embeddings=True)),
     "llama untied": ("llama", dict(tie_word_embeddings=False)),
     "llama biased": ("llama", dict(attention_bias=True, mlp_bias=True, tie_word_embeddings=False)),
     "llama 3 rope": ("llama", dict(rope_parameters=LLAMA3, tie_word_embeddings=True)),
     "qwen2": ("qwen2", dict(tie_word_embeddings=True)),
-    "qwen3": ("qwen3", dict(head_dim=16, tie_word_embeddings=False)),  # heads * head_dim is not hidden_size
+    "qwen3": (
+        "qwen3",
+        dict(head_dim=16, tie_word_embeddings=False),
+    ),  # heads * head_dim is not hidden_size
 }
 
 
@@ -35,7 +51,12 @@ def build(kind, folder, **save_options):
     torch.manual_seed(0)
     config = transformers.AutoConfig.for_model(model_type, **SIZES, **changes)
     theirs = transformers.AutoModelForCausalLM.from_config(config).eval()
-    for name, parameter in theirs.named_parameters():  # biases start at 0 and norms at 1: then a forgotten one would not show
+    for (
+        name,
+        parameter,
+    ) in (
+        theirs.named_parameters()
+    ):  # biases start at 0 and norms at 1: then a forgotten one would not show
         if parameter.dim() == 1:
             torch.nn.init.normal_(parameter, mean=1.0 if "norm" in name else 0.0, std=0.3)
     theirs.save_pretrained(folder, **save_options)
@@ -45,7 +66,9 @@ def build(kind, folder, **save_options):
 def logits_of(model, tokens):
     layout = pack_groups([(tokens, [])])
     with torch.no_grad():
-        return model(layout.tokens, layout.positions, packed_attention(layout)) @ model.head_weight.T
+        return (
+            model(layout.tokens, layout.positions, packed_attention(layout)) @ model.head_weight.T
+        )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -58,14 +81,23 @@ def test_logits_and_greedy_tokens_equal_transformers(kind, tmp_path):
     assert expected.std() > 0.1  # else any model would agree
     torch.testing.assert_close(logits_of(ours, tokens), expected, atol=1e-4, rtol=0)
     prompt = tokens[:20]
-    greedy = theirs.generate(torch.tensor([prompt]), max_new_tokens=64, min_new_tokens=64, do_sample=False, eos_token_id=None, pad_token_id=0)
+    greedy = theirs.generate(
+        torch.tensor([prompt]),
+        max_new_tokens=64,
+        min_new_tokens=64,
+        do_sample=False,
+        eos_token_id=None,
+        pad_token_id=0,
+    )
     assert generate(ours, [prompt], 1, 64, temperature=0)[0][0].tokens == greedy[0, 20:].tolist()
 
 
 def test_real_model_equals_transformers(real_model):
     folder = real_model
     theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    eager = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+    eager = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager"
+    )
     ours = Model.from_pretrained(folder, dtype=torch.float32)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     text = open(__file__).read() + open(transformers.__file__).read()
@@ -73,15 +105,37 @@ def test_real_model_equals_transformers(real_model):
     assert len(tokens) == 512
     for length in (128, 512):
         with torch.no_grad():
-            sdpa, plain = (model(torch.tensor([tokens[:length]])).logits[0] for model in (theirs, eager))
-        bound = 1e-4 if length <= 128 else 2 * (sdpa - plain).abs().max().item()  # twice the noise of transformers itself
+            sdpa, plain = (
+                model(torch.tensor([tokens[:length]])).logits[0] for model in (theirs, eager)
+            )
+        bound = (
+            1e-4 if length <= 128 else 2 * (sdpa - plain).abs().max().item()
+        )  # twice the noise of transformers itself
         assert (logits_of(ours, tokens[:length]) - sdpa).abs().max().item() <= bound
-    theirs.generation_config.eos_token_id = None  # go on past the end of the turn: 64 tokens, all compared
-    for question in ("What is the capital of France?", "Write two sentences about rain.", "2 + 2 * 3 = ?"):
-        prompt = tokenizer.apply_chat_template([{"role": "user", "content": question}], add_generation_prompt=True, return_dict=False)
-        prompt_tensor = torch.tensor([prompt])  # the mask is spelt out: pad is eos here, and transformers would hide every one of them
-        greedy = theirs.generate(prompt_tensor, attention_mask=torch.ones_like(prompt_tensor), max_new_tokens=64, do_sample=False)
-        assert generate(ours, [prompt], 1, 64, temperature=0)[0][0].tokens == greedy[0, len(prompt) :].tolist()
+    theirs.generation_config.eos_token_id = (
+        None  # go on past the end of the turn: 64 tokens, all compared
+    )
+    for question in (
+        "What is the capital of France?",
+        "Write two sentences about rain.",
+        "2 + 2 * 3 = ?",
+    ):
+        prompt = tokenizer.apply_chat_template(
+            [{"role": "user", "content": question}], add_generation_prompt=True, return_dict=False
+        )
+        prompt_tensor = torch.tensor(
+            [prompt]
+        )  # the mask is spelt out: pad is eos here, and transformers would hide every one of them
+        greedy = theirs.generate(
+            prompt_tensor,
+            attention_mask=torch.ones_like(prompt_tensor),
+            max_new_tokens=64,
+            do_sample=False,
+        )
+        assert (
+            generate(ours, [prompt], 1, 64, temperature=0)[0][0].tokens
+            == greedy[0, len(prompt) :].tolist()
+        )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -99,9 +153,13 @@ def test_sharded_folders_of_every_dtype_load(dtype, tmp_path):
 def test_saved_folder_loads_in_transformers(kind, tmp_path, monkeypatch):
     theirs = build(kind, tmp_path / "theirs")
     monkeypatch.setattr("model.MAX_SHARD_BYTES", 60_000)  # several shards and an index
-    Model.from_pretrained(tmp_path / "theirs", dtype=torch.float32).save_pretrained(tmp_path / "ours")
+    Model.from_pretrained(tmp_path / "theirs", dtype=torch.float32).save_pretrained(
+        tmp_path / "ours"
+    )
     assert (tmp_path / "ours" / "model.safetensors.index.json").exists()
-    again, report = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "ours", output_loading_info=True)
+    again, report = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path / "ours", output_loading_info=True
+    )
     assert not report["missing_keys"] and not report["unexpected_keys"]
     tokens = torch.arange(50)[None]
     with torch.no_grad():
@@ -119,7 +177,9 @@ def test_old_spelling_of_rope_is_the_same_model(tmp_path):
     assert torch.equal(logits_of(Model.from_pretrained(tmp_path, dtype=torch.float32), tokens), new)
     raw["rope_scaling"] = None  # the scaling matters, or this test would show nothing
     (tmp_path / "config.json").write_text(json.dumps(raw))
-    assert not torch.allclose(logits_of(Model.from_pretrained(tmp_path, dtype=torch.float32), tokens), new, atol=1e-3)
+    assert not torch.allclose(
+        logits_of(Model.from_pretrained(tmp_path, dtype=torch.float32), tokens), new, atol=1e-3
+    )
 
 
 def change_config(folder, **changes):
@@ -129,9 +189,20 @@ def change_config(folder, **changes):
 
 REFUSALS = {
     "mistral": (lambda f: change_config(f, model_type="mistral"), "mistral"),
-    "classifier": (lambda f: change_config(f, architectures=["LlamaForSequenceClassification"]), "LlamaForSequenceClassification"),
-    "yarn": (lambda f: change_config(f, rope_parameters={"rope_type": "yarn", "factor": 2.0, "rope_theta": 1e4}), "yarn"),
-    "old linear": (lambda f: change_config(f, rope_scaling={"type": "linear", "factor": 2.0}), "linear"),
+    "classifier": (
+        lambda f: change_config(f, architectures=["LlamaForSequenceClassification"]),
+        "LlamaForSequenceClassification",
+    ),
+    "yarn": (
+        lambda f: change_config(
+            f, rope_parameters={"rope_type": "yarn", "factor": 2.0, "rope_theta": 1e4}
+        ),
+        "yarn",
+    ),
+    "old linear": (
+        lambda f: change_config(f, rope_scaling={"type": "linear", "factor": 2.0}),
+        "linear",
+    ),
     "window": (lambda f: change_config(f, use_sliding_window=True), "sliding"),
     "gelu": (lambda f: change_config(f, hidden_act="gelu"), "gelu"),
     "quantised": (lambda f: change_config(f, quantization_config={"bits": 4}), "quantised"),
@@ -139,9 +210,15 @@ REFUSALS = {
     "other size": (lambda f: change_config(f, intermediate_size=96), "down_proj"),
     "more layers": (lambda f: change_config(f, num_hidden_layers=4), "layers.3"),
     "fewer layers": (lambda f: change_config(f, num_hidden_layers=2), "layers.2"),
-    "half a config": (lambda f: (f / "config.json").write_text('{"model_type": "lla'), "config.json"),
+    "half a config": (
+        lambda f: (f / "config.json").write_text('{"model_type": "lla'),
+        "config.json",
+    ),
     "no config": (lambda f: (f / "config.json").unlink(), "config.json"),
-    "no weights": (lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"), "safetensors"),
+    "no weights": (
+        lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"),
+        "safetensors",
+    ),
     "truncated": (lambda f: os.truncate(f / "model.safetensors", 5000), "model.safetensors"),
 }
 
@@ -160,10 +237,15 @@ def test_what_old_folders_hold_besides_is_passed_over(tmp_path):
     build("llama tied", tmp_path)
     before = logits_of(Model.from_pretrained(tmp_path, dtype=torch.float32), [1, 2, 3])
     tensors = load_file(tmp_path / "model.safetensors")
-    tensors |= {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4), "lm_head.weight": torch.ones(199, 48)}
+    tensors |= {
+        "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4),
+        "lm_head.weight": torch.ones(199, 48),
+    }
     save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
     save_file({"adapter": torch.ones(2)}, tmp_path / "adapter_model.safetensors")
-    assert torch.equal(logits_of(Model.from_pretrained(tmp_path, dtype=torch.float32), [1, 2, 3]), before)
+    assert torch.equal(
+        logits_of(Model.from_pretrained(tmp_path, dtype=torch.float32), [1, 2, 3]), before
+    )
 
 
 def test_missing_shard_is_named(tmp_path):
@@ -192,7 +274,11 @@ def test_unknown_folder_and_hub_name_are_bad_input(tmp_path, monkeypatch):
 
 # ---- packed groups against padded sequences ----
 
-GROUPS = [([3, 4, 5, 6, 7], [[8, 9, 10], [11], [12, 13, 14, 15, 16, 17]]), ([20, 21], [[22, 23], [24, 25, 26]]), (list(range(30, 70)), [[1, 2], [5]])]
+GROUPS = [
+    ([3, 4, 5, 6, 7], [[8, 9, 10], [11], [12, 13, 14, 15, 16, 17]]),
+    ([20, 21], [[22, 23], [24, 25, 26]]),
+    (list(range(30, 70)), [[1, 2], [5]]),
+]
 
 
 def test_pack_groups_is_the_example_of_its_docstring():
@@ -209,7 +295,14 @@ def padded_logprobs(model, groups, temperature):
         for completion in completions:
             layout = pack_groups([(prompt + completion, [])])
             hidden = model(layout.tokens, layout.positions, packed_attention(layout))
-            rows.append(token_logprobs(hidden[len(prompt) - 1 : -1], model.head_weight, torch.tensor(completion), temperature)[0])
+            rows.append(
+                token_logprobs(
+                    hidden[len(prompt) - 1 : -1],
+                    model.head_weight,
+                    torch.tensor(completion),
+                    temperature,
+                )[0]
+            )
     return torch.cat(rows)
 
 
@@ -231,15 +324,33 @@ def test_packed_gradients_equal_padded_ones(loss_type, kind, beta, tmp_path):
     lengths = torch.tensor([float(len(c)) for _, completions in GROUPS for c in completions])
     advantages = torch.randn(len(lengths), generator=generator)
     weights = sequence_weights(lengths, loss_type, len(lengths), lengths.sum().item(), 10)
-    old, sampled, ref = (-3 + 0.2 * torch.randn(len(layout.targets), generator=generator) for _ in range(3))
+    old, sampled, ref = (
+        -3 + 0.2 * torch.randn(len(layout.targets), generator=generator) for _ in range(3)
+    )
 
     def loss_of(logprobs):
         old_logprobs = logprobs.detach() + 0.1 * (old + 3)  # some ratios are clipped
         sampling_logprobs = logprobs.detach() + 0.1 * (sampled + 3)
         ref_logprobs = logprobs.detach() + (ref + 3) if beta else None
-        return grpo_loss(logprobs, old_logprobs, sampling_logprobs, ref_logprobs, layout.sequence_ids, advantages, weights, settings)
+        return grpo_loss(
+            logprobs,
+            old_logprobs,
+            sampling_logprobs,
+            ref_logprobs,
+            layout.sequence_ids,
+            advantages,
+            weights,
+            settings,
+        )
 
-    packed, _ = model(layout.tokens, layout.positions, packed_attention(layout), layout.predictors, layout.targets, 0.7)
+    packed, _ = model(
+        layout.tokens,
+        layout.positions,
+        packed_attention(layout),
+        layout.predictors,
+        layout.targets,
+        0.7,
+    )
     loss = loss_of(packed)
     loss.backward()
     packed_gradient = gradient_vector(model)
@@ -258,7 +369,13 @@ def test_checkpointed_gradients_are_the_same(tmp_path):
     model, layout = Model.from_pretrained(tmp_path, dtype=torch.float32), pack_groups(GROUPS)
     gradients = []
     for model.gradient_checkpointing in (False, True):
-        logprobs, entropy = model(layout.tokens, layout.positions, packed_attention(layout), layout.predictors, layout.targets)
+        logprobs, entropy = model(
+            layout.tokens,
+            layout.positions,
+            packed_attention(layout),
+            layout.predictors,
+            layout.targets,
+        )
         (logprobs.sum() + entropy.sum()).backward()
         gradients.append(gradient_vector(model))
     torch.testing.assert_close(gradients[0], gradients[1])
@@ -271,9 +388,17 @@ def test_a_completion_sees_its_prompt_and_itself_only(tmp_path):
     def logprobs(groups):
         layout = pack_groups(groups)
         with torch.no_grad():
-            return model(layout.tokens, layout.positions, packed_attention(layout), layout.predictors, layout.targets)[0]
+            return model(
+                layout.tokens,
+                layout.positions,
+                packed_attention(layout),
+                layout.predictors,
+                layout.targets,
+            )[0]
 
     before = logprobs([([1, 2, 3], [[4, 5, 6], [7, 8, 9]]), ([10, 11], [[12, 13]])])
     after = logprobs([([1, 2, 3], [[44, 5, 66], [7, 8, 9]]), ([10, 111], [[12, 13]])])
-    assert torch.equal(before[3:6], after[3:6])  # the second completion does not notice what became of the first, or of the next group
+    assert torch.equal(
+        before[3:6], after[3:6]
+    )  # the second completion does not notice what became of the first, or of the next group
     assert not torch.equal(before[:3], after[:3]) and not torch.equal(before[6:], after[6:])

@@ -14,11 +14,17 @@ report = pytest.importorskip("extras.report")
 def test_brier_and_reliability_by_hand():
     pairs = [(f"q{n}", 0.9, n % 10 < 6) for n in range(400)]  # sure at 0.9, right in 60 %
     raw, calibrated = report.brier(pairs)
-    assert raw == pytest.approx(0.6 * 0.01 + 0.4 * 0.81) and calibrated == pytest.approx(0.24, abs=0.005)  # the best constant: 0.6 * 0.4
+    assert raw == pytest.approx(0.6 * 0.01 + 0.4 * 0.81) and calibrated == pytest.approx(
+        0.24, abs=0.005
+    )  # the best constant: 0.6 * 0.4
     assert report.reliability(pairs) == [(400, pytest.approx(0.9), pytest.approx(0.6))]
     turned = [(question, 1 - p, not right) for question, p, right in pairs]
     assert report.brier(turned) == (pytest.approx(raw), pytest.approx(calibrated))
-    assert report.reliability([("a", 0.5, True), ("b", 0.3, False), ("c", 1.0, True)]) == [(1, 0.5, 0.5), (1, 0.7, 1.0), (1, 1.0, 1.0)]
+    assert report.reliability([("a", 0.5, True), ("b", 0.3, False), ("c", 1.0, True)]) == [
+        (1, 0.5, 0.5),
+        (1, 0.7, 1.0),
+        (1, 1.0, 1.0),
+    ]
     assert report.brier(pairs[:1])[1] is None
 
 
@@ -32,26 +38,42 @@ def test_page(tmp_path, capsys):
     for name in "ab":
         (tmp_path / name).mkdir()
         names.append(str(tmp_path / name / "results.json"))
-        (tmp_path / name / "results.json").write_text(json.dumps({"settings": {"predictions": None, "model": "m"}, "results": results, "rows": rows}))
+        (tmp_path / name / "results.json").write_text(
+            json.dumps(
+                {"settings": {"predictions": None, "model": "m"}, "results": results, "rows": rows}
+            )
+        )
     report.main([*names, "--out", str(tmp_path / "page.png")])
     out = capsys.readouterr().out
-    assert (tmp_path / "page.png").read_bytes()[:4] == b"\x89PNG" and "vote share: Brier" in out and "verdict token: Brier" in out
+    assert (
+        (tmp_path / "page.png").read_bytes()[:4] == b"\x89PNG"
+        and "vote share: Brier" in out
+        and "verdict token: Brier" in out
+    )
     (tmp_path / "other.json").write_text("{}")
     other = {"settings": {}, "results": {"benchmark": "llmbar"}, "rows": []}
     (tmp_path / "llmbar.json").write_text(json.dumps(other))
-    for arguments, words in (([], "no results.json given"), ([tmp_path / "other.json"], "give the one in the --output_dir"), ([tmp_path / "nowhere.json"], "nowhere"),
-                             ([names[0], tmp_path / "llmbar.json"], "is of the benchmark llmbar, and"), ([tmp_path / "judged.jsonl"], "extras.view FILE")):
+    for arguments, words in (
+        ([], "no results.json given"),
+        ([tmp_path / "other.json"], "give the one in the --output_dir"),
+        ([tmp_path / "nowhere.json"], "nowhere"),
+        ([names[0], tmp_path / "llmbar.json"], "is of the benchmark llmbar, and"),
+        ([tmp_path / "judged.jsonl"], "extras.view FILE"),
+    ):
         with pytest.raises(BadInput, match=words):
             report.main(list(map(str, arguments)))
 
 
 def test_parts_without_data_are_left_out():
     """Games of another tool have no tokens; one evaluation makes no curve; rows that humans tied have no outcomes and nothing to calibrate."""
+
     def titles(rows, count=1):
         from matplotlib.figure import Figure
 
         results, found = {"benchmark": "pandalm"} | protocol.summarise("pandalm", rows), []
-        for draw in report.panels([{"settings": {}, "results": results, "rows": rows}] * count, ["a", "b"]):
+        for draw in report.panels(
+            [{"settings": {}, "results": results, "rows": rows}] * count, ["a", "b"]
+        ):
             axis = Figure().subplots()
             draw(axis)
             assert axis.has_data()
@@ -60,8 +82,15 @@ def test_parts_without_data_are_left_out():
 
     pytest.importorskip("matplotlib")
     rows = [single(str(n), "all", n % 2, 0) for n in range(6)]
-    parts = ["the benchmark's rule", "pairs with a better answer", "outcomes of pairs", "confidence against accuracy"]
-    assert titles(rows) == [*parts, "tokens of a game"] and titles(rows, 2)[-1] == "accuracy"  # accuracy, three classes (%) against tokens
+    parts = [
+        "the benchmark's rule",
+        "pairs with a better answer",
+        "outcomes of pairs",
+        "confidence against accuracy",
+    ]
+    assert (
+        titles(rows) == [*parts, "tokens of a game"] and titles(rows, 2)[-1] == "accuracy"
+    )  # accuracy, three classes (%) against tokens
     for game in (game for row in rows for game in row["matches"][0]["games"]):
         game.pop("tokens")
     assert titles(rows) == titles(rows, 2) == parts

@@ -17,15 +17,30 @@ from chat import encode_chat, judge_messages
 from data import Pair, place
 from elo import elo
 from judge import Judge, as_pair
-from rewards import (answer_reward, consistency_reward, cut_answers, draw_matches, final_answer, group_spans, judge_reward, match_rewards,
-                     num_matches, verdict_reward)  # fmt: skip
+from rewards import (
+    answer_reward,
+    consistency_reward,
+    cut_answers,
+    draw_matches,
+    final_answer,
+    group_spans,
+    judge_reward,
+    match_rewards,
+    num_matches,
+    verdict_reward,
+)
 from votes import conclude
 
 torch.set_num_threads(1)
 ROOT = Path(__file__).parents[1]
 # Solvers for the commands: one answers "seven" or "eight", sometimes after thinking, sometimes without end
-SOLVER = {"": {"<think>": 0.5, " seven": 0.25, " eight": 0.25}, "<think>": {" hm": 1}, " hm": {" hm": 0.3, "</think>": 0.7},
-          "</think>": {" seven": 0.5, " eight": 0.5}, " seven": {" seven": 0.3}}  # fmt: skip
+SOLVER = {
+    "": {"<think>": 0.5, " seven": 0.25, " eight": 0.25},
+    "<think>": {" hm": 1},
+    " hm": {" hm": 0.3, "</think>": 0.7},
+    "</think>": {" seven": 0.5, " eight": 0.5},
+    " seven": {" seven": 0.3},
+}
 
 
 class OracleJudge:
@@ -36,7 +51,9 @@ class OracleJudge:
     def __init__(self, verdict, seed=0):
         self.verdict, self.seed, self.shown = verdict, seed, []
 
-    def judge(self, pairs, num_votes=1, both_orders=True, temperature=0.6, max_completion_length=1024):
+    def judge(
+        self, pairs, num_votes=1, both_orders=True, temperature=0.6, max_completion_length=1024
+    ):
         judgments = []
         for pair in map(as_pair, pairs):
             games = []
@@ -58,22 +75,43 @@ def longer(first, second):
 def test_every_answer_meets_as_many_others_and_stands_first_as_often_as_second():
     for size in range(1, 18):
         for opponents in range(1, size + 2):
-            matches, degree = draw_matches(size, opponents, random.Random(f"{size} {opponents}")), min(opponents, size - 1)
-            assert len(matches) == num_matches(size, opponents) == len({frozenset(match) for match in matches})
-            played, first = Counter(player for match in matches for player in match), Counter(i for i, _ in matches)
+            matches, degree = (
+                draw_matches(size, opponents, random.Random(f"{size} {opponents}")),
+                min(opponents, size - 1),
+            )
+            assert (
+                len(matches)
+                == num_matches(size, opponents)
+                == len({frozenset(match) for match in matches})
+            )
+            played, first = (
+                Counter(player for match in matches for player in match),
+                Counter(i for i, _ in matches),
+            )
             twice = [player for player in range(size) if played[player] != degree]
-            assert len(twice) == (size * degree) % 2 and all(played[player] == degree + 1 for player in twice)
+            assert len(twice) == (size * degree) % 2 and all(
+                played[player] == degree + 1 for player in twice
+            )
             assert all(abs(2 * first[player] - played[player]) <= 1 for player in range(size))
             if degree > 1:  # nobody plays in a league of their own
                 reached = {0}
                 for _ in range(size):
-                    reached |= {player for match in matches if reached & set(match) for player in match}
+                    reached |= {
+                        player for match in matches if reached & set(match) for player in match
+                    }
                 assert len(reached) == size
-    assert num_matches(8, 4) == 16 and num_matches(8, 7) == num_matches(8, 99) == 28 and num_matches(7, 3) == 11 and num_matches(1, 4) == 0
+    assert (
+        num_matches(8, 4) == 16
+        and num_matches(8, 7) == num_matches(8, 99) == 28
+        and num_matches(7, 3) == 11
+        and num_matches(1, 4) == 0
+    )
 
 
 def test_opponents_are_drawn_evenly():
-    met = Counter(frozenset(match) for seed in range(700) for match in draw_matches(8, 2, random.Random(seed)))
+    met = Counter(
+        frozenset(match) for seed in range(700) for match in draw_matches(8, 2, random.Random(seed))
+    )
     assert len(met) == 28 and min(met.values()) > 150 and max(met.values()) < 250  # 200 each
 
 
@@ -82,11 +120,15 @@ def test_match_rewards_by_hand():
     assert match_rewards(chain, 3, "win_rate") == ([1.0, 0.5, 0.0], pytest.approx(0.4))
     # squares about the mean: 1/4 + 0 + 1/4; coins: six scores of 1/4, each over 2^2; 0.5 / (0.5 + 2 * 0.375) = 0.4
     assert match_rewards(chain, 3, "shrunk") == (pytest.approx([0.7, 0.5, 0.3]), pytest.approx(0.4))
-    assert match_rewards(chain, 3, "elo")[0] == pytest.approx([(rating - 1000) / 200 + 0.5 for rating in elo(chain, 3)])
+    assert match_rewards(chain, 3, "elo")[0] == pytest.approx(
+        [(rating - 1000) / 200 + 0.5 for rating in elo(chain, 3)]
+    )
     assert match_rewards([(0, 1, 0.5), (1, 2, 0.5)], 3, "shrunk") == ([0.5] * 3, 0.0)
     assert match_rewards([], 1, "shrunk") == ([0.5], 0.0)
     # a match whose orders disagree says nothing, and makes no noise either: 1/8 + 0 + 1/8 against four halves over 2^2
-    assert match_rewards([(0, 1, 0.5), (1, 2, 0.5), (0, 2, 1.0)], 3)[1] == pytest.approx(0.125 / (0.125 + 2 * 2 * 0.25 / 4))
+    assert match_rewards([(0, 1, 0.5), (1, 2, 0.5), (0, 2, 1.0)], 3)[1] == pytest.approx(
+        0.125 / (0.125 + 2 * 2 * 0.25 / 4)
+    )
 
 
 def test_equal_answers_are_trusted_less_than_unequal_ones():
@@ -94,8 +136,17 @@ def test_equal_answers_are_trusted_less_than_unequal_ones():
     for kind, chance in {"equal": 0.5, "unequal": 0.9}.items():
         rng, values = random.Random(0), []
         for _ in range(300):
-            played = [(i, j, float(rng.random() < (0.5 if (i < 4) == (j < 4) else chance if i < 4 else 1 - chance)))
-                      for i, j in draw_matches(8, 7, rng)]
+            played = [
+                (
+                    i,
+                    j,
+                    float(
+                        rng.random()
+                        < (0.5 if (i < 4) == (j < 4) else chance if i < 4 else 1 - chance)
+                    ),
+                )
+                for i, j in draw_matches(8, 7, rng)
+            ]
             values.append(match_rewards(played, 8)[1])
         trust[kind] = sum(values) / len(values)
     # chance alone spreads the win rates by the variance of its coins: 1 / (1 + 2)
@@ -107,12 +158,27 @@ def test_equal_answers_are_trusted_less_than_unequal_ones():
 
 @pytest.mark.parametrize(
     "text, opened, answer",
-    [("<think>a</think> b ", False, "b"), ("b", False, "b"), ("<think>a", False, ""), ("a", True, ""), ("a</think>b", True, "b"),
-     ("<think>x</think>y<think>z", False, ""), ("<think>x</think>y<think>z</think>w", False, "w"), ("</think>", False, ""), ("", False, "")],
-)  # fmt: skip
+    [
+        ("<think>a</think> b ", False, "b"),
+        ("b", False, "b"),
+        ("<think>a", False, ""),
+        ("a", True, ""),
+        ("a</think>b", True, "b"),
+        ("<think>x</think>y<think>z", False, ""),
+        ("<think>x</think>y<think>z</think>w", False, "w"),
+        ("</think>", False, ""),
+        ("", False, ""),
+    ],
+)
 def test_only_the_text_behind_the_thinking_is_an_answer(text, opened, answer):
     assert final_answer(text, opened) == answer
-    assert final_answer([{"role": "assistant", "content": "old"}, {"role": "assistant", "content": text}], opened) == answer
+    assert (
+        final_answer(
+            [{"role": "assistant", "content": "old"}, {"role": "assistant", "content": text}],
+            opened,
+        )
+        == answer
+    )
 
 
 def test_the_judge_decides_and_thinking_never_reaches_it():
@@ -120,14 +186,21 @@ def test_the_judge_decides_and_thinking_never_reaches_it():
     completions = ["<think>" + "long " * 50 + "</think>a", "aaa", "aa", "aaaa"]
     values = judge_reward(judge, opponents=3, scale="win_rate")(["q"] * 4, completions)
     assert values == pytest.approx([0, 2 / 3, 1 / 3, 1])
-    assert len(judge.shown) == num_matches(4, 3) == 6 and {text for _, *answers in judge.shown for text in answers} == {"a", "aa", "aaa", "aaaa"}
+    assert len(judge.shown) == num_matches(4, 3) == 6 and {
+        text for _, *answers in judge.shown for text in answers
+    } == {"a", "aa", "aaa", "aaaa"}
 
 
 def test_a_judge_that_sees_places_alone_gives_everybody_the_same():
-    judge, reward = OracleJudge(lambda first, second: 1), judge_reward(OracleJudge(lambda first, second: 1), opponents=4, scale="win_rate")
+    judge, reward = (
+        OracleJudge(lambda first, second: 1),
+        judge_reward(OracleJudge(lambda first, second: 1), opponents=4, scale="win_rate"),
+    )
     assert reward(["q"] * 9, [f"answer {n}" for n in range(9)]) == [0.5] * 9
     both = judge_reward(judge, opponents=3, scale="win_rate", both_orders=True)
-    assert both(["q"] * 7, [f"answer {n}" for n in range(7)]) == [0.5] * 7 and len(judge.shown) == 22
+    assert (
+        both(["q"] * 7, [f"answer {n}" for n in range(7)]) == [0.5] * 7 and len(judge.shown) == 22
+    )
 
 
 def test_identical_and_empty_answers_are_not_judged():
@@ -142,15 +215,29 @@ def test_identical_and_empty_answers_are_not_judged():
 def test_a_game_without_verdict_is_a_draw_and_is_counted():
     reward = judge_reward(OracleJudge(lambda first, second: None), opponents=3)
     assert reward(["q"] * 4, list("abcd")) == [0.5] * 4
-    assert reward.last[0]["invalid"] == reward.last[0]["games"] == 6 and reward.last[0]["reliability"] == 0.0
+    assert (
+        reward.last[0]["invalid"] == reward.last[0]["games"] == 6
+        and reward.last[0]["reliability"] == 0.0
+    )
 
 
 def test_groups_are_judged_apart_and_in_any_shape_of_prompt():
     judge = OracleJudge(longer)
-    first, second = [{"role": "user", "content": "one"}], [{"role": "system", "content": "s"}, {"role": "user", "content": "two"}]
+    first, second = (
+        [{"role": "user", "content": "one"}],
+        [{"role": "system", "content": "s"}, {"role": "user", "content": "two"}],
+    )
     completions = [[{"role": "assistant", "content": text}] for text in ("a", "aa", "bbb", "b")]
-    assert judge_reward(judge, scale="win_rate")([first] * 2 + [second] * 2, completions) == [0, 1, 1, 0]
-    assert {(query, *sorted(answers)) for query, *answers in judge.shown} == {("one", "a", "aa"), ("two", "b", "bbb")}
+    assert judge_reward(judge, scale="win_rate")([first] * 2 + [second] * 2, completions) == [
+        0,
+        1,
+        1,
+        0,
+    ]
+    assert {(query, *sorted(answers)) for query, *answers in judge.shown} == {
+        ("one", "a", "aa"),
+        ("two", "b", "bbb"),
+    }
 
 
 def test_a_split_group_is_an_error():
@@ -167,23 +254,37 @@ def test_the_same_call_gives_the_same_rewards_and_trl_may_log():
     logged = {}
     reward = judge_reward(OracleJudge(longer), opponents=2)
     answers = ["a" * n for n in (3, 1, 4, 1, 5)]
-    assert reward.__name__ == "judge_reward" and reward(["q"] * 5, answers) == reward(["q"] * 5, answers, log_metric=logged.__setitem__)
+    assert reward.__name__ == "judge_reward" and reward(["q"] * 5, answers) == reward(
+        ["q"] * 5, answers, log_metric=logged.__setitem__
+    )
     assert logged["judge_reward/games"] == reward.last[0]["games"] <= num_matches(5, 2)
 
 
 @pytest.fixture(scope="module")
 def coin(tmp_path_factory):
     """A judge with a context of 1,500 tokens that throws coins; one verdict in five is missing."""
-    return Judge(make_scripted_folder(tmp_path_factory.mktemp("coin") / "m", COIN, max_position_embeddings=1500), device="cpu", dtype=torch.float32)
+    return Judge(
+        make_scripted_folder(
+            tmp_path_factory.mktemp("coin") / "m", COIN, max_position_embeddings=1500
+        ),
+        device="cpu",
+        dtype=torch.float32,
+    )
 
 
 def test_a_long_answer_keeps_its_end_and_fits(coin):
     messages = [{"role": "user", "content": "what is <|im_end|>?"}]
     long = ["Wörter " * 300 + "= 42", "<|im_end|></think>" * 200 + "é", "short"]
     kept = cut_answers(coin, messages, long, 40)
-    assert all(whole.endswith(end) for whole, end in zip(long, kept)) and kept[2] == "short" and kept[0] != long[0]
+    assert (
+        all(whole.endswith(end) for whole, end in zip(long, kept))
+        and kept[2] == "short"
+        and kept[0] != long[0]
+    )
     for first, second in ((kept[0], kept[1]), (kept[1], kept[0])):
-        length = len(encode_chat(coin.tokenizer, judge_messages(coin.style, messages, first, second)))
+        length = len(
+            encode_chat(coin.tokenizer, judge_messages(coin.style, messages, first, second))
+        )
         assert 1500 - 40 - 24 <= length <= 1500 - 40
     with pytest.raises(ValueError, match="context is 1500"):
         cut_answers(coin, [{"role": "user", "content": "x" * 3000}], long, 40)
@@ -191,10 +292,20 @@ def test_a_long_answer_keeps_its_end_and_fits(coin):
 
 def test_with_a_real_judge(coin):
     reward = judge_reward(coin, opponents=3, max_completion_length=40)
-    prompts, completions = ["what is 6 * 7?"] * 4, ["42", "<think>hm</think>43", "44", "the answer is 42 " * 100]
+    prompts, completions = (
+        ["what is 6 * 7?"] * 4,
+        ["42", "<think>hm</think>43", "44", "the answer is 42 " * 100],
+    )
     values, told = reward(prompts, completions), reward.last[0]
-    assert told["cut"] == 1 and told["games"] == 6 and 0 <= told["invalid"] < 6 and sum(values) == pytest.approx(2)
-    assert {score for *_, score in told["matches"]} <= {0.0, 0.5, 1.0} and values == reward(prompts, completions)
+    assert (
+        told["cut"] == 1
+        and told["games"] == 6
+        and 0 <= told["invalid"] < 6
+        and sum(values) == pytest.approx(2)
+    )
+    assert {score for *_, score in told["matches"]} <= {0.0, 0.5, 1.0} and values == reward(
+        prompts, completions
+    )
 
 
 # ---- the other rewards ----
@@ -202,8 +313,14 @@ def test_with_a_real_judge(coin):
 
 def test_consistency_pays_where_both_orders_are_right():
     one, two, pair = "\\boxed{Assistant 1}", "\\boxed{Assistant 2}", Pair("p", [], ("a", "b"), 0)
-    values = consistency_reward(["x"] * 3 + ["y"] * 3, [one, one, two, two, one, two], [1] * 3 + [2] * 3, ["rrm"] * 6, [pair] * 6,
-                                [[0, 1]] * 3 + [[1, 0]] * 3)  # fmt: skip
+    values = consistency_reward(
+        ["x"] * 3 + ["y"] * 3,
+        [one, one, two, two, one, two],
+        [1] * 3 + [2] * 3,
+        ["rrm"] * 6,
+        [pair] * 6,
+        [[0, 1]] * 3 + [[1, 0]] * 3,
+    )
     assert values == [1.0, -1.0, -1.0, 1.0, -1.0, -1.0]
     with pytest.raises(ValueError, match="both orders"):
         consistency_reward(["x"] * 2, [one] * 2, [1] * 2, ["rrm"] * 2, [pair] * 2, [[0, 1]] * 2)
@@ -215,13 +332,20 @@ def test_consistency_leads_back_to_both_places_and_the_verdict_alone_does_not(p)
     count, pair = 8000, Pair("p", [], ("a", "b"), 0)
     said_first = [random.Random(f"{p}:{index}").random() < p for index in range(2 * count)]
     texts = ["\\boxed{Assistant 1}" if first else "\\boxed{Assistant 2}" for first in said_first]
-    columns = [1] * count + [2] * count, ["rrm"] * 2 * count, [pair] * 2 * count, [[0, 1]] * count + [[1, 0]] * count
+    columns = (
+        [1] * count + [2] * count,
+        ["rrm"] * 2 * count,
+        [pair] * 2 * count,
+        [[0, 1]] * count + [[1, 0]] * count,
+    )
 
     def push(rewards):
         return sum(reward * (first - p) for reward, first in zip(rewards, said_first)) / count
 
     assert push(verdict_reward(texts, texts, *columns[:2])) == pytest.approx(0, abs=0.02)
-    assert push(consistency_reward(texts, texts, *columns)) == pytest.approx(2 * p * (1 - p) * (1 - 2 * p), abs=0.02)
+    assert push(consistency_reward(texts, texts, *columns)) == pytest.approx(
+        2 * p * (1 - p) * (1 - 2 * p), abs=0.02
+    )
 
 
 def test_both_orders_of_a_pair_come_together():
@@ -231,16 +355,25 @@ def test_both_orders_of_a_pair_come_together():
     stream = pair_stream(pairs, 0, both_orders=True)
     epoch = [next(stream) for _ in range(12)]
     assert sorted(pair.id for pair, _ in epoch[::2]) == [f"p{n}" for n in range(6)]
-    assert all(first == second and order == other[::-1] for (first, order), (second, other) in zip(epoch[::2], epoch[1::2]))
+    assert all(
+        first == second and order == other[::-1]
+        for (first, order), (second, other) in zip(epoch[::2], epoch[1::2])
+    )
     alone = pair_stream(pairs, 0)
     assert epoch[::2] == [next(alone) for _ in range(6)]
 
 
 def test_answer_reward_strips_thinking_and_pays_no_error():
     pytest.importorskip("verify")
-    completions = ["<think>13</think>The answer is \\boxed{12}.", "\\boxed{13}", "<think>\\boxed{12}"]
+    completions = [
+        "<think>13</think>The answer is \\boxed{12}.",
+        "\\boxed{13}",
+        "<think>\\boxed{12}",
+    ]
     assert answer_reward(["q"] * 3, completions, answer=["12"] * 3) == [1.0, 0.0, 0.0]
-    assert answer_reward(["q"] * 3, completions, answer=["12"] * 3, correct=[None, True, False]) == [0.0, 1.0, 0.0]
+    assert answer_reward(
+        ["q"] * 3, completions, answer=["12"] * 3, correct=[None, True, False]
+    ) == [0.0, 1.0, 0.0]
 
 
 # ---- the trainer ----
@@ -253,17 +386,44 @@ def world(tmp_path_factory):
     make_scripted_folder(folder / "solver", SOLVER)
     rows = [{"question": f"what is {n}", "answer": str(7 + n % 2)} for n in range(9)]
     (folder / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "asked.jsonl").write_text("".join(json.dumps({"question": row["question"]}) + "\n" for row in rows))
-    (folder / "likes_eight.py").write_text("def reward(prompts, completions, question, answer, **columns):\n"
-                                           "    assert prompts == [item.messages for item in question] and set(answer) == {None}\n"
-                                           "    return [float(text.endswith(' eight')) for text in completions]\n")
+    (folder / "asked.jsonl").write_text(
+        "".join(json.dumps({"question": row["question"]}) + "\n" for row in rows)
+    )
+    (folder / "likes_eight.py").write_text(
+        "def reward(prompts, completions, question, answer, **columns):\n"
+        "    assert prompts == [item.messages for item in question] and set(answer) == {None}\n"
+        "    return [float(text.endswith(' eight')) for text in completions]\n"
+    )
     return folder
 
 
 def train(world, *arguments, check=True, launcher=()):
-    command = [sys.executable, *launcher, str(ROOT / "train_grpo.py"), "--model", "solver", "--num_generations", "5", "--prompts_per_step", "3",
-               "--max_completion_length", "12", "--dtype", "float32", "--learning_rate", "3e-4", *map(str, arguments)]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, cwd=world, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=300)
+    command = [
+        sys.executable,
+        *launcher,
+        str(ROOT / "train_grpo.py"),
+        "--model",
+        "solver",
+        "--num_generations",
+        "5",
+        "--prompts_per_step",
+        "3",
+        "--max_completion_length",
+        "12",
+        "--dtype",
+        "float32",
+        "--learning_rate",
+        "3e-4",
+        *map(str, arguments),
+    ]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        cwd=world,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        timeout=300,
+    )
     if check and done.returncode:
         pytest.fail(done.stderr[-3000:])
     return done
@@ -274,7 +434,18 @@ def metrics(folder):
     return [{key: value for key, value in row.items() if "tim" not in key} for row in rows]
 
 
-JUDGED = ["--reward", "judge", "--judge_model", "judge", "--judge_max_completion_length", 24, "--train_data", "asked.jsonl", "--save_every", 2]
+JUDGED = [
+    "--reward",
+    "judge",
+    "--judge_model",
+    "judge",
+    "--judge_max_completion_length",
+    24,
+    "--train_data",
+    "asked.jsonl",
+    "--save_every",
+    2,
+]
 
 
 def test_a_judge_pays_a_solver_and_the_run_resumes(world):
@@ -282,18 +453,33 @@ def test_a_judge_pays_a_solver_and_the_run_resumes(world):
     train(world, *evaluated, "--output_dir", "whole")
     first, *rows = metrics(world / "whole")
     assert len(rows) == 4 and first["eval/reward/win_rate"] == 0.5  # everyone is as good as oneself
-    assert [row["step"] for row in rows if "eval/reward/oracle" in row] == [2, 4] and 0 < rows[-1]["eval/reward/win_rate"] < 1
+    assert [row["step"] for row in rows if "eval/reward/oracle" in row] == [2, 4] and 0 < rows[-1][
+        "eval/reward/win_rate"
+    ] < 1
     training = [{key for key in row if not key.startswith("eval/")} for row in rows]
-    assert all(keys == training[0] for keys in training) and not any(key.startswith("judge/") for key in training[0])
+    assert all(keys == training[0] for keys in training) and not any(
+        key.startswith("judge/") for key in training[0]
+    )
     for row in rows:
-        assert row["reward"] == pytest.approx(0.5, abs=1e-6) and row["reward/judge_matches"] == 3 * 10 >= row["reward/judge_games"] > 0
-        assert row["reward/checked"] == row["reward/oracle"] == 0 and 0 < row["reward/judge_reliability"] < 1 and row["grad_norm"] > 0
+        assert (
+            row["reward"] == pytest.approx(0.5, abs=1e-6)
+            and row["reward/judge_matches"] == 3 * 10 >= row["reward/judge_games"] > 0
+        )
+        assert (
+            row["reward/checked"] == row["reward/oracle"] == 0
+            and 0 < row["reward/judge_reliability"] < 1
+            and row["grad_norm"] > 0
+        )
     settings = json.loads((world / "whole" / "config.json").read_text())["settings"]
     assert settings["task"] == "solve" and settings["scale_rewards"] == "none"
     group = json.loads((world / "whole" / "rollouts" / "2.jsonl").read_text().splitlines()[0])
     values, _ = match_rewards(group["matches"], 5)
-    assert [completion["reward"] for completion in group["completions"]] == pytest.approx(values, abs=1e-6)
-    assert [completion["advantage"] for completion in group["completions"]] == pytest.approx([value - 0.5 for value in values], abs=1e-6)
+    assert [completion["reward"] for completion in group["completions"]] == pytest.approx(
+        values, abs=1e-6
+    )
+    assert [completion["advantage"] for completion in group["completions"]] == pytest.approx(
+        [value - 0.5 for value in values], abs=1e-6
+    )
     subprocess.run(["cp", "-r", world / "whole", world / "again"], check=True)
     subprocess.run(["rm", "-r", world / "again" / "checkpoint-4"], check=True)
     train(world, *evaluated, "--output_dir", "again", "--resume")
@@ -305,8 +491,23 @@ def test_a_judge_pays_a_solver_and_the_run_resumes(world):
 
 
 def test_a_function_of_ones_own_pays_a_solver(world):
-    train(world, "--task", "solve", "--reward", "likes_eight:reward", "--train_data", "asked.jsonl", "--max_steps", 1, "--output_dir", "own")
-    groups = [json.loads(line) for line in (world / "own" / "rollouts" / "1.jsonl").read_text().splitlines()]
+    train(
+        world,
+        "--task",
+        "solve",
+        "--reward",
+        "likes_eight:reward",
+        "--train_data",
+        "asked.jsonl",
+        "--max_steps",
+        1,
+        "--output_dir",
+        "own",
+    )
+    groups = [
+        json.loads(line)
+        for line in (world / "own" / "rollouts" / "1.jsonl").read_text().splitlines()
+    ]
     for completion in (completion for group in groups for completion in group["completions"]):
         assert completion["reward"] == float(completion["text"].endswith(" eight"))
     (row,) = metrics(world / "own")
@@ -315,36 +516,78 @@ def test_a_function_of_ones_own_pays_a_solver(world):
 
 def test_right_answers_pay_a_solver_and_are_evaluated(world):
     pytest.importorskip("verify")
-    flags = ["--train_data", "q.jsonl", "--eval_data", "q.jsonl", "--max_steps", 2, "--eval_every", 1, "--output_dir", "right"]
+    flags = [
+        "--train_data",
+        "q.jsonl",
+        "--eval_data",
+        "q.jsonl",
+        "--max_steps",
+        2,
+        "--eval_every",
+        1,
+        "--output_dir",
+        "right",
+    ]
     train(world, "--reward", "answer", *flags)
     rows = metrics(world / "right")
-    assert [row["step"] for row in rows] == [0, 1, 2] and all(row["reward/checked"] == 1 for row in rows[1:])
+    assert [row["step"] for row in rows] == [0, 1, 2] and all(
+        row["reward/checked"] == 1 for row in rows[1:]
+    )
     assert all(row["reward"] == row["reward/oracle"] for row in rows[1:])
-    assert {"eval/reward/oracle", "eval/reward/win_rate", "eval/reward/unanswered"} <= rows[0].keys()
+    assert {"eval/reward/oracle", "eval/reward/win_rate", "eval/reward/unanswered"} <= rows[
+        0
+    ].keys()
     assert len((world / "right" / "rollouts" / "eval-1.jsonl").read_text().splitlines()) == 9
 
 
 def test_metrics_of_judged_groups_by_hand():
     from rollouts import Group, answer_counts, answer_rates
 
-    judged = {"matches": [[0, 1, 1.0], [2, 0, 0.5], [1, 2, 1.0]], "games": 2, "invalid": 1, "cut": 1, "reliability": 0.25}
+    judged = {
+        "matches": [[0, 1, 1.0], [2, 0, 0.5], [1, 2, 1.0]],
+        "games": 2,
+        "invalid": 1,
+        "cut": 1,
+        "reliability": 0.25,
+    }
     games = [{"answered": True}, {"answered": True}, {"answered": False}]
     group = Group(None, None, [], [], games=games, correct=[True, False, None], judged=judged)
     rates = answer_rates(answer_counts([group, Group(None, None, [], [], games=games)]))
     # one match sets right against wrong, and the right answer won it; the one with the verifier's error does not count
-    assert rates == {"reward/oracle": 1 / 3, "reward/checked": 1 / 2, "reward/verifier_error": 1 / 3, "reward/unanswered": 2 / 6,
-                     "reward/judge_matches": 3, "reward/judge_games": 2, "reward/judge_invalid": 1 / 2, "reward/judge_accuracy": 1.0,
-                     "reward/judge_reliability": 0.25, "reward/judge_cut": 1 / 6}  # fmt: skip
+    assert rates == {
+        "reward/oracle": 1 / 3,
+        "reward/checked": 1 / 2,
+        "reward/verifier_error": 1 / 3,
+        "reward/unanswered": 2 / 6,
+        "reward/judge_matches": 3,
+        "reward/judge_games": 2,
+        "reward/judge_invalid": 1 / 2,
+        "reward/judge_accuracy": 1.0,
+        "reward/judge_reliability": 0.25,
+        "reward/judge_cut": 1 / 6,
+    }
 
 
 BAD = {
     "judge without a model": (["--reward", "judge", "--train_data", "q.jsonl"], ["--judge_model"]),
-    "judge that is none": (["--reward", "judge", "--judge_model", "./none", "--train_data", "q.jsonl"], ["none"]),
-    "judge without a use": (["--judge_model", "judge", "--train_data", "q.jsonl"], ["--judge_model", "--reward judge"]),
-    "questions without answers": (["--reward", "answer", "--train_data", "asked.jsonl"], ["--train_data", "asked.jsonl", "answer"]),
+    "judge that is none": (
+        ["--reward", "judge", "--judge_model", "./none", "--train_data", "q.jsonl"],
+        ["none"],
+    ),
+    "judge without a use": (
+        ["--judge_model", "judge", "--train_data", "q.jsonl"],
+        ["--judge_model", "--reward judge"],
+    ),
+    "questions without answers": (
+        ["--reward", "answer", "--train_data", "asked.jsonl"],
+        ["--train_data", "asked.jsonl", "answer"],
+    ),
     "no opponents": ([*JUDGED, "--judge_opponents", "0"], ["--judge_opponents"]),
     "verdicts of a solver": (["--task", "solve", "--train_data", "q.jsonl"], ["--task", "verdict"]),
-    "half a pair": (["--reward", "consistency", "--train_data", "q.jsonl"], ["--prompts_per_step", "both orders"]),
+    "half a pair": (
+        ["--reward", "consistency", "--train_data", "q.jsonl"],
+        ["--prompts_per_step", "both orders"],
+    ),
 }
 
 
@@ -352,8 +595,14 @@ BAD = {
 def test_bad_input_is_one_line(name, world):
     flags, words = BAD[name]
     done = train(world, *flags, "--output_dir", "bad", check=False)
-    assert done.returncode == 2 and all(word in done.stderr for word in words) and not (world / "bad").exists(), done.stderr
-    assert len([line for line in done.stderr.splitlines() if not line.startswith("data:")]) == 1, done.stderr
+    assert (
+        done.returncode == 2
+        and all(word in done.stderr for word in words)
+        and not (world / "bad").exists()
+    ), done.stderr
+    assert len([line for line in done.stderr.splitlines() if not line.startswith("data:")]) == 1, (
+        done.stderr
+    )
 
 
 def test_rewards_has_no_torch():

@@ -25,63 +25,156 @@ STYLE = load_style("rm_r1")
 def test_every_chain_is_right_and_whole(held_out):
     """Both places; the wrong chain keeps the format and names the other answer, the one that speaks of the note is found out."""
     pairs = constraints.pairs(0, 400, held_out) + rubric_chains.sum_pairs(0, 100, held_out)
-    assert {pair["source"] for pair in pairs} == {f"constraint {kind}" for kind in constraints.KINDS} | {"sum"}
+    assert {pair["source"] for pair in pairs} == {
+        f"constraint {kind}" for kind in constraints.KINDS
+    } | {"sum"}
     texts = []
     for pair in pairs:
-        for answers, right in (((pair["a"], pair["b"]), pair["label"] + 1), ((pair["b"], pair["a"]), 2 - pair["label"])):
+        for answers, right in (
+            ((pair["a"], pair["b"]), pair["label"] + 1),
+            ((pair["b"], pair["a"]), 2 - pair["label"]),
+        ):
             texts.append(chain(pair["query"], answers))
-            assert parse_verdict(texts[-1], STYLE) == right and fate_of(texts[-1], right, STYLE, stage=2) == "kept"
-            assert all(f"<quote_{side}>{answer}</quote_{side}>" in texts[-1] for side, answer in zip("AB", answers))
-            assert fate_of(chain(pair["query"], answers, wrong=True), right, STYLE, stage=1) == "wrong"
-            assert fate_of(chain(pair["query"], answers, known=True), right, STYLE, stage=2) == "contaminated"
+            assert (
+                parse_verdict(texts[-1], STYLE) == right
+                and fate_of(texts[-1], right, STYLE, stage=2) == "kept"
+            )
+            assert all(
+                f"<quote_{side}>{answer}</quote_{side}>" in texts[-1]
+                for side, answer in zip("AB", answers)
+            )
+            assert (
+                fate_of(chain(pair["query"], answers, wrong=True), right, STYLE, stage=1) == "wrong"
+            )
+            assert (
+                fate_of(chain(pair["query"], answers, known=True), right, STYLE, stage=2)
+                == "contaminated"
+            )
     rates = format_rates(texts)
-    assert rates["judge/format"] == 1.0 and rates["judge/type_reasoning"] == 0.2 and rates["judge/type_chat"] == 0.8
+    assert (
+        rates["judge/format"] == 1.0
+        and rates["judge/type_reasoning"] == 0.2
+        and rates["judge/type_chat"] == 0.8
+    )
 
 
-@pytest.mark.parametrize("query, answers, expected", [
-    ('Do not use the word "silver" in one sentence about a nurse.', ("The nurse sold silver.", "The nurse sold cake."), ['has "silver"', 'lacks "silver"']),
-    ("Use at most 5 words in one sentence about a king.", ("The king saw the dog.", "The king saw the dog on the hill."), ["has 5 words", "has 8 words"]),
-    ("End with an exclamation mark and write one sentence about a king.", ("He won.", "He won!"), ["ends with a period", "ends with an exclamation mark"]),
-    ("Mention a food in one sentence about a king.", ("He sold rice.", "He sold it."), ["names a food", "names no food"]),
-    ("Use only capital letters in one sentence about a king.", ("He won.", "HE WON."), ["has mixed letters", "has capital letters"]),
-    ('Begin with the word "Often" and write one sentence about a king.', ("Often he won.", "He won."), ["begins with Often", "begins with He"]),
-    ("A shop has 12 apples and gets 30 more. How many apples does it have now?", ("It has 41 apples.", "It has 42 apples."), ["says 41", "says 42"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "query, answers, expected",
+    [
+        (
+            'Do not use the word "silver" in one sentence about a nurse.',
+            ("The nurse sold silver.", "The nurse sold cake."),
+            ['has "silver"', 'lacks "silver"'],
+        ),
+        (
+            "Use at most 5 words in one sentence about a king.",
+            ("The king saw the dog.", "The king saw the dog on the hill."),
+            ["has 5 words", "has 8 words"],
+        ),
+        (
+            "End with an exclamation mark and write one sentence about a king.",
+            ("He won.", "He won!"),
+            ["ends with a period", "ends with an exclamation mark"],
+        ),
+        (
+            "Mention a food in one sentence about a king.",
+            ("He sold rice.", "He sold it."),
+            ["names a food", "names no food"],
+        ),
+        (
+            "Use only capital letters in one sentence about a king.",
+            ("He won.", "HE WON."),
+            ["has mixed letters", "has capital letters"],
+        ),
+        (
+            'Begin with the word "Often" and write one sentence about a king.',
+            ("Often he won.", "He won."),
+            ["begins with Often", "begins with He"],
+        ),
+        (
+            "A shop has 12 apples and gets 30 more. How many apples does it have now?",
+            ("It has 41 apples.", "It has 42 apples."),
+            ["says 41", "says 42"],
+        ),
+    ],
+)
 def test_what_the_evaluation_says(query, answers, expected):
     text = chain(query, answers)
-    assert all(f"<summary_{side}>{said}</summary_{side}>" in text for side, said in zip("AB", expected))
+    assert all(
+        f"<summary_{side}>{said}</summary_{side}>" in text for side, said in zip("AB", expected)
+    )
     assert task_type(text) == ("Reasoning" if "apples" in query else "Chat", True)
 
 
 def test_rules_are_read_from_the_question_alone():
-    assert rule_of('Do not use the word "silver" in one sentence about a nurse.') == ("avoid", "silver")
-    assert rule_of("Use at least 9 words in one sentence about a king.") == ("words", ("at least", 9))
+    assert rule_of('Do not use the word "silver" in one sentence about a nurse.') == (
+        "avoid",
+        "silver",
+    )
+    assert rule_of("Use at least 9 words in one sentence about a king.") == (
+        "words",
+        ("at least", 9),
+    )
     with pytest.raises(ValueError, match="no rule"):
         rule_of("Write one sentence about a king.")
     with pytest.raises(ValueError, match="2 of the two sentences"):
-        chain('Use the word "silver" in one sentence about a nurse.', ("Silver!", "A silver nurse."))
+        chain(
+            'Use the word "silver" in one sentence about a nurse.', ("Silver!", "A silver nurse.")
+        )
 
 
 def test_files_share_no_question_and_the_hint_is_in_the_prompt_alone(tmp_path):
     rubric_chains.main(tmp_path, 48, 16, 16)
-    rows = {name: [json.loads(line) for line in open(tmp_path / f"{name}.jsonl", encoding="utf-8")] for name in ("teacher", "asked", "rl")}
-    assert [len(part) for part in rows.values()] == [48, 16, 16] and len({row["id"] for name in ("asked", "rl") for row in rows[name]}) == 32
+    rows = {
+        name: [json.loads(line) for line in open(tmp_path / f"{name}.jsonl", encoding="utf-8")]
+        for name in ("teacher", "asked", "rl")
+    }
+    assert [len(part) for part in rows.values()] == [48, 16, 16] and len(
+        {row["id"] for name in ("asked", "rl") for row in rows[name]}
+    ) == 32
     asked = {name: {row["query"] for row in rows[name]} for name in ("asked", "rl")}
     shown = "\n".join(row["messages"][-2]["content"] for row in rows["teacher"])
-    assert asked["asked"].isdisjoint(asked["rl"]) and not any(query in shown for query in asked["asked"] | asked["rl"])
+    assert asked["asked"].isdisjoint(asked["rl"]) and not any(
+        query in shown for query in asked["asked"] | asked["rl"]
+    )
     assert sum(row["source"] == "sum" for row in rows["asked"]) == 4
     told = ["Another judge" in row["messages"][-2]["content"] for row in rows["teacher"]]
     spoken = ["I was told" in row["messages"][-1]["content"] for row in rows["teacher"]]
-    assert sum(told) == 16 and sum(spoken) == 4 and all(hint for hint, blab in zip(told, spoken) if blab)
+    assert (
+        sum(told) == 16
+        and sum(spoken) == 4
+        and all(hint for hint, blab in zip(told, spoken) if blab)
+    )
 
 
 def test_a_chunk_is_what_a_kill_loses(tmp_path, monkeypatch):
     """`make_data sample --chunk 3`: three questions are on the disk when the process ends in its second chunk; the next call ends with the same file."""
     model = make_model_folder(tmp_path / "model")
     questions = tmp_path / "q.jsonl"
-    questions.write_text("".join(json.dumps({"question": f"What is {number}?", "answer": str(number)}) + "\n" for number in range(7)))
-    arguments = ["sample", "--data", str(questions), "--model", str(model), "--num_answers", "2", "--max_completion_length", "8", "--chunk", "3",
-                 "--device", "cpu", "--dtype", "float32", "--out"]  # fmt: skip
+    questions.write_text(
+        "".join(
+            json.dumps({"question": f"What is {number}?", "answer": str(number)}) + "\n"
+            for number in range(7)
+        )
+    )
+    arguments = [
+        "sample",
+        "--data",
+        str(questions),
+        "--model",
+        str(model),
+        "--num_answers",
+        "2",
+        "--max_completion_length",
+        "8",
+        "--chunk",
+        "3",
+        "--device",
+        "cpu",
+        "--dtype",
+        "float32",
+        "--out",
+    ]
     make_data.main([*arguments, str(tmp_path / "whole.jsonl")])
     written, checked = [], ask.checked_rows
 

@@ -25,7 +25,9 @@ def serve():
     servers = []
 
     def begin(verdict=longer, **settings):
-        server = make_server(judge_reward(OracleJudge(verdict), scale="win_rate"), Settings(**settings | {"port": 0}))
+        server = make_server(
+            judge_reward(OracleJudge(verdict), scale="win_rate"), Settings(**settings | {"port": 0})
+        )
         threading.Thread(target=server.serve_forever, daemon=True).start()
         servers.append(server)
         return server.server_port
@@ -38,24 +40,45 @@ def serve():
 
 def post(port, content, path="/get_reward", headers=None):
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-    connection.request("POST", path, content if isinstance(content, bytes) else json.dumps(content), headers or {})
+    connection.request(
+        "POST", path, content if isinstance(content, bytes) else json.dumps(content), headers or {}
+    )
     response = connection.getresponse()
     return response.status, json.loads(response.read())
 
 
 def ask(prompt, *answers):
-    return {"query": [prompt + answer for answer in answers], "prompts": [prompt] * len(answers), "labels": [""] * len(answers)}
+    return {
+        "query": [prompt + answer for answer in answers],
+        "prompts": [prompt] * len(answers),
+        "labels": [""] * len(answers),
+    }
 
 
 def test_a_request_in_openrlhfs_shape(serve):
-    first, second = ask("<|user|>one<|assistant|>", "a", "aaa", "aa"), ask("two ", "x", "<think>hm</think>xx")
+    first, second = (
+        ask("<|user|>one<|assistant|>", "a", "aaa", "aa"),
+        ask("two ", "x", "<think>hm</think>xx"),
+    )
     whole = {name: first[name] + second[name] for name in first}
-    mixed = {name: [values[index] for index in (3, 0, 1, 4, 2)] for name, values in whole.items()}  # groups need not stand side by side
+    mixed = {
+        name: [values[index] for index in (3, 0, 1, 4, 2)] for name, values in whole.items()
+    }  # groups need not stand side by side
     port = serve(stop="</s>")
     status, reply = post(port, mixed)
-    assert status == 200 and reply == {"rewards": [0.0, 0.0, 1.0, 1.0, 0.5], "scores": [0.0, 0.0, 1.0, 1.0, 0.5], "extra_logs": {}}
-    assert post(port, ask("q", "aa</s>", "aaa"))[1]["rewards"] == [0.0, 1.0]  # the end of turn is no part of an answer
-    assert post(port, ask("q<think>", "a long thought", "b</think>c"))[1]["rewards"] == [0.0, 1.0]  # the prompt had opened it
+    assert status == 200 and reply == {
+        "rewards": [0.0, 0.0, 1.0, 1.0, 0.5],
+        "scores": [0.0, 0.0, 1.0, 1.0, 0.5],
+        "extra_logs": {},
+    }
+    assert post(port, ask("q", "aa</s>", "aaa"))[1]["rewards"] == [
+        0.0,
+        1.0,
+    ]  # the end of turn is no part of an answer
+    assert post(port, ask("q<think>", "a long thought", "b</think>c"))[1]["rewards"] == [
+        0.0,
+        1.0,
+    ]  # the prompt had opened it
 
 
 def test_sixteen_clients_at_once_and_none_is_lost(serve):
@@ -65,12 +88,16 @@ def test_sixteen_clients_at_once_and_none_is_lost(serve):
         replies = []
         for request in range(8):
             sizes = [1 + (number * 7 + request * 3 + index) % 11 for index in range(6)]
-            status, reply = post(port, ask(f"question {number % 3}", *("y" * size for size in sizes)))  # some ask the same question
+            status, reply = post(
+                port, ask(f"question {number % 3}", *("y" * size for size in sizes))
+            )  # some ask the same question
             replies.append((status, sizes, reply["rewards"]))
         return replies
 
     with ThreadPoolExecutor(16) as pool:
-        replies = [reply for client_replies in pool.map(client, range(16)) for reply in client_replies]
+        replies = [
+            reply for client_replies in pool.map(client, range(16)) for reply in client_replies
+        ]
     assert len(replies) == 128 and all(status == 200 for status, *_ in replies)
     for _, sizes, values in replies:  # each got the rewards of its own answers
         assert values[sizes.index(max(sizes))] == max(values) == 1.0 or sizes.count(max(sizes)) > 1
@@ -80,17 +107,37 @@ def test_sixteen_clients_at_once_and_none_is_lost(serve):
 def test_completions_that_come_one_by_one_wait_for_their_group(serve):
     port = serve(group_size=4, wait=30.0)
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda item: post(port, ask(*item)), [(prompt, "z" * size) for size in (1, 2, 3, 4) for prompt in ("p", "q")]))
-    assert [reply["rewards"] for _, reply in found] == [[share] for share in (0, 0, 1 / 3, 1 / 3, 2 / 3, 2 / 3, 1, 1)]
+        found = list(
+            pool.map(
+                lambda item: post(port, ask(*item)),
+                [(prompt, "z" * size) for size in (1, 2, 3, 4) for prompt in ("p", "q")],
+            )
+        )
+    assert [reply["rewards"] for _, reply in found] == [
+        [share] for share in (0, 0, 1 / 3, 1 / 3, 2 / 3, 2 / 3, 1, 1)
+    ]
     hasty = serve(group_size=4, wait=0.2)
-    assert post(hasty, ask("p", "z", "zz"))[1]["rewards"] == [0.0, 1.0]  # what is there when the time is up
+    assert post(hasty, ask("p", "z", "zz"))[1]["rewards"] == [
+        0.0,
+        1.0,
+    ]  # what is there when the time is up
 
 
 def test_what_is_refused(serve):
     port = serve(max_body=2000)
-    bad = {400: [b"no json", {"query": ["a"]}, {"query": [], "prompts": []}, {"query": ["ab"], "prompts": ["b"]}, {"query": [3], "prompts": ["b"]},
-                 {"query": ["a", "b"], "prompts": ["a"]}, b'{"query": ["\\ud800"], "prompts": ["\\ud800"]}', b"\xff"],
-           413: [ask("q", "x" * 3000)]}  # fmt: skip
+    bad = {
+        400: [
+            b"no json",
+            {"query": ["a"]},
+            {"query": [], "prompts": []},
+            {"query": ["ab"], "prompts": ["b"]},
+            {"query": [3], "prompts": ["b"]},
+            {"query": ["a", "b"], "prompts": ["a"]},
+            b'{"query": ["\\ud800"], "prompts": ["\\ud800"]}',
+            b"\xff",
+        ],
+        413: [ask("q", "x" * 3000)],
+    }
     for status, requests in bad.items():
         for request in requests:
             found, reply = post(port, request)
@@ -119,7 +166,9 @@ def test_a_full_queue_and_a_failing_judge_are_told(serve):
     port = serve(slow, queue=1)
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(post, port, ask("q", "a", "aa"))
-        assert started.wait(20) and post(port, ask("s", "a", "aa"))[0] == 503  # the only place is taken
+        assert (
+            started.wait(20) and post(port, ask("s", "a", "aa"))[0] == 503
+        )  # the only place is taken
         go_on.set()
         assert waiting.result()[0] == 200
     status, reply = post(port, ask("r", "boom", "aa"))
@@ -130,16 +179,43 @@ def test_a_full_queue_and_a_failing_judge_are_told(serve):
 def test_the_command(tmp_path):
     make_scripted_folder(tmp_path / "judge", COIN)
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "extras.serve_reward", "--model", str(tmp_path / "judge"), "--max_completion_length", "24"]
-    process = subprocess.Popen([*command, "--port", "0"], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    command = [
+        sys.executable,
+        "-m",
+        "extras.serve_reward",
+        "--model",
+        str(tmp_path / "judge"),
+        "--max_completion_length",
+        "24",
+    ]
+    process = subprocess.Popen(
+        [*command, "--port", "0"],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
     try:
         url = process.stdout.readline()
         assert url.startswith("http://127.0.0.1:")
-        status, reply = post(int(url.split(":")[2].split("/")[0]), ask("what is 6 * 7?", "42", "43", "44"))
-        assert status == 200 and len(reply["rewards"]) == 3 and sum(reply["rewards"]) == pytest.approx(1.5)
+        status, reply = post(
+            int(url.split(":")[2].split("/")[0]), ask("what is 6 * 7?", "42", "43", "44")
+        )
+        assert (
+            status == 200
+            and len(reply["rewards"]) == 3
+            and sum(reply["rewards"]) == pytest.approx(1.5)
+        )
     finally:
         process.terminate()
         process.wait()
     for flag, value in (("--port", "70000"), ("--group_size", "1")):
-        done = subprocess.run([*command, flag, value], cwd=ROOT, env=environment, capture_output=True, text=True)
-        assert done.returncode == 2 and flag in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
+        done = subprocess.run(
+            [*command, flag, value], cwd=ROOT, env=environment, capture_output=True, text=True
+        )
+        assert (
+            done.returncode == 2
+            and flag in done.stderr.splitlines()[-1]
+            and "Traceback" not in done.stderr
+        )

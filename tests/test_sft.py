@@ -28,7 +28,15 @@ def folder(tmp_path_factory):
 
 @pytest.fixture()
 def data(tmp_path):
-    rows = [{"messages": [{"role": "user", "content": f"say {word}"}, {"role": "assistant", "content": f"<think>hm</think>{word * 2}"}]} for word in ("yes", "no", "one", "two")]
+    rows = [
+        {
+            "messages": [
+                {"role": "user", "content": f"say {word}"},
+                {"role": "assistant", "content": f"<think>hm</think>{word * 2}"},
+            ]
+        }
+        for word in ("yes", "no", "one", "two")
+    ]
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows * 3))
     return path
@@ -36,7 +44,13 @@ def data(tmp_path):
 
 def sft(*arguments, launcher=(), check=True):
     command = [sys.executable, *launcher, str(ROOT / "train_sft.py"), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=300)
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        timeout=300,
+    )
     if check and done.returncode:
         pytest.fail(done.stderr[-3000:])
     return done
@@ -50,36 +64,64 @@ def rows_of(folder):
 def test_rows_become_prompt_and_completion_with_its_end():
     tokenizer = make_tokenizer()
     messages = [{"role": "user", "content": "hi"}]
-    prompt, completion = encode_row(messages, "<think>a</think>b", tokenizer, tokenizer.eos_token_id)
-    whole = tokenizer.apply_chat_template([*messages, {"role": "assistant", "content": "<think>a</think>b"}], return_dict=False)
+    prompt, completion = encode_row(
+        messages, "<think>a</think>b", tokenizer, tokenizer.eos_token_id
+    )
+    whole = tokenizer.apply_chat_template(
+        [*messages, {"role": "assistant", "content": "<think>a</think>b"}], return_dict=False
+    )
     assert prompt + completion == whole[: len(prompt) + len(completion)]
-    assert completion[-1] == tokenizer.eos_token_id and tokenizer.convert_tokens_to_ids("</think>") in completion
-    assert encode_row("plain", "text", tokenizer, 7) == (tokenizer.encode("plain"), [*tokenizer.encode("text"), 7])
+    assert (
+        completion[-1] == tokenizer.eos_token_id
+        and tokenizer.convert_tokens_to_ids("</think>") in completion
+    )
+    assert encode_row("plain", "text", tokenizer, 7) == (
+        tokenizer.encode("plain"),
+        [*tokenizer.encode("text"), 7],
+    )
 
 
 def test_a_tag_that_the_template_has_opened_is_not_written_twice():
     tokenizer = make_tokenizer()
-    tokenizer.chat_template = tokenizer.chat_template.replace("assistant\\n' }}", "assistant\\n<think>\\n' }}")
+    tokenizer.chat_template = tokenizer.chat_template.replace(
+        "assistant\\n' }}", "assistant\\n<think>\\n' }}"
+    )
     _, completion = encode_row([{"role": "user", "content": "hi"}], "<think>\nab", tokenizer, 7)
     assert completion == [*tokenizer.encode("ab"), 7]
 
 
 @pytest.mark.parametrize("budget", [10_000, 40, 1])
 def test_loss_and_gradient_are_the_mean_over_completion_tokens(folder, budget):
-    rows = [([5, 6, 7], [[8, 9]], "line 1"), ([10], [[11, 12, 13, 14]], "line 2"), ([20, 21], [[22]], "line 3")]
+    rows = [
+        ([5, 6, 7], [[8, 9]], "line 1"),
+        ([10], [[11, 12, 13, 14]], "line 2"),
+        ([20, 21], [[22]], "line 3"),
+    ]
     model = Model.from_pretrained(folder, dtype=torch.float32)
     losses = []
-    for prompt, (completion,), _ in rows:  # the textbook: cross-entropy of whole sequences, prompt positions left out
+    for prompt, (
+        completion,
+    ), _ in rows:  # the textbook: cross-entropy of whole sequences, prompt positions left out
         layout = pack_groups([(prompt + completion, [])])
-        logits = model(layout.tokens, layout.positions, packed_attention(layout)) @ model.head_weight.T
-        losses.append(torch.nn.functional.cross_entropy(logits[len(prompt) - 1 : -1], torch.tensor(completion), reduction="sum"))
+        logits = (
+            model(layout.tokens, layout.positions, packed_attention(layout)) @ model.head_weight.T
+        )
+        losses.append(
+            torch.nn.functional.cross_entropy(
+                logits[len(prompt) - 1 : -1], torch.tensor(completion), reduction="sum"
+            )
+        )
     expected = sum(losses) / 7
     expected.backward()
     policy = Policy(folder, ALONE)
     gradients = {}
     optimizer = torch.optim.AdamW(policy.masters.values())
-    optimizer.step = lambda: gradients.update({name: master.grad.clone() for name, master in policy.masters.items()})
-    row = train_step(policy, optimizer, rows, Settings(micro_batch_tokens=budget, max_grad_norm=1e9))
+    optimizer.step = lambda: gradients.update(
+        {name: master.grad.clone() for name, master in policy.masters.items()}
+    )
+    row = train_step(
+        policy, optimizer, rows, Settings(micro_batch_tokens=budget, max_grad_norm=1e9)
+    )
     assert row["num_tokens"] == 7 and row["loss"] == pytest.approx(expected.item(), rel=1e-5)
     for name, weight in model.named_parameters():
         torch.testing.assert_close(gradients[name], weight.grad, rtol=1e-4, atol=1e-6)
@@ -90,18 +132,38 @@ def test_packs_hold_every_row_once_within_the_budget():
     for budget in (1, 40, 1000):
         packs = list(packs_of(rows, budget))
         assert sorted(row for pack in packs for row in pack) == sorted(rows)
-        assert all(len(pack) == 1 or sum(len(p) + len(c) for p, (c,), _ in pack) <= budget for pack in packs)
+        assert all(
+            len(pack) == 1 or sum(len(p) + len(c) for p, (c,), _ in pack) <= budget
+            for pack in packs
+        )
 
 
 def test_learning_rate_warms_up_and_falls_to_a_tenth():
     settings = Settings(learning_rate=1.0, warmup_steps=4, max_steps=12, schedule="cosine")
     assert [learning_rate_at(step, settings) for step in (1, 2, 4)] == [0.25, 0.5, 1.0]
-    assert learning_rate_at(8, settings) == pytest.approx(0.55) and learning_rate_at(12, settings) == pytest.approx(0.1)
+    assert learning_rate_at(8, settings) == pytest.approx(0.55) and learning_rate_at(
+        12, settings
+    ) == pytest.approx(0.1)
     assert learning_rate_at(9, Settings(learning_rate=1.0)) == 1.0
 
 
 def test_the_command_learns_resumes_and_saves_what_transformers_loads(folder, data, tmp_path):
-    flags = ["--model", folder, "--train_data", data, "--batch_size", 4, "--learning_rate", "3e-3", "--dtype", "float32", "--judge_style", "direct", "--save_every", 15]
+    flags = [
+        "--model",
+        folder,
+        "--train_data",
+        data,
+        "--batch_size",
+        4,
+        "--learning_rate",
+        "3e-3",
+        "--dtype",
+        "float32",
+        "--judge_style",
+        "direct",
+        "--save_every",
+        15,
+    ]
     sft(*flags, "--max_steps", 30, "--output_dir", tmp_path / "whole")
     rows = rows_of(tmp_path / "whole")
     assert len(rows) == 30 and rows[-1]["loss"] < rows[0]["loss"] / 2
@@ -115,7 +177,9 @@ def test_the_command_learns_resumes_and_saves_what_transformers_loads(folder, da
     assert rows_of(tmp_path / "half") == rows
     two = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
     sft(*flags, "--max_steps", 30, "--output_dir", tmp_path / "two", launcher=two)
-    assert [row["loss"] for row in rows_of(tmp_path / "two")] == pytest.approx([row["loss"] for row in rows], rel=1e-3)
+    assert [row["loss"] for row in rows_of(tmp_path / "two")] == pytest.approx(
+        [row["loss"] for row in rows], rel=1e-3
+    )
 
 
 BAD = {
@@ -147,6 +211,12 @@ def test_bad_input_is_one_line(name, tmp_path):
     (tmp_path / "surrogate.jsonl").write_text('{"prompt": "a", "completion": "\\ud800"}\n')
     (tmp_path / "blank.jsonl").write_text('{"prompt": "", "completion": ""}\n')
     flags, words = BAD[name]
-    done = sft(*[flag.format(d=tmp_path) for flag in flags], "--output_dir", tmp_path / "run", check=False)
-    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and re.search(words, done.stderr), done.stderr
+    done = sft(
+        *[flag.format(d=tmp_path) for flag in flags], "--output_dir", tmp_path / "run", check=False
+    )
+    assert (
+        done.returncode == 2
+        and len(done.stderr.splitlines()) == 1
+        and re.search(words, done.stderr)
+    ), done.stderr
     assert not (tmp_path / "run").exists()

@@ -48,24 +48,77 @@ def rows_of(folder):
 
 # ---- two at once ----
 
+
 def test_a_second_process_into_the_same_folder_or_file_is_refused(folder, coin, tmp_path, capsys):
     """The lock is that of an open file, so a holder in this process is as good as another one; it ends with its holder, however that ends."""
     pairs, out = tmp_path / "pairs.jsonl", tmp_path / "judged.jsonl"
-    pairs.write_text("".join(json.dumps({"id": f"p{n}", "query": f"say {n}", "a": "yes", "b": "no", "label": n % 2}) + "\n" for n in range(4)))
-    common = ["--model", coin, "--max_completion_length", 40, "--device", "cpu", "--dtype", "float32"]
-    runs = {"train": (lambda arguments: train_grpo.train(*train_grpo.check(cli.parse_settings(train_grpo.Settings, arguments))), ["--train_data", pairs, "--max_steps", 1, "--prompts_per_step", 1,
-                      "--num_generations", 2, "--resume", "--output_dir", tmp_path / "train", *common]),
-            "evaluated": (evaluate.main, ["--benchmark", "pairs", "--data", pairs, "--output_dir", tmp_path / "evaluated", *common]),
-            "judged.jsonl": (judge.main, ["--pairs", pairs, "--out", out, *common])}  # fmt: skip
+    pairs.write_text(
+        "".join(
+            json.dumps({"id": f"p{n}", "query": f"say {n}", "a": "yes", "b": "no", "label": n % 2})
+            + "\n"
+            for n in range(4)
+        )
+    )
+    common = [
+        "--model",
+        coin,
+        "--max_completion_length",
+        40,
+        "--device",
+        "cpu",
+        "--dtype",
+        "float32",
+    ]
+    runs = {
+        "train": (
+            lambda arguments: train_grpo.train(
+                *train_grpo.check(cli.parse_settings(train_grpo.Settings, arguments))
+            ),
+            [
+                "--train_data",
+                pairs,
+                "--max_steps",
+                1,
+                "--prompts_per_step",
+                1,
+                "--num_generations",
+                2,
+                "--resume",
+                "--output_dir",
+                tmp_path / "train",
+                *common,
+            ],
+        ),
+        "evaluated": (
+            evaluate.main,
+            [
+                "--benchmark",
+                "pairs",
+                "--data",
+                pairs,
+                "--output_dir",
+                tmp_path / "evaluated",
+                *common,
+            ],
+        ),
+        "judged.jsonl": (judge.main, ["--pairs", pairs, "--out", out, *common]),
+    }
     for name, (main, arguments) in runs.items():
         path = tmp_path / name
         path.touch() if path.suffix else path.mkdir()
-        with cli.sole_writer(path), pytest.raises(BadInput, match=f"{name}: another process is writing to it"):
+        with (
+            cli.sole_writer(path),
+            pytest.raises(BadInput, match=f"{name}: another process is writing to it"),
+        ):
             main(list(map(str, arguments)))
-        main(list(map(str, arguments)))  # nothing was lost, and the one that was refused has left no lock
+        main(
+            list(map(str, arguments))
+        )  # nothing was lost, and the one that was refused has left no lock
     assert out.read_text().count("\n") == 4
     code = "import cli, sys, time\nwith cli.sole_writer(sys.argv[1]):\n    print(flush=True)\n    time.sleep(60)"
-    with subprocess.Popen([sys.executable, "-c", code, str(out)], cwd=ROOT, stdout=subprocess.PIPE) as other:
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(out)], cwd=ROOT, stdout=subprocess.PIPE
+    ) as other:
         other.stdout.readline()
         with pytest.raises(BadInput, match="another process"), cli.sole_writer(out):
             pass
@@ -76,8 +129,26 @@ def test_a_second_process_into_the_same_folder_or_file_is_refused(folder, coin, 
 
 def test_a_file_that_has_grown_meanwhile_is_not_written_twice(coin, tmp_path, monkeypatch):
     pairs, out, load = tmp_path / "pairs.jsonl", tmp_path / "judged.jsonl", judge.judge_of
-    pairs.write_text("".join(json.dumps({"query": f"say {n}", "a": "yes", "b": "no"}) + "\n" for n in range(3)))
-    arguments = list(map(str, ["--pairs", pairs, "--out", out, "--model", coin, "--max_completion_length", 40, "--device", "cpu"]))
+    pairs.write_text(
+        "".join(json.dumps({"query": f"say {n}", "a": "yes", "b": "no"}) + "\n" for n in range(3))
+    )
+    arguments = list(
+        map(
+            str,
+            [
+                "--pairs",
+                pairs,
+                "--out",
+                out,
+                "--model",
+                coin,
+                "--max_completion_length",
+                40,
+                "--device",
+                "cpu",
+            ],
+        )
+    )
 
     def while_the_other_one_ends(settings):
         monkeypatch.setattr(judge, "judge_of", load)
@@ -91,6 +162,7 @@ def test_a_file_that_has_grown_meanwhile_is_not_written_twice(coin, tmp_path, mo
 
 
 # ---- memory and disk ----
+
 
 def failure(error, capsys, **options):
     def fail():
@@ -106,49 +178,98 @@ def failure(error, capsys, **options):
 
 
 def test_too_little_memory_names_what_to_lower(capsys):
-    told = failure(lambda: torch.empty(1 << 55), capsys, memory="lower --micro_batch_tokens")  # PyTorch's own words
+    told = failure(
+        lambda: torch.empty(1 << 55), capsys, memory="lower --micro_batch_tokens"
+    )  # PyTorch's own words
     assert "can't allocate memory" in told and told.endswith("lower --micro_batch_tokens\n")
     assert "--max_completion_length" in failure(MemoryError(), capsys)
-    assert "20.00 MiB" in failure(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has ..."), capsys)
+    assert "20.00 MiB" in failure(
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has ..."),
+        capsys,
+    )
     with pytest.raises(RuntimeError, match="shapes"):  # any other keeps its traceback
         cli.run(lambda: (_ for _ in ()).throw(RuntimeError("shapes do not fit")))
 
 
 def test_the_three_training_commands_name_their_own_flags():
     for script in ("train_grpo.py", "train_sft.py", "extras/train_dpo.py"):
-        advice = re.search(r'cli\.run\(lambda: train\(\*CHECKED\), memory=((?:\s*"[^"]*")+)', (ROOT / script).read_text())[1]
-        fields = {"train_grpo.py": train_grpo, "train_sft.py": train_sft, "extras/train_dpo.py": train_dpo}[script].Settings.__dataclass_fields__
-        assert "--micro_batch_tokens" in advice and all(flag in fields for flag in re.findall(r"--(\w+)", advice))
+        advice = re.search(
+            r'cli\.run\(lambda: train\(\*CHECKED\), memory=((?:\s*"[^"]*")+)',
+            (ROOT / script).read_text(),
+        )[1]
+        fields = {
+            "train_grpo.py": train_grpo,
+            "train_sft.py": train_sft,
+            "extras/train_dpo.py": train_dpo,
+        }[script].Settings.__dataclass_fields__
+        assert "--micro_batch_tokens" in advice and all(
+            flag in fields for flag in re.findall(r"--(\w+)", advice)
+        )
 
 
 def timeless(folder):
-    return [{key: value for key, value in row.items() if "time" not in key} for row in rows_of(folder)]
+    return [
+        {key: value for key, value in row.items() if "time" not in key} for row in rows_of(folder)
+    ]
 
 
-def test_full_disks_kills_and_interrupts_of_supervised_training(folder, tmp_path, monkeypatch, capsys):
+def test_full_disks_kills_and_interrupts_of_supervised_training(
+    folder, tmp_path, monkeypatch, capsys
+):
     """One run that meets all three, against one that nobody disturbed: the same metrics and weights."""
     data, run = tmp_path / "rows.jsonl", tmp_path / "run"
-    data.write_text("".join(json.dumps({"prompt": f"say {n}", "completion": "yes" * n}) + "\n" for n in range(1, 9)))
-    flags = dict(model=str(folder), train_data=str(data), batch_size=2, max_steps=18, save_every=2, device="cpu", dtype="float32")
+    data.write_text(
+        "".join(
+            json.dumps({"prompt": f"say {n}", "completion": "yes" * n}) + "\n" for n in range(1, 9)
+        )
+    )
+    flags = dict(
+        model=str(folder),
+        train_data=str(data),
+        batch_size=2,
+        max_steps=18,
+        save_every=2,
+        device="cpu",
+        dtype="float32",
+    )
 
     def stopped(code):  # what a run that goes on has told when it ends early
         with pytest.raises(SystemExit) as ended:
-            cli.run(lambda: train_sft.train(*train_sft.check(train_sft.Settings(**flags, output_dir=str(run), resume=True))))
+            cli.run(
+                lambda: train_sft.train(
+                    *train_sft.check(train_sft.Settings(**flags, output_dir=str(run), resume=True))
+                )
+            )
         told = capsys.readouterr().err
         assert ended.value.code == code and "Traceback" not in told
         return told.splitlines()[-1]
 
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))  # bytes that a file may have: less than a checkpoint's weights
+    resource.setrlimit(
+        resource.RLIMIT_FSIZE, (20_000, before[1])
+    )  # bytes that a file may have: less than a checkpoint's weights
     try:
         told = stopped(1)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert "File too large" in told and "--resume" in told and re.search(r"\((model|runtime).py line \d+\)", told)
+    assert (
+        "File too large" in told
+        and "--resume" in told
+        and re.search(r"\((model|runtime).py line \d+\)", told)
+    )
     assert not list(run.glob("checkpoint-?"))
 
-    command = [sys.executable, ROOT / "train_sft.py", *(f"--{name}={value}" for name, value in flags.items()), "--output_dir", run, "--resume"]
-    process = subprocess.Popen(command, env=QUIET, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    command = [
+        sys.executable,
+        ROOT / "train_sft.py",
+        *(f"--{name}={value}" for name, value in flags.items()),
+        "--output_dir",
+        run,
+        "--resume",
+    ]
+    process = subprocess.Popen(
+        command, env=QUIET, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    )
     deadline = time.time() + 300
     while not (run / "checkpoint-6").exists() and process.poll() is None and time.time() < deadline:
         time.sleep(0.001)
@@ -158,10 +279,14 @@ def test_full_disks_kills_and_interrupts_of_supervised_training(folder, tmp_path
         patch.setattr(train_sft, "save_checkpoint", lambda *_: signal.raise_signal(signal.SIGINT))
         assert stopped(130) == "interrupted"
     for path, resume in ((run, True), (tmp_path / "whole", False)):
-        train_sft.train(*train_sft.check(train_sft.Settings(**flags, output_dir=str(path), resume=resume)))
+        train_sft.train(
+            *train_sft.check(train_sft.Settings(**flags, output_dir=str(path), resume=resume))
+        )
     assert timeless(run) == timeless(tmp_path / "whole") and len(timeless(run)) == 18
     for name in ("model.safetensors", "trainer/optimizer.safetensors"):
-        assert (run / "checkpoint-18" / name).read_bytes() == (tmp_path / "whole" / "checkpoint-18" / name).read_bytes()
+        assert (run / "checkpoint-18" / name).read_bytes() == (
+            tmp_path / "whole" / "checkpoint-18" / name
+        ).read_bytes()
 
 
 def stops(monkeypatch, owner, name, call):
@@ -189,36 +314,76 @@ def ended(main, arguments, capsys):
 
 def test_ctrl_c_and_a_full_disk_while_evaluating(coin, tmp_path, monkeypatch, capsys):
     pairs = tmp_path / "pairs.jsonl"
-    pairs.write_text("".join(json.dumps({"id": f"p{n}", "query": f"say {n}", "a": "yes", "b": "no", "label": n % 2}) + "\n" for n in range(8)))
+    pairs.write_text(
+        "".join(
+            json.dumps({"id": f"p{n}", "query": f"say {n}", "a": "yes", "b": "no", "label": n % 2})
+            + "\n"
+            for n in range(8)
+        )
+    )
     monkeypatch.setattr(evaluate, "CHUNK_ITEMS", 2)
-    arguments = ["--benchmark", "pairs", "--data", pairs, "--model", coin, "--max_completion_length", 40, "--device", "cpu", "--dtype", "float32"]
+    arguments = [
+        "--benchmark",
+        "pairs",
+        "--data",
+        pairs,
+        "--model",
+        coin,
+        "--max_completion_length",
+        40,
+        "--device",
+        "cpu",
+        "--dtype",
+        "float32",
+    ]
     evaluate.main(list(map(str, [*arguments, "--output_dir", tmp_path / "whole"])))
     arguments += ["--output_dir", tmp_path / "run"]
     with monkeypatch.context() as patch:
         stops(patch, evaluate, "judge_items", 3)
         assert ended(evaluate.main, arguments, capsys) == (130, "interrupted")
     rows = (tmp_path / "run" / "rows.jsonl").read_text()
-    assert rows.count("\n") == 5 and not (tmp_path / "run" / "results.json").exists()  # a head and two chunks of two
+    assert (
+        rows.count("\n") == 5 and not (tmp_path / "run" / "results.json").exists()
+    )  # a head and two chunks of two
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (len(rows.encode()) + 9, before[1]))  # bytes that a file may have
+    resource.setrlimit(
+        resource.RLIMIT_FSIZE, (len(rows.encode()) + 9, before[1])
+    )  # bytes that a file may have
     try:
         code, told = ended(evaluate.main, arguments, capsys)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert code == 1 and "File too large" in told and "make room and call again" in told
-    assert (tmp_path / "run" / "rows.jsonl").read_text().startswith(rows)  # what it had is still there
+    assert (
+        (tmp_path / "run" / "rows.jsonl").read_text().startswith(rows)
+    )  # what it had is still there
     chunks = stops(monkeypatch, evaluate, "judge_items", 0)
     evaluate.main(list(map(str, arguments)))
     assert len(chunks) == 2 and "4 of 8 items are judged already" in capsys.readouterr().err
-    assert (tmp_path / "run" / "results.json").read_bytes() == (tmp_path / "whole" / "results.json").read_bytes()
+    assert (tmp_path / "run" / "results.json").read_bytes() == (
+        tmp_path / "whole" / "results.json"
+    ).read_bytes()
 
 
 @pytest.mark.parametrize("main", [tournament.main, elo.main])
 def test_ctrl_c_while_ranking(main, coin, tmp_path, monkeypatch, capsys):
     (tmp_path / "candidates.txt").write_text("one\ntwo\nthree\nfour\nfive\n")
     monkeypatch.setattr(tournament, "CHUNK_MATCHES", 1)
-    arguments = ["--query", "q", "--candidates", tmp_path / "candidates.txt", "--model", coin, "--max_completion_length", 40, "--json",
-                 "--device", "cpu", "--dtype", "float32"]  # fmt: skip
+    arguments = [
+        "--query",
+        "q",
+        "--candidates",
+        tmp_path / "candidates.txt",
+        "--model",
+        coin,
+        "--max_completion_length",
+        40,
+        "--json",
+        "--device",
+        "cpu",
+        "--dtype",
+        "float32",
+    ]
     main(list(map(str, arguments)))
     whole = json.loads(capsys.readouterr().out)
     arguments += ["--cache", tmp_path / "cache.jsonl"]
@@ -228,13 +393,26 @@ def test_ctrl_c_while_ranking(main, coin, tmp_path, monkeypatch, capsys):
     assert (tmp_path / "cache.jsonl").read_text().count("\n") == 2
     judged = stops(monkeypatch, Judge, "judge", 0)
     main(list(map(str, arguments)))
-    assert json.loads(capsys.readouterr().out) == whole and len(judged) == (4 if main is tournament.main else 10) - 2
+    assert (
+        json.loads(capsys.readouterr().out) == whole
+        and len(judged) == (4 if main is tournament.main else 10) - 2
+    )
 
 
 def test_ctrl_c_while_a_script_imports(tmp_path):
-    done = subprocess.run([sys.executable, "-c", "import cli\ncli.run(lambda: None)\nraise KeyboardInterrupt"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", "import cli\ncli.run(lambda: None)\nraise KeyboardInterrupt"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert (done.returncode, done.stderr) == (130, "interrupted\n")
-    done = subprocess.run([sys.executable, "-c", "import cli\ncli.run(lambda: None)\nraise ValueError('x')"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", "import cli\ncli.run(lambda: None)\nraise ValueError('x')"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 1 and "Traceback" in done.stderr and "ValueError: x" in done.stderr
 
 
@@ -255,18 +433,43 @@ cli.run(lambda: train_grpo.train(*train_grpo.check(settings)))
 
 def test_a_lost_process_ends_the_other_and_one_alone_goes_on(tmp_path):
     (tmp_path / "lost.py").write_text(LOST)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", tmp_path / "lost.py", tmp_path / "run"]
-    done = subprocess.run(command, capture_output=True, text=True, env=QUIET | {"PYTHONPATH": str(ROOT)}, timeout=300)
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node=2",
+        tmp_path / "lost.py",
+        tmp_path / "run",
+    ]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=QUIET | {"PYTHONPATH": str(ROOT)}, timeout=300
+    )
     assert done.returncode == 1 and "SIGKILL" in done.stderr, done.stderr[-2000:]
     before = [row for row in rows_of(tmp_path / "run") if row["step"] == 1]
-    settings = train_grpo.Settings(output_dir=str(tmp_path / "run"), prompts_per_step=2, num_generations=4, max_completion_length=48, save_every=1,
-                                   eval_every=0, device="cpu", dtype="float32", max_steps=2, resume=True)  # fmt: skip
+    settings = train_grpo.Settings(
+        output_dir=str(tmp_path / "run"),
+        prompts_per_step=2,
+        num_generations=4,
+        max_completion_length=48,
+        save_every=1,
+        eval_every=0,
+        device="cpu",
+        dtype="float32",
+        max_steps=2,
+        resume=True,
+    )
     train_grpo.train(*train_grpo.check(settings))
     rows = rows_of(tmp_path / "run")
-    assert [row["step"] for row in rows] == [1, 2] and rows[:1] == before and (tmp_path / "run" / "checkpoint-2").exists()
+    assert (
+        [row["step"] for row in rows] == [1, 2]
+        and rows[:1] == before
+        and (tmp_path / "run" / "checkpoint-2").exists()
+    )
 
 
 # ---- folders that do not fit ----
+
 
 def changed_config(folder, target, **changes):
     subprocess.run(["cp", "-r", folder, target], check=True)
@@ -278,15 +481,37 @@ def changed_config(folder, target, **changes):
 def test_weights_and_tokenizers_of_another_model_are_refused(folder, tmp_path):
     cut = changed_config(folder, tmp_path / "cut")
     (cut / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-100])
-    qwen = changed_config(folder, tmp_path / "qwen", model_type="qwen3", architectures=["Qwen3ForCausalLM"])
+    qwen = changed_config(
+        folder, tmp_path / "qwen", model_type="qwen3", architectures=["Qwen3ForCausalLM"]
+    )
     wide = changed_config(folder, tmp_path / "wide", hidden_size=64)
-    for path, words in ((cut, "not a whole safetensors file"), (qwen, "q_norm|k_norm"), (wide, "do not match")):
+    for path, words in (
+        (cut, "not a whole safetensors file"),
+        (qwen, "q_norm|k_norm"),
+        (wide, "do not match"),
+    ):
         with pytest.raises(BadInput, match=words):
             Policy(path, ALONE)
     tokenizer = make_tokenizer(["<mine>"])  # a token for which nobody has made the embedding larger
     changed_config(folder, tmp_path / "added")
     tokenizer.save_pretrained(tmp_path / "added")
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"prompt": "a", "completion": word + "b"}) + "\n" for word in ("", "<mine> ")))
-    with pytest.raises(BadInput, match=f"rows.jsonl line 2: the tokenizer makes token {len(tokenizer) - 1} .* knows {len(tokenizer) - 1}"):
-        train_sft.train(*train_sft.check(train_sft.Settings(model=str(tmp_path / "added"), train_data=str(tmp_path / "rows.jsonl"), output_dir=str(tmp_path / "run"),
-                                                            device="cpu", dtype="float32")))  # fmt: skip
+    (tmp_path / "rows.jsonl").write_text(
+        "".join(
+            json.dumps({"prompt": "a", "completion": word + "b"}) + "\n" for word in ("", "<mine> ")
+        )
+    )
+    with pytest.raises(
+        BadInput,
+        match=f"rows.jsonl line 2: the tokenizer makes token {len(tokenizer) - 1} .* knows {len(tokenizer) - 1}",
+    ):
+        train_sft.train(
+            *train_sft.check(
+                train_sft.Settings(
+                    model=str(tmp_path / "added"),
+                    train_data=str(tmp_path / "rows.jsonl"),
+                    output_dir=str(tmp_path / "run"),
+                    device="cpu",
+                    dtype="float32",
+                )
+            )
+        )

@@ -26,29 +26,55 @@ def test_the_rrm_prompt():
     assert user["content"].endswith(r"as \boxed{Assistant 1} or \boxed{Assistant 2}.")
     assert [f"\n{number}. " in system["content"] for number in range(1, 7)] == [True] * 5 + [False]
     direct = chat.load_style("direct")
-    assert direct.user.split("\n\n## ")[:2] == style.user.split("\n\n## ")[:2] and "step by step" not in direct.user
+    assert (
+        direct.user.split("\n\n## ")[:2] == style.user.split("\n\n## ")[:2]
+        and "step by step" not in direct.user
+    )
 
 
 def test_placeholders_inside_a_text_stay_as_they_are():
-    user = chat.judge_messages(chat.load_style("rrm"), "{answer_1}{answer_2}", "{answer_2} {query} \\1 \\g<0>", "{answer_1}")[1]["content"]
-    assert "## Query\n\n{answer_1}{answer_2}\n" in user and "### Assistant 1\n\n{answer_2} {query} \\1 \\g<0>\n" in user
+    user = chat.judge_messages(
+        chat.load_style("rrm"),
+        "{answer_1}{answer_2}",
+        "{answer_2} {query} \\1 \\g<0>",
+        "{answer_1}",
+    )[1]["content"]
+    assert (
+        "## Query\n\n{answer_1}{answer_2}\n" in user
+        and "### Assistant 1\n\n{answer_2} {query} \\1 \\g<0>\n" in user
+    )
     assert "### Assistant 2\n\n{answer_1}\n" in user
 
 
 def test_a_conversation_becomes_a_transcript():
     style = chat.Style("own", "boxed", "", "{query}|{answer_1}|{answer_2}")
-    assert chat.judge_messages(style, [{"role": "user", "content": " alone "}], "a", "b") == [{"role": "user", "content": " alone |a|b"}]
-    asked = chat.judge_messages(style, conversation("Be kind.", "Hi", "Hello", "Who {answer_1}?"), "a", "b")[0]["content"]
-    assert asked == "System:\nBe kind.\n\nUser:\nHi\n\nAssistant:\nHello\n\nUser:\nWho {answer_1}?|a|b"
-    assert chat.judge_messages(style, conversation("", "Hi", "Hello")[1:], "a", "b")[0]["content"] == "User:\nHi\n\nAssistant:\nHello|a|b"
-    swapped = chat.judge_messages(style, conversation("Be kind.", "Hi", "Hello", "Who {answer_1}?"), "b", "a")[0]["content"]
+    assert chat.judge_messages(style, [{"role": "user", "content": " alone "}], "a", "b") == [
+        {"role": "user", "content": " alone |a|b"}
+    ]
+    asked = chat.judge_messages(
+        style, conversation("Be kind.", "Hi", "Hello", "Who {answer_1}?"), "a", "b"
+    )[0]["content"]
+    assert (
+        asked == "System:\nBe kind.\n\nUser:\nHi\n\nAssistant:\nHello\n\nUser:\nWho {answer_1}?|a|b"
+    )
+    assert (
+        chat.judge_messages(style, conversation("", "Hi", "Hello")[1:], "a", "b")[0]["content"]
+        == "User:\nHi\n\nAssistant:\nHello|a|b"
+    )
+    swapped = chat.judge_messages(
+        style, conversation("Be kind.", "Hi", "Hello", "Who {answer_1}?"), "b", "a"
+    )[0]["content"]
     assert swapped == asked[:-3] + "b|a"  # nothing but the answers depends on the order
 
 
 def test_a_style_of_ones_own(tmp_path):
     path = tmp_path / "own.txt"
     body = "[Client Question]\n{query}\n\n{answer_1} {answer_2}\n\\frac{a}{b}"
-    path.write_text(f"\ufeff# a remark\nverdict: answer_tag\r\n\r\n=== user ===\n\n{body}\n\n", encoding="utf-8", newline="")
+    path.write_text(
+        f"\ufeff# a remark\nverdict: answer_tag\r\n\r\n=== user ===\n\n{body}\n\n",
+        encoding="utf-8",
+        newline="",
+    )
     style = chat.load_style(path)
     assert style == chat.Style(str(path), "answer_tag", "", body)
     assert chat.load_style(style.name) == style
@@ -58,13 +84,20 @@ def test_a_style_of_ones_own(tmp_path):
 BODY = "=== user\n{query} {answer_1} {answer_2}\n"
 
 
-@pytest.mark.parametrize("text, problem", [
-    (BODY, "the line 'verdict: boxed' .* is missing"), ("verdict: boxed\n", "the section '=== user' is missing"),
-    ("", "the line 'verdict: boxed' .* is missing"), ("verdict: tag\n" + BODY, "line 1: 'verdict: tag' is no header"),
-    ("hello\nverdict: boxed\n" + BODY, "line 1: 'hello' is no header"), ("verdict: boxed\n=== sytem\n" + BODY, "line 2: section 'sytem'"),
-    ("verdict: boxed\n" + BODY * 2, "line 4: section 'user'"), ("verdict: boxed\n=== user\n{query} {answer_1}", r"\{answer_2\} is missing"),
-    ("verdict: boxed\n" + BODY + "{answer_3}", r"\{answer_3\} is not a placeholder"),
-])
+@pytest.mark.parametrize(
+    "text, problem",
+    [
+        (BODY, "the line 'verdict: boxed' .* is missing"),
+        ("verdict: boxed\n", "the section '=== user' is missing"),
+        ("", "the line 'verdict: boxed' .* is missing"),
+        ("verdict: tag\n" + BODY, "line 1: 'verdict: tag' is no header"),
+        ("hello\nverdict: boxed\n" + BODY, "line 1: 'hello' is no header"),
+        ("verdict: boxed\n=== sytem\n" + BODY, "line 2: section 'sytem'"),
+        ("verdict: boxed\n" + BODY * 2, "line 4: section 'user'"),
+        ("verdict: boxed\n=== user\n{query} {answer_1}", r"\{answer_2\} is missing"),
+        ("verdict: boxed\n" + BODY + "{answer_3}", r"\{answer_3\} is not a placeholder"),
+    ],
+)
 def test_malformed_styles_name_the_place(tmp_path, text, problem):
     path = tmp_path / "bad.txt"
     path.write_text(text)
@@ -75,7 +108,10 @@ def test_malformed_styles_name_the_place(tmp_path, text, problem):
 def test_chat_imports_no_torch():
     """Arguments and files are checked before the slow imports."""
     command = "import sys, chat; chat.load_style('rrm'); sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", command], cwd=Path(chat.__file__).parent).returncode == 0
+    assert (
+        subprocess.run([sys.executable, "-c", command], cwd=Path(chat.__file__).parent).returncode
+        == 0
+    )
 
 
 def test_unknown_styles():
@@ -83,4 +119,7 @@ def test_unknown_styles():
         chat.load_style("rmm")
     with pytest.raises(BadInput, match="cannot read nowhere/rrm.txt"):
         chat.load_style("nowhere/rrm.txt")
-    assert all(chat.load_style(path.stem).name == path.stem for path in (Path(chat.__file__).parent / "prompts").glob("*.txt"))
+    assert all(
+        chat.load_style(path.stem).name == path.stem
+        for path in (Path(chat.__file__).parent / "prompts").glob("*.txt")
+    )

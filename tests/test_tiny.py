@@ -16,7 +16,10 @@ import world  # noqa: E402
 
 from chat import load_style, load_tokenizer  # noqa: E402
 
-SETS = {name: [json.loads(line) for line in (FOLDER / f"{name}.jsonl").read_text().splitlines()] for name in ("train", "test")}
+SETS = {
+    name: [json.loads(line) for line in (FOLDER / f"{name}.jsonl").read_text().splitlines()]
+    for name in ("train", "test")
+}
 ALL = [row for rows in SETS.values() for row in rows]
 SIGNS = {"plus": "+", "minus": "-", "times": "*"}
 
@@ -34,9 +37,14 @@ def points(query, line):
     total, words = 0, line.lower().split()
     for constraint in query.split(", "):
         kind, *value, weight = constraint.split(" ")
-        met = {"has": value and value[0] in words, "no": value and value[0] not in words, "lower": line == line.lower(),
-               "starts": value and words[0] == value[0], "ends": value and words[-1] == value[0],
-               "max": kind == "max" and len(words) <= int(value[0])}[kind]  # fmt: skip
+        met = {
+            "has": value and value[0] in words,
+            "no": value and value[0] not in words,
+            "lower": line == line.lower(),
+            "starts": value and words[0] == value[0],
+            "ends": value and words[-1] == value[0],
+            "max": kind == "max" and len(words) <= int(value[0]),
+        }[kind]
         total += int(weight[1:]) * bool(met)
     return total
 
@@ -66,7 +74,9 @@ def test_no_question_is_in_both_sets_nor_in_what_the_base_learned_from():
     assert len(held_out) > 300
     assert held_out.isdisjoint(asked(row["query"]) for row in SETS["train"])
     learned = itertools.islice(world.rows("thinker", 1.0), 20000)
-    assert held_out.isdisjoint(asked(messages[0]["content"].split(" first: ")[0]) for messages in learned)
+    assert held_out.isdisjoint(
+        asked(messages[0]["content"].split(" first: ")[0]) for messages in learned
+    )
 
 
 def test_whatever_is_better_is_as_often_worse():
@@ -97,14 +107,19 @@ def test_a_linear_model_of_the_answers_alone_is_at_chance():
 
     split = [[], []]
     for row in rows:
-        split[frozenset((row["a"], row["b"])) in tested].append((features(row), 1 if row["label"] == 0 else -1))
+        split[frozenset((row["a"], row["b"])) in tested].append(
+            (features(row), 1 if row["label"] == 0 else -1)
+        )
     for epoch in range(5):
         random.Random(epoch).shuffle(split[0])
         for counts, target in split[0]:
             if target * sum(weights[gram] * value for gram, value in counts.items()) <= 0:
                 for gram, value in counts.items():
                     weights[gram] += target * value
-    scores = [target * sum(weights[gram] * value for gram, value in counts.items()) for counts, target in split[1]]
+    scores = [
+        target * sum(weights[gram] * value for gram, value in counts.items())
+        for counts, target in split[1]
+    ]
     right = sum((score > 0) + (score == 0) / 2 for score in scores) / len(scores)
     assert len(scores) > 700 and any(scores) and abs(right - 0.5) < 0.02
 
@@ -129,25 +144,46 @@ def test_the_working_leads_to_the_right_verdict():
                 for left, right in re.findall(r"(\d[-+*\d]*)=(\d+)", text):
                     assert eval(left) == int(right)
             else:
-                totals = [int(re.findall(rf"{name} [\w ]+? [yn](\d+)", text)[-1]) for name in ("first", "second")]
+                totals = [
+                    int(re.findall(rf"{name} [\w ]+? [yn](\d+)", text)[-1])
+                    for name in ("first", "second")
+                ]
                 assert totals == [points(queries[index], answer) for answer in answers]
 
 
 def test_the_working_of_a_line():
-    task = [("has", "fig", 3), ("no", "tea", 2), ("max", 3, 1), ("lower", "", 2), ("starts", "oat", 1), ("ends", "ham", 3)]
+    task = [
+        ("has", "fig", 3),
+        ("no", "tea", 2),
+        ("max", 3, 1),
+        ("lower", "", 2),
+        ("starts", "oat", 1),
+        ("ends", "ham", 3),
+    ]
     lines = ["Oat fig tea ham", "rice pea"]
     assert world.think(task, lines) == (
         " has fig first Oat fig y3 second rice pea n0 no tea first Oat fig tea n3 second rice pea y2 max 3 first 4 n3 second 2 y3"
-        " lower first Oat n3 second rice y5 starts oat first Oat y4 second rice n5 ends ham first ham y7 second pea n5")
-    assert [world.quality(task, line) for line in lines] == [7, 5] == [points(world.line_query(task), line) for line in lines]
+        " lower first Oat n3 second rice y5 starts oat first Oat y4 second rice n5 ends ham first ham y7 second pea n5"
+    )
+    assert (
+        [world.quality(task, line) for line in lines]
+        == [7, 5]
+        == [points(world.line_query(task), line) for line in lines]
+    )
 
 
 def test_each_word_and_digit_of_the_world_is_one_token():
     tokenizer = load_tokenizer(FOLDER / "base")
     for word in [*world.WORDS, *world.KINDS, *world.LABELS]:
-        assert len(tokenizer.encode(f" {word}", add_special_tokens=False)) == len(tokenizer.encode(word, add_special_tokens=False)) == 1, word
+        assert (
+            len(tokenizer.encode(f" {word}", add_special_tokens=False))
+            == len(tokenizer.encode(word, add_special_tokens=False))
+            == 1
+        ), word
     assert len(tokenizer.encode("347+586", add_special_tokens=False)) == 7
 
 
 def test_the_rows_use_the_prompt_that_the_judge_uses():
-    assert load_style("tiny").user.strip().replace("{query}", "Q").format(answer_1="A", answer_2="B") == world.PROMPT.format(query="Q", answer_1="A", answer_2="B")
+    assert load_style("tiny").user.strip().replace("{query}", "Q").format(
+        answer_1="A", answer_2="B"
+    ) == world.PROMPT.format(query="Q", answer_1="A", answer_2="B")

@@ -26,18 +26,32 @@ def by_number(pairs):
 
 
 @settings(deadline=None, max_examples=120)
-@given(st.integers(1, 200), st.integers(0, 5), st.sampled_from([by_number, lambda pairs: [0.5] * len(pairs), lambda pairs: [(i * 7 + j) % 5 / 4 for i, j in pairs]]))
+@given(
+    st.integers(1, 200),
+    st.integers(0, 5),
+    st.sampled_from(
+        [
+            by_number,
+            lambda pairs: [0.5] * len(pairs),
+            lambda pairs: [(i * 7 + j) % 5 / 4 for i, j in pairs],
+        ]
+    ),
+)
 def test_any_number_of_players(num_players, seed, play):
     batches = []
     bracket = knockout(num_players, lambda pairs: batches.append(pairs) or play(pairs), seed)
     matches = [match for matches in bracket.rounds for match in matches]
     assert bracket.num_matches == len(matches) == num_players - 1
     assert len(bracket.rounds) == math.ceil(math.log2(num_players))
-    assert batches == [[match[:2] for match in matches] for matches in bracket.rounds]  # a round is one batch
+    assert batches == [
+        [match[:2] for match in matches] for matches in bracket.rounds
+    ]  # a round is one batch
     alive, rested = set(range(num_players)), Counter()
     for matches in bracket.rounds:
         players = [player for match in matches for player in match[:2]]
-        assert len(players) == len(set(players)) and set(players) <= alive  # nobody plays twice in a round, or after a defeat
+        assert (
+            len(players) == len(set(players)) and set(players) <= alive
+        )  # nobody plays twice in a round, or after a defeat
         rested.update(alive - set(players))
         for i, j, score, winner in matches:
             assert winner in (i, j) and (score == 0.5 or winner == (i if score > 0.5 else j))
@@ -54,9 +68,17 @@ def test_all_sizes_to_200():
 
 
 def test_pairing_and_coins_depend_on_the_seed_alone():
-    winners = Counter(knockout(8, lambda pairs: [0.5] * len(pairs), seed).winner for seed in range(800))
-    assert set(winners) == set(range(8)) and all(60 < count < 140 for count in winners.values())  # 100 each, 4.3 standard deviations
-    coins = Counter(knockout(2, lambda pairs: [0.5], seed).rounds[0][0][3] == knockout(2, lambda pairs: [0.5], seed).rounds[0][0][0] for seed in range(400))
+    winners = Counter(
+        knockout(8, lambda pairs: [0.5] * len(pairs), seed).winner for seed in range(800)
+    )
+    assert set(winners) == set(range(8)) and all(
+        60 < count < 140 for count in winners.values()
+    )  # 100 each, 4.3 standard deviations
+    coins = Counter(
+        knockout(2, lambda pairs: [0.5], seed).rounds[0][0][3]
+        == knockout(2, lambda pairs: [0.5], seed).rounds[0][0][0]
+        for seed in range(400)
+    )
     assert 160 < coins[True] < 240
 
 
@@ -73,15 +95,23 @@ def test_tree():
     lines = draw_tree(bracket, "player {}".format)
     assert len(lines) == 4 and lines[0].startswith("player 4 beats")
     assert draw_tree(knockout(1, by_number), str) == ["0"]
-    played = [f"player {winner} beats player {i + j - winner} 1.00" for matches in bracket.rounds for i, j, _, winner in matches]
+    played = [
+        f"player {winner} beats player {i + j - winner} 1.00"
+        for matches in bracket.rounds
+        for i, j, _, winner in matches
+    ]
     assert sorted(line.lstrip("│├└─ ") for line in lines) == sorted(played)
-    assert draw_tree(knockout(2, lambda pairs: [0.5]), str)[0].endswith("0.50 (coin)") and bracket.num_coins == 0
+    assert (
+        draw_tree(knockout(2, lambda pairs: [0.5]), str)[0].endswith("0.50 (coin)")
+        and bracket.num_coins == 0
+    )
     assert knockout(4, lambda pairs: [0.5, 0.75][: len(pairs)]).num_coins == 2  # one in each round
     depth = [len(line) - len(line.lstrip("│├└─ ")) for line in lines]
     assert depth == [0, 3, 6, 3] or depth == [0, 3, 3, 6]
 
 
 # ---- cache ----
+
 
 class Recorder:
     def __init__(self):
@@ -97,15 +127,29 @@ def test_cache(tmp_path):
     first = Recorder()
     play = cached(first, path, names)
     scores = play([(0, 1), (1, 2), (1, 3), (0, 1), (1, 0)])
-    assert first.calls == [((1, 0), 0), ((1, 2), 0), ((1, 0), 1), ((1, 0), 2)]  # one direction, repetitions counted, twins not judged
+    assert first.calls == [
+        ((1, 0), 0),
+        ((1, 2), 0),
+        ((1, 0), 1),
+        ((1, 0), 2),
+    ]  # one direction, repetitions counted, twins not judged
     assert scores == [1 - 0.75, 1.25 % 1, 0.5, 1 - 0.0, 0.25]
-    assert play([(0, 3)]) == [1 - 9.0 % 4 / 4 - 0.5] or first.calls[-1] == ((3, 0), 3)  # the twin of 1: the fourth meeting of these texts
+    assert play([(0, 3)]) == [1 - 9.0 % 4 / 4 - 0.5] or first.calls[-1] == (
+        (3, 0),
+        3,
+    )  # the twin of 1: the fourth meeting of these texts
     second = Recorder()
-    assert cached(second, path, names)([(0, 1), (1, 2), (1, 3), (0, 1), (1, 0)]) == scores and second.calls == []
+    assert (
+        cached(second, path, names)([(0, 1), (1, 2), (1, 3), (0, 1), (1, 0)]) == scores
+        and second.calls == []
+    )
     cached(second, path, names)([(0, 2)])
     assert second.calls == [((0, 2), 0)]
     without = Recorder()
-    assert cached(without, None, names)([(0, 1), (1, 2), (1, 3), (0, 1), (1, 0)]) == scores and without.calls == first.calls[:4]
+    assert (
+        cached(without, None, names)([(0, 1), (1, 2), (1, 3), (0, 1), (1, 0)]) == scores
+        and without.calls == first.calls[:4]
+    )
 
 
 def test_cut_off_and_foreign_files(tmp_path):
@@ -117,7 +161,13 @@ def test_cut_off_and_foreign_files(tmp_path):
         again = Recorder()
         cached(again, str(path), ["a", "b", "c"])([(0, 1), (1, 2), (0, 2)])
         assert path.read_bytes() == whole and len(again.calls) == 3 - whole[:cut].count(b"\n")
-    for text in ("fig\nice\n", "fig", '{"i": "a", "j": "b", "score": 0.5}\n', '{"i": "a", "j": "b", "repetition": 0, "score": 7.0}\n', "[]\n"):
+    for text in (
+        "fig\nice\n",
+        "fig",
+        '{"i": "a", "j": "b", "score": 0.5}\n',
+        '{"i": "a", "j": "b", "repetition": 0, "score": 7.0}\n',
+        "[]\n",
+    ):
         path.write_text(text)
         with pytest.raises(BadInput, match="c.jsonl line 1"):
             cached(Recorder(), str(path), ["a", "b"])
@@ -128,17 +178,35 @@ def test_cut_off_and_foreign_files(tmp_path):
 
 # ---- candidates ----
 
-@pytest.mark.parametrize("text, name, expected", [
-    ("fig\n\nice cream\r\n", "c.txt", ["fig", "ice cream"]), ('"fig"\n{"response": "ice\\n2"}\n{"text": ""}\n', "c.jsonl", ["fig", "ice\n2", ""]),
-    ('{"text": "fig", "id": 3}\n', "c.txt", ["fig"]), ('"so he said", or not\nfig', "c.txt", ['"so he said", or not', "fig"]), ("42\n", "c.txt", ["42"]),
-    ('{"response": "a", "text": "b"}', "c.txt", ["a"]), ("a\u2028b\nc", "c.txt", ["a\u2028b", "c"]),
-])  # fmt: skip
+
+@pytest.mark.parametrize(
+    "text, name, expected",
+    [
+        ("fig\n\nice cream\r\n", "c.txt", ["fig", "ice cream"]),
+        ('"fig"\n{"response": "ice\\n2"}\n{"text": ""}\n', "c.jsonl", ["fig", "ice\n2", ""]),
+        ('{"text": "fig", "id": 3}\n', "c.txt", ["fig"]),
+        ('"so he said", or not\nfig', "c.txt", ['"so he said", or not', "fig"]),
+        ("42\n", "c.txt", ["42"]),
+        ('{"response": "a", "text": "b"}', "c.txt", ["a"]),
+        ("a\u2028b\nc", "c.txt", ["a\u2028b", "c"]),
+    ],
+)
 def test_candidate_files(text, name, expected, tmp_path):
     (tmp_path / name).write_text(text, encoding="utf-8", newline="")
     assert read_candidates(str(tmp_path / name)) == expected
 
 
-@pytest.mark.parametrize("text, words", [("", "empty"), ("\n \n", "empty"), ('"a"\n3\n', "line 2"), ('{"text": 3}', "line 1"), ('"\\ud800"', "line 1"), ('"a"\nb', "line 2")])
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("", "empty"),
+        ("\n \n", "empty"),
+        ('"a"\n3\n', "line 2"),
+        ('{"text": 3}', "line 1"),
+        ('"\\ud800"', "line 1"),
+        ('"a"\nb', "line 2"),
+    ],
+)
 def test_bad_candidate_files(text, words, tmp_path):
     (tmp_path / "c.jsonl").write_text(text)
     with pytest.raises(BadInput, match=words):
@@ -147,58 +215,129 @@ def test_bad_candidate_files(text, words, tmp_path):
 
 # ---- command ----
 
+
 def command(*arguments):
     words = [sys.executable, ROOT / "tournament.py", *map(str, arguments)]
-    return subprocess.run(words, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"})
+    return subprocess.run(
+        words,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+    )
 
 
 def test_command(tmp_path):
     path = tmp_path / "c.txt"
     path.write_text("fig\nice\ndate\x1b[2J\n")
-    done = command("--query", "347+586", "--candidates", path, "--max_completion_length", 60, "--num_votes", 2, "--json")
+    done = command(
+        "--query",
+        "347+586",
+        "--candidates",
+        path,
+        "--max_completion_length",
+        60,
+        "--num_votes",
+        2,
+        "--json",
+    )
     assert done.returncode == 0, done.stderr
     bracket = json.loads(done.stdout)
-    assert bracket["num_matches"] == 2 and len(bracket["rounds"]) == 2 and bracket["text"] == path.read_text().splitlines()[bracket["winner"]]
+    assert (
+        bracket["num_matches"] == 2
+        and len(bracket["rounds"]) == 2
+        and bracket["text"] == path.read_text().splitlines()[bracket["winner"]]
+    )
     scores = [match[2] for matches in bracket["rounds"] for match in matches]
-    assert all(score in (0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1) for score in scores)  # four games, half for an invalid one
-    shown = command("--query", "347+586", "--candidates", path, "--max_completion_length", 60, "--num_votes", 2)
+    assert all(
+        score in (0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1) for score in scores
+    )  # four games, half for an invalid one
+    shown = command(
+        "--query", "347+586", "--candidates", path, "--max_completion_length", 60, "--num_votes", 2
+    )
     *tree, empty, best = shown.stdout.splitlines()
-    assert shown.returncode == 0 and len(tree) == 2 and empty == "" and "\x1b" not in shown.stdout and shown.stderr.startswith("judged now: 8 games, ")
-    assert tree[0].startswith(f"{bracket['winner']}: ") and best.startswith(f"best answer: {bracket['winner']}: ")
-    assert bracket["num_coins"] == scores.count(0.5) == sum(line.endswith("(coin)") for line in tree)
-    assert (f"{bracket['num_coins']} of 2 matches had no winner: a coin decided" in best) == (bracket["num_coins"] > 0)
+    assert (
+        shown.returncode == 0
+        and len(tree) == 2
+        and empty == ""
+        and "\x1b" not in shown.stdout
+        and shown.stderr.startswith("judged now: 8 games, ")
+    )
+    assert tree[0].startswith(f"{bracket['winner']}: ") and best.startswith(
+        f"best answer: {bracket['winner']}: "
+    )
+    assert (
+        bracket["num_coins"] == scores.count(0.5) == sum(line.endswith("(coin)") for line in tree)
+    )
+    assert (f"{bracket['num_coins']} of 2 matches had no winner: a coin decided" in best) == (
+        bracket["num_coins"] > 0
+    )
 
 
 def test_votes_left_out_are_reported(tmp_path, capsys):
     """Both rankers, within this process: the same winners as with all votes, and what was spent."""
     model = make_scripted_folder(tmp_path / "coin", COIN)
-    os.utime(model / "model.safetensors", (0, 0))  # its age decides, with all the rest, who of two answers is i, hence the draws
+    os.utime(
+        model / "model.safetensors", (0, 0)
+    )  # its age decides, with all the rest, who of two answers is i, hence the draws
     (tmp_path / "c.txt").write_text("fig\nice\ndate\n")
-    arguments = ["--query", "q", "--candidates", tmp_path / "c.txt", "--model", model, "--num_votes", 8, "--max_completion_length", 30, "--device", "cpu"]
+    arguments = [
+        "--query",
+        "q",
+        "--candidates",
+        tmp_path / "c.txt",
+        "--model",
+        model,
+        "--num_votes",
+        8,
+        "--max_completion_length",
+        30,
+        "--device",
+        "cpu",
+    ]
 
     def run(main, *more):
         main([str(word) for word in [*arguments, *more]])
         return capsys.readouterr()
 
-    whole, part = (json.loads(run(tournament.main, "--json", "--stop", stop).out) for stop in ("never", "decided"))
+    whole, part = (
+        json.loads(run(tournament.main, "--json", "--stop", stop).out)
+        for stop in ("never", "decided")
+    )
     assert "judged_now" not in whole and whole["winner"] == part["winner"]
     spent = part.pop("judged_now")
-    assert list(part) == list(whole) and spent["games"] + spent["games_saved"] == 32 and 18 <= spent["games"] < 32
+    assert (
+        list(part) == list(whole)
+        and spent["games"] + spent["games_saved"] == 32
+        and 18 <= spent["games"] < 32
+    )
     assert spent["tokens"] > spent["games"] and 0 < spent["tokens_saved"] < spent["tokens"]
     cache = ["--cache", tmp_path / "cache.jsonl", "--stop", "likely"]
     spent = json.loads(run(elo.main, "--json", *cache).out)["judged_now"]
     assert spent["games"] + spent["games_saved"] == 48 and spent["games_saved"] > 0
     table = run(elo.main, *cache)
-    assert "judged now: 0 games, 0 tokens" in table.err and "fig" in table.out  # all of it from the cache
+    assert (
+        "judged now: 0 games, 0 tokens" in table.err and "fig" in table.out
+    )  # all of it from the cache
     assert "saved" not in table.err  # and nothing was saved, since nothing was judged
 
 
-@pytest.mark.parametrize("arguments, words", [
-    (["--query", "q"], "--candidates is missing"), (["--candidates", "C"], "--query"), (["--query", "q", "--candidates", "none.txt"], "none.txt"),
-    (["--query", "q", "--candidates", "C", "--temperature", "-1"], "--temperature"), (["--query", "q", "--candidates", "C", "--stop", "x"], "'x'"),
-    (["--query", "q", "--candidates", "C", "--votes", "1"], "--votes"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--query", "q"], "--candidates is missing"),
+        (["--candidates", "C"], "--query"),
+        (["--query", "q", "--candidates", "none.txt"], "none.txt"),
+        (["--query", "q", "--candidates", "C", "--temperature", "-1"], "--temperature"),
+        (["--query", "q", "--candidates", "C", "--stop", "x"], "'x'"),
+        (["--query", "q", "--candidates", "C", "--votes", "1"], "--votes"),
+    ],
+)
 def test_bad_input(arguments, words, tmp_path):
     (tmp_path / "c.txt").write_text("a\nb\n")
     done = command(*(tmp_path / "c.txt" if word == "C" else word for word in arguments))
-    assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1 and words in done.stderr
+    assert (
+        done.returncode == 2
+        and done.stdout == ""
+        and done.stderr.count("\n") == 1
+        and words in done.stderr
+    )

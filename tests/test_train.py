@@ -16,11 +16,26 @@ import transformers
 from model import Model
 
 ROOT = Path(__file__).parents[1]
-SHORT = ["--max_steps", "6", "--save_every", "2", "--prompts_per_step", "7", "--num_generations", "4", "--eval_every", "3", "--eval_limit", "10"]
-KEYS = set("""step loss reward reward_std frac_reward_zero_std kl entropy clip_ratio/low_mean clip_ratio/high_mean completions/mean_length
+SHORT = [
+    "--max_steps",
+    "6",
+    "--save_every",
+    "2",
+    "--prompts_per_step",
+    "7",
+    "--num_generations",
+    "4",
+    "--eval_every",
+    "3",
+    "--eval_limit",
+    "10",
+]
+KEYS = set(
+    """step loss reward reward_std frac_reward_zero_std kl entropy clip_ratio/low_mean clip_ratio/high_mean completions/mean_length
     completions/clipped_ratio grad_norm learning_rate num_tokens step_time judge/accuracy judge/position_bias judge/length_bias judge/parse_fail
     judge/think_empty judge/think_length sampling/logp_diff_mean sampling/logp_diff_max skipped_steps timing/rollout timing/reward timing/update
-    timing/tokens_per_second""".split())  # fmt: skip
+    timing/tokens_per_second""".split()
+)
 
 
 def command(*arguments, launcher=()):
@@ -29,7 +44,14 @@ def command(*arguments, launcher=()):
 
 def train(*arguments, launcher=(), check=True, **options):
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command(*arguments, launcher=launcher), capture_output=True, text=True, env=environment, timeout=300, **options)
+    done = subprocess.run(
+        command(*arguments, launcher=launcher),
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=300,
+        **options,
+    )
     if check and done.returncode:
         pytest.fail(done.stderr[-3000:])
     return done
@@ -38,7 +60,11 @@ def train(*arguments, launcher=(), check=True, **options):
 def metrics(folder, timings=False):
     """The rows of a run, without what a clock wrote."""
     rows = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
-    return rows if timings else [{key: value for key, value in row.items() if "tim" not in key} for row in rows]
+    return (
+        rows
+        if timings
+        else [{key: value for key, value in row.items() if "tim" not in key} for row in rows]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -50,12 +76,27 @@ def short_run(tmp_path_factory):
 
 def test_the_default_command_learns_to_think(tmp_path):
     """The first steps of the default run: from thinking in half of the judgments to thinking in nearly all, and the accuracy that comes with it."""
-    done = train("--output_dir", tmp_path / "run", "--max_steps", "16", "--eval_limit", "80", "--eval_every", "16")
+    done = train(
+        "--output_dir",
+        tmp_path / "run",
+        "--max_steps",
+        "16",
+        "--eval_limit",
+        "80",
+        "--eval_every",
+        "16",
+    )
     first, last = (row for row in metrics(tmp_path / "run") if "eval/judge/accuracy" in row)
-    assert first["step"] == 0 and first["eval/judge/accuracy"] < 0.82 and first["eval/judge/think_empty"] > 0.3
+    assert (
+        first["step"] == 0
+        and first["eval/judge/accuracy"] < 0.82
+        and first["eval/judge/think_empty"] > 0.3
+    )
     assert last["eval/judge/accuracy"] > 0.86 and last["eval/judge/think_empty"] < 0.1
     assert last["eval/completions/mean_length"] > first["eval/completions/mean_length"] + 5
-    assert done.stdout.strip() == str(tmp_path / "run" / "checkpoint-16")  # the result, and nothing else, on standard output
+    assert done.stdout.strip() == str(
+        tmp_path / "run" / "checkpoint-16"
+    )  # the result, and nothing else, on standard output
     assert "held out, from step 0 to 16" in done.stderr and "judge.py --model" in done.stderr
 
 
@@ -64,18 +105,33 @@ def test_a_run_writes_what_it_promises(short_run):
     assert [row["step"] for row in rows] == [0, 1, 2, 3, 4, 5, 6]
     assert all(KEYS == {key for key in row if not key.startswith("eval/")} for row in rows[1:])
     assert [row["step"] for row in rows if "eval/judge/accuracy" in row] == [0, 3, 6]
-    assert {"eval/judge/accuracy", "eval/judge/consistency", "eval/judge/position_bias"} <= rows[0].keys()
+    assert {"eval/judge/accuracy", "eval/judge/consistency", "eval/judge/position_bias"} <= rows[
+        0
+    ].keys()
     assert "NaN" not in (short_run / "metrics.jsonl").read_text()
     assert max(row["sampling/logp_diff_max"] for row in rows[1:]) <= 1e-4
-    assert all(row["clip_ratio/low_mean"] == row["clip_ratio/high_mean"] == 0 for row in rows[1:])  # one update: on-policy
+    assert all(
+        row["clip_ratio/low_mean"] == row["clip_ratio/high_mean"] == 0 for row in rows[1:]
+    )  # one update: on-policy
     config = json.loads((short_run / "config.json").read_text())
-    assert config["settings"]["prompts_per_step"] == 7 and config["settings"]["learning_rate"] == 1e-4 and config["versions"]["torch"] == torch.__version__
-    groups = [json.loads(line) for line in (short_run / "rollouts" / "3.jsonl").read_text().splitlines()]
+    assert (
+        config["settings"]["prompts_per_step"] == 7
+        and config["settings"]["learning_rate"] == 1e-4
+        and config["versions"]["torch"] == torch.__version__
+    )
+    groups = [
+        json.loads(line) for line in (short_run / "rollouts" / "3.jsonl").read_text().splitlines()
+    ]
     assert len(groups) == 7 and all(len(group["completions"]) == 4 for group in groups)
     for group in groups:
-        rewards = [1.0 if completion["verdict"] == group["right_verdict"] else -1.0 for completion in group["completions"]]
+        rewards = [
+            1.0 if completion["verdict"] == group["right_verdict"] else -1.0
+            for completion in group["completions"]
+        ]
         assert rewards == [completion["reward"] for completion in group["completions"]]
-        assert sum(completion["advantage"] for completion in group["completions"]) == pytest.approx(0, abs=1e-5)
+        assert sum(completion["advantage"] for completion in group["completions"]) == pytest.approx(
+            0, abs=1e-5
+        )
     mean = sum(c["reward"] for group in groups for c in group["completions"]) / 28
     assert mean == pytest.approx(rows[3]["reward"])
     assert sum(len(group["completions"]) for group in groups) == 28
@@ -83,15 +139,40 @@ def test_a_run_writes_what_it_promises(short_run):
 
 def test_checkpoints_load_in_transformers_with_fp32_masters(short_run):
     folder = short_run / "checkpoint-6"
-    theirs, report = transformers.AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
-    assert not report["missing_keys"] and not report["unexpected_keys"] and theirs.dtype == torch.float32
+    theirs, report = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, output_loading_info=True
+    )
+    assert (
+        not report["missing_keys"]
+        and not report["unexpected_keys"]
+        and theirs.dtype == torch.float32
+    )
     ours = Model.from_pretrained(folder, dtype=torch.float32)
-    assert all(torch.equal(dict(theirs.named_parameters())["model." + n if "lm_head" not in n else n], p) for n, p in ours.named_parameters())
+    assert all(
+        torch.equal(dict(theirs.named_parameters())["model." + n if "lm_head" not in n else n], p)
+        for n, p in ours.named_parameters()
+    )
     assert transformers.AutoTokenizer.from_pretrained(folder).chat_template
     assert json.loads((folder / "config.json").read_text())["judge_style"] == "tiny"
     assert not list(short_run.glob("*.partial"))
-    judged = subprocess.run([sys.executable, ROOT / "judge.py", "--model", folder, "--query", "347+586", "--a", "933", "--b", "923", "--json"],
-                            capture_output=True, text=True, check=True)  # fmt: skip
+    judged = subprocess.run(
+        [
+            sys.executable,
+            ROOT / "judge.py",
+            "--model",
+            folder,
+            "--query",
+            "347+586",
+            "--a",
+            "933",
+            "--b",
+            "923",
+            "--json",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert len(json.loads(judged.stdout)["games"]) == 2
 
 
@@ -103,7 +184,11 @@ def test_the_same_command_gives_the_same_run(short_run, tmp_path):
 @pytest.mark.parametrize("after", ["checkpoint-2", "rollouts/4.jsonl", "checkpoint-4"])
 def test_kill_and_resume_gives_the_metrics_of_the_run_left_alone(short_run, tmp_path, after):
     folder = tmp_path / "killed"
-    process = subprocess.Popen(command("--output_dir", folder, *SHORT), env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command("--output_dir", folder, *SHORT),
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stderr=subprocess.DEVNULL,
+    )
     deadline = time.time() + 120
     while not (folder / after).exists() and process.poll() is None and time.time() < deadline:
         time.sleep(0.001)
@@ -112,8 +197,12 @@ def test_kill_and_resume_gives_the_metrics_of_the_run_left_alone(short_run, tmp_
     (folder / "metrics.jsonl").open("a").write('{"step": 9, "rew')  # a row that the kill cut off
     train("--output_dir", folder, *SHORT, "--resume")
     assert metrics(folder) == metrics(short_run)  # to the last digit
-    assert {path.name for path in (folder / "rollouts").iterdir()} == {path.name for path in (short_run / "rollouts").iterdir()}
-    assert (folder / "checkpoint-6" / "model.safetensors").read_bytes() == (short_run / "checkpoint-6" / "model.safetensors").read_bytes()
+    assert {path.name for path in (folder / "rollouts").iterdir()} == {
+        path.name for path in (short_run / "rollouts").iterdir()
+    }
+    assert (folder / "checkpoint-6" / "model.safetensors").read_bytes() == (
+        short_run / "checkpoint-6" / "model.safetensors"
+    ).read_bytes()
 
 
 def test_resume_without_a_run_starts_one_and_can_go_on_for_longer(short_run, tmp_path):
@@ -138,11 +227,42 @@ def test_a_damaged_checkpoint_is_passed_over(short_run, tmp_path):
 
 
 def test_a_prompt_of_the_users_own_travels_with_the_checkpoint(tmp_path):
-    (tmp_path / "mine.txt").write_text("verdict: boxed\n=== user\n{query} 2: {answer_1} 1: {answer_2}\n")
-    train("--output_dir", tmp_path / "run", "--max_steps", "1", "--prompts_per_step", "2", "--eval_every", "0", "--style", "mine.txt", cwd=tmp_path)
+    (tmp_path / "mine.txt").write_text(
+        "verdict: boxed\n=== user\n{query} 2: {answer_1} 1: {answer_2}\n"
+    )
+    train(
+        "--output_dir",
+        tmp_path / "run",
+        "--max_steps",
+        "1",
+        "--prompts_per_step",
+        "2",
+        "--eval_every",
+        "0",
+        "--style",
+        "mine.txt",
+        cwd=tmp_path,
+    )
     folder = tmp_path / "run" / "checkpoint-1"
     (tmp_path / "mine.txt").unlink()
-    judged = subprocess.run([sys.executable, ROOT / "judge.py", "--model", folder, "--query", "347+586", "--a", "933", "--b", "923", "--json"], cwd=ROOT, capture_output=True, text=True)  # fmt: skip
+    judged = subprocess.run(
+        [
+            sys.executable,
+            ROOT / "judge.py",
+            "--model",
+            folder,
+            "--query",
+            "347+586",
+            "--a",
+            "933",
+            "--b",
+            "923",
+            "--json",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert judged.returncode == 0, judged.stderr
 
 
@@ -150,7 +270,11 @@ def test_a_folder_that_is_no_run_is_not_resumed(tmp_path):
     subprocess.run(["cp", "-r", ROOT / "tiny" / "base", tmp_path / "model"], check=True)
     before = (tmp_path / "model" / "config.json").read_text()
     done = train("--output_dir", tmp_path / "model", "--resume", *SHORT, check=False)
-    assert done.returncode == 2 and "config.json" in done.stderr and (tmp_path / "model" / "config.json").read_text() == before
+    assert (
+        done.returncode == 2
+        and "config.json" in done.stderr
+        and (tmp_path / "model" / "config.json").read_text() == before
+    )
 
 
 def test_nothing_is_overwritten_where_no_checkpoint_is_intact(short_run, tmp_path):
@@ -158,19 +282,36 @@ def test_nothing_is_overwritten_where_no_checkpoint_is_intact(short_run, tmp_pat
     for weights in (tmp_path / "run").glob("checkpoint-*/model.safetensors"):
         weights.write_bytes(weights.read_bytes()[:-1] + b"\x7f")
     done = train("--output_dir", tmp_path / "run", *SHORT, "--resume", check=False)
-    assert done.returncode == 2 and "intact" in done.stderr and metrics(tmp_path / "run") == metrics(short_run)
+    assert (
+        done.returncode == 2
+        and "intact" in done.stderr
+        and metrics(tmp_path / "run") == metrics(short_run)
+    )
 
 
 def test_a_machine_without_git_trains(tmp_path):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PATH": "/nonexistent"}
-    flags = ["--output_dir", tmp_path / "run", "--max_steps", "1", "--prompts_per_step", "2", "--eval_every", "0"]
+    flags = [
+        "--output_dir",
+        tmp_path / "run",
+        "--max_steps",
+        "1",
+        "--prompts_per_step",
+        "2",
+        "--eval_every",
+        "0",
+    ]
     subprocess.run(command(*flags), check=True, env=environment, capture_output=True)
     assert json.loads((tmp_path / "run" / "config.json").read_text())["commit"] is None
 
 
 def test_changed_settings_are_refused_by_name(short_run):
     done = train("--output_dir", short_run, *SHORT, "--resume", "--temperature", "0.9", check=False)
-    assert done.returncode == 2 and re.search("--temperature: .*1.0.*0.9", done.stderr) and done.stderr.count("\n") <= 3
+    assert (
+        done.returncode == 2
+        and re.search("--temperature: .*1.0.*0.9", done.stderr)
+        and done.stderr.count("\n") <= 3
+    )
 
 
 def test_two_processes_give_the_run_of_one(short_run, tmp_path):
@@ -185,17 +326,33 @@ def test_two_processes_give_the_run_of_one(short_run, tmp_path):
         for key in KEYS & row.keys():
             if "tim" not in key and key in other:
                 bound = 1e-4 if "logp_diff" in key else 1e-5  # the former are rounding itself
-                assert row[key] == pytest.approx(other[key], rel=1e-4, abs=bound), (row["step"], key)
+                assert row[key] == pytest.approx(other[key], rel=1e-4, abs=bound), (
+                    row["step"],
+                    key,
+                )
         for key in (key for key in other if key.startswith("eval/")):  # the pairs were shared out
-            assert row["step"] == 4 or row[key] == pytest.approx(other[key], rel=1e-6), (row["step"], key)
+            assert row["step"] == 4 or row[key] == pytest.approx(other[key], rel=1e-6), (
+                row["step"],
+                key,
+            )
 
 
-@pytest.mark.parametrize("flags", [["--beta", "0.05"], ["--loss_type", "dapo", "--epsilon_high", "0.28"], ["--loss_type", "dr_grpo", "--scale_rewards", "none"],
-                                   ["--num_iterations", "3", "--epsilon", "0.001"], ["--dtype", "bfloat16", "--gradient_checkpointing", "--micro_batch_tokens", "40"]])  # fmt: skip
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--beta", "0.05"],
+        ["--loss_type", "dapo", "--epsilon_high", "0.28"],
+        ["--loss_type", "dr_grpo", "--scale_rewards", "none"],
+        ["--num_iterations", "3", "--epsilon", "0.001"],
+        ["--dtype", "bfloat16", "--gradient_checkpointing", "--micro_batch_tokens", "40"],
+    ],
+)
 def test_the_variants_run(flags, tmp_path):
     train("--output_dir", tmp_path / "run", *SHORT, *flags)
     rows = metrics(tmp_path / "run")[1:]
-    assert len(rows) == 6 and all({key for key in KEYS if "tim" not in key} <= row.keys() for row in rows)
+    assert len(rows) == 6 and all(
+        {key for key in KEYS if "tim" not in key} <= row.keys() for row in rows
+    )
     if "--beta" in flags:
         assert rows[0]["kl"] == pytest.approx(0, abs=1e-6) and rows[-1]["kl"] > 1e-6
     if "--epsilon" in flags:
@@ -204,12 +361,40 @@ def test_the_variants_run(flags, tmp_path):
 
 def test_real_model_trains_on_real_solutions(real_model, tmp_path):
     """SmolLM2 on right and wrong GSM8K solutions: a step in fp32 with log-probs that agree, and a checkpoint that transformers loads."""
-    data = Path(os.environ.get("RRM_DATA", ROOT.parent / "shared" / "data")) / "gsm8k" / "model_solutions.jsonl"
+    data = (
+        Path(os.environ.get("RRM_DATA", ROOT.parent / "shared" / "data"))
+        / "gsm8k"
+        / "model_solutions.jsonl"
+    )
     if not data.exists():
-        pytest.skip("the GSM8K model solutions are not at hand: RRM_DATA names the folder of the data")
-    done = subprocess.run(command("--model", real_model, "--train_data", data, "--max_steps", 1, "--prompts_per_step", 2, "--num_generations", 3,
-                                  "--max_completion_length", 24, "--dtype", "float32", "--temperature", 0.7, "--output_dir", tmp_path / "run"),
-                          capture_output=True, text=True, timeout=600)  # fmt: skip
+        pytest.skip(
+            "the GSM8K model solutions are not at hand: RRM_DATA names the folder of the data"
+        )
+    done = subprocess.run(
+        command(
+            "--model",
+            real_model,
+            "--train_data",
+            data,
+            "--max_steps",
+            1,
+            "--prompts_per_step",
+            2,
+            "--num_generations",
+            3,
+            "--max_completion_length",
+            24,
+            "--dtype",
+            "float32",
+            "--temperature",
+            0.7,
+            "--output_dir",
+            tmp_path / "run",
+        ),
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     row = metrics(tmp_path / "run")[0]
     assert row["sampling/logp_diff_max"] <= 1e-4 and row["num_tokens"] > 200

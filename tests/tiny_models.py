@@ -9,13 +9,28 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 
 CHATML = """{%- for message in messages %}{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}{%- endfor %}
 {%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"""
-CORPUS = ["system user assistant The answer to the question is 42, the other answer is not.\n\n", "Compare the two responses.\n"] * 20
+CORPUS = [
+    "system user assistant The answer to the question is 42, the other answer is not.\n\n",
+    "Compare the two responses.\n",
+] * 20
 VERDICTS = "\\boxed{Assistant 1}", "\\boxed{Assistant 2}"
 # For make_scripted_folder: a judge that thinks for a while and then throws a coin; one verdict in five is missing.
-COIN = {"": {"<think>": 1}, "<think>": {" hm": 1}, " hm": {" hm": 0.5, "</think>": 0.5},
-        "</think>": {VERDICTS[0]: 0.4, VERDICTS[1]: 0.4, " nothing é🙂": 0.2}}  # fmt: skip
-SIZES = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=8,
-             max_position_embeddings=4096, tie_word_embeddings=True)  # fmt: skip
+COIN = {
+    "": {"<think>": 1},
+    "<think>": {" hm": 1},
+    " hm": {" hm": 0.5, "</think>": 0.5},
+    "</think>": {VERDICTS[0]: 0.4, VERDICTS[1]: 0.4, " nothing é🙂": 0.2},
+}
+SIZES = dict(
+    hidden_size=32,
+    intermediate_size=64,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=8,
+    max_position_embeddings=4096,
+    tie_word_embeddings=True,
+)
 
 
 def make_tokenizer(words=()):
@@ -24,17 +39,33 @@ def make_tokenizer(words=()):
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    tokenizer.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=320, show_progress=False, initial_alphabet=alphabet))
-    tokenizer.add_tokens([AddedToken(name, special=True, normalized=False) for name in ("<|im_start|>", "<|im_end|>")])
-    tokenizer.add_tokens([AddedToken(name, special=False, normalized=False) for name in ("<think>", "</think>", *words)])
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, chat_template=CHATML, eos_token="<|im_end|>")
+    tokenizer.train_from_iterator(
+        CORPUS, trainers.BpeTrainer(vocab_size=320, show_progress=False, initial_alphabet=alphabet)
+    )
+    tokenizer.add_tokens(
+        [
+            AddedToken(name, special=True, normalized=False)
+            for name in ("<|im_start|>", "<|im_end|>")
+        ]
+    )
+    tokenizer.add_tokens(
+        [
+            AddedToken(name, special=False, normalized=False)
+            for name in ("<think>", "</think>", *words)
+        ]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, chat_template=CHATML, eos_token="<|im_end|>"
+    )
 
 
 def make_model_folder(path, model_type="llama", words=(), **config_overrides):
     """Writes a model with random weights (seed 0) and its tokenizer; returns the folder. `config_overrides` go to config.json."""
     tokenizer = make_tokenizer(words)
     ends = dict(bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=None)
-    config = AutoConfig.for_model(model_type, **(SIZES | ends | {"vocab_size": len(tokenizer)} | config_overrides))
+    config = AutoConfig.for_model(
+        model_type, **(SIZES | ends | {"vocab_size": len(tokenizer)} | config_overrides)
+    )
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(config).save_pretrained(path)
     tokenizer.save_pretrained(path)
@@ -48,12 +79,16 @@ def make_scripted_folder(path, script, **config_overrides):
 
     Blocks add nothing, embeddings are one-hot, so the head is a table of log-probs (next word, word).
     """
-    words = sorted({word for following in script.values() for word in following} - {"<think>", "</think>"})
+    words = sorted(
+        {word for following in script.values() for word in following} - {"<think>", "</think>"}
+    )
     size = len(make_tokenizer(words))
     sizes = dict(hidden_size=size + size % 2, num_hidden_layers=1, tie_word_embeddings=False)
     folder = make_model_folder(path, words=words, **(sizes | config_overrides))
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), make_tokenizer(words)
-    start = tokenizer.apply_chat_template([{"role": "user", "content": "x"}], add_generation_prompt=True, return_dict=False)[-1]
+    start = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "x"}], add_generation_prompt=True, return_dict=False
+    )[-1]
     width = model.config.hidden_size
     with torch.no_grad():
         for layer in model.model.layers:
@@ -67,6 +102,8 @@ def make_scripted_folder(path, script, **config_overrides):
             table[:, column] = -60.0
             for next_word, probability in following.items():
                 table[tokenizer.convert_tokens_to_ids(next_word), column] = math.log(probability)
-        model.lm_head.weight.copy_(table / math.sqrt(width))  # the last norm makes a one-hot row sqrt(width) long
+        model.lm_head.weight.copy_(
+            table / math.sqrt(width)
+        )  # the last norm makes a one-hot row sqrt(width) long
     model.save_pretrained(folder)
     return folder

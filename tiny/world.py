@@ -26,6 +26,7 @@ def is_test(text):
 
 # ---- sums ----
 
+
 def columns(sign, a, b):
     """The working of a sum, from the ones on, without end: (text, digit of the result) for each column."""
     carry = 0
@@ -40,7 +41,10 @@ def columns(sign, a, b):
         else:
             borrow, short = carry, x - y - carry < 0
             total = x + 10 * short - y - borrow
-            text, carry = f"{x + 10 * short}-{y}" + (f"-{borrow}" if borrow else "") + f"={total}", int(short)
+            text, carry = (
+                f"{x + 10 * short}-{y}" + (f"-{borrow}" if borrow else "") + f"={total}",
+                int(short),
+            )
         yield text, total % 10
         a, b = a // 10, b if sign == "*" else b // 10
 
@@ -93,6 +97,7 @@ def number_of(answer):
 
 # ---- lines ----
 
+
 def words_of(line):
     return line.split()
 
@@ -103,7 +108,12 @@ def is_met(kind, value, line):
         return len(words) <= value
     if kind == "lower":
         return line == line.lower()
-    return {"has": value in words, "no": value not in words, "starts": words[:1] == [value], "ends": words[-1:] == [value]}[kind]
+    return {
+        "has": value in words,
+        "no": value not in words,
+        "starts": words[:1] == [value],
+        "ends": words[-1:] == [value],
+    }[kind]
 
 
 def quality(constraints, line):
@@ -118,8 +128,10 @@ def draw_constraints(rng, count):
     kinds = rng.sample(KINDS, count)
     weights = draw_weights(rng, count)
     words = rng.sample(WORDS, count)
-    return [(kind, rng.randint(2, 5) if kind == "max" else "" if kind == "lower" else word, weight)
-            for kind, word, weight in zip(kinds, words, weights)]
+    return [
+        (kind, rng.randint(2, 5) if kind == "max" else "" if kind == "lower" else word, weight)
+        for kind, word, weight in zip(kinds, words, weights)
+    ]
 
 
 def draw_line(rng, constraints):
@@ -136,33 +148,55 @@ def draw_line(rng, constraints):
 
 
 def line_query(constraints):
-    return ", ".join(" ".join(str(part) for part in (kind, value) if part != "") + f" x{weight}" for kind, value, weight in constraints)
+    return ", ".join(
+        " ".join(str(part) for part in (kind, value) if part != "") + f" x{weight}"
+        for kind, value, weight in constraints
+    )
 
 
 # ---- pairs ----
+
 
 def sum_siblings(rng, level):
     """Two questions and two answers: [(query, sum)], [answers], the better answer of question k is answer k."""
     while True:
         first = draw_sum(rng, level)
         second = sibling_sum(rng, first)
-        if second and result(*first) != result(*second) and is_test(key(first)) == is_test(key(second)):
+        if (
+            second
+            and result(*first) != result(*second)
+            and is_test(key(first)) == is_test(key(second))
+        ):
             sign = rng.choice(SIGNS[first[0]])
             queries = [f"{a}{sign}{b}" for _, a, b in (first, second)]
-            return queries, [first, second], [sum_answer(rng, first), sum_answer(rng, second)], is_test(key(first))
+            return (
+                queries,
+                [first, second],
+                [sum_answer(rng, first), sum_answer(rng, second)],
+                is_test(key(first)),
+            )
 
 
 def key(task):
     """What is asked, whatever the wording."""
-    return "".join(map(str, task)) if isinstance(task, tuple) else " ".join(sorted(line_query([part]) for part in task))
+    return (
+        "".join(map(str, task))
+        if isinstance(task, tuple)
+        else " ".join(sorted(line_query([part]) for part in task))
+    )
 
 
 def line_siblings(rng, count):
     while True:
         first = draw_constraints(rng, count)
         second = draw_constraints(rng, count)
-        if rng.random() < 0.5:  # siblings that share a constraint or only differ in weights are the harder ones
-            second = [(kind, value, weight) for (kind, value, _), weight in zip(first, draw_weights(rng, count))]
+        if (
+            rng.random() < 0.5
+        ):  # siblings that share a constraint or only differ in weights are the harder ones
+            second = [
+                (kind, value, weight)
+                for (kind, value, _), weight in zip(first, draw_weights(rng, count))
+            ]
         if is_test(key(first)) != is_test(key(second)):
             continue
         for _ in range(20):
@@ -170,7 +204,12 @@ def line_siblings(rng, count):
             gaps = [quality(task, lines[0]) - quality(task, lines[1]) for task in (first, second)]
             if gaps[0] * gaps[1] < 0:
                 lines = lines if gaps[0] > 0 else lines[::-1]
-                return [line_query(first), line_query(second)], [first, second], lines, is_test(key(first))
+                return (
+                    [line_query(first), line_query(second)],
+                    [first, second],
+                    lines,
+                    is_test(key(first)),
+                )
 
 
 def siblings(rng, levels=(1, 2, 3), lines=(1, 2, 3), share_lines=0.4):
@@ -182,6 +221,7 @@ def siblings(rng, levels=(1, 2, 3), lines=(1, 2, 3), share_lines=0.4):
 
 
 # ---- thinking ----
+
 
 def think_sum(sum_, numbers):
     """Column by column: the working, the two answers' digits, each with y or n; stops where one is right and the other is not."""
@@ -198,7 +238,11 @@ def what_counts(kind, value, line):
     """What one looks at to tell whether a line meets a constraint: its words up to the one asked for, its first or last word, their number."""
     words = words_of(line)
     if kind in ("has", "no"):
-        found = [word.lower() for word in words].index(value) + 1 if value in line.lower().split() else len(words)
+        found = (
+            [word.lower() for word in words].index(value) + 1
+            if value in line.lower().split()
+            else len(words)
+        )
         return " ".join(words[:found])
     return {"max": str(len(words)), "ends": words[-1]}.get(kind, words[0])
 
@@ -211,12 +255,18 @@ def think_line(constraints, lines):
         for index, line in enumerate(lines):
             met = is_met(kind, value, line)
             totals[index] += weight * met
-            parts.append(f"{('first', 'second')[index]} {what_counts(kind, value, line)} {'ny'[met]}{totals[index]}")
+            parts.append(
+                f"{('first', 'second')[index]} {what_counts(kind, value, line)} {'ny'[met]}{totals[index]}"
+            )
     return " " + " ".join(parts)
 
 
 def think(task, answers):
-    return think_sum(task, [number_of(answer) for answer in answers]) if isinstance(task, tuple) else think_line(task, answers)
+    return (
+        think_sum(task, [number_of(answer) for answer in answers])
+        if isinstance(task, tuple)
+        else think_line(task, answers)
+    )
 
 
 def solve(rng, task, show=True):
@@ -234,8 +284,14 @@ def judgment(task, answers, better):
 
 # ---- training rows ----
 
+
 def judge_messages(query, answers):
-    return [{"role": "user", "content": PROMPT.format(query=query, answer_1=answers[0], answer_2=answers[1])}]
+    return [
+        {
+            "role": "user",
+            "content": PROMPT.format(query=query, answer_1=answers[0], answer_2=answers[1]),
+        }
+    ]
 
 
 def rows(seed, thinking, share_solving=0.1, **options):
@@ -246,19 +302,29 @@ def rows(seed, thinking, share_solving=0.1, **options):
     """
     rng = random.Random(f"rows:{seed}")
     while True:
-        _, _, queries, tasks, answers, held_out = siblings(rng, **({"levels": (1, 2, 3, 3, 4), "lines": (1, 1, 2, 3), "share_lines": 0.6} | options))
+        _, _, queries, tasks, answers, held_out = siblings(
+            rng,
+            **({"levels": (1, 2, 3, 3, 4), "lines": (1, 1, 2, 3), "share_lines": 0.6} | options),
+        )
         if held_out:
             continue
         if rng.random() < share_solving:
             index = rng.randrange(2)
-            yield [{"role": "user", "content": queries[index]}, {"role": "assistant", "content": solve(rng, tasks[index])}]
+            yield [
+                {"role": "user", "content": queries[index]},
+                {"role": "assistant", "content": solve(rng, tasks[index])},
+            ]
             continue
         for index in (0, 1):
             order = rng.choice([[0, 1], [1, 0]])
             shown = [answers[place] for place in order]
             text = rng.choice(VERDICTS)
             if thinking is None:
-                work = solve(rng, tasks[index]) if isinstance(tasks[index], tuple) else f"<think> {queries[index]}</think>"
+                work = (
+                    solve(rng, tasks[index])
+                    if isinstance(tasks[index], tuple)
+                    else f"<think> {queries[index]}</think>"
+                )
                 text = work[: work.index("</think>")] + "</think>" + text
             elif rng.random() < thinking:
                 text = judgment(tasks[index], shown, order.index(index))
@@ -276,5 +342,15 @@ def pairs(seed, count, held_out, **options):
         for index, query in enumerate(queries):
             label = rng.randrange(2)  # the place in the file says nothing either
             a, b = (answers[index], answers[1 - index])[:: 1 if label == 0 else -1]
-            rows.append({"id": f"{family}-{level}-{len(rows)}", "query": query, "a": a, "b": b, "label": label, "family": family, "level": level})
+            rows.append(
+                {
+                    "id": f"{family}-{level}-{len(rows)}",
+                    "query": query,
+                    "a": a,
+                    "b": b,
+                    "label": label,
+                    "family": family,
+                    "level": level,
+                }
+            )
     return rows

@@ -31,45 +31,78 @@ from elo import fit_strengths, win_table  # noqa: E402
 
 FOLDS = 5
 SETS = [
-    ("gsm8k_solutions", "gsm8k/model_solutions.jsonl", None), ("judgebench", "judgebench/gpt-4o.jsonl", lambda item, i, j: item.group),
-    ("llmbar", "llmbar/Natural.json", None), ("llmbar", "llmbar/Neighbor.json", None), ("llmbar", "llmbar/GPTInst.json", None),
-    ("llmbar", "llmbar/GPTOut.json", None), ("pandalm", "pandalm/testset-v1.json", None),
-    ("rm_bench", "rm_bench/chat_filtered.json", lambda item, i, j: "hard" if i < j - 3 else "normal" if i == j - 3 else "easy"),
-    ("rmb", "rmb/pairwise_train.json", None), ("rmb", "rmb/bon_dev.json", None),
-]  # fmt: skip
+    ("gsm8k_solutions", "gsm8k/model_solutions.jsonl", None),
+    ("judgebench", "judgebench/gpt-4o.jsonl", lambda item, i, j: item.group),
+    ("llmbar", "llmbar/Natural.json", None),
+    ("llmbar", "llmbar/Neighbor.json", None),
+    ("llmbar", "llmbar/GPTInst.json", None),
+    ("llmbar", "llmbar/GPTOut.json", None),
+    ("pandalm", "pandalm/testset-v1.json", None),
+    (
+        "rm_bench",
+        "rm_bench/chat_filtered.json",
+        lambda item, i, j: "hard" if i < j - 3 else "normal" if i == j - 3 else "easy",
+    ),
+    ("rmb", "rmb/pairwise_train.json", None),
+    ("rmb", "rmb/bon_dev.json", None),
+]
 
 
 def decided_pairs(name, path, part_of):
     """[(better text, worse text, question, part, better stands first, generators of both or None)]"""
-    generators = {item.id: item.meta.get("generators") for item in items_of(path, "train", defaultdict(int))}
+    generators = {
+        item.id: item.meta.get("generators") for item in items_of(path, "train", defaultdict(int))
+    }
     pairs = []
     for item in benchmarks.load(name, str(path)):
         for i, j in item.matches:
             i, j = (i, j) if item.scores[i] >= item.scores[j] else (j, i)
             if item.scores[i] > item.scores[j]:
                 who = generators[item.id] and (generators[item.id][i], generators[item.id][j])
-                pairs.append((item.answers[i], item.answers[j], item.question, part_of and part_of(item, i, j), i < j, who))
+                pairs.append(
+                    (
+                        item.answers[i],
+                        item.answers[j],
+                        item.question,
+                        part_of and part_of(item, i, j),
+                        i < j,
+                        who,
+                    )
+                )
     return pairs
 
 
 def generator_scores(train, test):
     """1, 0.5 or 0 for each test pair: whether the generator that is stronger in the training pairs made the better answer."""
     names = sorted({name for *_, who in [*train, *test] for name in who})
-    matches = [(names.index(who[0]), names.index(who[1]), 1.0) for *_, who in train if who[0] != who[1]]
+    matches = [
+        (names.index(who[0]), names.index(who[1]), 1.0) for *_, who in train if who[0] != who[1]
+    ]
     strengths = fit_strengths(win_table(matches, len(names))[None])[0][0]
-    leads = np.array([strengths[names.index(who[0])] - strengths[names.index(who[1])] for *_, who in test])
+    leads = np.array(
+        [strengths[names.index(who[0])] - strengths[names.index(who[1])] for *_, who in test]
+    )
     return 0.5 + 0.5 * np.sign(np.round(leads, 9))
 
 
 def ngram_scores(train, test):
-    vectors = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True, token_pattern=r"(?u)\b\w+\b|[^\w\s]")
+    vectors = TfidfVectorizer(
+        ngram_range=(1, 2), min_df=2, sublinear_tf=True, token_pattern=r"(?u)\b\w+\b|[^\w\s]"
+    )
     vectors.fit([text for pair in train for text in pair[:2]])
 
     def difference(pairs):
-        return vectors.transform([pair[0] for pair in pairs]) - vectors.transform([pair[1] for pair in pairs])
+        return vectors.transform([pair[0] for pair in pairs]) - vectors.transform(
+            [pair[1] for pair in pairs]
+        )
 
-    features, sign = difference(train), np.where(np.arange(len(train)) % 2, 1.0, -1.0)  # half of the pairs are shown the other way round
-    model = LogisticRegression(C=10.0, fit_intercept=False, max_iter=2000).fit(features.multiply(sign[:, None]).tocsr(), sign)
+    features, sign = (
+        difference(train),
+        np.where(np.arange(len(train)) % 2, 1.0, -1.0),
+    )  # half of the pairs are shown the other way round
+    model = LogisticRegression(C=10.0, fit_intercept=False, max_iter=2000).fit(
+        features.multiply(sign[:, None]).tocsr(), sign
+    )
     return 0.5 + 0.5 * np.sign(model.decision_function(difference(test)))
 
 
@@ -79,7 +112,10 @@ def cross_validated(pairs, scores):
     for fold in range(FOLDS):
         held = np.flatnonzero(folds == fold)
         if len(held):
-            result[held] = scores([pairs[index] for index in np.flatnonzero(folds != fold)], [pairs[index] for index in held])
+            result[held] = scores(
+                [pairs[index] for index in np.flatnonzero(folds != fold)],
+                [pairs[index] for index in held],
+            )
     return result
 
 
@@ -101,7 +137,10 @@ def audit(name, path, part_of, log):
     judges = {"longest": longest, "shortest": 1 - longest, "first": None, "generator": None}
     if name in benchmarks.FILE_ORDER:
         judges["first"] = np.array([float(pair[4]) for pair in pairs])
-    if all(pair[5] and None not in pair[5] for pair in pairs) and len({who for pair in pairs for who in pair[5]}) > 1:
+    if (
+        all(pair[5] and None not in pair[5] for pair in pairs)
+        and len({who for pair in pairs for who in pair[5]}) > 1
+    ):
         judges["generator"] = cross_validated(pairs, generator_scores)
     judges["n-grams"] = cross_validated(pairs, ngram_scores)
     parts, rows = [None, *sorted({pair[3] for pair in pairs if pair[3]})], []
@@ -110,12 +149,25 @@ def audit(name, path, part_of, log):
         questions = [pairs[number][2] for number in chosen]
         cells = []
         for kind, values in judges.items():
-            result = None if values is None else interval(values[chosen], questions, np.random.default_rng(0))
-            spread = f" ({result[1]:.1f} ... {result[2]:.1f})" if result and kind in ("generator", "n-grams") else ""
+            result = (
+                None
+                if values is None
+                else interval(values[chosen], questions, np.random.default_rng(0))
+            )
+            spread = (
+                f" ({result[1]:.1f} ... {result[2]:.1f})"
+                if result and kind in ("generator", "n-grams")
+                else ""
+            )
             cells.append("-" if result is None else f"{result[0]:.1f}{spread}")
-            log(f"{path.name} {part or 'all'} {kind}: " + ("-" if result is None else "%.2f [%.2f, %.2f]" % result))
+            log(
+                f"{path.name} {part or 'all'} {kind}: "
+                + ("-" if result is None else "%.2f [%.2f, %.2f]" % result)
+            )
         title = f"{name} {path.stem}" if part is None else f"... {part}"
-        rows.append(f"| {title} | {len(chosen):,} | {len(set(questions)):,} | " + " | ".join(cells) + " |")
+        rows.append(
+            f"| {title} | {len(chosen):,} | {len(set(questions)):,} | " + " | ".join(cells) + " |"
+        )
     return rows
 
 
@@ -128,12 +180,27 @@ def main():
         lines.append(line)
         print(line, flush=True)
 
-    log(f"python {platform.python_version()}, numpy {np.__version__}, scikit-learn {sklearn.__version__}, {platform.machine()}")
-    rows = [row for name, path, part_of in SETS if (Path(sys.argv[1]) / path).exists() for row in audit(name, Path(sys.argv[1]) / path, part_of, log)]
+    log(
+        f"python {platform.python_version()}, numpy {np.__version__}, scikit-learn {sklearn.__version__}, {platform.machine()}"
+    )
+    rows = [
+        row
+        for name, path, part_of in SETS
+        if (Path(sys.argv[1]) / path).exists()
+        for row in audit(name, Path(sys.argv[1]) / path, part_of, log)
+    ]
     log(f"{time.time() - started:.0f} s")
-    head = "| set | pairs | questions | longest | shortest | first | better generator | n-grams of the answers alone |\n" + "|---" * 8 + "|\n"
-    (HERE / "table.md").write_text("Share of pairs (%) that a judge gets right without reading the question; a coin gets 50. See audit.py.\n\n"
-                                   + head + "\n".join(rows) + "\n")
+    head = (
+        "| set | pairs | questions | longest | shortest | first | better generator | n-grams of the answers alone |\n"
+        + "|---" * 8
+        + "|\n"
+    )
+    (HERE / "table.md").write_text(
+        "Share of pairs (%) that a judge gets right without reading the question; a coin gets 50. See audit.py.\n\n"
+        + head
+        + "\n".join(rows)
+        + "\n"
+    )
     (HERE / "audit.log").write_text("\n".join(lines) + "\n")
 
 

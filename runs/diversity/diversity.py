@@ -43,7 +43,9 @@ TINY_MOVES = {  # the working of tiny/world.py has neither of the first two
 
 @dataclass
 class Settings:
-    run: Optional[str] = setting(None, "the folder of a run of train_grpo.py with at least two checkpoints")
+    run: Optional[str] = setting(
+        None, "the folder of a run of train_grpo.py with at least two checkpoints"
+    )
     data: str = setting("tiny/test.jsonl", "held-out pairs")
     pairs: int = setting(50, "pairs, drawn by a hash of their ids")
     samples: int = setting(10, "traces of each pair")
@@ -74,30 +76,56 @@ def measures(texts, right, moves, near):
     for i, j in combinations(range(size), 2):
         distances[i, j] = distances[j, i] = distance(words[i], words[j])
     labels = clusters(distances, near)
-    found = {"right": (sum(right), size), "words": (sum(map(len, words)), size), "mean distance": (distances.sum() / (size * (size - 1)), 1),
-             "different texts": (len(set(texts)), 1), "clusters": (labels.max() + 1, 1), "share of the largest": ((labels == 0).sum(), size),
-             "right in the largest": (right[labels == 0].sum(), (labels == 0).sum()),
-             "right in the second": (right[labels == 1].sum(), (labels == 1).sum()),
-             "right in the others": (right[labels > 1].sum(), (labels > 1).sum())}  # fmt: skip
-    return found | {move: (sum(len(re.findall(pattern, text, re.I | re.M)) for text in texts), size) for move, pattern in moves.items()}
+    found = {
+        "right": (sum(right), size),
+        "words": (sum(map(len, words)), size),
+        "mean distance": (distances.sum() / (size * (size - 1)), 1),
+        "different texts": (len(set(texts)), 1),
+        "clusters": (labels.max() + 1, 1),
+        "share of the largest": ((labels == 0).sum(), size),
+        "right in the largest": (right[labels == 0].sum(), (labels == 0).sum()),
+        "right in the second": (right[labels == 1].sum(), (labels == 1).sum()),
+        "right in the others": (right[labels > 1].sum(), (labels > 1).sum()),
+    }
+    return found | {
+        move: (sum(len(re.findall(pattern, text, re.I | re.M)) for text in texts), size)
+        for move, pattern in moves.items()
+    }
 
 
 def traced(model, pairs, settings):
     """[(texts, right or not)] of each pair: what the judge writes before its verdict."""
     judge = Judge(model, style=None, seed=settings.seed)
-    judgments = judge.judge(pairs, settings.samples, both_orders=False, temperature=1.0, max_completion_length=settings.max_completion_length)
-    return [([game["text"] for game in judgment.games], np.array([vote_of(game) == pair.label for game in judgment.games]))
-            for pair, judgment in zip(pairs, judgments)], judge.style.name  # fmt: skip
+    judgments = judge.judge(
+        pairs,
+        settings.samples,
+        both_orders=False,
+        temperature=1.0,
+        max_completion_length=settings.max_completion_length,
+    )
+    return [
+        (
+            [game["text"] for game in judgment.games],
+            np.array([vote_of(game) == pair.label for game in judgment.games]),
+        )
+        for pair, judgment in zip(pairs, judgments)
+    ], judge.style.name
 
 
 def models_of(run):
     """{name: folder} of what the run began with, its middle and its last checkpoint."""
-    config = cli.parse_json(cli.read_text(Path(run) / "config.json", "--run"), Path(run) / "config.json")
+    config = cli.parse_json(
+        cli.read_text(Path(run) / "config.json", "--run"), Path(run) / "config.json"
+    )
     saved = sorted(Path(run).glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
     if len(saved) < 2 or "settings" not in config:
-        raise BadInput(f"--run: {run} has {len(saved)} checkpoints: give the folder of a run of train_grpo.py with two at least")
+        raise BadInput(
+            f"--run: {run} has {len(saved)} checkpoints: give the folder of a run of train_grpo.py with two at least"
+        )
     start = config["settings"]["model"]
-    return {f"before ({Path(start).name})": start} | {path.name: path for path in (saved[(len(saved) - 1) // 2], saved[-1])}
+    return {f"before ({Path(start).name})": start} | {
+        path.name: path for path in (saved[(len(saved) - 1) // 2], saved[-1])
+    }
 
 
 def cell(parts, name, rng):
@@ -117,14 +145,26 @@ def main(argv=None):
         raise BadInput("--run is missing: give the folder of a run")
     if settings.pairs < 2 or settings.samples < 2:
         raise BadInput("--pairs, --samples: distances need two or more")
-    pairs = sorted(load_pairs(settings.data), key=lambda pair: uniform(f"traces:{settings.seed}:{pair.id}"))[: settings.pairs]
+    pairs = sorted(
+        load_pairs(settings.data), key=lambda pair: uniform(f"traces:{settings.seed}:{pair.id}")
+    )[: settings.pairs]
     columns = {}
     for name, model in models_of(settings.run).items():
         found, style = traced(str(model), pairs, settings)
-        columns[name] = [measures(texts, right, TINY_MOVES if style == "tiny" else MOVES, settings.near) for texts, right in found]
-    lines = [f"| {len(pairs)} pairs x {settings.samples} traces | " + " | ".join(columns) + " |", "| --- |" + " --- |" * len(columns)]
+        columns[name] = [
+            measures(texts, right, TINY_MOVES if style == "tiny" else MOVES, settings.near)
+            for texts, right in found
+        ]
+    lines = [
+        f"| {len(pairs)} pairs x {settings.samples} traces | " + " | ".join(columns) + " |",
+        "| --- |" + " --- |" * len(columns),
+    ]
     for row in next(iter(columns.values()))[0]:
-        lines.append(f"| {row} | " + " | ".join(cell(parts, row, np.random.default_rng(0)) for parts in columns.values()) + " |")
+        lines.append(
+            f"| {row} | "
+            + " | ".join(cell(parts, row, np.random.default_rng(0)) for parts in columns.values())
+            + " |"
+        )
     text = "\n".join(lines) + "\n"
     Path(settings.out or HERE / "traces.md").write_text(text)
     print(text, end="")

@@ -31,13 +31,33 @@ sys.path.insert(0, str(ROOT))
 
 OUT = ROOT / "out" / "kill_test"
 STEPS = 5
-TRAIN = ["train_grpo.py", "--max_steps", STEPS, "--save_every", 2, "--prompts_per_step", 6, "--num_generations", 4, "--eval_every", 3, "--eval_limit", 6]
+TRAIN = [
+    "train_grpo.py",
+    "--max_steps",
+    STEPS,
+    "--save_every",
+    2,
+    "--prompts_per_step",
+    6,
+    "--num_generations",
+    4,
+    "--eval_every",
+    3,
+    "--eval_limit",
+    6,
+]
 EVALUATE = ["evaluate.py", "--benchmark", "pairs", "--data", "tiny/test.jsonl", "--limit", 100]
-IMPORTED = "rollouts", "runtime", "transformers.models.auto.tokenization_auto", "transformers.hf_argparser"  # before a command is forked: the work counts
+IMPORTED = (
+    "rollouts",
+    "runtime",
+    "transformers.models.auto.tokenization_auto",
+    "transformers.hf_argparser",
+)  # before a command is forked: the work counts
 FORK = multiprocessing.get_context("fork")
 
 
 # ---- one call of a command ----
+
 
 def words_of(command, folder):
     resume = ["--resume"] if command is TRAIN else []  # evaluate.py goes on without being asked
@@ -56,7 +76,9 @@ def run_script(words, log, limit):
 
 def begin(command, folder, limit=None):
     """Starts a command; limit: the bytes that a file may have, as if the disk were full."""
-    process = FORK.Process(target=run_script, args=(words_of(command, folder), OUT / f"{folder.name}.log", limit))
+    process = FORK.Process(
+        target=run_script, args=(words_of(command, folder), OUT / f"{folder.name}.log", limit)
+    )
     process.start()
     return process
 
@@ -78,7 +100,13 @@ def finish(command, folder):
 
 def torchrun(folder):
     with open(OUT / f"{folder.name}.log", "a") as log:
-        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+        launcher = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc_per_node=2",
+        ]
         return subprocess.Popen([*launcher, *words_of(TRAIN, folder)], stdout=log, stderr=log)
 
 
@@ -100,7 +128,9 @@ def changes(runs, folder):
     before = {}
     while runs():
         now = seen(folder)
-        changed = sorted(path for path in now.keys() | before.keys() if now.get(path) != before.get(path))
+        changed = sorted(
+            path for path in now.keys() | before.keys() if now.get(path) != before.get(path)
+        )
         if changed:
             before = now
             yield changed[-1]
@@ -109,27 +139,43 @@ def changes(runs, folder):
 
 # ---- what is compared ----
 
+
 def outcome(command, folder):
     """What a finished run has left on disk, without what a clock wrote."""
     if command is EVALUATE:
-        return (folder / "results.json").read_bytes(), sorted(path.name for path in folder.iterdir())
+        return (folder / "results.json").read_bytes(), sorted(
+            path.name for path in folder.iterdir()
+        )
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     names = sorted(path.name for path in (folder / "rollouts").iterdir())
     texts = [(folder / "rollouts" / name).read_bytes() for name in names]
     last = folder / f"checkpoint-{STEPS}"
-    weights = [hashlib.sha256(path.read_bytes()).hexdigest() for path in (last / "model.safetensors", last / "trainer" / "optimizer.safetensors")]
-    return [{key: value for key, value in row.items() if "tim" not in key} for row in rows], names, texts, weights
+    weights = [
+        hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in (last / "model.safetensors", last / "trainer" / "optimizer.safetensors")
+    ]
+    return (
+        [{key: value for key, value in row.items() if "tim" not in key} for row in rows],
+        names,
+        texts,
+        weights,
+    )
 
 
 def progress(command, folder):
     """How far a stopped run had come."""
     path = folder / ("metrics.jsonl" if command is TRAIN else "rows.jsonl")
     lines = path.read_text().count("\n") if path.exists() else 0
-    steps = sorted(int(path.name.split("-")[1]) for path in folder.glob("checkpoint-*") if path.name.split("-")[1].isdecimal())
+    steps = sorted(
+        int(path.name.split("-")[1])
+        for path in folder.glob("checkpoint-*")
+        if path.name.split("-")[1].isdecimal()
+    )
     return f"{lines} rows" + (f", checkpoint {steps[-1]}" if steps else "")
 
 
 # ---- the trials: each returns rows of the table, (command, what was done, last written, on disk, message or code, equal) ----
+
 
 def killed(command, number, whole, events, duration, rng):
     """SIGKILL at a change of a file: at once, or up to a mean interval later. Drawn anew where the command was faster."""
@@ -149,7 +195,14 @@ def killed(command, number, whole, events, duration, rng):
         shutil.rmtree(folder)
         return killed(command, number, whole, events, duration, rng)
     finish(command, folder)
-    return [command[0], f"SIGKILL after {moment:.1f} s", last, on_disk, code, outcome(command, folder) == whole]
+    return [
+        command[0],
+        f"SIGKILL after {moment:.1f} s",
+        last,
+        on_disk,
+        code,
+        outcome(command, folder) == whole,
+    ]
 
 
 def interrupted(command, number, whole, events, rng):
@@ -162,19 +215,35 @@ def interrupted(command, number, whole, events, rng):
     code, on_disk = end(process), progress(command, folder)
     quiet = "Traceback" not in last_words(folder)
     finish(command, folder)
-    return [command[0], "SIGINT", last, on_disk, f"{code}, {'one line' if quiet else 'TRACEBACK'}",
-            code == 130 and quiet and outcome(command, folder) == whole]
+    return [
+        command[0],
+        "SIGINT",
+        last,
+        on_disk,
+        f"{code}, {'one line' if quiet else 'TRACEBACK'}",
+        code == 130 and quiet and outcome(command, folder) == whole,
+    ]
 
 
 def starved(command, limit, whole):
     """No file may have more than `limit` bytes: what a full disk does, at a place that can be chosen."""
     folder = OUT / f"{Path(command[0]).stem}-full-{limit}"
     code = end(begin(command, folder, limit))
-    on_disk, told = progress(command, folder), last_words(folder).strip().split("\n")[-1].split(": ", 1)[-1]
+    on_disk, told = (
+        progress(command, folder),
+        last_words(folder).strip().split("\n")[-1].split(": ", 1)[-1],
+    )
     said = told[:150] if "Traceback" not in last_words(folder) else "TRACEBACK"
     newest = max(seen(folder).items(), key=lambda entry: entry[1][1], default=("nothing",))[0]
     finish(command, folder)
-    return [command[0], f"files of {limit:,} bytes at most", newest, on_disk, f"{code}, {said}", outcome(command, folder) == whole]
+    return [
+        command[0],
+        f"files of {limit:,} bytes at most",
+        newest,
+        on_disk,
+        f"{code}, {said}",
+        outcome(command, folder) == whole,
+    ]
 
 
 def workers_of(pid):
@@ -195,7 +264,14 @@ def lost_rank(whole, rank):
     waited = time.time() - lost
     again = torchrun(folder).wait(timeout=1800)
     equal = again == 0 and outcome(TRAIN, folder) == whole
-    return ["torchrun, 2 processes", f"SIGKILL of rank {rank}", last, on_disk, f"{code}, ended {waited:.1f} s later", equal]
+    return [
+        "torchrun, 2 processes",
+        f"SIGKILL of rank {rank}",
+        last,
+        on_disk,
+        f"{code}, ended {waited:.1f} s later",
+        equal,
+    ]
 
 
 def undisturbed(command, name):
@@ -210,9 +286,19 @@ def undisturbed(command, name):
 
 
 def table(rows):
-    head = ["command", "what was done", "changed last", "on disk then", "exit code", "equal in the end"]
+    head = [
+        "command",
+        "what was done",
+        "changed last",
+        "on disk then",
+        "exit code",
+        "equal in the end",
+    ]
     lines = [[*row[:-1], "yes" if row[-1] else "**NO**"] for row in rows]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in (head, ["---"] * len(head), *lines))
+    return "\n".join(
+        "| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |"
+        for line in (head, ["---"] * len(head), *lines)
+    )
 
 
 def main():
@@ -220,7 +306,9 @@ def main():
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background does not have it
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # what a shell starts in the background does not have it
     os.chdir(ROOT)
     shutil.rmtree(OUT, ignore_errors=True)
     OUT.mkdir(parents=True)
@@ -236,8 +324,19 @@ def main():
     for command, limits in (TRAIN, (500, 6_000, 1_000_000, 5_000_000)), (EVALUATE, (2_000, 30_000)):
         whole, events, duration = undisturbed(command, f"{Path(command[0]).stem}-whole")
         other = OUT / f"{Path(command[0]).stem}-typed"
-        code = subprocess.run([sys.executable, *words_of(command, other)], capture_output=True).returncode
-        add([command[0], "left alone, as typed in a shell", "", "", code, outcome(command, other) == whole])
+        code = subprocess.run(
+            [sys.executable, *words_of(command, other)], capture_output=True
+        ).returncode
+        add(
+            [
+                command[0],
+                "left alone, as typed in a shell",
+                "",
+                "",
+                code,
+                outcome(command, other) == whole,
+            ]
+        )
         for number in range(arguments.kills):
             add(killed(command, number, whole, events, duration, rng))
         for number in range(3):
@@ -250,9 +349,13 @@ def main():
     for rank in (1, 0):
         add(lost_rank(whole, rank))
     bad = sum(not row[-1] for row in rows)
-    text = (Path(__file__).with_name("head.md").read_text() + f"\n`bash runs/kill_test.sh`, seed {arguments.seed}: {len(rows)} trials, {bad} not equal; "
-            f"{(time.time() - started) / 60:.0f} minutes on one thread of {cpu_name()}, torch {torch.__version__}, Python {platform.python_version()}.\n\n"
-            + table(rows) + "\n")  # fmt: skip
+    text = (
+        Path(__file__).with_name("head.md").read_text()
+        + f"\n`bash runs/kill_test.sh`, seed {arguments.seed}: {len(rows)} trials, {bad} not equal; "
+        f"{(time.time() - started) / 60:.0f} minutes on one thread of {cpu_name()}, torch {torch.__version__}, Python {platform.python_version()}.\n\n"
+        + table(rows)
+        + "\n"
+    )
     Path(__file__).with_name("README.md").write_text(text)
     sys.exit(1 if bad else 0)
 

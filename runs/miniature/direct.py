@@ -32,13 +32,21 @@ ROOM = 8  # tokens: a verdict and the end of the turn
 def spent(folder, steps):
     """(pairs, tokens generated, seconds) of the first `steps`: seconds by the median step, since a shared machine makes single ones long."""
     rows = [row for _, row in read_json_lines(folder / "metrics.jsonl") if row["step"] > 0][:steps]
-    tokens = sum(row["completions/mean_length"] for row in rows) * rl.PROMPTS_PER_STEP * rl.GENERATIONS
-    return len(rows) * rl.PROMPTS_PER_STEP, tokens, len(rows) * statistics.median(row["step_time"] for row in rows)
+    tokens = (
+        sum(row["completions/mean_length"] for row in rows) * rl.PROMPTS_PER_STEP * rl.GENERATIONS
+    )
+    return (
+        len(rows) * rl.PROMPTS_PER_STEP,
+        tokens,
+        len(rows) * statistics.median(row["step_time"] for row in rows),
+    )
 
 
 def reward_at_end(folder):
-    rows = [row["reward"] for _, row in read_json_lines(folder / "metrics.jsonl") if row["step"] > 0]
-    return mean(rows[-max(1, rl.STEPS // 3):])
+    rows = [
+        row["reward"] for _, row in read_json_lines(folder / "metrics.jsonl") if row["step"] > 0
+    ]
+    return mean(rows[-max(1, rl.STEPS // 3) :])
 
 
 def direct_games(folder, rows):
@@ -51,6 +59,7 @@ def direct_games(folder, rows):
 
 def trained_direct(thinking):
     """Trains the direct judges: (learning rate, {learning rate: reward}, {what is matched: folder}, {what is matched: spent}) of the chosen one."""
+
     def job(rate, steps):
         return rl.grpo(f"direct-{rate}", rl.base(BASE), steps=steps, room=ROOM, learning_rate=rate)
 
@@ -63,12 +72,23 @@ def trained_direct(thinking):
     rewards = next(row for _, row in read_json_lines(chosen))
     best = max(rewards, key=rewards.get)
     folder = tried[best][0].parent
-    (_, tokens, seconds), (_, own_tokens, own_seconds) = spent(thinking.parent, rl.STEPS), spent(folder, rl.STEPS)
-    matched = {"pairs": rl.STEPS, "tokens": max(rl.STEPS, round(rl.STEPS * tokens / own_tokens)),
-               "time": max(rl.STEPS, round(rl.STEPS * seconds / own_seconds))}  # fmt: skip
+    (_, tokens, seconds), (_, own_tokens, own_seconds) = (
+        spent(thinking.parent, rl.STEPS),
+        spent(folder, rl.STEPS),
+    )
+    matched = {
+        "pairs": rl.STEPS,
+        "tokens": max(rl.STEPS, round(rl.STEPS * tokens / own_tokens)),
+        "time": max(rl.STEPS, round(rl.STEPS * seconds / own_seconds)),
+    }
     for steps in sorted(set(matched.values())):
         rl.run_all([job(best, steps)])
-    return best, rewards, {name: job(best, steps)[0] for name, steps in matched.items()}, {name: spent(folder, steps) for name, steps in matched.items()}
+    return (
+        best,
+        rewards,
+        {name: job(best, steps)[0] for name, steps in matched.items()},
+        {name: spent(folder, steps) for name, steps in matched.items()},
+    )
 
 
 def cells(games, kinds):
@@ -83,30 +103,86 @@ def main():
     rl.play_all([measurement])
     thinking = rl.read_games(measurement["result"])
     best, rewards, folders, spending = trained_direct(thinking_folder)
-    judges = {f"direct GRPO, {name}": (direct_games(folder, rows), spending[name]) for name, folder in folders.items()}
+    judges = {
+        f"direct GRPO, {name}": (direct_games(folder, rows), spending[name])
+        for name, folder in folders.items()
+    }
     judges |= simple_judges.trained_all(load_judge(rl.base(BASE)), rows)
     kinds = kinds_of(thinking)
-    table = [["thinking, GRPO", *(f"{number:.0f}" for number in spent(thinking_folder.parent, rl.STEPS)), *cells(thinking, kinds), ""]]
-    table += [[name, *(f"{number:.0f}" if number else "-" for number in spends), *cells(games, kinds), told(interval(thinking, other=games))]
-              for name, (games, spends) in judges.items()]
+    table = [
+        [
+            "thinking, GRPO",
+            *(f"{number:.0f}" for number in spent(thinking_folder.parent, rl.STEPS)),
+            *cells(thinking, kinds),
+            "",
+        ]
+    ]
+    table += [
+        [
+            name,
+            *(f"{number:.0f}" if number else "-" for number in spends),
+            *cells(games, kinds),
+            told(interval(thinking, other=games)),
+        ]
+        for name, (games, spends) in judges.items()
+    ]
     gap_rows = []
     for kind, belongs in kinds:
         part = [game for game in thinking if belongs(game)]
-        gap_rows.append([kind, len(part), *(told(interval(part, other=[game for game in games if belongs(game)])) for games, _ in judges.values())])
+        gap_rows.append(
+            [
+                kind,
+                len(part),
+                *(
+                    told(interval(part, other=[game for game in games if belongs(game)]))
+                    for games, _ in judges.values()
+                ),
+            ]
+        )
     gaps = {name: interval(thinking, other=games) for name, (games, _) in judges.items()}
     above = [low > 0 for _, low, _ in gaps.values()]
     word = "reproduced" if all(above) else "partly" if above[0] else "not at this size"
     nearest = min(gaps, key=gaps.get)
-    claims = [["A judge that thinks beats a direct judge and a scalar reward model trained on the same pairs (RRM, DirectJudge ablation): " + BASE,
-               "thinking less " + ", ".join(f"{name} {told(gap)}" for name, gap in gaps.items()), word],
-              [f"Thinking pays most where the question is hard: against {nearest}", *forced.gap_verdict(thinking, judges[nearest][0])]]
-    notes = [f"Direct: learning rate {best} of {', '.join(f'{rate} (reward {reward:+.3f})' for rate, reward in rewards.items())}; {ROOM} tokens at most; "
-             "the likelier verdict is taken. Thinking: 96 tokens at most, learning rate 1e-4, verdicts drawn at temperature 1.",
-             "Seconds: steps times the median step; for simple judges CPU time of the chosen training. Pairs: prompts drawn; simple judges see each pair once "
-             "or in several passes. `matched on time` means the time of the thinking GRPO run.", simple_judges.NOTE]
-    columns = ["judge", "pairs", "tokens", "seconds", *(name for name, _ in kinds), "thinking is better by"]
-    rl.write_result("direct", claims, [["Judges from one base", columns, table],
-                                       ["Gap by difficulty and family: thinking less ...", ["kind", "games", *judges], gap_rows]], notes)  # fmt: skip
+    claims = [
+        [
+            "A judge that thinks beats a direct judge and a scalar reward model trained on the same pairs (RRM, DirectJudge ablation): "
+            + BASE,
+            "thinking less " + ", ".join(f"{name} {told(gap)}" for name, gap in gaps.items()),
+            word,
+        ],
+        [
+            f"Thinking pays most where the question is hard: against {nearest}",
+            *forced.gap_verdict(thinking, judges[nearest][0]),
+        ],
+    ]
+    notes = [
+        f"Direct: learning rate {best} of {', '.join(f'{rate} (reward {reward:+.3f})' for rate, reward in rewards.items())}; {ROOM} tokens at most; "
+        "the likelier verdict is taken. Thinking: 96 tokens at most, learning rate 1e-4, verdicts drawn at temperature 1.",
+        "Seconds: steps times the median step; for simple judges CPU time of the chosen training. Pairs: prompts drawn; simple judges see each pair once "
+        "or in several passes. `matched on time` means the time of the thinking GRPO run.",
+        simple_judges.NOTE,
+    ]
+    columns = [
+        "judge",
+        "pairs",
+        "tokens",
+        "seconds",
+        *(name for name, _ in kinds),
+        "thinking is better by",
+    ]
+    rl.write_result(
+        "direct",
+        claims,
+        [
+            ["Judges from one base", columns, table],
+            [
+                "Gap by difficulty and family: thinking less ...",
+                ["kind", "games", *judges],
+                gap_rows,
+            ],
+        ],
+        notes,
+    )
 
 
 if __name__ == "__main__":

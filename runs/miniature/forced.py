@@ -1,6 +1,6 @@
 """Verdicts by force: which of the two a judge would write at this place, as an exact probability instead of a draw.
 
-    probabilities(judge, prompts, ["<think> ones 7+6=13</think>", ...])     P(verdict 1 | prompt, text, a verdict follows), one a prompt
+probabilities(judge, prompts, ["<think> ones 7+6=13</think>", ...])     P(verdict 1 | prompt, text, a verdict follows), one a prompt
 """
 
 import math
@@ -26,7 +26,10 @@ def verdict_tokens(tokenizer):
 def prompt_of(tokenizer, row, order):
     """Token ids of the judging prompt of a row of pairs, answer order[0] first."""
     answers = [(row["a"], row["b"])[index] for index in order]
-    return encode_chat(tokenizer, judge_messages(load_style("tiny"), [{"role": "user", "content": row["query"]}], *answers))
+    return encode_chat(
+        tokenizer,
+        judge_messages(load_style("tiny"), [{"role": "user", "content": row["query"]}], *answers),
+    )
 
 
 def packs(lists, budget=8192):
@@ -52,12 +55,24 @@ def probabilities(judge, prompts, texts):
 
     model, tokenizer, _ = judge
     common, one, two = verdict_tokens(tokenizer)
-    written = [tokenizer.encode(text, add_special_tokens=False) if isinstance(text, str) else text for text in texts]
-    contexts, found = [prompt + text + common for prompt, text in zip(prompts, written)], [None] * len(prompts)
+    written = [
+        tokenizer.encode(text, add_special_tokens=False) if isinstance(text, str) else text
+        for text in texts
+    ]
+    contexts, found = (
+        [prompt + text + common for prompt, text in zip(prompts, written)],
+        [None] * len(prompts),
+    )
     with torch.no_grad():
         for pack in packs(contexts):
             layout = pack_groups([(contexts[index], [[one], [two]]) for index in pack])
-            logprobs, _ = model(layout.tokens, layout.positions, packed_attention(layout), layout.predictors, layout.targets)
+            logprobs, _ = model(
+                layout.tokens,
+                layout.positions,
+                packed_attention(layout),
+                layout.predictors,
+                layout.targets,
+            )
             for index, value in zip(pack, torch.sigmoid(logprobs[0::2] - logprobs[1::2]).tolist()):
                 found[index] = value
     return found
@@ -68,8 +83,15 @@ def judged(rows, orders, chances):
     games = []
     for row, order, chance in zip(rows, orders, chances):
         better, verdict = order.index(row["label"]) + 1, 1 if chance > 0.5 else 2
-        games.append({name: row[name] for name in ("id", "sibling", "family", "level")}
-                     | {"order": order, "verdict": verdict, "right": verdict == better, "chance_right": chance if better == 1 else 1 - chance})
+        games.append(
+            {name: row[name] for name in ("id", "sibling", "family", "level")}
+            | {
+                "order": order,
+                "verdict": verdict,
+                "right": verdict == better,
+                "chance_right": chance if better == 1 else 1 - chance,
+            }
+        )
     return games
 
 
@@ -77,8 +99,17 @@ def kinds_of(games):
     """[(name, test of a game)]: all, the families, and each family's levels."""
     found = sorted({(game["family"], game["level"]) for game in games})
     kinds = [("all", lambda game: True)]
-    kinds += [(family, lambda game, family=family: game["family"] == family) for family in sorted({family for family, _ in found})]
-    return kinds + [(f"{family} {level}", lambda game, kind=(family, level): (game["family"], game["level"]) == kind) for family, level in found]
+    kinds += [
+        (family, lambda game, family=family: game["family"] == family)
+        for family in sorted({family for family, _ in found})
+    ]
+    return kinds + [
+        (
+            f"{family} {level}",
+            lambda game, kind=(family, level): (game["family"], game["level"]) == kind,
+        )
+        for family, level in found
+    ]
 
 
 def least_squares(points):
@@ -92,9 +123,18 @@ def least_squares(points):
 def gap_verdict(thinking, games):
     """(figure, verdict): whether thinking gains more over `games` (of another judge on the same pairs) where the level is higher, for each family."""
     other = {(game["id"], game["order"][0]): game["right"] for game in games}
-    gained = [game | {"gain": game["right"] - other[game["id"], game["order"][0]]} for game in thinking]
-    slopes = {family: interval([game for game in gained if game["family"] == family],
-                               lambda part: least_squares((game["level"], game["gain"]) for game in part)) for family in ("sums", "lines")}
+    gained = [
+        game | {"gain": game["right"] - other[game["id"], game["order"][0]]} for game in thinking
+    ]
+    slopes = {
+        family: interval(
+            [game for game in gained if game["family"] == family],
+            lambda part: least_squares((game["level"], game["gain"]) for game in part),
+        )
+        for family in ("sums", "lines")
+    }
     shown = sum(low > 0 for _, low, _ in slopes.values())
     word = ("not at this size", "partly", "reproduced")[shown]
-    return "the gap grows by " + ", ".join(f"{told(found)} a level of {family}" for family, found in slopes.items()), word
+    return "the gap grows by " + ", ".join(
+        f"{told(found)} a level of {family}" for family, found in slopes.items()
+    ), word

@@ -25,8 +25,12 @@ THINKS = 8  # a verdict after fewer tokens is a guess (judge/think_empty)
 
 def load_rows(path=ROOT / "tiny/test.jsonl", limit=None, **wanted):
     """Rows of the world's pairs, the first `limit` of those wanted: family="sums", level=3, ..."""
-    rows = [row | {"sibling": number // 2} for number, (_, row) in enumerate(read_json_lines(path))]  # siblings stand side by side
-    return [row for row in rows if all(row[name] == value for name, value in wanted.items())][:limit]
+    rows = [
+        row | {"sibling": number // 2} for number, (_, row) in enumerate(read_json_lines(path))
+    ]  # siblings stand side by side
+    return [row for row in rows if all(row[name] == value for name, value in wanted.items())][
+        :limit
+    ]
 
 
 def load_judge(model):
@@ -37,7 +41,11 @@ def load_judge(model):
 
     folder = resolve_model(model)
     tokenizer = load_tokenizer(folder)
-    return Model.from_pretrained(folder, "cpu", torch.float32), tokenizer, stop_token_ids(tokenizer, folder)
+    return (
+        Model.from_pretrained(folder, "cpu", torch.float32),
+        tokenizer,
+        stop_token_ids(tokenizer, folder),
+    )
 
 
 def play(judge, rows, forced="", votes=1, temperature=1.0, max_completion_length=96, seed=0):
@@ -55,17 +63,37 @@ def play(judge, rows, forced="", votes=1, temperature=1.0, max_completion_length
             text = forced(row, order) if callable(forced) else forced
             if text is not None:
                 answers = [(row["a"], row["b"])[index] for index in order]
-                prompt = encode_chat(tokenizer, judge_messages(style, [{"role": "user", "content": row["query"]}], *answers))
-                games.append((row, order, answers, prompt, tokenizer.encode(text, add_special_tokens=False)))
+                prompt = encode_chat(
+                    tokenizer,
+                    judge_messages(style, [{"role": "user", "content": row["query"]}], *answers),
+                )
+                games.append(
+                    (row, order, answers, prompt, tokenizer.encode(text, add_special_tokens=False))
+                )
     seeds = [stable_hash(seed, row["id"], order[0]) % 2**63 for row, order, *_ in games]
-    drawn = generate(model, [prompt + begun for *_, prompt, begun in games], votes, max_completion_length, temperature, stop_token_ids=stops, seed=seeds)
+    drawn = generate(
+        model,
+        [prompt + begun for *_, prompt, begun in games],
+        votes,
+        max_completion_length,
+        temperature,
+        stop_token_ids=stops,
+        seed=seeds,
+    )
     results = []
     for (row, order, answers, prompt, begun), completions in zip(games, drawn):
         better, lengths = order.index(row["label"]) + 1, [len(answer) for answer in answers]
         for completion in completions:
-            whole = Completion(begun + completion.tokens, [0.0] * len(begun) + completion.logprobs, completion.finish_reason)
+            whole = Completion(
+                begun + completion.tokens,
+                [0.0] * len(begun) + completion.logprobs,
+                completion.finish_reason,
+            )
             game = read_completion(tokenizer, whole, style, False, stops)
-            game |= {name: row[name] for name in ("id", "sibling", "family", "level")} | {"order": order, "right": game["verdict"] == better}
+            game |= {name: row[name] for name in ("id", "sibling", "family", "level")} | {
+                "order": order,
+                "right": game["verdict"] == better,
+            }
             unequal = game["verdict"] and lengths[0] != lengths[1]
             game["longer"] = lengths[game["verdict"] - 1] == max(lengths) if unequal else None
             results.append(game)
@@ -73,6 +101,7 @@ def play(judge, rows, forced="", votes=1, temperature=1.0, max_completion_length
 
 
 # ---- numbers ----
+
 
 def mean(values):
     values = list(values)
@@ -85,6 +114,7 @@ def accuracy(games):
 
 def interval(games, statistic=accuracy, other=None, draws=2000, seed=0):
     """(value, low, high): 95 % bootstrap over siblings of statistic(games), or of statistic(games) - statistic(other)."""
+
     def clusters(rows):
         found = defaultdict(list)
         for row in rows:
@@ -95,12 +125,20 @@ def interval(games, statistic=accuracy, other=None, draws=2000, seed=0):
     names = sorted(set().union(*arms))
 
     def value(drawn):
-        first, *rest = [statistic([row for name in drawn for row in arm.get(name, [])]) for arm in arms]
+        first, *rest = [
+            statistic([row for name in drawn for row in arm.get(name, [])]) for arm in arms
+        ]
         return first - rest[0] if rest else first
 
     values = (value(rng.choices(names, k=len(names))) for _ in range(draws))
-    values = sorted(one for one in values if one == one) or [float("nan")]  # a draw may hold nothing that the statistic is of
-    return value(names), values[int(0.025 * len(values))], values[max(0, int(0.975 * len(values)) - 1)]
+    values = sorted(one for one in values if one == one) or [
+        float("nan")
+    ]  # a draw may hold nothing that the statistic is of
+    return (
+        value(names),
+        values[int(0.025 * len(values))],
+        values[max(0, int(0.975 * len(values)) - 1)],
+    )
 
 
 def told(triple):
@@ -113,11 +151,17 @@ def summary(games):
     thought = [game for game in games if game["think_tokens"] >= THINKS]
     guessed = [game for game in games if game["think_tokens"] < THINKS]
     lengths = [game for game in valid if game["longer"] is not None]
-    gold_longer = mean(game["longer"] == game["right"] for game in lengths)  # chosen the longer and right, or the shorter and wrong
+    gold_longer = mean(
+        game["longer"] == game["right"] for game in lengths
+    )  # chosen the longer and right, or the shorter and wrong
     return {
-        "accuracy": interval(games), "thinks": mean(game["think_tokens"] >= THINKS for game in games),
-        "right_thinking": accuracy(thought), "right_guessing": accuracy(guessed), "tokens": mean(game["tokens"] for game in games),
-        "parse_fail": 1 - len(valid) / len(games), "position_bias": mean(game["verdict"] == 1 for game in valid) - 0.5,
+        "accuracy": interval(games),
+        "thinks": mean(game["think_tokens"] >= THINKS for game in games),
+        "right_thinking": accuracy(thought),
+        "right_guessing": accuracy(guessed),
+        "tokens": mean(game["tokens"] for game in games),
+        "parse_fail": 1 - len(valid) / len(games),
+        "position_bias": mean(game["verdict"] == 1 for game in valid) - 0.5,
         "length_bias": mean(game["longer"] for game in lengths) - gold_longer,
     }
 
@@ -135,9 +179,20 @@ def main():
     parser.add_argument("--out", help="the games of the last model, one a line")
     options = parser.parse_args()
     for model in options.models:
-        games = play(load_judge(model), load_rows(options.pairs, options.limit), options.forced, options.votes, options.temperature)
+        games = play(
+            load_judge(model),
+            load_rows(options.pairs, options.limit),
+            options.forced,
+            options.votes,
+            options.temperature,
+        )
         found = summary(games)
-        print(model, "right", told(found.pop("accuracy")), " ".join(f"{name} {value:.3f}" for name, value in found.items()))
+        print(
+            model,
+            "right",
+            told(found.pop("accuracy")),
+            " ".join(f"{name} {value:.3f}" for name, value in found.items()),
+        )
     if options.out:
         Path(options.out).write_text("".join(json.dumps(game) + "\n" for game in games))
 

@@ -26,8 +26,14 @@ from judge import stable_hash  # noqa: E402
 from measure import THINKS  # noqa: E402
 
 SEEDS = [int(seed) for seed in os.environ.get("SEEDS", "0").split()]
-STEPS, LIMIT, JOBS = (int(os.environ.get(name, default)) for name, default in
-                      (("STEPS", 60), ("LIMIT", 200), ("JOBS", min(2, len(os.sched_getaffinity(0))))))
+STEPS, LIMIT, JOBS = (
+    int(os.environ.get(name, default))
+    for name, default in (
+        ("STEPS", 60),
+        ("LIMIT", 200),
+        ("JOBS", min(2, len(os.sched_getaffinity(0)))),
+    )
+)
 OUT = Path(os.environ.get("OUT", ROOT / "out/miniature")).resolve()
 RECORD = Path(os.environ.get("RECORD", ROOT / "runs/miniature")).resolve()
 TINY = Path(os.environ.get("TINY", ROOT / "tiny")).resolve()
@@ -44,6 +50,7 @@ COMPARED = re.compile(r"\d[ny]|\b[ny](\d|\b)")  # the marks of an answer set bes
 
 # ---- trainings and measurements, each a command with one result ----
 
+
 def base(name):
     """The folder of a base: what `--model tiny-NAME` reads; mixed is called tiny-base."""
     folder = TINY / {"mixed": "base"}.get(name, name)
@@ -54,12 +61,17 @@ def base(name):
 
 def check_settings():
     """Refuses to go on in a folder that was begun with other settings or bases: its games would be taken for the ones of now."""
-    weights = {name: hashlib.sha256((base(name) / "model.safetensors").read_bytes()).hexdigest()[:12] for name in BASES}
+    weights = {
+        name: hashlib.sha256((base(name) / "model.safetensors").read_bytes()).hexdigest()[:12]
+        for name in BASES
+    }
     path, found = OUT / "settings.json", {"STEPS": STEPS, "LIMIT": LIMIT, "bases": weights}
     if not path.exists():
         write_rows(path, [found])
     elif json.loads(path.read_text()) != found:
-        raise SystemExit(f"{path}: begun with {path.read_text().strip()}, now {json.dumps(found)}: remove {OUT}, or set another OUT")
+        raise SystemExit(
+            f"{path}: begun with {path.read_text().strip()}, now {json.dumps(found)}: remove {OUT}, or set another OUT"
+        )
 
 
 def write_rows(path, rows):
@@ -78,9 +90,17 @@ def run_job(job):
     print("*", result.relative_to(OUT), file=sys.stderr, flush=True)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
     with open(log, "w") as stream:
-        done = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, env=environment, stdout=stream, stderr=subprocess.STDOUT)
+        done = subprocess.run(
+            [sys.executable, *map(str, command)],
+            cwd=ROOT,
+            env=environment,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+        )
     if not result.exists():
-        raise SystemExit(f"failed ({done.returncode}): python {' '.join(map(str, command))}\n{log.read_text()[-1500:]}")
+        raise SystemExit(
+            f"failed ({done.returncode}): python {' '.join(map(str, command))}\n{log.read_text()[-1500:]}"
+        )
 
 
 def run_all(jobs):
@@ -89,13 +109,52 @@ def run_all(jobs):
         list(pool.map(run_job, dict(jobs).items()))
 
 
-def grpo(name, model, seed=0, data=ROOT / "tiny/train.jsonl", reward="verdict", steps=None, room=96, learning_rate="1e-4"):
+def grpo(
+    name,
+    model,
+    seed=0,
+    data=ROOT / "tiny/train.jsonl",
+    reward="verdict",
+    steps=None,
+    room=96,
+    learning_rate="1e-4",
+):
     """A job: GRPO from the folder `model`; its result is the last checkpoint. Settings but for the steps are those of the default run."""
     folder, steps = OUT / "runs" / f"{name}-{seed}", steps or STEPS
-    command = ["train_grpo.py", "--model", model, "--train_data", data, "--eval_data", ROOT / "tiny/test.jsonl", "--reward", reward,
-               "--prompts_per_step", PROMPTS_PER_STEP, "--num_generations", GENERATIONS, "--max_completion_length", room, "--learning_rate", learning_rate,
-               "--dtype", "float32", "--max_steps", steps, "--save_every", 30, "--eval_every", 30, "--eval_limit", min(50, LIMIT), "--seed", seed,
-               "--output_dir", folder, "--resume"]  # fmt: skip
+    command = [
+        "train_grpo.py",
+        "--model",
+        model,
+        "--train_data",
+        data,
+        "--eval_data",
+        ROOT / "tiny/test.jsonl",
+        "--reward",
+        reward,
+        "--prompts_per_step",
+        PROMPTS_PER_STEP,
+        "--num_generations",
+        GENERATIONS,
+        "--max_completion_length",
+        room,
+        "--learning_rate",
+        learning_rate,
+        "--dtype",
+        "float32",
+        "--max_steps",
+        steps,
+        "--save_every",
+        30,
+        "--eval_every",
+        30,
+        "--eval_limit",
+        min(50, LIMIT),
+        "--seed",
+        seed,
+        "--output_dir",
+        folder,
+        "--resume",
+    ]
     return folder / f"checkpoint-{steps}", command + ["--task", "judge"] * (reward != "verdict")
 
 
@@ -109,14 +168,48 @@ def default_judge(name="mixed", seed=0):
 def sft(name, model, data, steps, learning_rate, seed=0):
     folder = OUT / "runs" / f"{name}-{seed}"
     return folder / f"checkpoint-{steps}", [
-        "train_sft.py", "--model", model, "--train_data", data, "--judge_style", "tiny", "--dtype", "float32", "--batch_size", 64, "--schedule", "cosine",
-        "--warmup_steps", 20, "--learning_rate", learning_rate, "--max_steps", steps, "--save_every", 100, "--seed", seed, "--output_dir", folder, "--resume"]
+        "train_sft.py",
+        "--model",
+        model,
+        "--train_data",
+        data,
+        "--judge_style",
+        "tiny",
+        "--dtype",
+        "float32",
+        "--batch_size",
+        64,
+        "--schedule",
+        "cosine",
+        "--warmup_steps",
+        20,
+        "--learning_rate",
+        learning_rate,
+        "--max_steps",
+        steps,
+        "--save_every",
+        100,
+        "--seed",
+        seed,
+        "--output_dir",
+        folder,
+        "--resume",
+    ]
 
 
-def games(name, model, forced="", votes=1, temperature=1.0, pairs=ROOT / "tiny/test.jsonl", limit=None):
+def games(
+    name, model, forced="", votes=1, temperature=1.0, pairs=ROOT / "tiny/test.jsonl", limit=None
+):
     """A measurement for `play_all`: the games of a judge on held-out pairs (measure.py), to OUT/games/NAME.jsonl."""
-    return {"result": str(path_of(name)), "model": str(model), "pairs": str(pairs), "limit": limit or LIMIT,
-            "forced": forced, "votes": votes, "temperature": temperature}  # fmt: skip
+    return {
+        "result": str(path_of(name)),
+        "model": str(model),
+        "pairs": str(pairs),
+        "limit": limit or LIMIT,
+        "forced": forced,
+        "votes": votes,
+        "temperature": temperature,
+    }
 
 
 def path_of(name):
@@ -125,9 +218,16 @@ def path_of(name):
 
 def play_all(wanted):
     """Plays the measurements whose file is missing, in JOBS processes; loading torch takes longer than many of them."""
-    missing = [one for one in {one["result"]: one for one in wanted}.values() if not Path(one["result"]).exists()]
+    missing = [
+        one
+        for one in {one["result"]: one for one in wanted}.values()
+        if not Path(one["result"]).exists()
+    ]
     (OUT / "games").mkdir(parents=True, exist_ok=True)
-    lists = [write_rows(OUT / f"data/measurements-{os.getpid()}-{job}.jsonl", missing[job::JOBS]) for job in range(min(JOBS, len(missing)))]
+    lists = [
+        write_rows(OUT / f"data/measurements-{os.getpid()}-{job}.jsonl", missing[job::JOBS])
+        for job in range(min(JOBS, len(missing)))
+    ]
     for path in lists:
         path.with_suffix(".done").unlink(missing_ok=True)
     run_all([(path.with_suffix(".done"), [Path(__file__), path]) for path in lists])
@@ -140,17 +240,24 @@ def play_list(path):
     for one in map(json.loads, open(path)):
         print("*", one["result"], file=sys.stderr, flush=True)
         rows = load_rows(one["pairs"], one["limit"])
-        partial = write_rows(Path(one["result"] + ".partial"), play(load_judge(one["model"]), rows, one["forced"], one["votes"], one["temperature"]))
+        partial = write_rows(
+            Path(one["result"] + ".partial"),
+            play(load_judge(one["model"]), rows, one["forced"], one["votes"], one["temperature"]),
+        )
         partial.rename(one["result"])
     Path(path).with_suffix(".done").touch()
 
 
 def coin_reward(prompts, completions, **columns):
     """The control: +1 or -1 by a hash, which knows nothing of the verdict (--reward rl:coin_reward)."""
-    return [1.0 if stable_hash(prompt, place, text) % 2 else -1.0 for place, (prompt, text) in enumerate(zip(prompts, completions))]
+    return [
+        1.0 if stable_hash(prompt, place, text) % 2 else -1.0
+        for place, (prompt, text) in enumerate(zip(prompts, completions))
+    ]
 
 
 # ---- numbers with intervals ----
+
 
 def read_games(path):
     return [json.loads(line) for line in open(path)]
@@ -195,21 +302,34 @@ def majority(path):
     cells = {}
     for prompt, sibling in siblings.items():
         cast = votes.get(prompt, [])
-        cells.setdefault(sibling, []).append(0.5 * (1 + np.sign(2 * sum(cast) - len(cast))) if cast else 0.0)
+        cells.setdefault(sibling, []).append(
+            0.5 * (1 + np.sign(2 * sum(cast) - len(cast))) if cast else 0.0
+        )
     return np.array([[np.mean(cells[name]) for name in sorted(cells)]])
 
 
 def estimate(statistic, *tables, draws=2000):
     """(value, low, high): 95 % bootstrap of statistic(mean of each table). Siblings are drawn anew, the same for all tables, and so are
     seeds, where there are several: their scatter is part of the interval. With one seed the interval is that of the pairs alone."""
-    rng, seeds, siblings = np.random.default_rng(0), max(map(len, tables)), min(rows.shape[1] for rows in tables)
+    rng, seeds, siblings = (
+        np.random.default_rng(0),
+        max(map(len, tables)),
+        min(rows.shape[1] for rows in tables),
+    )
     tables = [rows[:, :siblings] for rows in tables]
 
     def value(runs, places):
-        return float(statistic(*(np.nanmean(rows[np.ix_(runs % len(rows), places)]) for rows in tables)))
+        return float(
+            statistic(*(np.nanmean(rows[np.ix_(runs % len(rows), places)]) for rows in tables))
+        )
 
-    drawn = [value(rng.integers(seeds, size=seeds), rng.integers(siblings, size=siblings)) for _ in range(draws)]
-    low, high = np.nanquantile(drawn, (0.025, 0.975))  # a draw without a game of the kind asked for is no number
+    drawn = [
+        value(rng.integers(seeds, size=seeds), rng.integers(siblings, size=siblings))
+        for _ in range(draws)
+    ]
+    low, high = np.nanquantile(
+        drawn, (0.025, 0.975)
+    )  # a draw without a game of the kind asked for is no number
     return value(np.arange(seeds), np.arange(siblings)), float(low), float(high)
 
 
@@ -227,21 +347,39 @@ def share(rows):
 
 def verdict(triple, yes="reproduced"):
     """What an interval says of a claim "above 0"."""
-    return yes if triple[1] > 0 else "not at this size" + (" (the opposite is shown)" if triple[2] < 0 else "")
+    return (
+        yes
+        if triple[1] > 0
+        else "not at this size" + (" (the opposite is shown)" if triple[2] < 0 else "")
+    )
 
 
 # ---- what is kept ----
+
 
 def make_triples(count=max(4, LIMIT // 5)):
     """Three lines of different quality for each of `count` test questions, as the three pairs of each."""
     path, rng, rows = OUT / "data/triples.jsonl", random.Random("triples"), []
     while not path.exists() and len(rows) < 3 * count:
         task = world.draw_constraints(rng, rng.choice((2, 3)))
-        lines = {world.quality(task, line): line for line in (world.draw_line(rng, task) for _ in range(20))}
+        lines = {
+            world.quality(task, line): line
+            for line in (world.draw_line(rng, task) for _ in range(20))
+        }
         if world.is_test(world.key(task)) and len(lines) >= 3:
             drawn = rng.sample(sorted(lines), 3)
-            rows += [{"id": f"{len(rows) // 3}-{i}{j}", "query": world.line_query(task), "a": lines[drawn[i]], "b": lines[drawn[j]],
-                      "label": int(drawn[j] > drawn[i]), "family": "lines", "level": len(task)} for i, j in ((0, 1), (1, 2), (0, 2))]  # fmt: skip
+            rows += [
+                {
+                    "id": f"{len(rows) // 3}-{i}{j}",
+                    "query": world.line_query(task),
+                    "a": lines[drawn[i]],
+                    "b": lines[drawn[j]],
+                    "label": int(drawn[j] > drawn[i]),
+                    "family": "lines",
+                    "level": len(task),
+                }
+                for i, j in ((0, 1), (1, 2), (0, 2))
+            ]
     return path if path.exists() else write_rows(path, rows)
 
 
@@ -251,15 +389,23 @@ def cycle_rate(path):
     for game in read_games(path):
         name, pair = game["id"].split("-")
         if game["verdict"]:
-            triples.setdefault((name, game["order"][0]), {})[pair] = game["order"][game["verdict"] - 1]  # 0: the first of the two is better
+            triples.setdefault((name, game["order"][0]), {})[pair] = game["order"][
+                game["verdict"] - 1
+            ]  # 0: the first of the two is better
     whole = [leads for leads in triples.values() if len(leads) == 3]
-    return float(np.mean([leads["01"] == leads["12"] != leads["02"] for leads in whole])) if whole else float("nan")
+    return (
+        float(np.mean([leads["01"] == leads["12"] != leads["02"] for leads in whole]))
+        if whole
+        else float("nan")
+    )
 
 
 def triple_games(runs):
     """Measurements for `write_logs`: games on triples. runs: {name: folder of the model}."""
     pairs = make_triples()
-    return [games(f"{name}-triples", model, pairs=pairs, limit=10**6) for name, model in runs.items()]
+    return [
+        games(f"{name}-triples", model, pairs=pairs, limit=10**6) for name, model in runs.items()
+    ]
 
 
 def write_logs(runs):
@@ -272,14 +418,21 @@ def write_logs(runs):
         for row in map(json.loads, open(metrics) if metrics.exists() else ()):
             if "eval/judge/accuracy" in row:
                 found = "  ".join(f"{metric} {row[f'eval/judge/{metric}']:.3f}" for metric in names)
-                lines.append(f"step {row['step']:3}  {found}  tokens {row['eval/completions/mean_length']:.0f}")
-        lines.append(f"end       cycle_rate {cycle_rate(path_of(f'{name}-triples')):.3f} (a coin: 0.25)")
+                lines.append(
+                    f"step {row['step']:3}  {found}  tokens {row['eval/completions/mean_length']:.0f}"
+                )
+        lines.append(
+            f"end       cycle_rate {cycle_rate(path_of(f'{name}-triples')):.3f} (a coin: 0.25)"
+        )
         (folder / f"{name}.log").write_text("\n".join(lines) + "\n")
 
 
 def machine():
     lines = open("/proc/cpuinfo").read().splitlines() if os.path.exists("/proc/cpuinfo") else []
-    name = next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.processor() or platform.machine())
+    name = next(
+        (line.split(": ")[1] for line in lines if line.startswith("model name")),
+        platform.processor() or platform.machine(),
+    )
     return f"{name}, {JOBS} process{'es' * (JOBS > 1)} of one thread, fp32"
 
 
@@ -289,10 +442,20 @@ def write_result(name, claims, tables, notes):
     claims: [[claim, figure with interval, verdict], ...], the experiment's main claim first. tables: [[heading, columns, rows], ...].
     """
     full = len(SEEDS) > 1
-    result = {"command": f"bash runs/miniature.sh {'--full ' * full}{name}", "seeds": SEEDS, "steps": STEPS, "pairs": LIMIT, "machine": machine(),
-              "claims": claims, "tables": tables, "notes": notes}  # fmt: skip
+    result = {
+        "command": f"bash runs/miniature.sh {'--full ' * full}{name}",
+        "seeds": SEEDS,
+        "steps": STEPS,
+        "pairs": LIMIT,
+        "machine": machine(),
+        "claims": claims,
+        "tables": tables,
+        "notes": notes,
+    }
     (RECORD / "results").mkdir(parents=True, exist_ok=True)
-    (RECORD / "results" / f"{name}{'-full' * full}.json").write_text(json.dumps(result, indent=1) + "\n")
+    (RECORD / "results" / f"{name}{'-full' * full}.json").write_text(
+        json.dumps(result, indent=1) + "\n"
+    )
     print(name, *(" | ".join(claim) for claim in claims), sep="\n  ", flush=True)
 
 

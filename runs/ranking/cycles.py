@@ -46,7 +46,9 @@ DRAWINGS = 20  # of a ranking of each group
 
 @dataclass
 class Settings(JudgeSettings):
-    num_votes: int = setting(5, "votes of a pair in each order; the tables have one vote and all of them")
+    num_votes: int = setting(
+        5, "votes of a pair in each order; the tables have one vote and all of them"
+    )
     triples: int = setting(200, "triples of each kind")
     groups: int = setting(30, "groups of 8 answers of each kind")
     group_votes: int = setting(3, "votes of a pair of a group in each order")
@@ -54,6 +56,7 @@ class Settings(JudgeSettings):
 
 
 # ---- answers ----
+
 
 def draw_answers(rng, kind, size):
     """{query, texts, scores} of a held-out question: `size` lines as `kind` says; of more than three, one is best."""
@@ -64,7 +67,14 @@ def draw_answers(rng, kind, size):
         if not world.is_test(world.key(task)):
             continue
         drawn = dict.fromkeys(world.draw_line(rng, task) for _ in range(40))
-        lines = [(line, world.quality(task, line), tuple(world.is_met(name, value, line) for name, value, _ in task)) for line in drawn]
+        lines = [
+            (
+                line,
+                world.quality(task, line),
+                tuple(world.is_met(name, value, line) for name, value, _ in task),
+            )
+            for line in drawn
+        ]
         chosen = draw_three(lines, kind) if size == 3 else draw_group(lines, kind, size)
         if chosen:
             texts, scores, _ = zip(*rng.sample(chosen, size))
@@ -89,19 +99,37 @@ def draw_group(lines, kind, size):
         chosen = [*best, *(three or ()), *rest[: size - 4]]
     else:  # of each number of points one set of constraints, in different words
         kinds = {}
-        chosen = best + [line for line in others if kinds.setdefault(line[1], line[2]) == line[2]][: size - 1]
+        chosen = (
+            best
+            + [line for line in others if kinds.setdefault(line[1], line[2]) == line[2]][: size - 1]
+        )
     return chosen if len(chosen) == size else None
 
 
 # ---- votes ----
 
+
 def judged(judge, questions, settings, num_votes):
     """Rows as replay.py has them: {scores, votes: {(i, j): [votes with i first, votes with j first]}, tokens likewise}."""
-    keys = [(number, *pair) for number, question in enumerate(questions) for pair in combinations(range(len(question["texts"])), 2)]
-    pairs = [(questions[n]["query"], questions[n]["texts"][i], questions[n]["texts"][j]) for n, i, j in keys]
+    keys = [
+        (number, *pair)
+        for number, question in enumerate(questions)
+        for pair in combinations(range(len(question["texts"])), 2)
+    ]
+    pairs = [
+        (questions[n]["query"], questions[n]["texts"][i], questions[n]["texts"][j])
+        for n, i, j in keys
+    ]
     rows = [{"scores": question["scores"], "votes": {}, "tokens": {}} for question in questions]
-    for (n, i, j), judgment in zip(keys, judge.judge(pairs, num_votes, True, settings.temperature, settings.max_completion_length), strict=True):
-        orders = [[game for game in judgment.games if game["order"] == order] for order in ([0, 1], [1, 0])]
+    for (n, i, j), judgment in zip(
+        keys,
+        judge.judge(pairs, num_votes, True, settings.temperature, settings.max_completion_length),
+        strict=True,
+    ):
+        orders = [
+            [game for game in judgment.games if game["order"] == order]
+            for order in ([0, 1], [1, 0])
+        ]
         rows[n]["votes"][i, j] = [[vote_of(game) for game in order] for order in orders]
         rows[n]["tokens"][i, j] = [[game["tokens"] for game in order] for order in orders]
     return rows
@@ -126,7 +154,11 @@ def has_circle(ahead):
 def circles(tables):
     """(pairs with a winner, triples in which each pair has one, circles among those) of leads of triples, (triples, 3, 3)."""
     decided = (tables | tables.swapaxes(1, 2)).sum((1, 2)) == 6
-    return int(tables.sum()), int(decided.sum()), int((decided & (tables.sum(2) == 1).all(1)).sum())  # in a circle everybody wins once
+    return (
+        int(tables.sum()),
+        int(decided.sum()),
+        int((decided & (tables.sum(2) == 1).all(1)).sum()),
+    )  # in a circle everybody wins once
 
 
 def shown_by(rows):
@@ -138,13 +170,29 @@ def shown_by(rows):
             gap = row["scores"][i] - row["scores"][j]
             for place, votes in enumerate(orders):  # place: which of the two answers stands first
                 zeros, ones = votes.count(0), votes.count(1)
-                valid, missing, first = valid + zeros + ones, missing + votes.count(None), first + (zeros, ones)[place]
-                right, points = right + (zeros if gap > 0 else ones) * (gap != 0), points + (zeros + ones) * (gap != 0)
-                agree, both = agree + zeros * (zeros - 1) + ones * (ones - 1), both + (zeros + ones) * (zeros + ones - 1)
-    return {"right": right / points if points else None, "first": first / valid, "agree": agree / max(both, 1), "missing": missing / (valid + missing)}
+                valid, missing, first = (
+                    valid + zeros + ones,
+                    missing + votes.count(None),
+                    first + (zeros, ones)[place],
+                )
+                right, points = (
+                    right + (zeros if gap > 0 else ones) * (gap != 0),
+                    points + (zeros + ones) * (gap != 0),
+                )
+                agree, both = (
+                    agree + zeros * (zeros - 1) + ones * (ones - 1),
+                    both + (zeros + ones) * (zeros + ones - 1),
+                )
+    return {
+        "right": right / points if points else None,
+        "first": first / valid,
+        "agree": agree / max(both, 1),
+        "missing": missing / (valid + missing),
+    }
 
 
 # ---- a judge that cannot prefer in circles ----
+
 
 def sigmoid(x):
     return 0.5 + 0.5 * np.tanh(x / 2)
@@ -153,7 +201,9 @@ def sigmoid(x):
 def chances(points, noise, b, c, s):
     """(triples, 3 pairs, 2 orders): the probability of a vote for the pair's first answer. points, noise: (triples, 3)."""
     strengths = b * points + s * noise
-    gaps = np.stack([strengths[:, i] - strengths[:, j] for i, j in combinations(range(3), 2)], axis=1)
+    gaps = np.stack(
+        [strengths[:, i] - strengths[:, j] for i, j in combinations(range(3), 2)], axis=1
+    )
     return sigmoid(gaps[:, :, None] + np.array([c, -c]))
 
 
@@ -163,18 +213,28 @@ def fit(rows, shown, seed=0):
     points = np.tile([row["scores"] for row in rows], (max(1, 2000 // len(rows)), 1)).astype(float)
     noise = np.random.default_rng(seed).normal(size=points.shape)
     gaps = np.stack([points[:, i] - points[:, j] for i, j in combinations(range(3), 2)], axis=1)
-    free = [0, 1, 2] if shown["right"] is not None else [1, 2]  # where points are equal, b says nothing
+    free = (
+        [0, 1, 2] if shown["right"] is not None else [1, 2]
+    )  # where points are equal, b says nothing
     wanted = np.array([shown[name] for name in ("right", "first", "agree")], dtype=float)[free]
 
     def missed(values):
         p = chances(points, noise, *values)
         right = np.where(gaps[:, :, None] > 0, p, 1 - p)[gaps != 0].mean() if 0 in free else 0
-        return np.array([right, (p[:, :, 0] + 1 - p[:, :, 1]).mean() / 2, (p**2 + (1 - p) ** 2).mean()])[free] - wanted
+        return (
+            np.array(
+                [right, (p[:, :, 0] + 1 - p[:, :, 1]).mean() / 2, (p**2 + (1 - p) ** 2).mean()]
+            )[free]
+            - wanted
+        )
 
     values = np.array([0.5 * (0 in free), 0.0, 0.5])
     for _ in range(40):
         error = missed(values)
-        slopes = np.stack([missed(values + 1e-3 * np.eye(3)[index]) - error for index in free], axis=1) / 1e-3
+        slopes = (
+            np.stack([missed(values + 1e-3 * np.eye(3)[index]) - error for index in free], axis=1)
+            / 1e-3
+        )
         step, length = np.zeros(3), 1.0
         step[free] = -np.linalg.lstsq(slopes, error, rcond=None)[0]
         while True:  # halve a step that leads away
@@ -202,6 +262,7 @@ def simulated(rows, parameters, missing, num_votes, times=50, seed=1):
 
 # ---- tables ----
 
+
 def share_and_error(part, whole):
     share = part / whole if whole else float("nan")
     return f"{share:.3f} +- {np.sqrt(share * (1 - share) / whole):.3f}" if whole else "-"
@@ -211,23 +272,61 @@ def triple_lines(kind, rows, num_votes):
     shown = shown_by(rows)
     parameters = fit(rows, shown)
     right = "-" if shown["right"] is None else f"{shown['right']:.3f}"
-    print(f"{kind}: {len(rows)} triples; votes: right {right}, for the first place {shown['first']:.3f}, two of a pair and order agree "
-          f"{shown['agree']:.3f}, missing {shown['missing']:.3f}; fitted b {parameters[0]:.2f} c {parameters[1]:.2f} s {parameters[2]:.2f}", flush=True)
+    print(
+        f"{kind}: {len(rows)} triples; votes: right {right}, for the first place {shown['first']:.3f}, two of a pair and order agree "
+        f"{shown['agree']:.3f}, missing {shown['missing']:.3f}; fitted b {parameters[0]:.2f} c {parameters[1]:.2f} s {parameters[2]:.2f}",
+        flush=True,
+    )
     for votes in dict.fromkeys((1, num_votes)):
         pairs, decided, found = circles(np.array([leads(row, votes) for row in rows]))
         _, chance_decided, chance = simulated(rows, parameters, shown["missing"], votes)
-        yield (f"| {kind} | {votes} | {right} | {pairs / 3 / len(rows):.3f} | {decided} of {len(rows)} | {found} | "
-               f"{share_and_error(found, decided)} | 0.250 | {chance / max(chance_decided, 1):.3f} |")
+        yield (
+            f"| {kind} | {votes} | {right} | {pairs / 3 / len(rows):.3f} | {decided} of {len(rows)} | {found} | "
+            f"{share_and_error(found, decided)} | 0.250 | {chance / max(chance_decided, 1):.3f} |"
+        )
 
 
 def group_lines(kind, rows, num_votes):
     circular = np.array([has_circle(leads(row, num_votes)) for row in rows])
     print(f"{kind}: {len(rows)} groups, {circular.sum()} with a circle", flush=True)
-    best = np.array([[np.mean([row["scores"][pick(row, schedule, None, recorded_play(row, votes, "never", seed, Counter()), seed)] == max(row["scores"])
-                               for seed in range(DRAWINGS)]) for schedule in ("full", "knockout") for votes in (1, num_votes)] for row in rows])
-    for name, chosen in (("all", circular >= 0), ("with a circle", circular), ("without", ~circular)):
+    best = np.array(
+        [
+            [
+                np.mean(
+                    [
+                        row["scores"][
+                            pick(
+                                row,
+                                schedule,
+                                None,
+                                recorded_play(row, votes, "never", seed, Counter()),
+                                seed,
+                            )
+                        ]
+                        == max(row["scores"])
+                        for seed in range(DRAWINGS)
+                    ]
+                )
+                for schedule in ("full", "knockout")
+                for votes in (1, num_votes)
+            ]
+            for row in rows
+        ]
+    )
+    for name, chosen in (
+        ("all", circular >= 0),
+        ("with a circle", circular),
+        ("without", ~circular),
+    ):
         part = best[chosen]  # (groups, 4)
-        cells = [f"{mean:.3f} +- {error:.3f}" for mean, error in zip(part.mean(0), part.std(0) / np.sqrt(len(part)))] if len(part) else ["-"] * 4
+        cells = (
+            [
+                f"{mean:.3f} +- {error:.3f}"
+                for mean, error in zip(part.mean(0), part.std(0) / np.sqrt(len(part)))
+            ]
+            if len(part)
+            else ["-"] * 4
+        )
         yield f"| {kind} | {name} | {len(part)} | {' | '.join(cells)} |"
 
 
@@ -237,13 +336,23 @@ def report(judge, settings):
     yield "| triples | votes in each order | votes right | pairs with a winner | triples decided | circles | share | coins | without circles by nature |"
     yield "|" + "---|" * 9
     for kind in KINDS:
-        rows = judged(judge, [draw_answers(draws[kind], kind, 3) for _ in range(settings.triples)], settings, settings.num_votes)
+        rows = judged(
+            judge,
+            [draw_answers(draws[kind], kind, 3) for _ in range(settings.triples)],
+            settings,
+            settings.num_votes,
+        )
         yield from triple_lines(kind, rows, settings.num_votes)
     votes = settings.group_votes
     yield f"\n| groups of 8 | judge's majorities | groups | Elo, 1 vote | Elo, {votes} votes | knockout, 1 vote | knockout, {votes} votes |"
     yield "|" + "---|" * 7
     for kind in KINDS:
-        rows = judged(judge, [draw_answers(draws[kind], kind, 8) for _ in range(settings.groups)], settings, votes)
+        rows = judged(
+            judge,
+            [draw_answers(draws[kind], kind, 8) for _ in range(settings.groups)],
+            settings,
+            votes,
+        )
         yield from group_lines(kind, rows, votes)
 
 

@@ -33,7 +33,9 @@ from votes import vote_of  # noqa: E402
 
 @dataclass
 class Settings(JudgeSettings):
-    questions: Optional[str] = setting(None, "questions with candidates and their scores, higher is better")
+    questions: Optional[str] = setting(
+        None, "questions with candidates and their scores, higher is better"
+    )
     out: Optional[str] = setting(None, "the recording: a name that ends in .jsonl.gz")
     limit: Optional[int] = setting(None, "only the first so many questions")
 
@@ -42,12 +44,23 @@ def record(judge, question, options):
     """The votes and tokens of one question, as in the file."""
     texts, votes, tokens = question.candidates, {}, {}
     keys = list(combinations(range(len(texts)), 2))
-    pairs = [Pair(f"{question.id} {i}-{j}", question.messages, (texts[i], texts[j])) for i, j in keys if texts[i] != texts[j]]
+    pairs = [
+        Pair(f"{question.id} {i}-{j}", question.messages, (texts[i], texts[j]))
+        for i, j in keys
+        if texts[i] != texts[j]
+    ]
     judgments = iter(judge.judge(pairs, *options))
     for i, j in keys:
         games = next(judgments).games if texts[i] != texts[j] else []
-        orders = [[game for game in games if game["order"] == order] for order in ([0, 1], [1, 0])] if games else []
-        votes[f"{i}-{j}"] = ["".join({0: "1", 1: "0", None: "?"}[vote_of(game)] for game in order) for order in orders]
+        orders = (
+            [[game for game in games if game["order"] == order] for order in ([0, 1], [1, 0])]
+            if games
+            else []
+        )
+        votes[f"{i}-{j}"] = [
+            "".join({0: "1", 1: "0", None: "?"}[vote_of(game)] for game in order)
+            for order in orders
+        ]
         tokens[f"{i}-{j}"] = [[game["tokens"] for game in order] for order in orders]
     return {"votes": votes, "tokens": tokens}
 
@@ -55,28 +68,61 @@ def record(judge, question, options):
 def main(argv=None):
     settings = cli.parse_settings(Settings, argv, description=__doc__.split("\n")[0])
     if settings.questions is None or settings.out is None or not settings.out.endswith(".jsonl.gz"):
-        raise BadInput("--questions and --out are needed, the latter with a name that ends in .jsonl.gz: give both")
+        raise BadInput(
+            "--questions and --out are needed, the latter with a name that ends in .jsonl.gz: give both"
+        )
     if Path(settings.out).exists():
         raise BadInput(f"--out: {settings.out} is there already: give another file")
     check_judge(settings)
     questions = load_questions(settings.questions, limit=settings.limit)
     for question in questions:
         if question.scores is None or len(question.scores) < 2:
-            raise BadInput(f"{settings.questions}: question {question.id} lacks candidates with scores: give two at least, and a score for each")
-    recorded = {name: value for name, value in asdict(settings).items() if name not in ("questions", "out", "limit")}
-    heads = [{"id": question.id, "scores": question.scores, "texts": question.candidates, "settings": recorded} for question in questions]
+            raise BadInput(
+                f"{settings.questions}: question {question.id} lacks candidates with scores: give two at least, and a score for each"
+            )
+    recorded = {
+        name: value
+        for name, value in asdict(settings).items()
+        if name not in ("questions", "out", "limit")
+    }
+    heads = [
+        {
+            "id": question.id,
+            "scores": question.scores,
+            "texts": question.candidates,
+            "settings": recorded,
+        }
+        for question in questions
+    ]
     partial, done = Path(settings.out + ".partial"), 0
     for done, row in own_rows(partial, "--out", b'{"id": '):
         if done > len(heads) or not heads[done - 1].items() <= row.items():
-            raise BadInput(f"{partial} line {done} was recorded with other settings or questions: remove the file, or give another --out")
-    note(f"{done} of {len(questions)} questions are recorded already" if done else f"{len(questions)} questions to record")
+            raise BadInput(
+                f"{partial} line {done} was recorded with other settings or questions: remove the file, or give another --out"
+            )
+    note(
+        f"{done} of {len(questions)} questions are recorded already"
+        if done
+        else f"{len(questions)} questions to record"
+    )
     if done < len(questions):
-        judge, options = judge_of(settings), (settings.num_votes, True, settings.temperature, settings.max_completion_length)
-        for index in tqdm(range(done, len(questions)), initial=done, total=len(questions), unit="question", disable=None):
+        judge, options = (
+            judge_of(settings),
+            (settings.num_votes, True, settings.temperature, settings.max_completion_length),
+        )
+        for index in tqdm(
+            range(done, len(questions)),
+            initial=done,
+            total=len(questions),
+            unit="question",
+            disable=None,
+        ):
             row = heads[index] | record(judge, questions[index], options)
             with open(partial, "a", encoding="utf-8") as file:
                 file.write(json.dumps(row, allow_nan=False) + "\n")
-    whole = Path(settings.out + ".whole.partial")  # renamed when it is complete, so that OUT is never half a file
+    whole = Path(
+        settings.out + ".whole.partial"
+    )  # renamed when it is complete, so that OUT is never half a file
     whole.write_bytes(gzip.compress(partial.read_bytes(), mtime=0))
     os.replace(whole, settings.out)
     partial.unlink()

@@ -27,7 +27,11 @@ from extras import split_arguments  # noqa: E402
 from tournament import knockout  # noqa: E402
 from votes import STOPS, enough, first_share, majority  # noqa: E402
 
-VERDICTS = {"1": 0, "0": 1, "?": None}  # votes as elsewhere: the index of the answer, 0 for the first number of the key
+VERDICTS = {
+    "1": 0,
+    "0": 1,
+    "?": None,
+}  # votes as elsewhere: the index of the answer, 0 for the first number of the key
 
 
 @dataclass
@@ -39,7 +43,9 @@ class Settings:
 def read_recording(path):
     """[{id, scores, votes: {(i, j): [votes with i first, votes with j first], or []}, tokens likewise}, ...]; BadInput names the line."""
     try:
-        with (gzip.open if str(path).endswith(".gz") else open)(path, "rt", encoding="utf-8") as file:
+        with (gzip.open if str(path).endswith(".gz") else open)(
+            path, "rt", encoding="utf-8"
+        ) as file:
             lines = file.read().split("\n")
     except (OSError, EOFError, UnicodeDecodeError) as error:
         raise BadInput(f"cannot read {path} ({error}): give a recording of record.py") from error
@@ -49,26 +55,63 @@ def read_recording(path):
             continue
         row, place = cli.parse_json(line, f"{path} line {number}"), f"{path} line {number}"
         if not {"id", "scores", "votes"} <= row.keys():
-            raise BadInput(f"{place}: id, scores and votes are needed: give a recording of record.py")
+            raise BadInput(
+                f"{place}: id, scores and votes are needed: give a recording of record.py"
+            )
         players = range(len(row["scores"]))
         votes = {(i, j): row["votes"].get(f"{i}-{j}") for i in players for j in players if i < j}
         for pair, orders in votes.items():
-            good = isinstance(orders, list) and len(orders) in (0, 2) and all(isinstance(order, str) and order for order in orders)
-            if not good or not set("".join(orders)) <= VERDICTS.keys() or len(set(map(len, orders))) > 1:
-                raise BadInput(f"{place}: votes of {pair[0]}-{pair[1]} are {orders!r:.80}: expected two equally long texts of 1, 0 and ?, or []")
-        tokens = {(i, j): row["tokens"].get(f"{i}-{j}", []) for i, j in votes} if row.get("tokens") else None  # may be left out
-        if tokens and any([len(order) for order in tokens[pair]] != [len(order) for order in orders] for pair, orders in votes.items()):
-            raise BadInput(f"{place}: tokens are not one number for each vote: give a recording of record.py, or leave tokens out")
-        rows.append({"id": row["id"], "scores": row["scores"], "tokens": tokens,
-                     "votes": {pair: [[VERDICTS[vote] for vote in order] for order in orders] for pair, orders in votes.items()}})  # fmt: skip
-    if len({len(order) for row in rows for orders in row["votes"].values() for order in orders}) != 1:
-        raise BadInput(f"{path}: no votes, or more of them for some pairs than for others: record all pairs alike")
+            good = (
+                isinstance(orders, list)
+                and len(orders) in (0, 2)
+                and all(isinstance(order, str) and order for order in orders)
+            )
+            if (
+                not good
+                or not set("".join(orders)) <= VERDICTS.keys()
+                or len(set(map(len, orders))) > 1
+            ):
+                raise BadInput(
+                    f"{place}: votes of {pair[0]}-{pair[1]} are {orders!r:.80}: expected two equally long texts of 1, 0 and ?, or []"
+                )
+        tokens = (
+            {(i, j): row["tokens"].get(f"{i}-{j}", []) for i, j in votes}
+            if row.get("tokens")
+            else None
+        )  # may be left out
+        if tokens and any(
+            [len(order) for order in tokens[pair]] != [len(order) for order in orders]
+            for pair, orders in votes.items()
+        ):
+            raise BadInput(
+                f"{place}: tokens are not one number for each vote: give a recording of record.py, or leave tokens out"
+            )
+        rows.append(
+            {
+                "id": row["id"],
+                "scores": row["scores"],
+                "tokens": tokens,
+                "votes": {
+                    pair: [[VERDICTS[vote] for vote in order] for order in orders]
+                    for pair, orders in votes.items()
+                },
+            }
+        )
+    if (
+        len({len(order) for row in rows for orders in row["votes"].values() for order in orders})
+        != 1
+    ):
+        raise BadInput(
+            f"{path}: no votes, or more of them for some pairs than for others: record all pairs alike"
+        )
     return rows
 
 
 def play_out(recorded, stop):
     """Of recorded votes, one equally long list for each order, those that a judge with this rule would have asked for."""
-    for rounds in range(1, len(recorded[0]) + 1):  # [[0, 0, 0], [0, 0, 1]] with "decided": [[0, 0], [0, 0]]
+    for rounds in range(
+        1, len(recorded[0]) + 1
+    ):  # [[0, 0, 0], [0, 0, 1]] with "decided": [[0, 0], [0, 0]]
         played = [votes[:rounds] for votes in recorded]
         if enough(sum(played, []), sum(map(len, recorded)) - rounds * len(recorded), stop):
             break
@@ -88,14 +131,21 @@ def recorded_play(row, num_votes, stop, seed, spent):
         recorded = row["votes"][low, high]
         if not recorded:
             return 0.5
-        begin = random.Random(f"{seed} {low} {high}").randrange(len(recorded[0])) + num_votes * met[low, high]
+        begin = (
+            random.Random(f"{seed} {low} {high}").randrange(len(recorded[0]))
+            + num_votes * met[low, high]
+        )
         met[low, high] += 1
         places = [(begin + vote) % len(recorded[0]) for vote in range(num_votes)]
         played = play_out([[order[place] for place in places] for order in recorded], stop)
         spent["generations"] += sum(map(len, played))
         if row["tokens"]:
             tokens = row["tokens"][low, high]
-            spent["tokens"] += sum(order[place] for order, votes in zip(tokens, played) for place, _ in zip(places, votes))
+            spent["tokens"] += sum(
+                order[place]
+                for order, votes in zip(tokens, played)
+                for place, _ in zip(places, votes)
+            )
         share = first_share(sum(played, []))
         return share if i == low else 1 - share
 
@@ -108,7 +158,9 @@ def pick(row, schedule, games, play, seed):
     if schedule == "knockout":
         return knockout(size, play, seed).winner
     ratings = elo(run_schedule(size, play, schedule, games, seed), size)
-    return random.Random(seed).choice([player for player in range(size) if ratings[player] > max(ratings) - 1e-9])
+    return random.Random(seed).choice(
+        [player for player in range(size) if ratings[player] > max(ratings) - 1e-9]
+    )
 
 
 def measure(rows, schedule, per_player, num_votes, stop, trials):
@@ -116,11 +168,22 @@ def measure(rows, schedule, per_player, num_votes, stop, trials):
     spent, values = Counter(), []
     for row in rows:
         games = per_player and per_player * len(row["scores"])
-        picked = [pick(row, schedule, games, recorded_play(row, num_votes, stop, trial, spent), trial) for trial in range(trials)]
+        picked = [
+            pick(row, schedule, games, recorded_play(row, num_votes, stop, trial, spent), trial)
+            for trial in range(trials)
+        ]
         values.append(np.mean([row["scores"][player] == max(row["scores"]) for player in picked]))
     runs = len(rows) * trials
-    return {"schedule": schedule, "games": per_player, "num_votes": num_votes, "stop": stop, "generations": spent["generations"] / runs,
-            "tokens": spent["tokens"] / runs, "right": float(np.mean(values)), "se": float(np.std(values) / np.sqrt(len(values)))}  # fmt: skip
+    return {
+        "schedule": schedule,
+        "games": per_player,
+        "num_votes": num_votes,
+        "stop": stop,
+        "generations": spent["generations"] / runs,
+        "tokens": spent["tokens"] / runs,
+        "right": float(np.mean(values)),
+        "se": float(np.std(values) / np.sqrt(len(values))),
+    }
 
 
 def verdicts(rows, num_votes, stop):
@@ -131,8 +194,17 @@ def verdicts(rows, num_votes, stop):
             if recorded and row["scores"][i] != row["scores"][j]:
                 played = play_out([order[:num_votes] for order in recorded], stop)
                 winner, right = majority(sum(played, [])), int(row["scores"][j] > row["scores"][i])
-                tokens = sum(sum(order[: len(votes)]) for order, votes in zip(row["tokens"][i, j], played)) if row["tokens"] else 0
-                found.append((sum(map(len, played)), tokens, 0.5 if winner is None else winner == right))
+                tokens = (
+                    sum(
+                        sum(order[: len(votes)])
+                        for order, votes in zip(row["tokens"][i, j], played)
+                    )
+                    if row["tokens"]
+                    else 0
+                )
+                found.append(
+                    (sum(map(len, played)), tokens, 0.5 if winner is None else winner == right)
+                )
     return np.mean(found, axis=0)
 
 
@@ -147,7 +219,12 @@ def errors(rows):
             better = int(row["scores"][j] > row["scores"][i])
             for order in recorded if row["scores"][i] != row["scores"][j] else []:
                 good, bad = order.count(better), order.count(1 - better)
-                right, valid, right_after, after = right + good, valid + good + bad, right_after + bad * good, after + bad * (good + bad - 1)
+                right, valid, right_after, after = (
+                    right + good,
+                    valid + good + bad,
+                    right_after + bad * good,
+                    after + bad * (good + bad - 1),
+                )
         winners = {pair: majority(sum(recorded, [])) for pair, recorded in row["votes"].items()}
         matches = [(i, j, 1 - winner) for (i, j), winner in winners.items() if winner is not None]
         found = intransitive_triples(matches, [0.0] * len(row["scores"]))
@@ -177,10 +254,14 @@ def report(rows, trials):
     for num_votes, stop in dict.fromkeys([(1, "never"), *((most, stop) for stop in STOPS)]):
         for schedule in ("knockout", *SCHEDULES):
             for per_player in (None,) if schedule in ("knockout", "full") else (1, 2, 3, 5):
-                results.append(found := measure(rows, schedule, per_player, num_votes, stop, trials))
+                results.append(
+                    found := measure(rows, schedule, per_player, num_votes, stop, trials)
+                )
                 matches = {"knockout": "N - 1", "full": "all"}.get(schedule, f"{per_player}N")
-                yield (f"| {schedule} | {matches} | {num_votes} | {stop} | {found['generations']:.1f} | {found['tokens']:.0f} | "
-                       f"{found['right']:.3f} +- {found['se']:.3f} |")
+                yield (
+                    f"| {schedule} | {matches} | {num_votes} | {stop} | {found['generations']:.1f} | {found['tokens']:.0f} | "
+                    f"{found['right']:.3f} +- {found['se']:.3f} |"
+                )
     yield results
 
 
@@ -191,11 +272,24 @@ def plot(results, path):
     import matplotlib.pyplot as plt
 
     panels = list(dict.fromkeys((row["num_votes"], row["stop"]) for row in results))
-    figure, axes = plt.subplots(1, len(panels), figsize=(4 * len(panels), 4), sharey=True, squeeze=False, layout="constrained")
-    colours = dict(zip(("knockout", *SCHEDULES), ("grey", "black", "brown", "blue", "red", "green")))
+    figure, axes = plt.subplots(
+        1,
+        len(panels),
+        figsize=(4 * len(panels), 4),
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+    )
+    colours = dict(
+        zip(("knockout", *SCHEDULES), ("grey", "black", "brown", "blue", "red", "green"))
+    )
     for panel, axis in zip(panels, axes[0]):
         for schedule, colour in colours.items():
-            points = [row for row in results if (row["num_votes"], row["stop"]) == panel and row["schedule"] == schedule]
+            points = [
+                row
+                for row in results
+                if (row["num_votes"], row["stop"]) == panel and row["schedule"] == schedule
+            ]
             columns = ([row[name] for row in points] for name in ("generations", "right", "se"))
             axis.errorbar(*columns, fmt="o-", color=colour, label=schedule, markersize=4)
         axis.set_xscale("log", base=2)
@@ -211,7 +305,9 @@ def main(argv=None):
     names, flags = split_arguments(sys.argv[1:] if argv is None else argv)
     settings = cli.parse_settings(Settings, flags, description=__doc__.split("\n")[0])
     if len(names) != 1 or settings.trials < 1:
-        raise BadInput("give one recording of record.py, and a positive number of --trials: replay.py recording.jsonl.gz --trials 5")
+        raise BadInput(
+            "give one recording of record.py, and a positive number of --trials: replay.py recording.jsonl.gz --trials 5"
+        )
     for line in report(read_recording(names[0]), settings.trials):
         if isinstance(line, str):
             print(line, flush=True)

@@ -44,7 +44,9 @@ def lead_for(accuracy, noise):
     draw = np.random.default_rng(0)
     other = np.zeros(1)
     if noise in ("convincing", "circles"):
-        other = draw.normal(0, np.sqrt(2), 100_000) + (noise == "circles") * np.sin(draw.uniform(0, 2 * np.pi, 100_000))
+        other = draw.normal(0, np.sqrt(2), 100_000) + (noise == "circles") * np.sin(
+            draw.uniform(0, 2 * np.pi, 100_000)
+        )
     if noise == "position":
         other = np.array([1.0, -1.0])
     low, high = 0.0, 20.0
@@ -68,10 +70,14 @@ class World:
         self.value = self.right * lead_for(accuracy, noise)
         if noise in ("convincing", "circles"):
             self.value = self.value + self.rng.normal(0, 1, self.value.shape)
-        self.angle = self.rng.uniform(0, 2 * np.pi, self.value.shape) if noise == "circles" else None
+        self.angle = (
+            self.rng.uniform(0, 2 * np.pi, self.value.shape) if noise == "circles" else None
+        )
         if noise in ("fixed", "mixed"):
             self.coin = self.rng.random((trials, num_players, num_players), dtype=np.float32)
-            self.is_fixed = self.rng.random(self.coin.shape, dtype=np.float32) < (0.5 if noise == "mixed" else 1)
+            self.is_fixed = self.rng.random(self.coin.shape, dtype=np.float32) < (
+                0.5 if noise == "mixed" else 1
+            )
 
     def play(self, i, j, votes=1):
         """Scores of i: the mean over both orders (or one, drawn by lot) and `votes` generations in each."""
@@ -81,15 +87,21 @@ class World:
         bias = 1.0 if self.noise == "position" else 0.0
         first = np.where(self.rng.random(i.shape) < 0.5, bias, -bias) if self.orders == 1 else bias
         chances = [sigmoid(log_odds + first)] + [sigmoid(log_odds - first)] * (self.orders == 2)
-        score = sum(self.rng.random(i.shape) < chance for chance in chances * votes) / (votes * self.orders)
+        score = sum(self.rng.random(i.shape) < chance for chance in chances * votes) / (
+            votes * self.orders
+        )
         if self.noise in ("fixed", "mixed"):
             low, high = np.minimum(i, j), np.maximum(i, j)
-            settled = (self.coin[self.row, low, high] < np.where(i < j, chances[0], 1 - chances[0])) == (i < j)
+            settled = (
+                self.coin[self.row, low, high] < np.where(i < j, chances[0], 1 - chances[0])
+            ) == (i < j)
             score = np.where(self.is_fixed[self.row, low, high], settled, score)
         return score
 
     def picked_right(self, lead):
-        return self.right[self.row[:, 0], np.argmax(lead + 1e-6 * self.rng.random(lead.shape), axis=1)]
+        return self.right[
+            self.row[:, 0], np.argmax(lead + 1e-6 * self.rng.random(lead.shape), axis=1)
+        ]
 
 
 def add(world, lead, i, j, score, counts=1.0):
@@ -112,7 +124,9 @@ def random_pairs(world, players, count):
     rounds, parts = circle_rounds(players.shape[1]), []
     while sum(part.shape[1] for part in parts) < count:
         shuffled = world.rng.permuted(players, axis=1)
-        order = np.argsort(world.rng.random((world.trials, len(rounds))), axis=1)[:, : -(-count // rounds.shape[1])]
+        order = np.argsort(world.rng.random((world.trials, len(rounds))), axis=1)[
+            :, : -(-count // rounds.shape[1])
+        ]
         places = rounds[order].reshape(world.trials, -1, 2)
         parts.append(shuffled[world.row[:, :, None], places])
     pairs = np.concatenate(parts, axis=1)[:, :count]
@@ -146,17 +160,27 @@ def run(world, schedule, games):
     size_all, lead = world.num_players, np.zeros((world.trials, world.num_players))
     everyone = np.broadcast_to(np.arange(size_all), lead.shape)
     if schedule == "full":
-        i, j = (np.broadcast_to(side, (world.trials, len(side))) for side in np.triu_indices(size_all, 1))
+        i, j = (
+            np.broadcast_to(side, (world.trials, len(side)))
+            for side in np.triu_indices(size_all, 1)
+        )
         score = world.play(i, j) - 0.5
         for player in range(size_all):
-            lead[:, player] = score[:, i[0] == player].sum(axis=1) - score[:, j[0] == player].sum(axis=1)
+            lead[:, player] = score[:, i[0] == player].sum(axis=1) - score[:, j[0] == player].sum(
+                axis=1
+            )
         return world.picked_right(lead)
     if schedule == "random":
         i, j = random_pairs(world, everyone, games)
         add(world, lead, i, j, world.play(i, j))
         return world.picked_right(lead)
     met = np.zeros((*lead.shape, size_all), np.int16) if schedule == "swiss" else None
-    sizes, used, played, survivors = stage_sizes(size_all, schedule), 0, np.zeros(world.trials, int), everyone
+    sizes, used, played, survivors = (
+        stage_sizes(size_all, schedule),
+        0,
+        np.zeros(world.trials, int),
+        everyone,
+    )
     for stage, size in enumerate(sizes, start=1):
         until = round(games * stage / len(sizes))
         if schedule == "halving":
@@ -181,7 +205,9 @@ def run(world, schedule, games):
 
 
 def knockout(world, votes):
-    players = world.rng.permuted(np.broadcast_to(np.arange(world.num_players), (world.trials, world.num_players)), axis=1)
+    players = world.rng.permuted(
+        np.broadcast_to(np.arange(world.num_players), (world.trials, world.num_players)), axis=1
+    )
     while players.shape[1] > 1:
         i, j = players[:, 0::2], players[:, 1::2]
         score = world.play(i, j, votes)
@@ -190,18 +216,44 @@ def knockout(world, votes):
     return world.right[world.row[:, 0], players[:, 0]]
 
 
-def measure(method, games, trials, num_players, share, accuracy, noise, orders=2, drawn=False, seed=0):
+def measure(
+    method, games, trials, num_players, share, accuracy, noise, orders=2, drawn=False, seed=0
+):
     """One row of the log: share of trials that pick a right answer, standard error, generations."""
-    hits, chunk = [], max(1, min(trials, 2_000_000 // num_players**2))  # a few dozen megabytes at once
+    hits, chunk = (
+        [],
+        max(1, min(trials, 2_000_000 // num_players**2)),
+    )  # a few dozen megabytes at once
     for start in range(0, trials, chunk):
-        world = World(min(chunk, trials - start), num_players, share, accuracy, noise, orders, drawn, [seed, start, num_players])
+        world = World(
+            min(chunk, trials - start),
+            num_players,
+            share,
+            accuracy,
+            noise,
+            orders,
+            drawn,
+            [seed, start, num_players],
+        )
         hits.append(knockout(world, games) if method == "knockout" else run(world, method, games))
     hits, total = np.concatenate(hits), num_players * (num_players - 1) // 2
     matches = {"knockout": num_players - 1, "full": total}.get(method, games)
     votes = games if method == "knockout" else 1
-    return {"noise": noise, "n": num_players, "share": share, "drawn": drawn, "accuracy": accuracy, "orders": orders, "method": method,
-            "votes": votes, "matches": matches, "generations": matches * votes * orders, "right": round(float(hits.mean()), 5),
-            "se": round(float(hits.std() / np.sqrt(len(hits))), 5), "trials": trials}  # fmt: skip
+    return {
+        "noise": noise,
+        "n": num_players,
+        "share": share,
+        "drawn": drawn,
+        "accuracy": accuracy,
+        "orders": orders,
+        "method": method,
+        "votes": votes,
+        "matches": matches,
+        "generations": matches * votes * orders,
+        "right": round(float(hits.mean()), 5),
+        "se": round(float(hits.std() / np.sqrt(len(hits))), 5),
+        "trials": trials,
+    }
 
 
 def all_cells():
@@ -211,7 +263,9 @@ def all_cells():
             for share in (0.15, 0.4):
                 for accuracy in (0.65, 0.8):
                     for method in ("knockout", "full", "random", "halving", "leaders", "swiss"):
-                        for games in {"knockout": (1,), "full": (None,)}.get(method, (3 * n, 5 * n)):
+                        for games in {"knockout": (1,), "full": (None,)}.get(
+                            method, (3 * n, 5 * n)
+                        ):
                             if orders == 1 or method in ("full", "leaders", "halving"):
                                 yield method, games, 20_000, n, share, accuracy, "fresh", orders
     for noise in NOISES:
@@ -219,9 +273,24 @@ def all_cells():
             for share in (0.15, 0.4):
                 for accuracy in (0.6, 0.65, 0.8, 0.95):
                     for method in ("knockout", "full", "random", "halving", "leaders", "swiss"):
-                        for games in {"knockout": (1, 3, 5), "full": (None,)}.get(method, (n, 2 * n, 3 * n, 5 * n)):
-                            yield method, games, {8: 2000, 16: 2000, 32: 1500, 64: 800}[n], n, share, accuracy, noise, 2
-    for method in ("knockout", "full", "leaders"):  # position bias with one order a match, drawn by lot
+                        for games in {"knockout": (1, 3, 5), "full": (None,)}.get(
+                            method, (n, 2 * n, 3 * n, 5 * n)
+                        ):
+                            yield (
+                                method,
+                                games,
+                                {8: 2000, 16: 2000, 32: 1500, 64: 800}[n],
+                                n,
+                                share,
+                                accuracy,
+                                noise,
+                                2,
+                            )
+    for method in (
+        "knockout",
+        "full",
+        "leaders",
+    ):  # position bias with one order a match, drawn by lot
         for games in {"knockout": (1, 3), "full": (None,)}.get(method, (96, 160)):
             for share in (0.15, 0.4):
                 for accuracy in (0.65, 0.8):
@@ -235,11 +304,17 @@ def all_cells():
 
 def mean_ratio(rows, method, matches_per_player, n, orders, drawn=False):
     """(mean, smallest) over the cells of right(method) / right(full), fresh coins, the runs with 20,000 trials."""
-    rows = [row for row in rows if (row["trials"], row["orders"], row["n"], row["drawn"]) == (20_000, orders, n, drawn)]
+    rows = [
+        row
+        for row in rows
+        if (row["trials"], row["orders"], row["n"], row["drawn"]) == (20_000, orders, n, drawn)
+    ]
     full = {(row["share"], row["accuracy"]): row for row in rows if row["method"] == "full"}
     ratios = []
     for row in rows:
-        if row["method"] == method and (method == "knockout" or row["matches"] == matches_per_player * n):
+        if row["method"] == method and (
+            method == "knockout" or row["matches"] == matches_per_player * n
+        ):
             ratios.append(row["right"] / full[row["share"], row["accuracy"]]["right"])
     return np.mean(ratios), min(ratios)
 
@@ -247,38 +322,106 @@ def mean_ratio(rows, method, matches_per_player, n, orders, drawn=False):
 def tables(rows):
     """The tables of README.md as lines."""
     cells = [(share, accuracy) for share in (0.15, 0.4) for accuracy in (0.65, 0.8)]
-    for drawn, title in ((False, "5 or 13 of 32 answers right"), (True, "each answer right with that chance")):
-        fresh = [row for row in rows if (row["trials"], row["orders"], row["n"], row["drawn"]) == (20_000, 1, 32, drawn)]
+    for drawn, title in (
+        (False, "5 or 13 of 32 answers right"),
+        (True, "each answer right with that chance"),
+    ):
+        fresh = [
+            row
+            for row in rows
+            if (row["trials"], row["orders"], row["n"], row["drawn"]) == (20_000, 1, 32, drawn)
+        ]
         yield f"\nN = 32, one coin a match, share right / judge accuracy; {title} (standard errors at most 0.0036):\n"
-        yield "| schedule | matches | " + " | ".join(f"{share} / {accuracy}" for share, accuracy in cells) + " | ratio to full |"
+        yield (
+            "| schedule | matches | "
+            + " | ".join(f"{share} / {accuracy}" for share, accuracy in cells)
+            + " | ratio to full |"
+        )
         yield "|---|---|" + "---|" * 5
         for method, matches in dict.fromkeys((row["method"], row["matches"]) for row in fresh):
-            right = {(row["share"], row["accuracy"]): row["right"] for row in fresh if (row["method"], row["matches"]) == (method, matches)}
+            right = {
+                (row["share"], row["accuracy"]): row["right"]
+                for row in fresh
+                if (row["method"], row["matches"]) == (method, matches)
+            }
             ratio = "{:.3f} ({:.3f})".format(*mean_ratio(rows, method, matches / 32, 32, 1, drawn))
-            yield f"| {method} | {matches} | " + " | ".join(f"{right[cell]:.3f}" for cell in cells) + f" | {ratio} |"
+            yield (
+                f"| {method} | {matches} | "
+                + " | ".join(f"{right[cell]:.3f}" for cell in cells)
+                + f" | {ratio} |"
+            )
     yield "\nRatio to the round robin, mean (smallest) of these four cells:\n"
-    yield "| games a match | schedule | matches | " + " | ".join(f"N = {n}" for n in (8, 16, 32, 64)) + " |\n|---|---|---|" + "---|" * 4
+    yield (
+        "| games a match | schedule | matches | "
+        + " | ".join(f"N = {n}" for n in (8, 16, 32, 64))
+        + " |\n|---|---|---|"
+        + "---|" * 4
+    )
     for orders in (1, 2):
-        for method in ("knockout", "random", "halving", "leaders", "swiss") if orders == 1 else ("halving", "leaders"):
+        for method in (
+            ("knockout", "random", "halving", "leaders", "swiss")
+            if orders == 1
+            else ("halving", "leaders")
+        ):
             for games in (1,) if method == "knockout" else (3, 5):
                 ratios = [mean_ratio(rows, method, games, n, orders) for n in (8, 16, 32, 64)]
                 label = "N - 1" if method == "knockout" else f"{games}N"
-                yield f"| {orders} | {method} | {label} | " + " | ".join(f"{mean:.3f} ({low:.3f})" for mean, low in ratios) + " |"
+                yield (
+                    f"| {orders} | {method} | {label} | "
+                    + " | ".join(f"{mean:.3f} ({low:.3f})" for mean, low in ratios)
+                    + " |"
+                )
     for n in (32, 64):
         yield f"\nN = {n}, both orders, right answers picked, mean of 8 cells (share right 0.15, 0.4; accuracy 0.6 to 0.95):\n"
-        yield "| schedule | generations | " + " | ".join(NOISES) + " |\n|---|---|" + "---|" * len(NOISES)
-        grid = [row for row in rows if row["trials"] < 4000 and row["n"] == n and row["orders"] == 2]
-        for method, votes, generations in dict.fromkeys((row["method"], row["votes"], row["generations"]) for row in grid):
+        yield (
+            "| schedule | generations | "
+            + " | ".join(NOISES)
+            + " |\n|---|---|"
+            + "---|" * len(NOISES)
+        )
+        grid = [
+            row for row in rows if row["trials"] < 4000 and row["n"] == n and row["orders"] == 2
+        ]
+        for method, votes, generations in dict.fromkeys(
+            (row["method"], row["votes"], row["generations"]) for row in grid
+        ):
             name = f"knockout, {votes} vote{'s' * (votes > 1)}" if method == "knockout" else method
-            means = [np.mean([row["right"] for row in grid if (row["method"], row["votes"], row["generations"], row["noise"]) ==
-                              (method, votes, generations, noise)]) for noise in NOISES]  # fmt: skip
-            yield f"| {name} | {generations} | " + " | ".join(f"{mean:.3f}" for mean in means) + " |"
+            means = [
+                np.mean(
+                    [
+                        row["right"]
+                        for row in grid
+                        if (row["method"], row["votes"], row["generations"], row["noise"])
+                        == (method, votes, generations, noise)
+                    ]
+                )
+                for noise in NOISES
+            ]
+            yield (
+                f"| {name} | {generations} | " + " | ".join(f"{mean:.3f}" for mean in means) + " |"
+            )
     yield "\nPosition bias, N = 32, mean of the four cells of the first table: one order drawn by lot against both orders:\n"
     yield "| schedule | generations, one order | right | generations, both | right |\n|---|---|---|---|---|"
     one = [row for row in rows if row["noise"] == "position" and row["orders"] == 1]
-    both = [row for row in rows if row["noise"] == "position" and row["orders"] == 2 and row["n"] == 32 and row["accuracy"] in (0.65, 0.8)]
+    both = [
+        row
+        for row in rows
+        if row["noise"] == "position"
+        and row["orders"] == 2
+        and row["n"] == 32
+        and row["accuracy"] in (0.65, 0.8)
+    ]
     for key in dict.fromkeys((row["method"], row["votes"], row["matches"]) for row in one):
-        right = [np.mean([row["right"] for row in part if (row["method"], row["votes"], row["matches"]) == key]) for part in (one, both)]
+        right = [
+            np.mean(
+                [
+                    row["right"]
+                    for row in part
+                    if (row["method"], row["votes"], row["matches"]) == key
+                ]
+            )
+            for part in (one, both)
+        ]
         cost = key[1] * key[2]
         yield f"| {key[0]}, votes: {key[1]}, matches: {key[2]} | {cost} | {right[0]:.3f} | {2 * cost} | {right[1]:.3f} |"
 
@@ -289,37 +432,65 @@ def plot(rows):
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(len(NOISES), 4, figsize=(14, 17), sharey="row", layout="constrained")
-    methods, names = ("knockout", "full", "random", "halving", "leaders", "swiss"), ("grey", "black", "brown", "blue", "red", "green")
+    figure, axes = plt.subplots(
+        len(NOISES), 4, figsize=(14, 17), sharey="row", layout="constrained"
+    )
+    methods, names = (
+        ("knockout", "full", "random", "halving", "leaders", "swiss"),
+        ("grey", "black", "brown", "blue", "red", "green"),
+    )
     colours = dict(zip(methods, names))
     for noise, line in zip(NOISES, axes):
         for n, axis in zip((8, 16, 32, 64), line):
             for method, colour in colours.items():
                 points = {}
                 for row in rows:
-                    if row["trials"] < 4000 and (row["noise"], row["n"], row["method"], row["orders"]) == (noise, n, method, 2):
+                    if row["trials"] < 4000 and (
+                        row["noise"],
+                        row["n"],
+                        row["method"],
+                        row["orders"],
+                    ) == (noise, n, method, 2):
                         points.setdefault(row["generations"], []).append(row["right"])
-                axis.plot(*zip(*sorted((x, np.mean(y)) for x, y in points.items())), "o-", color=colour, label=method, markersize=4)
+                axis.plot(
+                    *zip(*sorted((x, np.mean(y)) for x, y in points.items())),
+                    "o-",
+                    color=colour,
+                    label=method,
+                    markersize=4,
+                )
             axis.set_xscale("log", base=2)
             axis.xaxis.set_major_formatter("{x:.0f}")
             axis.set_title(f"{noise}, N = {n}")
     axes[0][0].legend(fontsize=8)
     figure.supxlabel("judge generations (both orders counted)")
-    figure.supylabel("picks a right answer (mean of 8 cells: share right 0.15, 0.4; accuracy 0.6, 0.65, 0.8, 0.95)")
+    figure.supylabel(
+        "picks a right answer (mean of 8 cells: share right 0.15, 0.4; accuracy 0.6, 0.65, 0.8, 0.95)"
+    )
     figure.savefig(HERE / "simulate.png", dpi=70)
 
 
 def main():
     begin, rows = time.time(), []
-    if "--report" in sys.argv:  # tables and plot from the log: a line of names, lines of values, a line on the run
+    if (
+        "--report" in sys.argv
+    ):  # tables and plot from the log: a line of names, lines of values, a line on the run
         names, *lines, _ = [json.loads(line) for line in open(HERE / "simulate.log")]
         rows = [dict(zip(names, line)) for line in lines]
     else:
         with open(HERE / "simulate.log", "w") as log:
             for seed, cell in enumerate(all_cells()):
                 rows.append(measure(*cell, seed=seed))
-                print(*[json.dumps(list(rows[0]))] * (seed == 0), json.dumps(list(rows[-1].values())), sep="\n", file=log)
-            print(json.dumps({"seconds": round(time.time() - begin), "numpy": np.__version__}), file=log)
+                print(
+                    *[json.dumps(list(rows[0]))] * (seed == 0),
+                    json.dumps(list(rows[-1].values())),
+                    sep="\n",
+                    file=log,
+                )
+            print(
+                json.dumps({"seconds": round(time.time() - begin), "numpy": np.__version__}),
+                file=log,
+            )
     (HERE / "table.md").write_text("\n".join(tables(rows)) + "\n")
     try:
         plot(rows)

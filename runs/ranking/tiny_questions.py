@@ -23,7 +23,11 @@ def sum_question(rng):
         task = world.draw_sum(rng, rng.choice((2, 3)))
         if world.is_test(world.key(task)):
             break
-    slips = [slip for slip in (world.sibling_sum(rng, task) for _ in range(8)) if slip and world.result(*slip) != world.result(*task)]
+    slips = [
+        slip
+        for slip in (world.sibling_sum(rng, task) for _ in range(8))
+        if slip and world.result(*slip) != world.result(*task)
+    ]
     tasks = [task if rng.random() < 0.3 else rng.choice(slips) for _ in range(NUM_ANSWERS)]
     sign, a, b = task
     texts = [world.sum_answer(rng, drawn) for drawn in tasks]
@@ -31,7 +35,9 @@ def sum_question(rng):
 
 
 def met_by(constraints, line):
-    return frozenset(constraint for constraint in constraints if world.is_met(*constraint[:2], line))
+    return frozenset(
+        constraint for constraint in constraints if world.is_met(*constraint[:2], line)
+    )
 
 
 def line_question(rng, tied):
@@ -41,10 +47,18 @@ def line_question(rng, tied):
         if not world.is_test(world.key(constraints)):
             continue
         lines = (world.draw_line(rng, constraints) for _ in range(400))
-        lines = list(islice((line for line in lines if not tied or world.quality(constraints, line) <= 3), NUM_ANSWERS))
+        lines = list(
+            islice(
+                (line for line in lines if not tied or world.quality(constraints, line) <= 3),
+                NUM_ANSWERS,
+            )
+        )
         points = [world.quality(constraints, line) for line in lines]
         best = [line for line, value in zip(lines, points) if value == max(points)]
-        if len(lines) == NUM_ANSWERS and (len(best) >= 3 and len({met_by(constraints, line) for line in best}) == 2) == tied:
+        if (
+            len(lines) == NUM_ANSWERS
+            and (len(best) >= 3 and len({met_by(constraints, line) for line in best}) == 2) == tied
+        ):
             return world.line_query(constraints), lines, points
 
 
@@ -52,11 +66,15 @@ def questions(num_each=100, seed="ranking"):
     rng, seen, rows = random.Random(seed), set(), []
     while len(rows) < 2 * num_each:
         kind = ("sum", "tied", "sum", "line")[len(rows) % 4]
-        query, texts, scores = sum_question(rng) if kind == "sum" else line_question(rng, kind == "tied")
+        query, texts, scores = (
+            sum_question(rng) if kind == "sum" else line_question(rng, kind == "tied")
+        )
         if query in seen or len(set(scores)) == 1:  # nothing to choose
             continue
         seen.add(query)
-        rows.append({"id": f"{kind}-{len(rows)}", "query": query, "candidates": texts, "scores": scores})
+        rows.append(
+            {"id": f"{kind}-{len(rows)}", "query": query, "candidates": texts, "scores": scores}
+        )
     return rows
 
 

@@ -56,7 +56,10 @@ def judges():
     yield "pairs differ much", (*beta(1.4, 0.6), beta(1.4, 0.6)[1], 0.0)
     yield "fixed error", (np.array([0.7, 0.3]), np.array([1.0, 0.0]), np.array([1.0, 0.0]), 0.0)
     odds = p / (1 - p)
-    yield "order bias", (weights, odds * np.e / (1 + odds * np.e), odds / np.e / (1 + odds / np.e), 0.0)
+    yield (
+        "order bias",
+        (weights, odds * np.e / (1 + odds * np.e), odds / np.e / (1 + odds / np.e), 0.0),
+    )
     yield "no verdict", (weights, p, p, 0.2)
 
 
@@ -70,24 +73,40 @@ def stops(right, wrong, remaining, rule):
 def measure(judge, num_votes, rule):
     """One row of the log, from the distribution of (votes for the right answer, for the wrong one, lead at which it stopped, None before)."""
     weights, first, second, silent = judge
-    chances = [[(1, 0, (1 - silent) * p), (0, 1, (1 - silent) * (1 - p)), (0, 0, np.full_like(p, silent))] for p in (first, second)]
+    chances = [
+        [(1, 0, (1 - silent) * p), (0, 1, (1 - silent) * (1 - p)), (0, 0, np.full_like(p, silent))]
+        for p in (first, second)
+    ]
     chances = [[outcome for outcome in order if outcome[2].any()] for order in chances]
     states, generations, right, differs = {(0, 0, None): weights}, 0.0, 0.0, 0.0
     for left in reversed(range(num_votes)):  # rounds behind this one
-        generations += 2 * sum(chance.sum() for (_, _, stopped), chance in states.items() if stopped is None)
+        generations += 2 * sum(
+            chance.sum() for (_, _, stopped), chance in states.items() if stopped is None
+        )
         played = {}
         for (good, bad, stopped), chance in states.items():
             for more_good, more_bad, p in chances[0]:
-                for again_good, again_bad, q in chances[1]:  # who has stopped plays on as well, to see what would have come of it
+                for again_good, again_bad, q in chances[
+                    1
+                ]:  # who has stopped plays on as well, to see what would have come of it
                     key = good + more_good + again_good, bad + more_bad + again_bad
-                    lead = stopped if stopped is not None or not stops(*key, 2 * left, rule) else np.sign(key[0] - key[1])
+                    lead = (
+                        stopped
+                        if stopped is not None or not stops(*key, 2 * left, rule)
+                        else np.sign(key[0] - key[1])
+                    )
                     played[*key, lead] = played.get((*key, lead), 0) + chance * p * q
         states = played
     for (good, bad, lead), chance in states.items():
         right += (lead + 1) / 2 * chance.sum()
         differs += (lead != np.sign(good - bad)) * chance.sum()
-    return {"num_votes": num_votes, "stop": rule, "generations": round(float(generations), 4), "right": round(float(right), 5),
-            "differs": round(float(differs), 5)}  # fmt: skip
+    return {
+        "num_votes": num_votes,
+        "stop": rule,
+        "generations": round(float(generations), 4),
+        "right": round(float(right), 5),
+        "differs": round(float(differs), 5),
+    }
 
 
 def recording(num_questions, size, num_votes, draw_p, seed=0):
@@ -101,21 +120,45 @@ def recording(num_questions, size, num_votes, draw_p, seed=0):
             right = draw_p(rng)
             p = 0.5 if scores[i] == scores[j] else right if scores[i] > scores[j] else 1 - right
             votes[i, j] = [[int(rng.random() >= p) for _ in range(num_votes)] for _ in range(2)]
-        rows.append({"id": str(number), "scores": scores, "votes": votes, "tokens": {pair: [[10] * num_votes] * 2 for pair in votes}})
+        rows.append(
+            {
+                "id": str(number),
+                "scores": scores,
+                "votes": votes,
+                "tokens": {pair: [[10] * num_votes] * 2 for pair in votes},
+            }
+        )
     return rows
 
 
 def rankers():
     """Rows of replay.measure."""
     rows = recording(400, 16, 8, lambda rng: rng.betavariate(1.4, 0.6))
-    for schedule, per_player in (("knockout", None), ("random", 3), ("halving", 3), ("swiss", 3), ("full", None)):
-        for num_votes, stop in ((1, "never"), (3, "never"), (5, "never"), (8, "never"), (8, "decided"), (8, "likely")):
+    for schedule, per_player in (
+        ("knockout", None),
+        ("random", 3),
+        ("halving", 3),
+        ("swiss", 3),
+        ("full", None),
+    ):
+        for num_votes, stop in (
+            (1, "never"),
+            (3, "never"),
+            (5, "never"),
+            (8, "never"),
+            (8, "decided"),
+            (8, "likely"),
+        ):
             yield replay.measure(rows, schedule, per_player, num_votes, stop, 2)
 
 
 def curve(rows, judge, rule):
     """(generations, right) by rising num_votes."""
-    return [(row["generations"], row["right"]) for row in rows if row["judge"] == judge and row["stop"] == rule]
+    return [
+        (row["generations"], row["right"])
+        for row in rows
+        if row["judge"] == judge and row["stop"] == rule
+    ]
 
 
 def needed(points, goal):
@@ -129,28 +172,60 @@ def needed(points, goal):
 def tables(rows, ranked):
     names = list(dict.fromkeys(row["judge"] for row in rows))
     yield "Right winners at generations a pair, by the largest number of votes in each order:\n"
-    yield "| judge | rule | " + " | ".join(f"num_votes {k}" for k in SHOWN) + " | differs (largest) |\n|---|---|" + "---|" * (len(SHOWN) + 1)
+    yield (
+        "| judge | rule | "
+        + " | ".join(f"num_votes {k}" for k in SHOWN)
+        + " | differs (largest) |\n|---|---|"
+        + "---|" * (len(SHOWN) + 1)
+    )
     for name in names:
         for rule in RULES:
-            found = {row["num_votes"]: row for row in rows if (row["judge"], row["stop"]) == (name, rule)}
+            found = {
+                row["num_votes"]: row for row in rows if (row["judge"], row["stop"]) == (name, rule)
+            }
             cells = [f"{found[k]['right']:.3f} at {found[k]['generations']:.1f}" for k in SHOWN]
-            yield f"| {name} | {rule} | " + " | ".join(cells) + f" | {max(row['differs'] for row in found.values()):.3f} |"
+            yield (
+                f"| {name} | {rule} | "
+                + " | ".join(cells)
+                + f" | {max(row['differs'] for row in found.values()):.3f} |"
+            )
     yield "\nGenerations a pair at equal accuracy, that of a fixed number of votes; `likely` may ask for more votes where they are needed:\n"
-    yield "| judge | " + " | ".join(f"right | fixed {k} | decided | likely" for k in SHOWN[:3]) + " |\n|---|" + "---|" * 4 * len(SHOWN[:3])
+    yield (
+        "| judge | "
+        + " | ".join(f"right | fixed {k} | decided | likely" for k in SHOWN[:3])
+        + " |\n|---|"
+        + "---|" * 4 * len(SHOWN[:3])
+    )
     for name in names:
         cells = []
         for k in SHOWN[:3]:
-            goal = next(row["right"] for row in rows if (row["judge"], row["stop"], row["num_votes"]) == (name, "never", k))
-            decided = next(row["generations"] for row in rows if (row["judge"], row["stop"], row["num_votes"]) == (name, "decided", k))
+            goal = next(
+                row["right"]
+                for row in rows
+                if (row["judge"], row["stop"], row["num_votes"]) == (name, "never", k)
+            )
+            decided = next(
+                row["generations"]
+                for row in rows
+                if (row["judge"], row["stop"], row["num_votes"]) == (name, "decided", k)
+            )
             found = decided, needed(curve(rows, name, "likely"), goal)
-            cells += [f"{goal:.3f}", f"{2 * k}", *(f"{spent:.1f} ({1 - spent / (2 * k):.0%} saved)" for spent in found)]
+            cells += [
+                f"{goal:.3f}",
+                f"{2 * k}",
+                *(f"{spent:.1f} ({1 - spent / (2 * k):.0%} saved)" for spent in found),
+            ]
         yield f"| {name} | " + " | ".join(cells) + " |"
     rules = list(dict.fromkeys((row["num_votes"], row["stop"]) for row in ranked))
     yield f"\nA right answer of 16 picked, at generations a question (largest standard error {max(row['se'] for row in ranked):.3f}):\n"
     heads = [f"{num_votes} vote{'s' * (num_votes > 1)}, {stop}" for num_votes, stop in rules]
     yield "| schedule | " + " | ".join(heads) + " |\n|---|" + "---|" * len(heads)
     for schedule in dict.fromkeys(row["schedule"] for row in ranked):
-        cells = [f"{row['right']:.3f} at {row['generations']:.0f}" for row in ranked if row["schedule"] == schedule]
+        cells = [
+            f"{row['right']:.3f} at {row['generations']:.0f}"
+            for row in ranked
+            if row["schedule"] == schedule
+        ]
         yield f"| {schedule} | " + " | ".join(cells) + " |"
 
 
@@ -177,7 +252,12 @@ def plot(rows):
 def main():
     log = HERE / "vote_study.log"
     if "--report" not in sys.argv:
-        rows = ({"judge": name} | measure(judge, num_votes, rule) for name, judge in judges() for rule in RULES for num_votes in VOTES)
+        rows = (
+            {"judge": name} | measure(judge, num_votes, rule)
+            for name, judge in judges()
+            for rule in RULES
+            for num_votes in VOTES
+        )
         log.write_text("".join(json.dumps(row) + "\n" for row in itertools.chain(rows, rankers())))
     rows, ranked = [], []
     for row in map(json.loads, log.read_text().splitlines()):

@@ -35,27 +35,49 @@ def sample(folder, questions, num_generations, seed=0):
     folder = resolve_model(folder)
     tokenizer, model = load_tokenizer(folder), Model.from_pretrained(folder, "cpu", torch.float32)
     stops = stop_token_ids(tokenizer, folder)
-    prompts = [encode_chat(tokenizer, [{"role": "user", "content": question}]) for question in questions]
-    drawn = generate(model, prompts, num_generations, 64, stop_token_ids=stops, seed=[stable_hash(seed, question) % 2**63 for question in questions])
-    return [[decode_completion(tokenizer, completion.tokens, stops) for completion in row] for row in drawn]
+    prompts = [
+        encode_chat(tokenizer, [{"role": "user", "content": question}]) for question in questions
+    ]
+    drawn = generate(
+        model,
+        prompts,
+        num_generations,
+        64,
+        stop_token_ids=stops,
+        seed=[stable_hash(seed, question) % 2**63 for question in questions],
+    )
+    return [
+        [decode_completion(tokenizer, completion.tokens, stops) for completion in row]
+        for row in drawn
+    ]
 
 
 def load_questions(count, name="questions"):
-    return [row["question"] for _, row in read_json_lines(WORK / f"{name}.jsonl")][-count:]  # the end: trainings begin at the other one
+    return [row["question"] for _, row in read_json_lines(WORK / f"{name}.jsonl")][
+        -count:
+    ]  # the end: trainings begin at the other one
 
 
 def draw_pairs(questions, completions, a_question=2, seed=0):
     """[(question, completion, completion), ...]: pairs whose answers differ in their texts, `a_question` of each question if there are so many."""
     rng, pairs = random.Random(f"pairs:{seed}"), []
     for question, texts in zip(questions, completions):
-        by_answer = {final_answer(text): text for text in rng.sample(texts, len(texts)) if final_answer(text)}
-        choices = [(question, first, second) for index, first in enumerate(by_answer.values()) for second in list(by_answer.values())[:index]]
+        by_answer = {
+            final_answer(text): text for text in rng.sample(texts, len(texts)) if final_answer(text)
+        }
+        choices = [
+            (question, first, second)
+            for index, first in enumerate(by_answer.values())
+            for second in list(by_answer.values())[:index]
+        ]
         pairs += rng.sample(choices, min(a_question, len(choices)))
     return pairs
 
 
 def judge_pairs(judge, pairs):
-    shown = [(question, final_answer(first), final_answer(second)) for question, first, second in pairs]
+    shown = [
+        (question, final_answer(first), final_answer(second)) for question, first, second in pairs
+    ]
     return Judge(judge, device="cpu", dtype=torch.float32).judge(shown, max_completion_length=96)
 
 
@@ -66,21 +88,47 @@ def measure(model, judge, count=400):
     for (question, *texts), judgment in zip(pairs, judge_pairs(judge, pairs)):
         answers = [final_answer(text) for text in texts]
         right = [number(answer) == solution(question) for answer in answers]
-        kind = "right-wrong" if right[0] != right[1] else "right-right" if right[0] else "wrong-wrong"
-        sign = next((name for name, marks in {"*": "* times", "+": "+ plus", "-": "- minus"}.items() if any(m in question for m in marks.split())))
+        kind = (
+            "right-wrong" if right[0] != right[1] else "right-right" if right[0] else "wrong-wrong"
+        )
+        sign = next(
+            (
+                name
+                for name, marks in {"*": "* times", "+": "+ plus", "-": "- minus"}.items()
+                if any(m in question for m in marks.split())
+            )
+        )
         for name in (kind, f"{kind} {sign}"):
             found[name].append((judgment, right, [len(answer) for answer in answers]))
-    print(f"{judge} on answers of {model}: {len(pairs)} pairs with different answers to {count} questions, both orders, temperature 0.6")
-    print("kind             pairs  right (of games)  orders agree  first place  longer answer  no verdict")
+    print(
+        f"{judge} on answers of {model}: {len(pairs)} pairs with different answers to {count} questions, both orders, temperature 0.6"
+    )
+    print(
+        "kind             pairs  right (of games)  orders agree  first place  longer answer  no verdict"
+    )
     for kind, rows in sorted(found.items()):
-        games = [(game, right, lengths) for judgment, right, lengths in rows for game in judgment.games]
+        games = [
+            (game, right, lengths) for judgment, right, lengths in rows for game in judgment.games
+        ]
         valid = [row for row in games if row[0]["verdict"]]
-        chosen = [(game["order"][game["verdict"] - 1], right, lengths) for game, right, lengths in valid]
-        accuracy = f"{sum(right[place] for place, right, _ in chosen) / len(games):.3f}" if kind.startswith("right-wrong") else "-"
-        unequal = [lengths[place] == max(lengths) for place, _, lengths in chosen if lengths[0] != lengths[1]]
-        print(f"{kind:15} {len(rows):6}  {accuracy:>16}  {sum(bool(row[0].consistent) for row in rows) / len(rows):12.3f}  "
-              f"{sum(game['verdict'] == 1 for game, *_ in valid) / max(len(valid), 1):11.3f}  {sum(unequal) / max(len(unequal), 1):13.3f}  "
-              f"{1 - len(valid) / len(games):10.3f}")  # fmt: skip
+        chosen = [
+            (game["order"][game["verdict"] - 1], right, lengths) for game, right, lengths in valid
+        ]
+        accuracy = (
+            f"{sum(right[place] for place, right, _ in chosen) / len(games):.3f}"
+            if kind.startswith("right-wrong")
+            else "-"
+        )
+        unequal = [
+            lengths[place] == max(lengths)
+            for place, _, lengths in chosen
+            if lengths[0] != lengths[1]
+        ]
+        print(
+            f"{kind:15} {len(rows):6}  {accuracy:>16}  {sum(bool(row[0].consistent) for row in rows) / len(rows):12.3f}  "
+            f"{sum(game['verdict'] == 1 for game, *_ in valid) / max(len(valid), 1):11.3f}  {sum(unequal) / max(len(unequal), 1):13.3f}  "
+            f"{1 - len(valid) / len(games):10.3f}"
+        )
 
 
 def make_pairs(model, judge, count, folder):
@@ -94,22 +142,39 @@ def make_pairs(model, judge, count, folder):
         truth.append(None if right[0] == right[1] else right.index(True))
     coins = [rng.randrange(2) for _ in pairs]
     for name, labels in (("judge", judged), ("oracle", truth), ("coin", coins)):
-        rows = [{"query": question, "a": first, "b": second, "label": label} for (question, first, second), label in zip(pairs, labels) if label is not None]
+        rows = [
+            {"query": question, "a": first, "b": second, "label": label}
+            for (question, first, second), label in zip(pairs, labels)
+            if label is not None
+        ]
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        agree = [label == right for label, right in zip(labels, truth) if label is not None and right is not None]
-        print(f"{name}: {len(rows)} of {len(pairs)} pairs labelled, {sum(agree) / len(agree):.3f} of the {len(agree)} with one right answer as the truth has it")
+        agree = [
+            label == right
+            for label, right in zip(labels, truth)
+            if label is not None and right is not None
+        ]
+        print(
+            f"{name}: {len(rows)} of {len(pairs)} pairs labelled, {sum(agree) / len(agree):.3f} of the {len(agree)} with one right answer as the truth has it"
+        )
 
 
 def test(*models):
     rows = [row for _, row in read_json_lines(WORK / "test.jsonl")]
     for model in models:
         completions = sample(model, [row["question"] for row in rows], 4, seed=1)
-        right = [sum(number(final_answer(text)) == int(row["answer"]) for text in texts) / 4 for row, texts in zip(rows, completions)]
+        right = [
+            sum(number(final_answer(text)) == int(row["answer"]) for text in texts) / 4
+            for row, texts in zip(rows, completions)
+        ]
         mean = sum(right) / len(right)
         error = (sum((value - mean) ** 2 for value in right) / len(right) ** 2) ** 0.5
         works = sum("<think>" in text for texts in completions for text in texts) / (4 * len(rows))
-        totals = sum(":" in final_answer(text) for texts in completions for text in texts) / (4 * len(rows))
-        print(f"{model} right {mean:.3f} +- {1.96 * error:.3f} works {works:.2f} answers with totals {totals:.2f}")
+        totals = sum(":" in final_answer(text) for texts in completions for text in texts) / (
+            4 * len(rows)
+        )
+        print(
+            f"{model} right {mean:.3f} +- {1.96 * error:.3f} works {works:.2f} answers with totals {totals:.2f}"
+        )
 
 
 if __name__ == "__main__":

@@ -34,7 +34,9 @@ SUM = re.compile(r"(\d+)(\+|-|\*| plus | minus | times )(\d+)")
 def solution(question):
     """The right number of a question."""
     a, sign, b = SUM.fullmatch(question).groups()
-    return world.result(next(name for name, signs in world.SIGNS.items() if sign in signs), int(a), int(b))
+    return world.result(
+        next(name for name, signs in world.SIGNS.items() if sign in signs), int(a), int(b)
+    )
 
 
 def number(answer):
@@ -48,20 +50,28 @@ def question_of(prompt):
 
 
 def oracle(prompts, completions, **columns):
-    return [float(number(final_answer(text)) == solution(question_of(prompt))) for prompt, text in zip(prompts, completions, strict=True)]
+    return [
+        float(number(final_answer(text)) == solution(question_of(prompt)))
+        for prompt, text in zip(prompts, completions, strict=True)
+    ]
 
 
 def majority(prompts, completions, **columns):
     numbers, rewards = [number(final_answer(text)) for text in completions], []
     for start, end in group_spans(prompts):
         counts = Counter(value for value in numbers[start:end] if value is not None)
-        rewards += [float(value is not None and counts[value] == max(counts.values())) for value in numbers[start:end]]
+        rewards += [
+            float(value is not None and counts[value] == max(counts.values()))
+            for value in numbers[start:end]
+        ]
     return rewards
 
 
 def coin(prompts, completions, **columns):
-    return [float(random.Random(stable_hash(question_of(prompt), index, text)).random() < 0.5)
-            for index, (prompt, text) in enumerate(zip(prompts, completions, strict=True))]
+    return [
+        float(random.Random(stable_hash(question_of(prompt), index, text)).random() < 0.5)
+        for index, (prompt, text) in enumerate(zip(prompts, completions, strict=True))
+    ]
 
 
 def noisy_verdict(kind, accuracy, question, shown, draw):
@@ -77,6 +87,7 @@ def noisy_verdict(kind, accuracy, question, shown, draw):
 
 def noisy_judge(kind, accuracy, seed=0):
     """What `judge_reward` asks of a Judge: `judge`, `seed`, and no tokenizer."""
+
     def judge(pairs, num_votes=1, both_orders=True, temperature=0.6, max_completion_length=1024):
         judgments = []
         for pair in map(as_pair, pairs):
@@ -84,11 +95,21 @@ def noisy_judge(kind, accuracy, seed=0):
             for order in BOTH_ORDERS if both_orders else [place(pair, seed)]:
                 shown = [pair.answers[index] for index in order]
                 for vote in range(num_votes):
-                    if kind == "fixed":  # a function of the two answers as a set, so the verdict is found for them in sorted order
-                        first = noisy_verdict(kind, accuracy, question, sorted(shown), draws(seed, question, *sorted(shown)))
+                    if (
+                        kind == "fixed"
+                    ):  # a function of the two answers as a set, so the verdict is found for them in sorted order
+                        first = noisy_verdict(
+                            kind,
+                            accuracy,
+                            question,
+                            sorted(shown),
+                            draws(seed, question, *sorted(shown)),
+                        )
                         verdict = first if shown == sorted(shown) else 3 - first
                     else:
-                        verdict = noisy_verdict(kind, accuracy, question, shown, draws(seed, pair.id, order, vote))
+                        verdict = noisy_verdict(
+                            kind, accuracy, question, shown, draws(seed, pair.id, order, vote)
+                        )
                     games.append({"order": list(order), "verdict": verdict})
             judgments.append(conclude(games))
         return judgments
@@ -104,5 +125,7 @@ def __getattr__(name):
     """Judges by name, such as fresh_75."""
     found = re.fullmatch(f"(fresh|fixed|longer)_(\\d{{2,3}})(?:_({'|'.join(SCALES)}))?", name)
     if not found or not 50 <= int(found[2]) <= 100:
-        raise AttributeError(f"{name}: there are oracle, majority, coin, and fresh_, fixed_, longer_ with an accuracy of 50 to 100")
+        raise AttributeError(
+            f"{name}: there are oracle, majority, coin, and fresh_, fixed_, longer_ with an accuracy of 50 to 100"
+        )
     return judge_reward(noisy_judge(found[1], int(found[2]) / 100), scale=found[3] or "shrunk")

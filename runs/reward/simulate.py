@@ -26,10 +26,14 @@ from rewards import SHRINK, draw_matches, match_rewards, num_matches  # noqa: E4
 
 GROUPS, SCHEDULES = 20_000, 20
 MIXES = {
-    "p spread out": lambda rng, size: rng.beta(0.3, 0.3, size),  # many questions nearly always or never solved
+    "p spread out": lambda rng, size: rng.beta(
+        0.3, 0.3, size
+    ),  # many questions nearly always or never solved
     "p = 0.5": lambda rng, size: np.full(size, 0.5),
     "p = 0.1": lambda rng, size: np.full(size, 0.1),
-    "3 of 4 groups equal": lambda rng, size: np.where(rng.random(size) < 0.75, rng.integers(0, 2, size), 0.5),
+    "3 of 4 groups equal": lambda rng, size: np.where(
+        rng.random(size) < 0.75, rng.integers(0, 2, size), 0.5
+    ),
 }
 
 
@@ -39,7 +43,10 @@ def play(truth, matches, q, rng, bias=0.0, taste=0.0, both_orders=False):
     i, j = np.array(matches).T
     liking = taste * rng.standard_normal(truth.shape)
     odds = (truth[:, i] - truth[:, j]) * np.log(q / (1 - q)) + liking[:, i] - liking[:, j]
-    games = [rng.random(odds.shape) < 1 / (1 + np.exp(-odds - place)) for place in ((bias, -bias) if both_orders else (bias,))]
+    games = [
+        rng.random(odds.shape) < 1 / (1 + np.exp(-odds - place))
+        for place in ((bias, -bias) if both_orders else (bias,))
+    ]
     return np.mean(games, axis=0)
 
 
@@ -66,8 +73,14 @@ def ways(scores, matches, size):
         return values / (values.std(1, ddof=1, keepdims=True) + 1e-4)
 
     safe = np.maximum(spread, 1e-12)
-    result = {"elo / std": standardised((ratings - 1000) / 200 + 0.5), "win rate / std": standardised(rates), "win rate": centered}
-    result |= {f"shrunk {k}": centered * spread / np.maximum(spread + k * noise, 1e-12) for k in (1, 2, 4)}
+    result = {
+        "elo / std": standardised((ratings - 1000) / 200 + 0.5),
+        "win rate / std": standardised(rates),
+        "win rate": centered,
+    }
+    result |= {
+        f"shrunk {k}": centered * spread / np.maximum(spread + k * noise, 1e-12) for k in (1, 2, 4)
+    }
     return result | {"threshold": centered * np.maximum(0, 1 - noise / safe)}
 
 
@@ -83,7 +96,9 @@ def check():
             rewards = np.array(match_rewards(played, 7, scale)[0])
             assert np.allclose(rewards - rewards.mean(), found[way][number]), way
         ratings = np.array(match_rewards(played, 7, "elo")[0])
-        assert np.allclose((ratings - ratings.mean()) / (ratings.std(ddof=1) + 1e-4), found["elo / std"][number])
+        assert np.allclose(
+            (ratings - ratings.mean()) / (ratings.std(ddof=1) + 1e-4), found["elo / std"][number]
+        )
 
 
 def measure(size, opponents, q, mix, **judge):
@@ -101,7 +116,9 @@ def measure(size, opponents, q, mix, **judge):
     equal, result = (target == 0).all(1), {}
     for way, advantages in parts.items():
         advantages = np.concatenate(advantages)
-        energy = (advantages**2).sum() + 1e-9  # with one opponent each, the threshold leaves nothing
+        energy = (
+            advantages**2
+        ).sum() + 1e-9  # with one opponent each, the threshold leaves nothing
         cosine = (advantages * target).sum() / np.sqrt(energy * (target**2).sum())
         result[way] = cosine**2 / (1 - cosine**2), (advantages[equal] ** 2).sum() / energy
     return result
@@ -110,37 +127,63 @@ def measure(size, opponents, q, mix, **judge):
 def main():
     check()
     logs, wasted = {}, {}
-    print("Signal to noise of the advantages (in brackets: share of their energy in groups whose answers are all right or all wrong)\n")
+    print(
+        "Signal to noise of the advantages (in brackets: share of their energy in groups whose answers are all right or all wrong)\n"
+    )
     for mix in MIXES:
-        print(f"{mix}\n  N  D  judge " + "".join(f"{way:>17}" for way in ways(np.zeros((1, 1)), [(0, 1)], 2)))
+        print(
+            f"{mix}\n  N  D  judge "
+            + "".join(f"{way:>17}" for way in ways(np.zeros((1, 1)), [(0, 1)], 2))
+        )
         for size, opponents in ((8, 2), (8, 4), (8, 7), (16, 4), (16, 15)):
             for q in (0.6, 0.75, 0.9):
                 row = measure(size, opponents, q, mix)
-                print(f"{size:3} {opponents:2} {q:6.2f} " + "".join(f"{ratio:10.4f} ({waste:.2f})" for ratio, waste in row.values()))
+                print(
+                    f"{size:3} {opponents:2} {q:6.2f} "
+                    + "".join(f"{ratio:10.4f} ({waste:.2f})" for ratio, waste in row.values())
+                )
                 best = max(ratio for ratio, _ in row.values())
                 for way, (ratio, waste) in row.items():
                     logs.setdefault(way, []).append(np.log(ratio / best))
                     wasted.setdefault(way, []).append(waste)
-    print("\nOver all 60 rows, signal to noise relative to the best way of the row:\n" + " " * 17 + "geometric mean    worst")
+    print(
+        "\nOver all 60 rows, signal to noise relative to the best way of the row:\n"
+        + " " * 17
+        + "geometric mean    worst"
+    )
     for way, values in logs.items():
         print(f"{way:17} {np.exp(np.mean(values)):14.3f} {np.exp(min(values)):8.3f}")
 
-    print("\nA judge with fixed likings (log-odds of standard deviation 1 an answer), q = 0.9, p spread out, N 8: no rating tells a liking "
-          "from quality")
+    print(
+        "\nA judge with fixed likings (log-odds of standard deviation 1 an answer), q = 0.9, p spread out, N 8: no rating tells a liking "
+        "from quality"
+    )
     for opponents in (4, 7):
         row = measure(8, opponents, 0.9, "p spread out", taste=1.0)
-        print(f"  D {opponents}  " + ", ".join(f"{way} {ratio:.3f} ({waste:.2f})" for way, (ratio, waste) in row.items()))
+        print(
+            f"  D {opponents}  "
+            + ", ".join(f"{way} {ratio:.3f} ({waste:.2f})" for way, (ratio, waste) in row.items())
+        )
 
-    print("\nBoth orders of D opponents, or one order of 2 D, at the same number of judgments (q = 0.75, p spread out, N 8, shrunk)")
+    print(
+        "\nBoth orders of D opponents, or one order of 2 D, at the same number of judgments (q = 0.75, p spread out, N 8, shrunk)"
+    )
     for bias in (0.0, 1.0, 2.0):
         for opponents in (1, 2, 3):
             both = measure(8, opponents, 0.75, "p spread out", bias=bias, both_orders=True)
             one = measure(8, 2 * opponents, 0.75, "p spread out", bias=bias)
             way = f"shrunk {SHRINK:.0f}"
-            print(f"  log-odds {bias:.0f} for the first place, {8 * opponents:2} judgments: both orders {both[way][0]:.3f}, one order {one[way][0]:.3f}")
+            print(
+                f"  log-odds {bias:.0f} for the first place, {8 * opponents:2} judgments: both orders {both[way][0]:.3f}, one order {one[way][0]:.3f}"
+            )
 
-    print("\nJudgments a group, one order: " + "; ".join(
-        f"N {size}: " + ", ".join(f"D {d} {num_matches(size, d)}" for d in (1, 2, 4, size - 1)) for size in (4, 7, 8, 16)))
+    print(
+        "\nJudgments a group, one order: "
+        + "; ".join(
+            f"N {size}: " + ", ".join(f"D {d} {num_matches(size, d)}" for d in (1, 2, 4, size - 1))
+            for size in (4, 7, 8, 16)
+        )
+    )
 
 
 if __name__ == "__main__":

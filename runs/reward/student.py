@@ -22,7 +22,10 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tiny")]
 import world  # noqa: E402
 
 LEVELS = 2, 3  # digits of the larger number, as in the judge's own pairs
-SHARES = {"reader": {"works": 0.45, "slips": 0.3, "guesses": 0.25}, "forgetful": {"works": 0.3, "forgets": 0.6, "guesses": 0.1}}
+SHARES = {
+    "reader": {"works": 0.45, "slips": 0.3, "guesses": 0.25},
+    "forgetful": {"works": 0.3, "forgets": 0.6, "guesses": 0.1},
+}
 
 
 def draw_question(rng, held_out):
@@ -43,7 +46,9 @@ def without_carry(task):
         x += 10 * (sign == "-" and x < y)
         totals.append({"+": x + y, "-": x - y, "*": x * y}[sign])
         parts.append(f"{label} {x}{sign}{y}={totals[-1]}")
-    value = sum(total % 10 * 10**column for column, total in enumerate(totals[:-1])) + totals[-1] * 10 ** (len(totals) - 1)
+    value = sum(total % 10 * 10**column for column, total in enumerate(totals[:-1])) + totals[
+        -1
+    ] * 10 ** (len(totals) - 1)
     return f"<think> {' '.join(parts)}</think>", value, totals
 
 
@@ -54,12 +59,19 @@ def rows(kind="reader", seed=0):
         question, task, slip = draw_question(rng, held_out=False)
         way = rng.choices(list(SHARES[kind]), SHARES[kind].values())[0]
         done = slip if way == "slips" or way == "guesses" and rng.random() < 0.5 else task
-        work = "" if way == "guesses" else world.solve(rng, done).partition("</think>")[0] + "</think>"
+        work = (
+            "" if way == "guesses" else world.solve(rng, done).partition("</think>")[0] + "</think>"
+        )
         answer = world.sum_answer(rng, done)
         if way == "forgets":
             work, value, totals = without_carry(task)
             answer = f"{','.join(map(str, totals))}: {value}" if ":" in answer else str(value)
-        yield {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": work + answer}]}
+        yield {
+            "messages": [
+                {"role": "user", "content": question},
+                {"role": "assistant", "content": work + answer},
+            ]
+        }
 
 
 def questions(held_out):
@@ -69,7 +81,10 @@ def questions(held_out):
         question, task, _ = draw_question(rng, held_out)
         if world.key(task) not in seen:
             seen.add(world.key(task))
-            yield {"question": question, **({"answer": str(world.result(*task))} if held_out else {})}
+            yield {
+                "question": question,
+                **({"answer": str(world.result(*task))} if held_out else {}),
+            }
 
 
 def make_init(folder):
@@ -80,10 +95,17 @@ def make_init(folder):
     from model import Model
 
     make_init(folder)
-    model, generator = Model.from_pretrained(folder, dtype=torch.float32), torch.Generator().manual_seed(1)
+    model, generator = (
+        Model.from_pretrained(folder, dtype=torch.float32),
+        torch.Generator().manual_seed(1),
+    )
     with torch.no_grad():
         for weight in (weight for weight in model.parameters() if weight.dim() == 2):
-            weight.copy_(weight.flatten()[torch.randperm(weight.numel(), generator=generator)].view_as(weight))
+            weight.copy_(
+                weight.flatten()[torch.randperm(weight.numel(), generator=generator)].view_as(
+                    weight
+                )
+            )
     model.save_pretrained(folder)
 
 
@@ -91,8 +113,14 @@ def main(command, *arguments):
     if command == "init":
         return make_init(*arguments)
     count, path, *kind = arguments
-    stream = {"rows": lambda: rows(*kind), "questions": lambda: questions(False), "test": lambda: questions(True)}[command]()
-    Path(path).write_text("".join(json.dumps(row) + "\n" for row in itertools.islice(stream, int(count))))
+    stream = {
+        "rows": lambda: rows(*kind),
+        "questions": lambda: questions(False),
+        "test": lambda: questions(True),
+    }[command]()
+    Path(path).write_text(
+        "".join(json.dumps(row) + "\n" for row in itertools.islice(stream, int(count)))
+    )
 
 
 if __name__ == "__main__":

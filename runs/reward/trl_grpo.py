@@ -20,29 +20,72 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from judge import Judge  # noqa: E402
 from rewards import judge_reward, match_rewards, num_matches  # noqa: E402
 
-QUESTIONS = ["What is the capital of France?", "How many legs has a spider?", "What is 6 * 7?", "Name a prime number above 10.",
-             "Which planet is the largest?", "What do bees make?"]  # fmt: skip
+QUESTIONS = [
+    "What is the capital of France?",
+    "How many legs has a spider?",
+    "What is 6 * 7?",
+    "Name a prime number above 10.",
+    "Which planet is the largest?",
+    "What do bees make?",
+]
 
 
 def main(folder, num_generations=4, opponents=3):
-    judge = Judge(folder, style=str(Path(__file__).with_name("short.txt")), device="cpu", dtype=torch.float32)
-    reward = judge_reward(judge, opponents=opponents, group_size=num_generations, max_completion_length=24)
+    judge = Judge(
+        folder, style=str(Path(__file__).with_name("short.txt")), device="cpu", dtype=torch.float32
+    )
+    reward = judge_reward(
+        judge, opponents=opponents, group_size=num_generations, max_completion_length=24
+    )
     with tempfile.TemporaryDirectory() as scratch:
         options = trl.GRPOConfig(
-            scratch, num_generations=num_generations, per_device_train_batch_size=2 * num_generations, max_completion_length=16, max_steps=3,
-            learning_rate=1e-6, scale_rewards="none", logging_steps=1, report_to="none", use_cpu=True, bf16=False, seed=0, save_strategy="no",
-            disable_tqdm=True)  # fmt: skip
-        data = Dataset.from_list([{"prompt": [{"role": "user", "content": question}]} for question in QUESTIONS])
+            scratch,
+            num_generations=num_generations,
+            per_device_train_batch_size=2 * num_generations,
+            max_completion_length=16,
+            max_steps=3,
+            learning_rate=1e-6,
+            scale_rewards="none",
+            logging_steps=1,
+            report_to="none",
+            use_cpu=True,
+            bf16=False,
+            seed=0,
+            save_strategy="no",
+            disable_tqdm=True,
+        )
+        data = Dataset.from_list(
+            [{"prompt": [{"role": "user", "content": question}]} for question in QUESTIONS]
+        )
         trainer = trl.GRPOTrainer(folder, reward, options, train_dataset=data)
         with contextlib.redirect_stdout(sys.stderr):
             trainer.train()
-    print(f"trl {trl.__version__}, torch {torch.__version__}; at most {num_matches(num_generations, opponents)} matches a group, two groups a step")
+    print(
+        f"trl {trl.__version__}, torch {torch.__version__}; at most {num_matches(num_generations, opponents)} matches a group, two groups a step"
+    )
     for row in trainer.state.log_history[:-1]:
-        print(json.dumps({name: value for name, value in row.items() if re.match("reward|judge_reward|loss|grad_norm|frac|completions/mean_l", name)}))
+        print(
+            json.dumps(
+                {
+                    name: value
+                    for name, value in row.items()
+                    if re.match("reward|judge_reward|loss|grad_norm|frac|completions/mean_l", name)
+                }
+            )
+        )
     print("the groups of the last step:")
     for group in reward.last:
-        print(json.dumps({"question": group["messages"][-1]["content"], "answers": group["answers"], "matches": group["matches"],
-                          "rewards": match_rewards(group["matches"], num_generations)[0]}, ensure_ascii=False))  # fmt: skip
+        print(
+            json.dumps(
+                {
+                    "question": group["messages"][-1]["content"],
+                    "answers": group["answers"],
+                    "matches": group["matches"],
+                    "rewards": match_rewards(group["matches"], num_generations)[0],
+                },
+                ensure_ascii=False,
+            )
+        )
 
 
 if __name__ == "__main__":

@@ -23,14 +23,38 @@ WORDS = """silver window letter garden mirror candle bridge winter ladder basket
 ticket hammer needle village desert harbor curtain button castle valley pillow rocket temple meadow lantern carpet puzzle feather wallet
 statue tunnel kitchen violin helmet stadium camera compass notebook umbrella scarf anchor trumpet""".split()
 OPENERS = "Yesterday Today Suddenly Often Sometimes Tonight Later Finally Usually Once Recently Soon Again Slowly".split()
-THINGS = {"an animal": "dog cat horse rabbit tiger goat sheep monkey duck lion".split(),
-          "a food": "bread cheese soup rice cake apple pizza salad pie potato".split(),
-          "a vehicle": "car truck bus train bicycle boat wagon taxi tractor airplane".split(),
-          "a color": "red blue green yellow purple orange pink brown white black".split()}  # fmt: skip
-VERBS = [("carried", "carry"), ("found", "find"), ("sold", "sell"), ("watched", "watch"), ("lost", "lose"), ("bought", "buy"),
-         ("liked", "like"), ("saw", "see"), ("drew", "draw"), ("cleaned", "clean"), ("hid", "hide"), ("wanted", "want")]  # fmt: skip
-PLACES = ["near the river", "behind the school", "in the old house", "at the station", "on the hill", "after a long day", "before the rain came",
-          "with a good friend", "in the morning", "without saying a word"]  # fmt: skip
+THINGS = {
+    "an animal": "dog cat horse rabbit tiger goat sheep monkey duck lion".split(),
+    "a food": "bread cheese soup rice cake apple pizza salad pie potato".split(),
+    "a vehicle": "car truck bus train bicycle boat wagon taxi tractor airplane".split(),
+    "a color": "red blue green yellow purple orange pink brown white black".split(),
+}
+VERBS = [
+    ("carried", "carry"),
+    ("found", "find"),
+    ("sold", "sell"),
+    ("watched", "watch"),
+    ("lost", "lose"),
+    ("bought", "buy"),
+    ("liked", "like"),
+    ("saw", "see"),
+    ("drew", "draw"),
+    ("cleaned", "clean"),
+    ("hid", "hide"),
+    ("wanted", "want"),
+]
+PLACES = [
+    "near the river",
+    "behind the school",
+    "in the old house",
+    "at the station",
+    "on the hill",
+    "after a long day",
+    "before the rain came",
+    "with a good friend",
+    "in the morning",
+    "without saying a word",
+]
 MARKS = {"a question mark": "?", "an exclamation mark": "!", "a period": "."}
 CASES = {"capital": str.isupper, "lower-case": str.islower}
 KINDS = ["word", "avoid", "start", "mark", "words", "case", "mention"]
@@ -47,11 +71,19 @@ def words_of(sentence):
 
 # ---- rules ----
 
+
 def draw_rules(rng, kind, held_out):
     """Two rules (kind, value) of one kind with different values, for the two siblings."""
     if kind == "words":
         return [(kind, ("at most", rng.randint(5, 7))), (kind, ("at least", rng.randint(9, 11)))]
-    values = {"word": WORDS, "avoid": WORDS, "start": OPENERS, "mark": list(MARKS), "case": list(CASES), "mention": list(THINGS)}[kind]
+    values = {
+        "word": WORDS,
+        "avoid": WORDS,
+        "start": OPENERS,
+        "mark": list(MARKS),
+        "case": list(CASES),
+        "mention": list(THINGS),
+    }[kind]
     if kind in ("word", "avoid"):
         values = [value for value in values if is_test(value) == held_out]
     return [(kind, value) for value in rng.sample(values, 2)]
@@ -67,22 +99,29 @@ def is_met(kind, value, sentence):
         return sentence.endswith(MARKS[value])
     if kind == "mention":
         return not set(THINGS[value]).isdisjoint(words)
-    return {"word": value in words, "avoid": value not in words, "start": words[0] == value.lower()}[kind]
+    return {
+        "word": value in words,
+        "avoid": value not in words,
+        "start": words[0] == value.lower(),
+    }[kind]
 
 
 def question(rule, subject):
     kind, value = rule
     if kind == "words":
         return f"Use {value[0]} {value[1]} words in one sentence about {subject}."
-    return {"word": f'Use the word "{value}" in one sentence about {subject}.',
-            "avoid": f'Do not use the word "{value}" in one sentence about {subject}.',
-            "start": f'Begin with the word "{value}" and write one sentence about {subject}.',
-            "mark": f"End with {value} and write one sentence about {subject}.",
-            "case": f"Use only {value} letters in one sentence about {subject}.",
-            "mention": f"Mention {value} in one sentence about {subject}."}[kind]  # fmt: skip
+    return {
+        "word": f'Use the word "{value}" in one sentence about {subject}.',
+        "avoid": f'Do not use the word "{value}" in one sentence about {subject}.',
+        "start": f'Begin with the word "{value}" and write one sentence about {subject}.',
+        "mark": f"End with {value} and write one sentence about {subject}.",
+        "case": f"Use only {value} letters in one sentence about {subject}.",
+        "mention": f"Mention {value} in one sentence about {subject}.",
+    }[kind]
 
 
 # ---- sentences ----
+
 
 def draw_sentence(rng, subject, names):
     """A sentence about the subject of 4 to 14 words; one of `names`, if any, stands in it."""
@@ -104,12 +143,17 @@ def restyled(rng, rule, sentence):
     if kind == "case":
         return sentence.upper() if value == "capital" else sentence.lower()
     if kind == "start":
-        body = sentence.split(" ", 1)[1] if sentence.split(" ")[0] in OPENERS else sentence[0].lower() + sentence[1:]
+        body = (
+            sentence.split(" ", 1)[1]
+            if sentence.split(" ")[0] in OPENERS
+            else sentence[0].lower() + sentence[1:]
+        )
         return f"{value} {body}"
     return sentence
 
 
 # ---- pairs ----
+
 
 def siblings(rng, held_out):
     """(kind, two questions, two sentences): the better answer of question k is sentence k."""
@@ -132,11 +176,21 @@ def pairs(seed, count, held_out):
         if (*queries, *sentences) in seen:
             continue
         seen.add((*queries, *sentences))
-        turned = rng.randrange(2)  # siblings show the same two sentences in the same places: the place says nothing either
+        turned = rng.randrange(
+            2
+        )  # siblings show the same two sentences in the same places: the place says nothing either
         a, b = sentences[::-1] if turned else sentences
         for index, query in enumerate(queries):
-            rows.append({"id": f"constraint-{'test' if held_out else 'train'}-{len(rows)}", "query": query, "a": a, "b": b,
-                         "label": index ^ turned, "source": f"constraint {kind}"})  # fmt: skip
+            rows.append(
+                {
+                    "id": f"constraint-{'test' if held_out else 'train'}-{len(rows)}",
+                    "query": query,
+                    "a": a,
+                    "b": b,
+                    "label": index ^ turned,
+                    "source": f"constraint {kind}",
+                }
+            )
     return rows
 
 

@@ -31,9 +31,16 @@ from cli import BadInput, note, setting  # noqa: E402
 from data import file_rows, load_pairs, load_questions, question_key, split_by_question, uniform  # noqa: E402
 from extras import mixture  # noqa: E402
 
-TESTS = {"gsm8k": ("gsm8k_solutions", "gsm8k/model_solutions.jsonl"), "pandalm": ("pandalm", "pandalm/testset-v1.json"),
-         **{f"llmbar/{part}": ("llmbar", f"llmbar/{part}.json") for part in ("Natural", "Neighbor", "GPTInst", "GPTOut")},
-         "rmb": ("rmb", "rmb/bon_dev.json"), "judgebench": ("judgebench", "judgebench/gpt-4o.jsonl")}  # fmt: skip
+TESTS = {
+    "gsm8k": ("gsm8k_solutions", "gsm8k/model_solutions.jsonl"),
+    "pandalm": ("pandalm", "pandalm/testset-v1.json"),
+    **{
+        f"llmbar/{part}": ("llmbar", f"llmbar/{part}.json")
+        for part in ("Natural", "Neighbor", "GPTInst", "GPTOut")
+    },
+    "rmb": ("rmb", "rmb/bon_dev.json"),
+    "judgebench": ("judgebench", "judgebench/gpt-4o.jsonl"),
+}
 
 
 @dataclass
@@ -42,9 +49,13 @@ class Settings:
     model: str = setting("models/smollm2", "whose tokenizer counts the tokens of a prompt")
     style: str = setting("rrm_short", "judging prompt, for the same purpose")
     out: str = setting("out/smollm2/data", "folder to write")
-    train_pairs: int = setting(480, "pairs to learn from: half constraints, a quarter gsm8k, a quarter rmb")
+    train_pairs: int = setting(
+        480, "pairs to learn from: half constraints, a quarter gsm8k, a quarter rmb"
+    )
     train_tokens: int = setting(400, "longer prompts are left out of the training pairs")
-    test_tokens: int = setting(1000, "items with a longer prompt are left out of the test sets, and counted")
+    test_tokens: int = setting(
+        1000, "items with a longer prompt are left out of the test sets, and counted"
+    )
     limit: int = setting(100, "items of each test set at most, drawn by a hash")
     limit_questions: int = setting(50, "the same for gsm8k and rmb, whose items have several pairs")
     seed: int = setting(0, "decides splits and draws")
@@ -52,16 +63,32 @@ class Settings:
 
 def question_rows(questions):
     """Questions with scored candidates as the rows that mixture.choose_pairs reads."""
-    return [{"id": item.id, "messages": item.messages, "source": "gsm8k", "candidates": item.candidates,
-             "status": ["right" if score else "wrong" for score in item.scores], "generators": item.meta["generators"]}
-            for item in questions]  # fmt: skip
+    return [
+        {
+            "id": item.id,
+            "messages": item.messages,
+            "source": "gsm8k",
+            "candidates": item.candidates,
+            "status": ["right" if score else "wrong" for score in item.scores],
+            "generators": item.meta["generators"],
+        }
+        for item in questions
+    ]
 
 
 def pair_rows(pairs):
     """The same for labelled pairs: each a question of its own with one right and one wrong answer."""
-    return [{"id": pair.id, "messages": pair.messages, "source": "rmb", "candidates": list(pair.answers),
-             "status": ["right" if index == pair.label else "wrong" for index in (0, 1)], "generators": pair.meta["generators"]}
-            for pair in pairs]  # fmt: skip
+    return [
+        {
+            "id": pair.id,
+            "messages": pair.messages,
+            "source": "rmb",
+            "candidates": list(pair.answers),
+            "status": ["right" if index == pair.label else "wrong" for index in (0, 1)],
+            "generators": pair.meta["generators"],
+        }
+        for pair in pairs
+    ]
 
 
 def balanced_draw(pairs, count, seed):
@@ -70,10 +97,16 @@ def balanced_draw(pairs, count, seed):
     cells, couples = defaultdict(list), []
     for pair in sorted(pairs, key=lambda pair: uniform(f"cell:{seed}:{pair.id}")):
         option = (int(pair.label), 1 - int(pair.label))
-        cells[mixture.cell_of({"generators": pair.meta["generators"], "candidates": pair.answers}, option)].append(pair)
+        cells[
+            mixture.cell_of(
+                {"generators": pair.meta["generators"], "candidates": pair.answers}, option
+            )
+        ].append(pair)
     for cell, own in cells.items():
         other = cells.get(mixture.mirrored(cell), [])
-        if mixture.mirrored(cell) == cell:  # one generator, equally long answers: nothing to balance
+        if (
+            mixture.mirrored(cell) == cell
+        ):  # one generator, equally long answers: nothing to balance
             couples += [[pair] for pair in own]
         elif cell < mixture.mirrored(cell):
             couples += [list(couple) for couple in zip(own, other)]
@@ -91,7 +124,9 @@ def check_disjoint(train, tests):
     for name, items in tests.items():
         for item in items:
             if question_key(item) in keys:
-                raise BadInput(f"training pair {keys[question_key(item)]} asks the question of {item.id} in the test set {name}: leave it out")
+                raise BadInput(
+                    f"training pair {keys[question_key(item)]} asks the question of {item.id} in the test set {name}: leave it out"
+                )
 
 
 def read_test(name, settings, tokens_of, questions):
@@ -103,18 +138,32 @@ def read_test(name, settings, tokens_of, questions):
     for item, (_, row) in zip(items, file_rows(path), strict=True):
         own = name != "gsm8k" or question_key(item) in questions
         decided = max(item.scores) > min(item.scores)
-        fate = "training questions" if not own else "ties, or all answers equally good" if not decided else \
-            "too long" if max(tokens_of(item.messages, item.answers[i], item.answers[j]) for i, j in item.matches) > settings.test_tokens else "fit"
+        fate = (
+            "training questions"
+            if not own
+            else "ties, or all answers equally good"
+            if not decided
+            else "too long"
+            if max(
+                tokens_of(item.messages, item.answers[i], item.answers[j]) for i, j in item.matches
+            )
+            > settings.test_tokens
+            else "fit"
+        )
         counts[fate] += 1
         kept += [(item, row)] if fate == "fit" else []
     limit = settings.limit_questions if name in ("gsm8k", "rmb") else settings.limit
-    kept = sorted(kept, key=lambda entry: uniform(f"test:{settings.seed}:{name}:{entry[0].id}"))[:limit]
+    kept = sorted(kept, key=lambda entry: uniform(f"test:{settings.seed}:{name}:{entry[0].id}"))[
+        :limit
+    ]
     return kept, dict(counts) | {"kept": len(kept)}
 
 
 def write_rows(path, rows):
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    path.write_text(
+        "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8"
+    )
 
 
 def generator_shares(questions):
@@ -123,12 +172,21 @@ def generator_shares(questions):
     for question in questions:
         for name, score in zip(question.meta["generators"], question.scores):
             right[name].append(score)
-    return dict(sorted(((name, sum(scores) / len(scores)) for name, scores in right.items()), key=lambda entry: -entry[1]))
+    return dict(
+        sorted(
+            ((name, sum(scores) / len(scores)) for name, scores in right.items()),
+            key=lambda entry: -entry[1],
+        )
+    )
 
 
 def main(argv=None):
     settings = cli.parse_settings(Settings, argv, description=__doc__.split("\n")[0])
-    out, tokenizer, style = Path(settings.out), load_tokenizer(cli.resolve_model(settings.model)), load_style(settings.style)
+    out, tokenizer, style = (
+        Path(settings.out),
+        load_tokenizer(cli.resolve_model(settings.model)),
+        load_style(settings.style),
+    )
 
     def tokens_of(messages, first, second):
         return len(encode_chat(tokenizer, judge_messages(style, messages, first, second)))
@@ -137,21 +195,38 @@ def main(argv=None):
         return tokens_of(pair.messages, *pair.answers) <= settings.train_tokens
 
     questions = load_questions(Path(settings.data) / TESTS["gsm8k"][1])
-    train_questions, test_questions = split_by_question(questions, len(questions) // 5, settings.seed)
+    train_questions, test_questions = split_by_question(
+        questions, len(questions) // 5, settings.seed
+    )
     tests, counts = {}, {}
     for name in TESTS:
-        tests[name], counts[name] = read_test(name, settings, tokens_of, set(map(question_key, test_questions)))
-    constraint_rows = {"train": constraints.pairs(settings.seed, settings.train_pairs // 4 * 2, False),  # siblings stay together
-                       "test": constraints.pairs(settings.seed, settings.limit // 2 * 2, True)}  # fmt: skip
+        tests[name], counts[name] = read_test(
+            name, settings, tokens_of, set(map(question_key, test_questions))
+        )
+    constraint_rows = {
+        "train": constraints.pairs(
+            settings.seed, settings.train_pairs // 4 * 2, False
+        ),  # siblings stay together
+        "test": constraints.pairs(settings.seed, settings.limit // 2 * 2, True),
+    }
     for side, rows in constraint_rows.items():
         write_rows(out / f"constraints_{side}.jsonl", rows)
     made = load_pairs(out / "constraints_train.jsonl")
     for pair in made:
         pair.source = "constraints"
 
-    test_texts = [turn["content"] for entries in tests.values() for item, _ in entries for turn in item.messages if turn["role"] == "user"]
+    test_texts = [
+        turn["content"]
+        for entries in tests.values()
+        for item, _ in entries
+        for turn in item.messages
+        if turn["role"] == "user"
+    ]
     parts, part_counts = [made], {}
-    for name, rows in (("gsm8k", question_rows(train_questions)), ("rmb", pair_rows(load_pairs(Path(settings.data) / "rmb/pairwise_train.json")))):
+    for name, rows in (
+        ("gsm8k", question_rows(train_questions)),
+        ("rmb", pair_rows(load_pairs(Path(settings.data) / "rmb/pairwise_train.json"))),
+    ):
         pairs, part_counts[name] = mixture.choose_pairs(rows, 1, settings.seed)
         pairs = [pair for pair in pairs if short(pair)]
         part_counts[name]["short enough"] = len(pairs)
@@ -159,24 +234,44 @@ def main(argv=None):
         try:
             parts.append(balanced_draw(pairs, len(made) // 2, settings.seed))
         except ValueError as error:
-            raise BadInput(f"--train_pairs: {name}: {error}: lower it, or raise --train_tokens") from error
-    train = sorted((pair for part in parts for pair in part), key=lambda pair: uniform(f"mix:{settings.seed}:{pair.id}"))
+            raise BadInput(
+                f"--train_pairs: {name}: {error}: lower it, or raise --train_tokens"
+            ) from error
+    train = sorted(
+        (pair for part in parts for pair in part),
+        key=lambda pair: uniform(f"mix:{settings.seed}:{pair.id}"),
+    )
     everything = {name: [item for item, _ in entries] for name, entries in tests.items()} | {
-        "gsm8k, all test questions": test_questions, "constraints": load_pairs(out / "constraints_test.jsonl")}
+        "gsm8k, all test questions": test_questions,
+        "constraints": load_pairs(out / "constraints_test.jsonl"),
+    }
     check_disjoint(train, everything)
 
     for name, entries in tests.items():
         write_rows(out / "eval" / f"{name}.jsonl", [row for _, row in entries])
     write_rows(out / "eval" / "constraints.jsonl", constraint_rows["test"])
     right = [sum(question.scores) for question in test_questions]
-    report = {"train": part_counts, "mixture": {name: mixture.describe(part) for name, part in zip(("constraints", "gsm8k", "rmb"), parts)},
-              "tests": counts, "generators": generator_shares(train_questions),
-              "gsm8k test questions": {"all": len(right), "mixed": sum(0 < number < 4 for number in right), "all right": right.count(4)}}  # fmt: skip
+    report = {
+        "train": part_counts,
+        "mixture": {
+            name: mixture.describe(part)
+            for name, part in zip(("constraints", "gsm8k", "rmb"), parts)
+        },
+        "tests": counts,
+        "generators": generator_shares(train_questions),
+        "gsm8k test questions": {
+            "all": len(right),
+            "mixed": sum(0 < number < 4 for number in right),
+            "all right": right.count(4),
+        },
+    }
     (out / "sets.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     partial = out / "train.jsonl.partial"  # the last file to appear: it says that the stage is done
     write_rows(partial, map(json.loads, map(mixture.as_json, train)))
     partial.replace(out / "train.jsonl")
-    note(f"{len(train)} training pairs, {sum(len(entries) for entries in tests.values()) + len(constraint_rows['test'])} test items: {out}")
+    note(
+        f"{len(train)} training pairs, {sum(len(entries) for entries in tests.values()) + len(constraint_rows['test'])} test items: {out}"
+    )
 
 
 if __name__ == "__main__":

@@ -18,7 +18,13 @@ from chat import judge_messages  # noqa: E402
 from data import Pair  # noqa: E402
 from judge import Judge, parse_verdict  # noqa: E402
 
-SETS = {"constraints": "pairs", "gsm8k": "gsm8k_solutions", "pandalm": "pandalm", "llmbar/Natural": "llmbar", "rmb": "rmb"}
+SETS = {
+    "constraints": "pairs",
+    "gsm8k": "gsm8k_solutions",
+    "pandalm": "pandalm",
+    "llmbar/Natural": "llmbar",
+    "rmb": "rmb",
+}
 
 
 def first_pairs(folder, count=10):
@@ -26,7 +32,9 @@ def first_pairs(folder, count=10):
     for name, benchmark in SETS.items():
         for item in load(benchmark, str(folder / f"{name}.jsonl"))[:count]:
             best, worst = (item.scores.index(end(item.scores)) for end in (max, min))
-            yield Pair(f"{name}:{item.id}", item.messages, (item.answers[best], item.answers[worst]))
+            yield Pair(
+                f"{name}:{item.id}", item.messages, (item.answers[best], item.answers[worst])
+            )
 
 
 @torch.no_grad()
@@ -34,13 +42,22 @@ def main(folder, pairs_folder="out/smollm2/data/eval", max_completion_length=96)
     judge, length = Judge(folder, dtype="float32"), int(max_completion_length)
     pairs = list(first_pairs(Path(pairs_folder)))
     ours = judge.judge(pairs, temperature=0, max_completion_length=length)
-    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    tokenizer, model = (
+        AutoTokenizer.from_pretrained(folder),
+        AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval(),
+    )
     prompts = texts = verdicts = without = total = 0
     for pair, judgment in zip(pairs, ours):
         for game in judgment.games:
-            messages = judge_messages(judge.style, pair.messages, *(pair.answers[index] for index in game["order"]))
-            prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True, return_tensors="pt")["input_ids"]
-            answer = model.generate(prompt, do_sample=False, max_new_tokens=length)[0, prompt.shape[1] :]
+            messages = judge_messages(
+                judge.style, pair.messages, *(pair.answers[index] for index in game["order"])
+            )
+            prompt = tokenizer.apply_chat_template(
+                messages, add_generation_prompt=True, return_dict=True, return_tensors="pt"
+            )["input_ids"]
+            answer = model.generate(prompt, do_sample=False, max_new_tokens=length)[
+                0, prompt.shape[1] :
+            ]
             text = tokenizer.decode(answer, skip_special_tokens=True)
             verdict = parse_verdict(text, judge.style)
             total += 1
@@ -48,7 +65,9 @@ def main(folder, pairs_folder="out/smollm2/data/eval", max_completion_length=96)
             texts += text.strip() == game["text"].strip()
             verdicts += verdict == game["verdict"]
             without += verdict is None
-    print(f"{total} prompts: {prompts} tokenised alike, {texts} texts the same, {verdicts} verdicts the same ({without} without one)")
+    print(
+        f"{total} prompts: {prompts} tokenised alike, {texts} texts the same, {verdicts} verdicts the same ({without} without one)"
+    )
     return verdicts != total
 
 
