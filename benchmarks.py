@@ -19,7 +19,9 @@ from dataclasses import dataclass
 
 from cli import BadInput, note
 from data import Pair, items_of, question_key, uniform
-from votes import BOTH_ORDERS, first_share, majority as leader, vote_of as vote
+from votes import BOTH_ORDERS, first_share
+from votes import majority as leader
+from votes import vote_of as vote
 
 OUTCOMES = "right", "wrong", "tie", "inconsistent", "unparsable", "truncated"
 BEST_OF_N = (

@@ -44,13 +44,13 @@ from votes import (
     conclude,
     enough,
     in_words,
+    parse_verdict,  # noqa: F401  (a judge's users look for it here)
     read_completion,
     read_text,
     rounds_to_ask,
     spending,
     vote_of,
 )
-from votes import parse_verdict  # noqa: F401  (a judge's users look for it here)
 
 CHUNK_PROMPTS = 512  # in one call of the sampler: bounds the memory for results; even, so that both games of a pair are in it
 CHUNK_PAIRS = 64  # of a file: judged together and written together

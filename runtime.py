@@ -29,7 +29,6 @@ from torch.distributed.tensor import DTensor
 from cli import BadInput, check_model_folder, note, parse_json, resolve_model, sole_writer
 from model import Config, Model, compute_dtype, read_weights
 
-
 # ---------------------------------------------------------------------------------------------------------------- processes
 
 

@@ -212,17 +212,21 @@ import torch  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from model import pack_groups, packed_attention  # noqa: E402
-from rollouts import (
+from rollouts import (  # noqa: E402
     drop_long,
     evaluate,
     item_stream,
     make_group,
     micro_batches,
+    progress_line,
     reward_columns,
     roll_out,
+    show_progress,
+    step_metrics,
+    summarize,
+    write_rollouts,
 )  # noqa: E402
-from rollouts import progress_line, show_progress, step_metrics, summarize, write_rollouts  # noqa: E402
-from runtime import (
+from runtime import (  # noqa: E402
     Policy,
     append_json_line,
     load_checkpoint,
@@ -230,10 +234,11 @@ from runtime import (
     newest_checkpoint,
     open_run,
     record,
+    reporter,
+    save_checkpoint,
+    start,
 )  # noqa: E402
-from runtime import reporter, save_checkpoint, start  # noqa: E402
 from sampler import hash64  # noqa: E402
-
 
 # ------------------------------------------------------------------------------------------------------------ the algorithm
 

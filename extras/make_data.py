@@ -27,7 +27,6 @@ from data import load_questions
 from extras import ask, mixture
 from extras.store import Base, Store, named_pairs
 
-
 # ---- clean, mix, report ----
 
 

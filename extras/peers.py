@@ -13,7 +13,6 @@ from data import Pair, load_pairs
 from extras.probe import QUESTIONS
 from model import Config, Model
 
-
 # ---- measuring ----
 
 

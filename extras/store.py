@@ -13,7 +13,6 @@ import data
 from cli import BadInput, setting
 from data import conversation, load_pairs, text, two_answers
 
-
 # ---- formats that only data making meets (data.py reads the others) ----
 
 

@@ -422,6 +422,7 @@ def test_a_play_that_returns_nonsense():
 def test_the_simulation_plays_the_schedules_of_this_file(schedule, games, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "runs" / "ranking"))
     import simulate
+
     from tournament import knockout
 
     row = simulate.measure(

@@ -5,11 +5,11 @@ import json
 import time
 
 import pytest
+from loopback import KEY, Handler, chat, text_of
 
 import endpoint
 from cli import BadInput
 from endpoint import Endpoint, Reply, check_base_url, disarm, read_reply, wished_pause
-from loopback import KEY, Handler, chat, text_of
 
 
 def ask(text="hi", **more):

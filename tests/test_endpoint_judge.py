@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from loopback import KEY, chat, text_of
 
 import endpoint
 import judge as judge_command
@@ -15,7 +16,6 @@ from chat import load_style
 from cli import BadInput
 from endpoint import disarm
 from judge import Judge
-from loopback import KEY, chat, text_of
 
 ONE, TWO = r"\boxed{Assistant 1}", r"\boxed{Assistant 2}"
 

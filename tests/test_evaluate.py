@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_benchmarks import FILES, match, single, write
+from tiny_models import COIN, VERDICTS, make_scripted_folder
 
 import cli
 import evaluate
 import judge as judge_file
 import protocol
 from benchmarks import add_cells, leader, load, means, question_cells, votes_of
-from test_benchmarks import FILES, match, single, write
-from tiny_models import COIN, VERDICTS, make_scripted_folder
 
 torch.set_num_threads(1)
 ROOT = Path(__file__).parents[1]

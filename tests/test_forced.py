@@ -37,6 +37,7 @@ def test_edits_exchange_what_the_last_step_says():
 def test_probabilities_are_the_softmax_over_the_two_verdict_tokens():
     torch = pytest.importorskip("torch")
     from measure import load_judge, load_rows
+
     from model import pack_groups, packed_attention
 
     judge = model, tokenizer, _ = load_judge("tiny")

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from test_fuzz import JSON, VALUES, damaged, fuzz, result_or_bad_input, time_limit
 
 import chat
 import cli
@@ -24,7 +25,6 @@ import verify
 import votes
 from cli import BadInput
 from endpoint import Passing, Reply
-from test_fuzz import JSON, VALUES, damaged, fuzz, result_or_bad_input, time_limit
 
 ROOT = Path(__file__).parents[1]
 CORE = sorted([*ROOT.glob("*.py"), *ROOT.glob("kernels/*.py")])

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from tiny_models import COIN, VERDICTS, make_model_folder, make_scripted_folder, make_tokenizer
 
 import chat
 import judge
@@ -12,7 +13,6 @@ from cli import BadInput
 from data import Pair
 from judge import Judge, parse_verdict
 from sampler import Completion
-from tiny_models import COIN, VERDICTS, make_model_folder, make_scripted_folder, make_tokenizer
 from votes import BOTH_ORDERS, read_completion, verdict_counts, verdict_rates
 
 torch.set_num_threads(1)

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_models import COIN, make_model_folder, make_scripted_folder
 
 import cli
 import judge
 import sampler
 from data import Pair
 from judge import Judge
-from tiny_models import COIN, make_model_folder, make_scripted_folder
 from votes import conclude, in_words, spending
 
 torch.set_num_threads(1)

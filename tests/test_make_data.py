@@ -8,13 +8,13 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from loopback import Server, chat, text_of
+from tiny_models import make_model_folder
 
 from cli import BadInput
 from data import load_pairs
 from extras import ask, make_data, mixture
 from extras.store import Store
-from loopback import Server, chat, text_of
-from tiny_models import make_model_folder
 
 ROOT = Path(make_data.__file__).parent.parent
 DATA = ROOT.parent / "shared" / "data"

@@ -3,10 +3,10 @@
 import json
 
 import pytest
+from test_benchmarks import single
 
 import protocol
 from cli import BadInput
-from test_benchmarks import single
 
 report = pytest.importorskip("extras.report")
 

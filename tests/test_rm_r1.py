@@ -10,13 +10,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from test_judge import BOXED, TAGGED
 
 import chat
 import cli
 from chat import format_rates, judge_messages, load_style, task_type
 from data import load_pairs
 from judge import parse_verdict
-from test_judge import BOXED, TAGGED
 
 STYLES = sorted(path.stem for path in (Path(chat.__file__).parent / "prompts").glob("*.txt"))
 RM_R1 = [name for name in STYLES if name.startswith("rm_r1")]

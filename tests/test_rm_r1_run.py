@@ -8,14 +8,15 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "runs" / "smollm2"))
 
-import cli
 import constraints
 import rubric_chains
+from rubric_chains import chain, rule_of
+from tiny_models import make_model_folder
+
+import cli
 from chat import format_rates, task_type
 from extras import ask, make_data
 from extras.ask import fate_of, load_style
-from rubric_chains import chain, rule_of
-from tiny_models import make_model_folder
 from votes import parse_verdict
 
 STYLE = load_style("rm_r1")

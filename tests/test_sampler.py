@@ -356,7 +356,7 @@ def test_random_numbers_are_splitmix64():
     assert (
         abs(many.mean().item() - 0.5) < 0.003
         and abs(many.var().item() - 1 / 12) < 0.001
-        and 0 <= many.min()
+        and many.min() >= 0
         and many.max() < 1
     )
     assert signed(2**64 - 1) == -1 and signed(2**63) == -(2**63) and hash64(1, 2) != hash64(2, 1)

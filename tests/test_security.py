@@ -19,6 +19,10 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "runs" / "attacks"))
 
 import attacks  # noqa: E402
+from loopback import KEY, text_of  # noqa: E402
+from loopback import chat as reply
+from tiny_models import COIN, make_scripted_folder  # noqa: E402
+
 import chat  # noqa: E402
 import data  # noqa: E402
 import elo  # noqa: E402
@@ -29,8 +33,6 @@ import train_grpo  # noqa: E402
 from cli import BadInput  # noqa: E402
 from endpoint import Endpoint  # noqa: E402
 from judge import Judge  # noqa: E402
-from loopback import KEY, chat as reply, text_of  # noqa: E402
-from tiny_models import COIN, make_scripted_folder  # noqa: E402
 
 WANTED = attacks.attacks()
 SMOLLM2 = os.environ.get("RRM_SMOLLM2")

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_models import COIN, make_scripted_folder
 
 import elo
 import tournament
 from cli import BadInput
-from tiny_models import COIN, make_scripted_folder
 from tournament import cached, draw_tree, knockout, read_candidates
 
 ROOT = Path(__file__).parents[1]

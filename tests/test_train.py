@@ -103,7 +103,7 @@ def test_the_default_command_learns_to_think(tmp_path):
 def test_a_run_writes_what_it_promises(short_run):
     rows = metrics(short_run, timings=True)
     assert [row["step"] for row in rows] == [0, 1, 2, 3, 4, 5, 6]
-    assert all(KEYS == {key for key in row if not key.startswith("eval/")} for row in rows[1:])
+    assert all({key for key in row if not key.startswith("eval/")} == KEYS for row in rows[1:])
     assert [row["step"] for row in rows if "eval/judge/accuracy" in row] == [0, 3, 6]
     assert {"eval/judge/accuracy", "eval/judge/consistency", "eval/judge/position_bias"} <= rows[
         0

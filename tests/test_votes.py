@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_models import COIN, make_scripted_folder
 
 import judge as judge_file
 import sampler
 from cli import BadInput
 from data import Pair
 from judge import Judge
-from tiny_models import COIN, make_scripted_folder
 from tournament import knockout
 from votes import (
     BOTH_ORDERS,
@@ -39,7 +39,6 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "runs" / "ranking"))
 
 from replay import play_out  # noqa: E402
-
 
 # ---- the rules ----
 

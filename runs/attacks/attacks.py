@@ -23,6 +23,9 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parents[1]), str(HERE.parents[1] / "tests")]
 
+from crafted import attacks  # noqa: E402
+from test_chat import CHATML, LLAMA3, R1, byte_level, metaspace, ordinary, special  # noqa: E402
+from tiny_models import COIN, make_scripted_folder  # noqa: E402
 from tokenizers import normalizers, pre_tokenizers  # noqa: E402
 
 import chat  # noqa: E402
@@ -30,9 +33,6 @@ import data  # noqa: E402
 from cli import BadInput  # noqa: E402
 from endpoint import disarm  # noqa: E402
 from judge import Judge  # noqa: E402
-from crafted import attacks  # noqa: E402
-from test_chat import CHATML, LLAMA3, R1, byte_level, metaspace, ordinary, special  # noqa: E402
-from tiny_models import COIN, make_scripted_folder  # noqa: E402
 
 # ---- tokenizers ----
 

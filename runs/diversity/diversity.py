@@ -10,7 +10,6 @@ are 95 % bootstrap over pairs.
 """
 
 import difflib
-import json
 import re
 import sys
 from dataclasses import dataclass

@@ -16,12 +16,12 @@ import json
 import sys
 
 import numpy as np
-
 import rl
 import world
-from judge import stable_hash
 from measure import told
 from rl import OUT, ROOT, SEEDS, THINK, difference, estimate, path_of, share
+
+from judge import stable_hash
 
 STARTS = ("weak", "mixed")  # of the teachers; transfer from the last
 FLIPPED = 0.2

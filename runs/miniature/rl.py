@@ -22,8 +22,9 @@ import numpy as np
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tiny"), str(Path(__file__).parent)]
 import world  # noqa: E402
-from judge import stable_hash  # noqa: E402
 from measure import THINKS  # noqa: E402
+
+from judge import stable_hash  # noqa: E402
 
 SEEDS = [int(seed) for seed in os.environ.get("SEEDS", "0").split()]
 STEPS, LIMIT, JOBS = (

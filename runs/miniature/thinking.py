@@ -24,7 +24,6 @@ import rl  # noqa: E402
 from baselines import parse  # noqa: E402
 from forced import kinds_of, least_squares  # noqa: E402
 from measure import THINKS, interval, load_judge, load_rows, mean, play, told  # noqa: E402
-
 from world import think  # noqa: E402  (rl.py put tiny/ on the path)
 
 WHOLE, NONE, WORD, SHUFFLED = "whole (100 %)", "none (0 %)", "one word, as often", "own, shuffled"

@@ -32,12 +32,13 @@ import numpy as np
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parents[1]), str(HERE.parents[1] / "tiny")]
 
-import cli  # noqa: E402
 import world  # noqa: E402
+from replay import pick, recorded_play  # noqa: E402
+
+import cli  # noqa: E402
 from cli import BadInput, setting  # noqa: E402
 from elo import closure  # noqa: E402
 from judge import JudgeSettings, check_judge, judge_of  # noqa: E402
-from replay import pick, recorded_play  # noqa: E402
 from votes import majority, vote_of  # noqa: E402
 
 KINDS = "points differ", "points equal"

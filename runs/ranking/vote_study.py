@@ -33,6 +33,7 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parents[1])]
 
 import replay  # noqa: E402
+
 from votes import enough  # noqa: E402
 
 VOTES = 1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32

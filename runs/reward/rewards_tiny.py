@@ -23,6 +23,7 @@ from types import SimpleNamespace
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tiny")]
 import world  # noqa: E402
+
 from data import place  # noqa: E402
 from judge import as_pair, stable_hash  # noqa: E402
 from rewards import SCALES, final_answer, group_spans, judge_reward  # noqa: E402

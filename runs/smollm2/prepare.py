@@ -23,8 +23,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "runs" / "smollm2")]
 
-import cli  # noqa: E402
 import constraints  # noqa: E402
+
+import cli  # noqa: E402
 from benchmarks import load  # noqa: E402
 from chat import encode_chat, judge_messages, load_style, load_tokenizer  # noqa: E402
 from cli import BadInput, note, setting  # noqa: E402
