@@ -18,10 +18,11 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 
 from cli import BadInput, note
-from data import Pair, items_of, question_key, uniform
-from votes import BOTH_ORDERS, first_share
-from votes import majority as leader
-from votes import vote_of as vote
+from data import Pair, items_of, question_key
+from seeding import uniform
+from verdicts import BOTH_ORDERS, first_share
+from verdicts import majority as leader
+from verdicts import vote_of as vote
 
 OUTCOMES = "right", "wrong", "tie", "inconsistent", "unparsable", "truncated"
 BEST_OF_N = (

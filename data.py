@@ -8,7 +8,6 @@ In most sets the better answer comes first: whoever shows a Pair to a judge take
 
 import csv
 import gzip
-import hashlib
 import io
 import json
 import os
@@ -20,6 +19,7 @@ from itertools import islice
 from pathlib import Path
 
 from cli import BadInput, note, parse_json
+from seeding import uniform
 
 
 @dataclass
@@ -654,10 +654,6 @@ def collect(items, limit, noun, name, dropped):
     )
     note(f"data: {len(kept)} {noun} from {name}" + (f" ({', '.join(remarks)})" if remarks else ""))
     return kept
-
-
-def uniform(key):  # in [0, 1), from a text; Python's own hash differs from process to process
-    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
 
 
 def question_key(item):

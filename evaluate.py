@@ -30,10 +30,13 @@ from typing import Literal, Optional
 import cli
 from benchmarks import BEST_OF_N, GROUPS, load, share
 from cli import BadInput, note, note_every, setting
-from data import ENDING, file_rows, uniform
-from judge import JudgeSettings, check_judge, check_same, judge_of
+from data import ENDING, file_rows
+from early_stopping import STOP_HELP, STOPS, spending
+from judge import JudgeSettings, check_judge, judge_of
 from protocol import compared, show, show_sweep, summarise
-from votes import BOTH_ORDERS, STOP_HELP, STOPS, VERDICTS, find_verdicts, spending
+from runlog import check_same, sole_writer
+from seeding import uniform
+from verdicts import BOTH_ORDERS, VERDICTS, find_verdicts
 
 CHUNK_ITEMS = 32  # judged together and written together
 SCHEDULES = {
@@ -261,7 +264,7 @@ def judged_rows(settings, items, head, load_judge):
     )
     judge, started, say = load_judge(), time.perf_counter(), note_every(30)
     judge.seed = settings.seed  # a sweep may change it
-    with cli.sole_writer(path.parent):
+    with sole_writer(path.parent):
         partial = path.with_suffix(".partial")  # a kill here leaves the rows that there were
         partial.write_text("".join(as_line(row) + "\n" for row in (head, *rows)), encoding="utf-8")
         partial.replace(path)

@@ -11,7 +11,6 @@ valid votes), whether the orders agree, and which games ended without a verdict.
 never places in a prompt. torch is imported when a model is loaded, not before.
 """
 
-import hashlib
 import json
 import os
 import re
@@ -24,33 +23,16 @@ from typing import Literal, Optional
 from tqdm import tqdm
 
 import cli
-from chat import (
-    Style,
-    default_style,
-    encode_chat,
-    judge_messages,
-    load_style,
-    load_tokenizer,
-    opens_think,
-    stop_token_ids,
-)
+from chat import encode_chat, load_tokenizer, opens_think, stop_token_ids
+from checkpoint import check_model_folder, resolve_model
 from cli import BadInput, note, note_every, setting
 from data import Pair, load_pairs, place
+from early_stopping import STOP_HELP, STOPS, enough, in_words, rounds_to_ask, spending
 from endpoint import Endpoint
-from votes import (
-    BOTH_ORDERS,
-    STOP_HELP,
-    STOPS,
-    conclude,
-    enough,
-    in_words,
-    parse_verdict,  # noqa: F401  (a judge's users look for it here)
-    read_completion,
-    read_text,
-    rounds_to_ask,
-    spending,
-    vote_of,
-)
+from runlog import check_same, own_rows, sole_writer
+from seeding import stable_hash
+from styles import Style, default_style, judge_messages, load_style
+from verdicts import BOTH_ORDERS, conclude, read_completion, read_verdict, vote_of
 
 CHUNK_PROMPTS = 512  # in one call of the sampler: bounds the memory for results; even, so that both games of a pair are in it
 CHUNK_PAIRS = 64  # of a file: judged together and written together
@@ -65,14 +47,6 @@ SUMMARY = (
     "tokens",
     "tokens_saved",
 )
-
-
-# ---- pairs ----
-
-
-def stable_hash(*texts):
-    """64 bits of texts or message lists: the same in every process, on every machine."""
-    return int(hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:16], 16)
 
 
 def as_pair(item):
@@ -120,10 +94,10 @@ class Judge:
                 None,
             )
             return
-        folder = cli.resolve_model(model) if isinstance(model, (str, Path)) else None
+        folder = resolve_model(model) if isinstance(model, (str, Path)) else None
         if folder is None and tokenizer is None:
             raise ValueError("a Model object comes without a tokenizer: pass its tokenizer as well")
-        raw = cli.check_model_folder(folder) if folder else model.config.raw
+        raw = check_model_folder(folder) if folder else model.config.raw
         style = style or default_style(folder, raw)
         self.style = style if isinstance(style, Style) else load_style(style)
         self.tokenizer = tokenizer or load_tokenizer(folder)
@@ -281,7 +255,8 @@ class Judge:
                 prompts, [stable_hash(*seed) for seed in seeds], *arguments, **options
             )
             return [[self.read_reply(reply) for reply in group] for group in replies]
-        from sampler import generate, hash64
+        from sampler import generate
+        from seeding import hash64
 
         drawn = generate(
             self.model,
@@ -302,7 +277,7 @@ class Judge:
 
     def read_reply(self, reply):
         """The record of a server's Reply; think_tokens by the share of characters, since a server counts tokens but does not show them."""
-        record, end = read_text(reply.text, self.style, reply.tokens, reply.finish_reason)
+        record, end = read_verdict(reply.text, self.style, reply.tokens, reply.finish_reason)
         return (
             record
             if end is None
@@ -375,9 +350,9 @@ def check_judge(settings):
     for name, lowest in (("num_votes", 1), ("max_completion_length", 1), ("temperature", 0)):
         if not lowest <= getattr(settings, name) < float("inf"):
             raise BadInput(f"--{name}: must be at least {lowest}, got {getattr(settings, name)}")
-    folder = None if settings.base_url else cli.resolve_model(settings.model)
+    folder = None if settings.base_url else resolve_model(settings.model)
     settings.style = settings.style or default_style(
-        folder, cli.check_model_folder(folder) if folder else {}
+        folder, check_model_folder(folder) if folder else {}
     )
     load_style(settings.style)
     return folder
@@ -559,7 +534,11 @@ def judge_file(settings, pairs, options):
     if done < len(pairs):
         judge = judge_of(settings)
         bar, say = tqdm(total=len(pairs), initial=done, unit="pair", disable=None), note_every(30)
-        with bar, open(settings.out, "a", encoding="utf-8") as file, cli.sole_writer(settings.out):
+        with (
+            bar,
+            open(settings.out, "a", encoding="utf-8") as file,
+            sole_writer(settings.out),
+        ):
             if finished(settings.out, heads, recorded)["pairs"] != done:
                 raise BadInput(f"--out: {settings.out} has grown meanwhile: call again to go on")
             for start in range(done - done % CHUNK_PAIRS, len(pairs), CHUNK_PAIRS):
@@ -608,33 +587,6 @@ def finished(path, heads, recorded):
             )
         add_row(totals, row)
     return totals
-
-
-def check_same(before, settings, path, flag):
-    """BadInput where a file was made with other settings than the present ones."""
-    for name, value in settings.items():
-        if before.get(name) != value:
-            raise BadInput(
-                f"--{name}: {path} was made with {before.get(name)!r}, not {value!r}: use that, or another {flag}"
-            )
-
-
-def own_rows(path, flag, beginning):
-    """Yields (line number, row) of a JSON-lines file that a command adds to, creating it. A last line that was cut off is removed when the
-    caller has taken all rows without complaint, if it begins as those of the command do: no other file is shortened. Raises BadInput."""
-    try:
-        with open(path, "a+b") as file:
-            file.seek(0)
-            *lines, rest = file.read().split(b"\n")
-    except OSError as error:
-        raise BadInput(
-            f"{flag}: {path} cannot be written ({error.strerror}): give another file"
-        ) from error
-    cut_off = rest.startswith(beginning[: len(rest)])
-    for number, line in enumerate(lines if cut_off else [*lines, rest], start=1):
-        yield number, cli.parse_json(line, f"{flag}: {path} line {number}")
-    if rest:
-        os.truncate(path, os.path.getsize(path) - len(rest))
 
 
 if __name__ == "__main__":

@@ -16,12 +16,11 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 from torch.nn.attention.bias import causal_lower_right
 
-from cli import BadInput, check_model_folder, resolve_model
+from checkpoint import check_model_folder, read_weights, resolve_model
 from kernels.logprob import token_logprobs
 
 MAX_SHARD_BYTES = 5_000_000_000
@@ -261,54 +260,6 @@ class Model(nn.Module):
             | (config_changes or {})
         )
         (folder / "config.json").write_text(json.dumps(raw, indent=2) + "\n")
-
-
-def read_weights(model, folder):
-    """Yields (parameter name, tensor) of a folder's safetensors; BadInput unless they are exactly the parameters of `model`."""
-    wanted, seen = dict(model.named_parameters()), set()
-    index = Path(folder) / "model.safetensors.index.json"
-    paths = sorted(Path(folder).glob("*.safetensors"))
-    if index.exists():
-        paths = [
-            Path(folder) / name
-            for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        ]
-    elif (
-        Path(folder) / "model.safetensors"
-    ).exists():  # not the adapters and second copies that may lie beside it
-        paths = [Path(folder) / "model.safetensors"]
-    for path in paths:
-        try:
-            with safe_open(path, framework="pt") as file:
-                for key in file.keys():
-                    name = key.removeprefix("model.")
-                    if name.endswith("rotary_emb.inv_freq") or (
-                        name == "lm_head.weight" and name not in wanted
-                    ):
-                        continue  # old folders store RoPE, some store a tied head a second time
-                    shape, expected = (
-                        tuple(file.get_slice(key).get_shape()),
-                        wanted.get(name, torch.empty(0)).shape,
-                    )
-                    if name not in wanted:
-                        raise BadInput(
-                            f"{path}: unexpected tensor {key!r}: the weights are not those of the architecture in config.json"
-                        )
-                    if shape != tuple(expected):
-                        raise BadInput(
-                            f"{path}: tensor {key!r} is {shape}, config.json asks for {tuple(expected)}: they do not match"
-                        )
-                    seen.add(name)
-                    yield name, file.get_tensor(key)
-        except SafetensorError as error:
-            raise BadInput(
-                f"{path}: not a whole safetensors file ({error}): download it again"
-            ) from error
-    missing = sorted(wanted.keys() - seen)
-    if missing:
-        raise BadInput(
-            f"{folder}: tensor {missing[0]!r} and {len(missing) - 1} more are missing: download the folder again"
-        )
 
 
 def compute_dtype(name, device):

@@ -23,8 +23,8 @@ from benchmarks import (
     votes_of,
 )
 from cli import BadInput
-from data import uniform
-from votes import in_words
+from early_stopping import in_words
+from seeding import uniform
 
 BASELINES = {
     "longest": 2,

@@ -19,12 +19,15 @@ import os
 import random
 import sys
 
-import cli
-from chat import default_style, encode_chat, judge_messages, load_style
+from chat import encode_chat
+from checkpoint import check_model_folder, resolve_model
 from cli import BadInput, note
 from data import Pair, conversation, load_pairs, load_questions, place
 from elo import elo
-from judge import Judge, parse_verdict, stable_hash
+from judge import Judge
+from seeding import stable_hash
+from styles import default_style, judge_messages, load_style
+from verdicts import parse_verdict
 
 SCALES = "shrunk", "win_rate", "elo"
 SHRINK = 2.0  # how many times the noise counts in `match_rewards` (runs/reward)
@@ -419,8 +422,8 @@ def check_reward(settings):
         check_base_url(settings.judge_base_url)
         load_style(settings.judge_style or "rrm")
     else:
-        folder = cli.resolve_model(settings.judge_model)
-        load_style(settings.judge_style or default_style(folder, cli.check_model_folder(folder)))
+        folder = resolve_model(settings.judge_model)
+        load_style(settings.judge_style or default_style(folder, check_model_folder(folder)))
 
 
 def load_items(settings, name, flag):

@@ -17,14 +17,17 @@ from pathlib import Path
 
 import torch
 
-from chat import decode_completion, encode_chat, format_rates, judge_messages, opens_think
-from cli import BadInput, is_embedded, note, read_json_lines
+from chat import decode_completion, encode_chat, opens_think
+from checkpoint import is_embedded
+from cli import BadInput, note, read_json_lines
 from data import Pair, balanced_orders
-from judge import Judge, as_row, stable_hash
+from judge import Judge, as_row
 from rewards import cut_answers, final_answer
-from runtime import write_whole
-from sampler import generate, hash64
-from votes import read_completion, verdict_counts, verdict_rates
+from runlog import write_whole
+from sampler import generate
+from seeding import hash64, stable_hash
+from styles import format_rates, judge_messages
+from verdicts import read_completion, verdict_counts, verdict_rates
 
 
 @dataclass

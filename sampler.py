@@ -20,10 +20,9 @@ import torch.nn.functional as F
 
 from kernels.logprob import bf16_products_allowed, row_tiles
 from kv_cache import KVCache
+from seeding import GOLDEN, MIX, hash64, signed
 
-GOLDEN = 0x9E3779B97F4A7C15  # SplitMix64 (Steele, Lea, Flood 2014): the odd step between two states
 BLOCK = 256  # entries of the vocabulary whose probabilities are added up before one of them is looked for
-MIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
 
 
 @dataclass
@@ -33,22 +32,6 @@ class Completion:
     tokens: list[int]
     logprobs: list[float]
     finish_reason: str  # "stop" | "length"
-
-
-def signed(value):
-    """A Python integer modulo 2^64 as the int64 that has its bits."""
-    return (value + 2**63) % 2**64 - 2**63
-
-
-def hash64(*numbers):
-    """Folds integers into 64 well-mixed bits, on the host: the start of a row's random stream."""
-    state = 0
-    for number in numbers:
-        state = ((state ^ number % 2**64) + GOLDEN) % 2**64
-        for shift, factor in MIX:
-            state = (state ^ state >> shift) * factor % 2**64
-        state ^= state >> 31
-    return signed(state)
 
 
 def uniforms(streams, positions):

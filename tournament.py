@@ -82,8 +82,8 @@ def draw_tree(bracket, label):
 
 def rank_settings():
     """The settings of both, as a class. A function, because nothing but the commands needs a judge."""
+    from early_stopping import STOP_HELP, STOPS
     from judge import JudgeSettings
-    from votes import STOP_HELP, STOPS
 
     @dataclass
     class RankSettings(JudgeSettings):
@@ -163,7 +163,7 @@ def cached(play, path, names):
 
 def read_cache(path):
     """{(name of i, name of j, repetition): score}. BadInput for a file of another kind."""
-    from judge import own_rows
+    from runlog import own_rows
 
     known = {}
     for number, row in own_rows(path, "--cache", b'{"i": "'):
@@ -182,8 +182,9 @@ def judged_play(settings, candidates, num_matches):
     from tqdm import tqdm
 
     from data import Pair
-    from judge import check_judge, judge_of, load_style, stable_hash
-    from votes import spending
+    from early_stopping import spending
+    from judge import check_judge, judge_of, load_style
+    from seeding import stable_hash
 
     if not (settings.query or "").strip():
         raise BadInput("--query is missing or empty: give the question that was answered")
@@ -240,7 +241,7 @@ def judged_play(settings, candidates, num_matches):
 
 def report_spent(settings, spent):
     """What --json adds where votes can be saved, {} elsewhere; noted otherwise. Matches from the cache cost nothing."""
-    from votes import in_words
+    from early_stopping import in_words
 
     spent = {name: spent[name] for name in ("games", "games_saved", "tokens", "tokens_saved")}
     if not settings.json:

@@ -26,9 +26,12 @@ from pathlib import Path
 from typing import Literal, Optional
 
 import cli
-from chat import default_style, load_style, load_tokenizer, stop_token_ids
+from chat import load_tokenizer, stop_token_ids
+from checkpoint import check_model_folder, is_embedded, resolve_model
 from cli import BadInput, note, setting
 from rewards import check_reward, load_items, load_reward
+from runlog import check_output_dir
+from styles import default_style, load_style
 
 DEFAULTS = dict(prompts_per_step=16, max_completion_length=1024, max_steps=100, learning_rate=1e-6)
 TINY_DEFAULTS = dict(
@@ -139,10 +142,10 @@ class Settings:
 
 def check(settings):
     """Everything that can be wrong before a model is loaded. Returns (settings, model folder, train items, eval items)."""
-    for name, value in (TINY_DEFAULTS if cli.is_embedded(settings.model) else DEFAULTS).items():
+    for name, value in (TINY_DEFAULTS if is_embedded(settings.model) else DEFAULTS).items():
         if getattr(settings, name) is None:
             setattr(settings, name, value)
-    if cli.is_embedded(settings.model) and settings.dtype == "auto":
+    if is_embedded(settings.model) and settings.dtype == "auto":
         settings.dtype = "float32"  # products this small are no faster in bf16
     for name, lowest in dict(
         prompts_per_step=1,
@@ -177,17 +180,17 @@ def check(settings):
     if settings.resume and not settings.output_dir:
         raise BadInput("--resume: needs --output_dir, the folder of the run to go on with")
     check_reward(settings)
-    folder = cli.resolve_model(settings.model)
-    config = cli.check_model_folder(folder)
+    folder = resolve_model(settings.model)
+    config = check_model_folder(folder)
     settings.style = settings.style or default_style(folder, config)
     if (
         settings.output_dir is not None and os.environ.get("RANK", "0") == "0"
     ):  # the others might already see what the first one writes
-        cli.check_output_dir(settings.output_dir, settings, FREE_TO_CHANGE)
+        check_output_dir(settings.output_dir, settings, FREE_TO_CHANGE)
     load_style(settings.style)
     train_data, eval_data = settings.train_data, settings.eval_data
     if train_data is None:
-        if not cli.is_embedded(settings.model) or settings.task == "solve":
+        if not is_embedded(settings.model) or settings.task == "solve":
             raise BadInput(
                 "--train_data: give preference pairs, or questions for a solver (a file, a folder or a hub name)"
             )
@@ -211,6 +214,7 @@ if __name__ == "__main__":  # arguments and files are looked at before the slow 
 import torch  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
+from distributed import Policy, load_checkpoint, load_model, save_checkpoint, start
 from model import pack_groups, packed_attention  # noqa: E402
 from rollouts import (  # noqa: E402
     drop_long,
@@ -226,19 +230,8 @@ from rollouts import (  # noqa: E402
     summarize,
     write_rollouts,
 )  # noqa: E402
-from runtime import (  # noqa: E402
-    Policy,
-    append_json_line,
-    load_checkpoint,
-    load_model,
-    newest_checkpoint,
-    open_run,
-    record,
-    reporter,
-    save_checkpoint,
-    start,
-)  # noqa: E402
-from sampler import hash64  # noqa: E402
+from runlog import append_json_line, newest_checkpoint, open_run, record, reporter  # noqa: E402
+from seeding import hash64  # noqa: E402
 
 # ------------------------------------------------------------------------------------------------------------ the algorithm
 
@@ -480,7 +473,7 @@ def update(policy, reference, optimizer, groups, settings):
 
 
 def train(settings, folder, items, held_out):
-    if cli.is_embedded(settings.model):
+    if is_embedded(settings.model):
         torch.set_num_threads(1)  # products this small are faster on one thread
     with start(settings.device, settings.dtype) as runtime:
         if settings.output_dir is None:

@@ -19,9 +19,12 @@ from pathlib import Path
 from typing import Literal, Optional
 
 import cli
-from chat import encode_chat, load_style, load_tokenizer, opens_think, stop_token_ids
+from chat import encode_chat, load_tokenizer, opens_think, stop_token_ids
+from checkpoint import check_model_folder, resolve_model
 from cli import BadInput, note, setting
 from data import conversation, text
+from runlog import check_output_dir
+from styles import load_style
 
 FREE_TO_CHANGE = ("output_dir", "save_every", "report_to", "resume")
 
@@ -82,10 +85,10 @@ def check(settings):
         raise BadInput("--resume: needs --output_dir, the folder of the run to go on with")
     if settings.judge_style:
         load_style(settings.judge_style)
-    folder = cli.resolve_model(settings.model)
-    cli.check_model_folder(folder)
+    folder = resolve_model(settings.model)
+    check_model_folder(folder)
     if settings.output_dir is not None and os.environ.get("RANK", "0") == "0":
-        cli.check_output_dir(settings.output_dir, settings, FREE_TO_CHANGE)
+        check_output_dir(settings.output_dir, settings, FREE_TO_CHANGE)
     lines = [
         (f"{settings.train_data} line {number}", row)
         for number, row in cli.read_json_lines(settings.train_data, "--train_data")
@@ -139,17 +142,10 @@ if __name__ == "__main__":  # arguments and files are looked at before the slow 
 
 import torch  # noqa: E402
 
+from checkpoint import is_embedded  # noqa: E402
+from distributed import Policy, load_checkpoint, save_checkpoint, start
 from model import pack_groups, packed_attention  # noqa: E402
-from runtime import (
-    Policy,
-    load_checkpoint,
-    newest_checkpoint,
-    open_run,
-    record,
-    reporter,
-    save_checkpoint,
-    start,
-)  # noqa: E402
+from runlog import newest_checkpoint, open_run, record, reporter  # noqa: E402
 
 
 def encode_row(prompt, completion, tokenizer, end):
@@ -248,7 +244,7 @@ def train_step(policy, optimizer, rows, settings):
 
 
 def train(settings, folder, rows):
-    if cli.is_embedded(settings.model):
+    if is_embedded(settings.model):
         torch.set_num_threads(1)
     with start(settings.device, settings.dtype) as runtime:
         if settings.output_dir is None:

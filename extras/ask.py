@@ -10,26 +10,18 @@ from typing import Literal, Optional
 
 import tqdm
 
-import cli
 import data
-from chat import (
-    decode_completion,
-    encode_chat,
-    format_rates,
-    judge_messages,
-    load_style,
-    load_tokenizer,
-    opens_think,
-    stop_token_ids,
-    task_type,
-)
+from chat import decode_completion, encode_chat, load_tokenizer, opens_think, stop_token_ids
+from checkpoint import check_model_folder, resolve_model
 from cli import BadInput, setting
 from data import load_questions
 from endpoint import Endpoint
 from extras.store import Base, named_pairs
-from judge import load_model, parse_verdict, stable_hash
+from judge import load_model
 from rewards import final_answer
-from votes import VERDICTS
+from seeding import stable_hash, uniform
+from styles import format_rates, judge_messages, load_style, task_type
+from verdicts import VERDICTS, parse_verdict
 
 CHUNK = 32  # questions that are answered and written together
 BOXING = "Please reason step by step, and put your final answer within \\boxed{}."
@@ -75,9 +67,7 @@ def sample(settings, store):
     for question in questions:
         distinct.setdefault(data.question_key(question), question)
     chosen = set(
-        sorted(distinct, key=lambda key: data.uniform(f"limit:{settings.seed}:{key}"))[
-            : settings.limit
-        ]
+        sorted(distinct, key=lambda key: uniform(f"limit:{settings.seed}:{key}"))[: settings.limit]
     )
     asked = [distinct[key] for key in distinct if key in chosen]
     failed = (answers_of_server if settings.base_url else answers_of_model)(asked, settings, store)
@@ -152,10 +142,11 @@ def checked_rows(questions, texts, finished, settings):
 
 def answers_of_model(questions, settings, store):
     """Chunks are cut by position and sampled whole, since the last bits of a logit may depend on the batch. Returns 0 failures."""
-    from sampler import generate, hash64  # torch
+    from sampler import generate
+    from seeding import hash64
 
-    folder = cli.resolve_model(settings.model)
-    context = cli.check_model_folder(folder).get("max_position_embeddings") or sys.maxsize
+    folder = resolve_model(settings.model)
+    context = check_model_folder(folder).get("max_position_embeddings") or sys.maxsize
     tokenizer, model = load_tokenizer(folder), None
     stops = stop_token_ids(tokenizer, folder)
     bar = tqdm.tqdm(total=len(questions), initial=len(store.rows), unit="question", disable=None)

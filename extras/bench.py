@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Literal, Optional
 
 import cli
+from checkpoint import check_model_folder, resolve_model
 from cli import BadInput, note, setting
 
 BENCHMARKS = "sampler", "logprob", "step", "packing", "judge", "plan"
@@ -101,8 +102,8 @@ class Settings:
 
 def model_folder(settings, scratch):
     """The folder of the model; with --random_shape one in `scratch` that holds random bf16 weights and the tokenizer of --model."""
-    folder = cli.resolve_model(settings.model)
-    cli.check_model_folder(folder)
+    folder = resolve_model(settings.model)
+    check_model_folder(folder)
     if settings.random_shape is None:
         return folder
     import torch
@@ -214,7 +215,7 @@ def bench_sampler(settings, folder, device, dtype, limits):
 def bench_judge(settings, folder, device, dtype, limits):
     import torch
 
-    from chat import judge_messages, load_tokenizer
+    from chat import load_tokenizer
     from extras.peers import (
         alternate,
         load_both,
@@ -224,7 +225,9 @@ def bench_judge(settings, folder, device, dtype, limits):
         rows_of,
     )
     from extras.plan import sizes_of
-    from judge import BOTH_ORDERS, Judge, as_pair, parse_verdict
+    from judge import BOTH_ORDERS, Judge, as_pair
+    from styles import judge_messages
+    from verdicts import parse_verdict
 
     model, peer = load_both(folder, device, dtype)
     tokenizer = load_tokenizer(folder)
@@ -393,9 +396,9 @@ def main(argv=None):
         import torch
         import transformers
 
+        from distributed import start
         from extras import bench_training
         from extras.peers import machine_limits
-        from runtime import start
 
         functions = {
             "sampler": bench_sampler,

@@ -11,8 +11,9 @@ import zlib
 import torch
 
 import train_grpo
-from chat import load_style, load_tokenizer
+from chat import load_tokenizer
 from cli import BadInput
+from distributed import Policy, start
 from extras.peers import (
     alternate,
     load_items,
@@ -28,8 +29,8 @@ from extras.plan import sizes_of
 from kernels.logprob import token_logprobs
 from model import Model, pack_groups, packed_attention
 from rollouts import make_group, roll_out
-from runtime import Policy, start
-from sampler import hash64
+from seeding import hash64
+from styles import load_style
 
 FULL_GRID = ",".join(
     f"{g}/{prompt}/{new}" for g in (4, 8, 16) for prompt in (256, 1024, 2048) for new in (128, 512)

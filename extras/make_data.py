@@ -21,11 +21,11 @@ from dataclasses import dataclass
 from typing import Optional
 
 import cli
-import data
 from cli import BadInput, note, setting
 from data import load_questions
 from extras import ask, mixture
 from extras.store import Base, Store, named_pairs
+from seeding import uniform
 
 # ---- clean, mix, report ----
 
@@ -69,7 +69,7 @@ def clean(settings, store):
         ]
         pairs, counts["contaminated"] = mixture.decontaminate(pairs, texts)
     if settings.sample:
-        pairs = sorted(pairs, key=lambda pair: data.uniform(f"sample:{settings.seed}:{pair.id}"))[
+        pairs = sorted(pairs, key=lambda pair: uniform(f"sample:{settings.seed}:{pair.id}"))[
             : settings.sample
         ]
     store.finish(

@@ -11,7 +11,8 @@ for the training; its judgments of a step come on top of the times here. The mem
 import math
 from dataclasses import dataclass
 
-from cli import BadInput, check_model_folder, resolve_model
+from checkpoint import check_model_folder, resolve_model
+from cli import BadInput
 
 # Of one H200 in bf16: peak (1e12 operations a second), its measured share in large products, read bandwidth (1e9 bytes a second)
 PEAK, PRODUCTS, BANDWIDTH = 989e12, 790e12, 4.3e12

@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Literal, Optional
 
 import cli
+from checkpoint import check_model_folder, resolve_model
 from cli import BadInput, note, setting
 from data import load_pairs
-from judge import stable_hash
+from runlog import check_output_dir
+from seeding import stable_hash
 
 FREE_TO_CHANGE = ("output_dir", "max_steps", "save_every", "report_to", "resume")
 
@@ -79,10 +81,10 @@ def check(settings):
         raise BadInput("--resume: needs --output_dir, the folder of the run to go on with")
     if settings.consistent_only and settings.judgments is None:
         raise BadInput("--consistent_only: goes with --judgments")
-    folder = cli.resolve_model(settings.model)
-    cli.check_model_folder(folder)
+    folder = resolve_model(settings.model)
+    check_model_folder(folder)
     if settings.output_dir is not None and os.environ.get("RANK", "0") == "0":
-        cli.check_output_dir(settings.output_dir, settings, FREE_TO_CHANGE)
+        check_output_dir(settings.output_dir, settings, FREE_TO_CHANGE)
     pairs = load_pairs(
         settings.train_data, keep_ties=settings.judgments is not None
     )  # judge.py has judged them all
@@ -130,18 +132,9 @@ import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 
 from chat import load_tokenizer, stop_token_ids  # noqa: E402
+from distributed import Policy, load_checkpoint, load_model, save_checkpoint, start
 from model import pack_groups, packed_attention  # noqa: E402
-from runtime import (
-    Policy,
-    load_checkpoint,
-    load_model,
-    newest_checkpoint,
-    open_run,
-    record,
-    reporter,
-    save_checkpoint,
-    start,
-)  # noqa: E402
+from runlog import newest_checkpoint, open_run, record, reporter  # noqa: E402
 from train_sft import encode_row, packs_of, row_size, row_stream, usable_rows  # noqa: E402
 
 

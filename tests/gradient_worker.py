@@ -6,7 +6,7 @@ import sys
 import torch
 from test_grpo import ADVANTAGES, made_up_groups
 
-from runtime import Policy, full, load_model, start
+from distributed import Policy, full, load_model, start
 from train_grpo import Settings, accumulate, micro_batches
 
 CASES = {

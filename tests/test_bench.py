@@ -11,10 +11,10 @@ from tiny_models import make_model_folder
 import sampler
 import train_grpo
 from cli import BadInput
+from distributed import Policy, Runtime
 from extras import bench, bench_training, peers, plan
 from model import Config, Model, pack_groups, packed_attention
 from rollouts import Group
-from runtime import Policy, Runtime
 
 CPU = torch.device("cpu")
 SMALL = "--dtype float32 --repeats 1 --device cpu --json"

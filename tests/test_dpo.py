@@ -14,10 +14,10 @@ from tiny_models import make_model_folder, make_tokenizer
 
 from cli import BadInput
 from data import Pair, load_pairs
+from distributed import Policy, Runtime
 from extras.train_dpo import Settings, add_judgments, dpo_terms, encode_pair, packs_of, train_step
-from judge import stable_hash
 from model import Model, pack_groups, packed_attention
-from runtime import Policy, Runtime
+from seeding import stable_hash
 
 torch.set_num_threads(1)
 ROOT = Path(__file__).parents[1]

@@ -12,10 +12,10 @@ from loopback import KEY, chat, text_of
 
 import endpoint
 import judge as judge_command
-from chat import load_style
 from cli import BadInput
 from endpoint import disarm
 from judge import Judge
+from styles import load_style
 
 ONE, TWO = r"\boxed{Assistant 1}", r"\boxed{Assistant 2}"
 

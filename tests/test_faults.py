@@ -16,11 +16,12 @@ from tiny_models import COIN, make_model_folder, make_scripted_folder, make_toke
 import rollouts
 import train_grpo
 import train_sft
-from chat import Style, load_style
+from distributed import Policy, Runtime
 from extras import plot, train_dpo, view
 from rollouts import game_counts, game_rates, progress_line, token_pieces, warnings_for
-from runtime import Policy, Runtime, record
+from runlog import record
 from sampler import Completion
+from styles import Style, load_style
 
 torch.set_num_threads(1)
 ROOT = Path(__file__).parents[1]

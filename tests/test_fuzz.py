@@ -17,12 +17,13 @@ from hypothesis import strategies as st
 
 import benchmarks
 import chat
-import cli
 import data
 import elo
 import evaluate
 import tournament
+from checkpoint import check_model_folder
 from cli import BadInput
+from styles import PLACEHOLDERS, VERDICT_RULES, default_style, judge_messages, load_style
 
 ROOT = Path(__file__).parents[1]
 
@@ -528,8 +529,8 @@ def test_config_files_with_any_values(folder, changes, shards):
     index.write_text(json.dumps({"weight_map": shards})) if shards is not None else index.unlink(
         missing_ok=True
     )
-    raw = result_or_bad_input(cli.check_model_folder, folder)
-    style = result_or_bad_input(chat.default_style, folder, raw) if raw else None
+    raw = result_or_bad_input(check_model_folder, folder)
+    style = result_or_bad_input(default_style, folder, raw) if raw else None
     assert (
         style is None or isinstance(style, str) and "/" not in style.removeprefix(str(folder) + "/")
     )
@@ -589,13 +590,13 @@ def test_damaged_tokenizers(folder):
 )
 def test_damaged_styles(folder, content):
     (folder / "style.txt").write_bytes(content)
-    style = result_or_bad_input(chat.load_style, folder / "style.txt")
+    style = result_or_bad_input(load_style, folder / "style.txt")
     if style:
-        assert style.verdict in chat.VERDICT_RULES and all(
-            f"{{{name}}}" in style.system + style.user for name in chat.PLACEHOLDERS
+        assert style.verdict in VERDICT_RULES and all(
+            f"{{{name}}}" in style.system + style.user for name in PLACEHOLDERS
         )
         filled = "".join(
             message["content"]
-            for message in chat.judge_messages(style, "{answer_1}", "first\\1", "{query}")
+            for message in judge_messages(style, "{answer_1}", "first\\1", "{query}")
         )
         assert filled.count("first\\1") == (style.system + style.user).count("{answer_1}")

@@ -14,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_fuzz import JSON, VALUES, damaged, fuzz, result_or_bad_input, time_limit
 
-import chat
 import cli
 import endpoint
 import evaluate
@@ -22,9 +21,10 @@ import judge
 import train_grpo
 import train_sft
 import verify
-import votes
 from cli import BadInput
 from endpoint import Passing, Reply
+from styles import judge_messages, load_style, task_type
+from verdicts import find_verdicts
 
 ROOT = Path(__file__).parents[1]
 CORE = sorted([*ROOT.glob("*.py"), *ROOT.glob("kernels/*.py")])
@@ -86,15 +86,15 @@ def slow_verdict(text, rule):
 
 @pytest.mark.parametrize("style", STYLES)
 def test_verdicts_of_any_text(style):
-    rule = chat.load_style(style).verdict
+    rule = load_style(style).verdict
 
     @fuzz(200)
     @given(st.lists(PIECES, max_size=12).map("".join) | st.text(max_size=30))
     def check(text):
         assert judge.parse_verdict(text, style) == slow_verdict(text, rule)
-        for offset, verdict in votes.find_verdicts(text, rule):
+        for offset, verdict in find_verdicts(text, rule):
             assert verdict in (1, 2) and text[offset] in "\\<"
-        kind, formed = chat.task_type(text)
+        kind, formed = task_type(text)
         assert kind in ("Reasoning", "Chat", None) and not (formed and kind is None)
 
     check()
@@ -459,9 +459,9 @@ def test_parsers_of_long_texts(unit):
         start = time.process_time()
         for style in STYLES:
             judge.parse_verdict(text, style)
-        chat.task_type(text)
+        task_type(text)
         endpoint.disarm(text)
         verify.stated_answer(text)
         verify.quick_check(text, "7"), verify.quick_check("7", text)
-        chat.judge_messages(chat.load_style("rrm"), text, text, text)
+        judge_messages(load_style("rrm"), text, text, text)
         assert time.process_time() - start < 2.5

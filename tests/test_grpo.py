@@ -13,10 +13,10 @@ import torch
 import transformers
 
 from data import Pair
+from distributed import Policy, Runtime
 from model import Model, pack_groups, packed_attention
 from rewards import load_reward, verdict_reward
 from rollouts import Group, pair_stream
-from runtime import Policy, Runtime
 from sampler import Completion
 from train_grpo import (
     Settings,

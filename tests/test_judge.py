@@ -11,9 +11,10 @@ import judge
 import sampler
 from cli import BadInput
 from data import Pair
-from judge import Judge, parse_verdict
+from judge import Judge
 from sampler import Completion
-from votes import BOTH_ORDERS, read_completion, verdict_counts, verdict_rates
+from styles import Style, judge_messages, load_style
+from verdicts import BOTH_ORDERS, parse_verdict, read_completion, verdict_counts, verdict_rates
 
 torch.set_num_threads(1)
 ONE, TWO = VERDICTS  # \boxed{Assistant 1}, \boxed{Assistant 2}
@@ -130,7 +131,7 @@ TAGGED = [
 
 @pytest.mark.parametrize("text, verdict", TAGGED)
 def test_answer_tags(text, verdict):
-    style = chat.Style("own", "answer_tag", "", "")
+    style = Style("own", "answer_tag", "", "")
     assert [parse_verdict(text, name) for name in ("rm_r1", "rm_r1_short", style)] == [verdict] * 3
     swapped = text.replace("[[A]]", "[[X]]").replace("[[B]]", "[[A]]").replace("[[X]]", "[[B]]")
     if swapped != text:
@@ -142,8 +143,8 @@ def test_the_rule_comes_from_the_style(tmp_path):
     own.write_text("verdict: answer_tag\n=== user\n{query} {answer_1} {answer_2}\n")
     assert parse_verdict(B, str(own)) == 2 and parse_verdict(ONE, str(own)) is None
     assert (
-        parse_verdict(ONE, chat.load_style("direct")) == 1
-        and parse_verdict(B, chat.load_style("direct")) is None
+        parse_verdict(ONE, load_style("direct")) == 1
+        and parse_verdict(B, load_style("direct")) is None
     )
     with pytest.raises(BadInput, match="no style is called 'rmm'"):
         parse_verdict(ONE, "rmm")
@@ -366,9 +367,7 @@ def test_one_order(monkeypatch, coin_judge):
     ]  # the first place won: an index, not a place
     prompts = calls[0][0]
     for order, prompt in zip(orders, prompts):
-        messages = chat.judge_messages(
-            coin_judge.style, "q", *(("x", "y")[index] for index in order)
-        )
+        messages = judge_messages(coin_judge.style, "q", *(("x", "y")[index] for index in order))
         assert prompt == chat.encode_chat(coin_judge.tokenizer, messages)
     stub(monkeypatch, coin_judge.tokenizer, [ONE] * 60)
     turned = coin_judge.judge(pairs[::-1], both_orders=False)

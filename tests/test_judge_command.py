@@ -14,8 +14,9 @@ import cli
 import judge
 import sampler
 from data import Pair
+from early_stopping import in_words, spending
 from judge import Judge
-from votes import conclude, in_words, spending
+from verdicts import conclude
 
 torch.set_num_threads(1)
 ROOT = Path(__file__).parents[1]

@@ -634,7 +634,7 @@ def test_no_chain_at_all_is_said(tmp_path):
     ],
 )
 def test_fates_of_chains(chain, stage, fate):
-    from chat import load_style
+    from styles import load_style
 
     assert ask.fate_of(chain, 1, load_style("rm_r1"), stage) == fate
 

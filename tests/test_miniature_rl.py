@@ -147,7 +147,7 @@ def test_the_page_prefers_many_seeds_and_lists_what_has_not_run():
 
 
 def test_a_folder_begun_with_other_settings_or_bases_is_refused(tmp_path, monkeypatch):
-    from cli import resolve_model
+    from checkpoint import resolve_model
 
     assert rl.base("mixed") == Path(resolve_model("tiny-base")).resolve()
     for name in ("base", "weak", "guesser", "solver"):

@@ -11,10 +11,11 @@ import torch
 from test_rewards import OracleJudge, longer
 from tiny_models import make_model_folder, make_scripted_folder, make_tokenizer
 
-from chat import encode_chat, judge_messages, load_style
+from chat import encode_chat
 from extras.probe import QUESTIONS, TRICKS, Settings, load_items, probe
 from judge import Judge
 from rewards import judge_reward
+from styles import judge_messages, load_style
 
 torch.set_num_threads(1)
 ROOT = Path(__file__).parents[1]

@@ -13,7 +13,7 @@ import torch
 from tiny_models import COIN, make_scripted_folder
 
 import rewards
-from chat import encode_chat, judge_messages
+from chat import encode_chat
 from data import Pair, place
 from elo import elo
 from judge import Judge, as_pair
@@ -29,7 +29,8 @@ from rewards import (
     num_matches,
     verdict_reward,
 )
-from votes import conclude
+from styles import judge_messages
+from verdicts import conclude
 
 torch.set_num_threads(1)
 ROOT = Path(__file__).parents[1]

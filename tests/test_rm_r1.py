@@ -14,9 +14,9 @@ from test_judge import BOXED, TAGGED
 
 import chat
 import cli
-from chat import format_rates, judge_messages, load_style, task_type
 from data import load_pairs
-from judge import parse_verdict
+from styles import SECTIONS, format_rates, judge_messages, load_style, task_type
+from verdicts import parse_verdict
 
 STYLES = sorted(path.stem for path in (Path(chat.__file__).parent / "prompts").glob("*.txt"))
 RM_R1 = [name for name in STYLES if name.startswith("rm_r1")]
@@ -208,7 +208,7 @@ def test_blocks_and_tags_of_the_prompts():
     for (
         kind,
         sections,
-    ) in chat.SECTIONS.items():  # the format that is asked for is the one that is checked
+    ) in SECTIONS.items():  # the format that is asked for is the one that is checked
         lines = (
             system[system.rindex(f"<type>{kind}</type>") :]
             .split("\n\n")[0]

@@ -14,10 +14,10 @@ from rubric_chains import chain, rule_of
 from tiny_models import make_model_folder
 
 import cli
-from chat import format_rates, task_type
 from extras import ask, make_data
 from extras.ask import fate_of, load_style
-from votes import parse_verdict
+from styles import format_rates, task_type
+from verdicts import parse_verdict
 
 STYLE = load_style("rm_r1")
 

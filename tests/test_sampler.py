@@ -7,7 +7,8 @@ import transformers
 import kv_cache
 import sampler
 from model import Model, pack_groups, packed_attention
-from sampler import Completion, generate, hash64, sample_tokens, signed, uniforms
+from sampler import Completion, generate, sample_tokens, uniforms
+from seeding import hash64, signed
 
 torch.set_num_threads(1)
 

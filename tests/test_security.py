@@ -33,6 +33,7 @@ import train_grpo  # noqa: E402
 from cli import BadInput  # noqa: E402
 from endpoint import Endpoint  # noqa: E402
 from judge import Judge  # noqa: E402
+from styles import default_style, judge_messages, load_style
 
 WANTED = attacks.attacks()
 SMOLLM2 = os.environ.get("RRM_SMOLLM2")
@@ -63,7 +64,7 @@ def test_attacks_forge_nothing_here_and_much_in_the_plain_way(name):
     some = WANTED[sum(name.encode()) % 9 :: 9]  # another ninth for each tokenizer
     cases = [
         (style, place)
-        for style in (chat.load_style("rm_r1_short"), GLUED)
+        for style in (load_style("rm_r1_short"), GLUED)
         for place in attacks.PLACES[:-1]
     ] + [(None, "chat")]
     counts = attacks.try_all(tokenizer_of(name), some, cases, cases[-2:])
@@ -79,7 +80,7 @@ def test_no_text_made_of_added_tokens_becomes_one(name):
     tokenizer = tokenizer_of(name)
     controls, styles = (
         attacks.controls_of(tokenizer),
-        [chat.load_style("rrm"), chat.load_style("tiny"), GLUED],
+        [load_style("rrm"), load_style("tiny"), GLUED],
     )
     tokens = sorted(tokenizer.get_added_vocab())
     pieces = st.sampled_from(
@@ -120,7 +121,7 @@ def test_the_check_of_a_prompt_would_find_faults():
     tokenizer = tokenizer_of("Qwen3-like")
     controls, style, texts = (
         attacks.controls_of(tokenizer),
-        chat.load_style("rrm"),
+        load_style("rrm"),
         ("</think><|im_end|>", "x"),
     )
     harmless, honest = (
@@ -445,7 +446,7 @@ def test_paths_inside_data_are_texts(tmp_path, watch, serve, monkeypatch, capsys
     tokenizer = tokenizer_of("Qwen3-like")
     for pair in loaded:
         ids = chat.encode_chat(
-            tokenizer, chat.judge_messages(chat.load_style("rrm"), pair.messages, *pair.answers)
+            tokenizer, judge_messages(load_style("rrm"), pair.messages, *pair.answers)
         )
         assert "the secret words" not in tokenizer.decode(ids)
     server = serve(lambda request, attempt: reply("\\boxed{Assistant 1}"))
@@ -495,12 +496,11 @@ def test_a_model_names_its_own_prompt_and_no_other_file(tmp_path, watch, name):
     )
     watch.clear()  # what the test itself wrote
     with pytest.raises(BadInput, match="judge_style"):
-        chat.default_style(tmp_path / "model", {"judge_style": name})
+        default_style(tmp_path / "model", {"judge_style": name})
     assert [entry for entry in watched if entry[0] == "open"] == []
-    own = chat.default_style(tmp_path / "model", {"judge_style": "judge_style.txt"})
+    own = default_style(tmp_path / "model", {"judge_style": "judge_style.txt"})
     assert (
-        chat.load_style(own).user == "{query}{answer_1}{answer_2}"
-        and chat.default_style(None, {}) == "rrm"
+        load_style(own).user == "{query}{answer_1}{answer_2}" and default_style(None, {}) == "rrm"
     )
 
 

@@ -12,8 +12,8 @@ import torch
 import transformers
 from tiny_models import make_model_folder, make_tokenizer
 
+from distributed import Policy, Runtime
 from model import Model, pack_groups, packed_attention
-from runtime import Policy, Runtime
 from train_sft import Settings, encode_row, learning_rate_at, packs_of, train_step
 
 torch.set_num_threads(1)

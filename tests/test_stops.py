@@ -22,9 +22,10 @@ import tournament
 import train_grpo
 import train_sft
 from cli import BadInput
+from distributed import Policy, Runtime
 from extras import train_dpo
 from judge import Judge
-from runtime import Policy, Runtime
+from runlog import sole_writer
 
 torch.set_num_threads(1)
 ROOT = Path(__file__).parents[1]
@@ -107,7 +108,7 @@ def test_a_second_process_into_the_same_folder_or_file_is_refused(folder, coin, 
         path = tmp_path / name
         path.touch() if path.suffix else path.mkdir()
         with (
-            cli.sole_writer(path),
+            sole_writer(path),
             pytest.raises(BadInput, match=f"{name}: another process is writing to it"),
         ):
             main(list(map(str, arguments)))
@@ -115,15 +116,15 @@ def test_a_second_process_into_the_same_folder_or_file_is_refused(folder, coin, 
             list(map(str, arguments))
         )  # nothing was lost, and the one that was refused has left no lock
     assert out.read_text().count("\n") == 4
-    code = "import cli, sys, time\nwith cli.sole_writer(sys.argv[1]):\n    print(flush=True)\n    time.sleep(60)"
+    code = "import cli, sys, time\nwith sole_writer(sys.argv[1]):\n    print(flush=True)\n    time.sleep(60)"
     with subprocess.Popen(
         [sys.executable, "-c", code, str(out)], cwd=ROOT, stdout=subprocess.PIPE
     ) as other:
         other.stdout.readline()
-        with pytest.raises(BadInput, match="another process"), cli.sole_writer(out):
+        with pytest.raises(BadInput, match="another process"), sole_writer(out):
             pass
         other.kill()
-    with cli.sole_writer(out):
+    with sole_writer(out):
         pass
 
 

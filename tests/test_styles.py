@@ -8,6 +8,7 @@ import pytest
 
 import chat
 from cli import BadInput
+from styles import Style, judge_messages, load_style
 
 
 def conversation(*contents):
@@ -17,15 +18,15 @@ def conversation(*contents):
 
 
 def test_the_rrm_prompt():
-    style = chat.load_style("rrm")
+    style = load_style("rrm")
     assert (style.name, style.verdict) == ("rrm", "boxed")
-    system, user = chat.judge_messages(style, "QUERY", "FIRST", "SECOND")
+    system, user = judge_messages(style, "QUERY", "FIRST", "SECOND")
     assert (system["role"], user["role"]) == ("system", "user")
     start = "## Query\n\nQUERY\n\n## Assistant responses\n\n### Assistant 1\n\nFIRST\n\n### Assistant 2\n\nSECOND\n\n## Analysis\n\n"
     assert user["content"].startswith(start) and user["content"].count("\n") == start.count("\n")
     assert user["content"].endswith(r"as \boxed{Assistant 1} or \boxed{Assistant 2}.")
     assert [f"\n{number}. " in system["content"] for number in range(1, 7)] == [True] * 5 + [False]
-    direct = chat.load_style("direct")
+    direct = load_style("direct")
     assert (
         direct.user.split("\n\n## ")[:2] == style.user.split("\n\n## ")[:2]
         and "step by step" not in direct.user
@@ -33,8 +34,8 @@ def test_the_rrm_prompt():
 
 
 def test_placeholders_inside_a_text_stay_as_they_are():
-    user = chat.judge_messages(
-        chat.load_style("rrm"),
+    user = judge_messages(
+        load_style("rrm"),
         "{answer_1}{answer_2}",
         "{answer_2} {query} \\1 \\g<0>",
         "{answer_1}",
@@ -47,21 +48,21 @@ def test_placeholders_inside_a_text_stay_as_they_are():
 
 
 def test_a_conversation_becomes_a_transcript():
-    style = chat.Style("own", "boxed", "", "{query}|{answer_1}|{answer_2}")
-    assert chat.judge_messages(style, [{"role": "user", "content": " alone "}], "a", "b") == [
+    style = Style("own", "boxed", "", "{query}|{answer_1}|{answer_2}")
+    assert judge_messages(style, [{"role": "user", "content": " alone "}], "a", "b") == [
         {"role": "user", "content": " alone |a|b"}
     ]
-    asked = chat.judge_messages(
+    asked = judge_messages(
         style, conversation("Be kind.", "Hi", "Hello", "Who {answer_1}?"), "a", "b"
     )[0]["content"]
     assert (
         asked == "System:\nBe kind.\n\nUser:\nHi\n\nAssistant:\nHello\n\nUser:\nWho {answer_1}?|a|b"
     )
     assert (
-        chat.judge_messages(style, conversation("", "Hi", "Hello")[1:], "a", "b")[0]["content"]
+        judge_messages(style, conversation("", "Hi", "Hello")[1:], "a", "b")[0]["content"]
         == "User:\nHi\n\nAssistant:\nHello|a|b"
     )
-    swapped = chat.judge_messages(
+    swapped = judge_messages(
         style, conversation("Be kind.", "Hi", "Hello", "Who {answer_1}?"), "b", "a"
     )[0]["content"]
     assert swapped == asked[:-3] + "b|a"  # nothing but the answers depends on the order
@@ -75,10 +76,10 @@ def test_a_style_of_ones_own(tmp_path):
         encoding="utf-8",
         newline="",
     )
-    style = chat.load_style(path)
-    assert style == chat.Style(str(path), "answer_tag", "", body)
-    assert chat.load_style(style.name) == style
-    assert [message["role"] for message in chat.judge_messages(style, "q", "a", "b")] == ["user"]
+    style = load_style(path)
+    assert style == Style(str(path), "answer_tag", "", body)
+    assert load_style(style.name) == style
+    assert [message["role"] for message in judge_messages(style, "q", "a", "b")] == ["user"]
 
 
 BODY = "=== user\n{query} {answer_1} {answer_2}\n"
@@ -102,12 +103,12 @@ def test_malformed_styles_name_the_place(tmp_path, text, problem):
     path = tmp_path / "bad.txt"
     path.write_text(text)
     with pytest.raises(BadInput, match=f"bad.txt.*{problem}"):
-        chat.load_style(str(path))
+        load_style(str(path))
 
 
 def test_chat_imports_no_torch():
     """Arguments and files are checked before the slow imports."""
-    command = "import sys, chat; chat.load_style('rrm'); sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    command = "import sys, chat; load_style('rrm'); sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert (
         subprocess.run([sys.executable, "-c", command], cwd=Path(chat.__file__).parent).returncode
         == 0
@@ -116,10 +117,10 @@ def test_chat_imports_no_torch():
 
 def test_unknown_styles():
     with pytest.raises(BadInput, match="no style is called 'rmm': choose one of direct, .*rrm"):
-        chat.load_style("rmm")
+        load_style("rmm")
     with pytest.raises(BadInput, match="cannot read nowhere/rrm.txt"):
-        chat.load_style("nowhere/rrm.txt")
+        load_style("nowhere/rrm.txt")
     assert all(
-        chat.load_style(path.stem).name == path.stem
+        load_style(path.stem).name == path.stem
         for path in (Path(chat.__file__).parent / "prompts").glob("*.txt")
     )

@@ -14,7 +14,8 @@ FOLDER = Path(__file__).parents[1] / "tiny"
 sys.path.insert(0, str(FOLDER))
 import world  # noqa: E402
 
-from chat import load_style, load_tokenizer  # noqa: E402
+from chat import load_tokenizer  # noqa: E402
+from styles import load_style
 
 SETS = {
     name: [json.loads(line) for line in (FOLDER / f"{name}.jsonl").read_text().splitlines()]

@@ -18,21 +18,10 @@ import judge as judge_file
 import sampler
 from cli import BadInput
 from data import Pair
+from early_stopping import RISK, STOPS, chance_of_change, enough, in_words, rounds_to_ask, spending
 from judge import Judge
 from tournament import knockout
-from votes import (
-    BOTH_ORDERS,
-    RISK,
-    STOPS,
-    chance_of_change,
-    conclude,
-    enough,
-    in_words,
-    majority,
-    rounds_to_ask,
-    spending,
-    vote_of,
-)
+from verdicts import BOTH_ORDERS, conclude, majority, vote_of
 
 torch.set_num_threads(1)
 ROOT = Path(__file__).parents[1]

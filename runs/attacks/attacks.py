@@ -33,6 +33,7 @@ import data  # noqa: E402
 from cli import BadInput  # noqa: E402
 from endpoint import disarm  # noqa: E402
 from judge import Judge  # noqa: E402
+from styles import Style, judge_messages, load_style
 
 # ---- tokenizers ----
 
@@ -228,8 +229,8 @@ MARKS = ("firstmark", "secondmark")  # harmless words, found again in the harmle
 def styles():
     """Those of prompts/, and one in which nothing stands between the texts."""
     names = sorted(path.stem for path in (HERE.parents[1] / "prompts").glob("*.txt"))
-    return [chat.load_style(name) for name in names] + [
-        chat.Style("glued", "boxed", "", "{query}{answer_1}{answer_2}")
+    return [load_style(name) for name in names] + [
+        Style("glued", "boxed", "", "{query}{answer_1}{answer_2}")
     ]
 
 
@@ -242,11 +243,11 @@ def messages_of(style, place, texts):
             {"role": "user", "content": FINE},
         ]
     if place == "conversation":
-        return chat.judge_messages(style, messages_of(None, "chat", texts), FINE, FINE)
+        return judge_messages(style, messages_of(None, "chat", texts), FINE, FINE)
     slots, first = [FINE] * 3, PLACES.index(place)
     for number, text in enumerate(texts):
         slots[(first + number) % 3] = text
-    return chat.judge_messages(style, *slots)
+    return judge_messages(style, *slots)
 
 
 # ---- from messages to ids ----

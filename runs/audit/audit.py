@@ -26,8 +26,9 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1]))
 
 import benchmarks  # noqa: E402
-from data import items_of, uniform  # noqa: E402
+from data import items_of
 from elo import fit_strengths, win_table  # noqa: E402
+from seeding import uniform  # noqa: E402
 
 FOLDS = 5
 SETS = [

@@ -15,7 +15,7 @@ import torch
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
-from cli import resolve_model  # noqa: E402
+from checkpoint import resolve_model  # noqa: E402
 from extras.bench import SHAPES, model_folder  # noqa: E402
 from extras.peers import measure, random_prompts  # noqa: E402
 from extras.plan import activation_bytes, sizes_of  # noqa: E402

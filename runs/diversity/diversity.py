@@ -24,9 +24,10 @@ sys.path.insert(0, str(HERE.parents[1]))
 
 import cli  # noqa: E402
 from cli import BadInput, setting  # noqa: E402
-from data import load_pairs, uniform  # noqa: E402
+from data import load_pairs
 from judge import Judge  # noqa: E402
-from votes import vote_of  # noqa: E402
+from seeding import uniform  # noqa: E402
+from verdicts import vote_of  # noqa: E402
 
 MOVES = {  # how often a trace turns to something else, doubts itself, sets the answers beside each other, takes the task apart
     "transition": r"\b(however|alternatively|on the other hand|next|now|moving on|turning to)\b",

@@ -10,7 +10,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 from measure import interval, load_style, mean, told  # noqa: E402
 
-from chat import encode_chat, judge_messages  # noqa: E402
+from chat import encode_chat
+from styles import judge_messages  # noqa: E402
 
 VERDICTS = "\\boxed{Assistant 1}", "\\boxed{Assistant 2}"
 ORDERS = [0, 1], [1, 0]

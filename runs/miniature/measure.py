@@ -15,10 +15,12 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
-from chat import encode_chat, judge_messages, load_style, load_tokenizer, stop_token_ids  # noqa: E402
-from cli import read_json_lines, resolve_model  # noqa: E402
-from judge import stable_hash  # noqa: E402
-from votes import read_completion  # noqa: E402
+from chat import encode_chat, load_tokenizer, stop_token_ids
+from checkpoint import resolve_model  # noqa: E402
+from cli import read_json_lines
+from seeding import stable_hash  # noqa: E402
+from styles import judge_messages, load_style  # noqa: E402
+from verdicts import read_completion  # noqa: E402
 
 THINKS = 8  # a verdict after fewer tokens is a guess (judge/think_empty)
 

@@ -21,7 +21,7 @@ import world
 from measure import told
 from rl import OUT, ROOT, SEEDS, THINK, difference, estimate, path_of, share
 
-from judge import stable_hash
+from seeding import stable_hash
 
 STARTS = ("weak", "mixed")  # of the teachers; transfer from the last
 FLIPPED = 0.2

@@ -24,7 +24,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tiny"), str(Path(__file__).parent)]
 import world  # noqa: E402
 from measure import THINKS  # noqa: E402
 
-from judge import stable_hash  # noqa: E402
+from seeding import stable_hash  # noqa: E402
 
 SEEDS = [int(seed) for seed in os.environ.get("SEEDS", "0").split()]
 STEPS, LIMIT, JOBS = (

@@ -39,7 +39,7 @@ import cli  # noqa: E402
 from cli import BadInput, setting  # noqa: E402
 from elo import closure  # noqa: E402
 from judge import JudgeSettings, check_judge, judge_of  # noqa: E402
-from votes import majority, vote_of  # noqa: E402
+from verdicts import majority, vote_of  # noqa: E402
 
 KINDS = "points differ", "points equal"
 DRAWINGS = 20  # of a ranking of each group

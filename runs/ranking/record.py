@@ -27,8 +27,9 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import cli  # noqa: E402
 from cli import BadInput, note, setting  # noqa: E402
 from data import Pair, load_questions  # noqa: E402
-from judge import JudgeSettings, check_judge, judge_of, own_rows  # noqa: E402
-from votes import vote_of  # noqa: E402
+from judge import JudgeSettings, check_judge, judge_of
+from runlog import own_rows  # noqa: E402
+from verdicts import vote_of  # noqa: E402
 
 
 @dataclass

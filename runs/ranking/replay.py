@@ -22,10 +22,11 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import cli  # noqa: E402
 from cli import BadInput, setting  # noqa: E402
+from early_stopping import STOPS, enough
 from elo import SCHEDULES, elo, intransitive_triples, run_schedule  # noqa: E402
 from extras import split_arguments  # noqa: E402
 from tournament import knockout  # noqa: E402
-from votes import STOPS, enough, first_share, majority  # noqa: E402
+from verdicts import first_share, majority  # noqa: E402
 
 VERDICTS = {
     "1": 0,

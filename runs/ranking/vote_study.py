@@ -34,7 +34,7 @@ sys.path[:0] = [str(HERE), str(HERE.parents[1])]
 
 import replay  # noqa: E402
 
-from votes import enough  # noqa: E402
+from early_stopping import enough  # noqa: E402
 
 VOTES = 1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32
 SHOWN = 3, 5, 8, 16  # of these in the table

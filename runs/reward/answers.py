@@ -21,11 +21,13 @@ sys.path[:0] = [str(ROOT), str(ROOT / "runs/reward")]
 from rewards_tiny import number, solution  # noqa: E402
 
 from chat import decode_completion, encode_chat, load_tokenizer, stop_token_ids  # noqa: E402
-from cli import read_json_lines, resolve_model  # noqa: E402
-from judge import Judge, stable_hash  # noqa: E402
+from checkpoint import resolve_model  # noqa: E402
+from cli import read_json_lines
+from judge import Judge
 from model import Model  # noqa: E402
 from rewards import final_answer  # noqa: E402
 from sampler import generate  # noqa: E402
+from seeding import stable_hash  # noqa: E402
 
 WORK = ROOT / "out/reward"  # where solver.sh writes questions.jsonl and test.jsonl
 

@@ -25,9 +25,10 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tiny")]
 import world  # noqa: E402
 
 from data import place  # noqa: E402
-from judge import as_pair, stable_hash  # noqa: E402
+from judge import as_pair
 from rewards import SCALES, final_answer, group_spans, judge_reward  # noqa: E402
-from votes import BOTH_ORDERS, conclude  # noqa: E402
+from seeding import stable_hash  # noqa: E402
+from verdicts import BOTH_ORDERS, conclude  # noqa: E402
 
 SUM = re.compile(r"(\d+)(\+|-|\*| plus | minus | times )(\d+)")
 

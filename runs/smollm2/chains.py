@@ -22,13 +22,20 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
 import cli  # noqa: E402
-from chat import encode_chat, judge_messages, load_style  # noqa: E402
+from chat import encode_chat
 from cli import BadInput, setting  # noqa: E402
-from data import load_pairs, uniform  # noqa: E402
+from data import load_pairs
 from extras.ask import VERDICTS  # noqa: E402
 from extras.store import Base, Store  # noqa: E402
-from judge import parse_verdict, stable_hash  # noqa: E402
-from votes import find_verdicts  # noqa: E402
+from seeding import (
+    stable_hash,  # noqa: E402
+    uniform,  # noqa: E402
+)
+from styles import judge_messages, load_style  # noqa: E402
+from verdicts import (
+    find_verdicts,  # noqa: E402
+    parse_verdict,
+)
 
 CHUNK = 8  # pairs sampled together and written together
 ORDERS = [0, 1], [1, 0]

@@ -27,10 +27,13 @@ import constraints  # noqa: E402
 
 import cli  # noqa: E402
 from benchmarks import load  # noqa: E402
-from chat import encode_chat, judge_messages, load_style, load_tokenizer  # noqa: E402
+from chat import encode_chat, load_tokenizer
+from checkpoint import resolve_model
 from cli import BadInput, note, setting  # noqa: E402
-from data import file_rows, load_pairs, load_questions, question_key, split_by_question, uniform  # noqa: E402
+from data import file_rows, load_pairs, load_questions, question_key, split_by_question
 from extras import mixture  # noqa: E402
+from seeding import uniform  # noqa: E402
+from styles import judge_messages, load_style  # noqa: E402
 
 TESTS = {
     "gsm8k": ("gsm8k_solutions", "gsm8k/model_solutions.jsonl"),
@@ -185,7 +188,7 @@ def main(argv=None):
     settings = cli.parse_settings(Settings, argv, description=__doc__.split("\n")[0])
     out, tokenizer, style = (
         Path(settings.out),
-        load_tokenizer(cli.resolve_model(settings.model)),
+        load_tokenizer(resolve_model(settings.model)),
         load_style(settings.style),
     )
 

@@ -22,8 +22,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "runs" / "smollm2")]
 import constraints  # noqa: E402
 from constraints import CASES, MARKS, is_met, words_of  # noqa: E402
 
-from chat import judge_messages, load_style  # noqa: E402
 from extras.ask import hinted  # noqa: E402
+from styles import judge_messages, load_style  # noqa: E402
 
 STYLE = "rm_r1"
 RULES = {

@@ -14,9 +14,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 from benchmarks import load  # noqa: E402
-from chat import judge_messages  # noqa: E402
 from data import Pair  # noqa: E402
-from judge import Judge, parse_verdict  # noqa: E402
+from judge import Judge
+from styles import judge_messages  # noqa: E402
+from verdicts import parse_verdict  # noqa: E402
 
 SETS = {
     "constraints": "pairs",

@@ -1,7 +1,7 @@
 """From a text to a verdict, from games to a judgment, and when a pair has had votes enough. No model, no torch: recorded votes are replayed
 by the same functions.
 
-    parse_verdict("<think>...</think>\\boxed{Assistant 1}", "rrm")     1
+    parse_verdict("<think>...</think>\boxed{Assistant 1}", "rrm")     1
     enough([0, 0, 0, 0], remaining=2, stop="decided")                  True: two votes cannot turn four
 
 A pair is voted on in rounds, one vote in each order, num_votes rounds at most. Before each further round the question is how likely it is
@@ -16,32 +16,25 @@ orders that differ vary less together (runs/ranking/vote_study.py).
 
 import bisect
 import functools
-import math
 import re
 from dataclasses import dataclass
 
-from chat import Style, decode_completion, load_style
+from chat import decode_completion
+from styles import Style, load_style
 
 BOXED = re.compile(r"\\boxed\{\s*Assistant ([12])\s*\}")
+
+
 ANSWER_TAG = re.compile(r"<answer>\[\[([AB])\]\]</answer>")
+
+
 VERDICTS = {
     "boxed": ("\\boxed{Assistant 1}", "\\boxed{Assistant 2}"),
     "answer_tag": ("<answer>[[A]]</answer>", "<answer>[[B]]</answer>"),
 }
+
+
 BOTH_ORDERS = [0, 1], [1, 0]
-RISK = 0.05
-STOPS = {
-    "never": -1.0,
-    "decided": 0.0,
-    "likely": RISK,
-}  # stop -> largest chance of another winner at which no more votes are asked for
-STOP_HELP = (
-    "leave out votes of a pair once they cannot change its winner (decided), or would in "
-    f"{RISK:.0%} of such cases at most (likely): for single pairs and knockouts, not for schedules that add up scores (runs/ranking)"
-)
-
-
-# ---- from a text to a verdict ----
 
 
 @functools.cache  # a training run asks for every completion
@@ -78,7 +71,7 @@ def parse_verdict(text, style):
     return places.pop() if len(places) == 1 else None
 
 
-def read_text(text, style, tokens, finish_reason):
+def read_verdict(text, style, tokens, finish_reason):
     """({verdict, status, text, tokens, think_tokens}, where in the text the thinking ends or None) of generated text with "<think>" in front.
 
     status: "valid" (there is a verdict, even if the text was cut off behind it), else "truncated" (finish_reason "length"), else
@@ -101,12 +94,12 @@ def read_text(text, style, tokens, finish_reason):
 
 
 def read_completion(tokenizer, completion, style, opened_think, stops):
-    """What a Completion says: the record of `read_text`; think_tokens counts the generated tokens before the end of the thinking."""
+    """What a Completion says: the record of `read_verdict`; think_tokens counts the generated tokens before the end of the thinking."""
     generated, opened = (
         decode_completion(tokenizer, completion.tokens, stops),
         "<think>" * opened_think,
     )
-    record, end = read_text(
+    record, end = read_verdict(
         opened + generated, style, len(completion.tokens), completion.finish_reason
     )
     if (
@@ -160,9 +153,6 @@ def verdict_rates(counts):
     }
 
 
-# ---- from games to a judgment ----
-
-
 @dataclass
 class Judgment:
     """The outcome for one pair; answers go by their index, 0 or 1, as they were given. After an early stop all of it, `consistent` and
@@ -207,60 +197,3 @@ def conclude(games):
         first is not None and first == second if all(orders) else None,
         games,
     )
-
-
-# ---- when to stop ----
-
-
-@functools.cache
-def chance_of_change(ahead, behind, remaining):
-    """The probability that the leader, now with `ahead` >= `behind` votes, does not lead any more after `remaining` further ones.
-
-    Sums the beta-binomial distribution of the leader's further votes under a uniform prior. Votes without a verdict count in neither number.
-    """
-    cast, total = ahead + behind, ahead + behind + remaining
-    return sum(
-        math.comb(remaining, more)
-        * math.comb(cast, ahead)
-        * (cast + 1)
-        / (math.comb(total, ahead + more) * (total + 1))
-        for more in range((remaining - (ahead - behind)) // 2 + 1)
-    )
-
-
-def enough(votes, remaining, stop):
-    """Whether no more votes are to be asked for, after `votes` (0, 1 or None each) and with at most `remaining` to come."""
-    lower, upper = sorted((votes.count(0), votes.count(1)))
-    return chance_of_change(upper, lower, remaining) <= STOPS[stop] or remaining == 0
-
-
-def rounds_to_ask(votes, orders, left, stop):
-    """How many rounds of one vote in each of `orders` orders, out of `left`, can be asked for at once without one too many: after fewer, no
-    outcome is enough, not even if the leader gets every vote."""
-    leader = majority(votes) or 0
-    return next(
-        rounds
-        for rounds in range(1, left + 1)
-        if enough(votes + [leader] * orders * rounds, orders * (left - rounds), stop)
-    )
-
-
-def spending(games, num_votes, orders=2):
-    """{games, games_saved, tokens, tokens_saved} of the games of a judgment. What a game that was not played would have taken nobody knows:
-    the mean of the pair's games stands for it."""
-    tokens, saved = sum(game["tokens"] for game in games), num_votes * orders - len(games)
-    return {
-        "games": len(games),
-        "games_saved": saved,
-        "tokens": tokens,
-        "tokens_saved": round(saved * tokens / len(games)),
-    }
-
-
-def in_words(spent):
-    saved = (
-        f"; {spent['games_saved']} games, about {spent['tokens_saved']} tokens saved"
-        if spent["games_saved"]
-        else ""
-    )
-    return f"{spent['games']} games, {spent['tokens']} tokens{saved}"
