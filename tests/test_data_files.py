@@ -165,7 +165,7 @@ def test_text_files(tmp_path, ending, zipped, mark):
         content = ("\r\n".join(lines) if ending == ".jsonl" else f"[{','.join(lines)}]").encode()
     path = tmp_path / f"rows{ending}{'.gz' * zipped}"
     content = mark.encode() + content
-    path.write_bytes(gzip.compress(content) if zipped else content)
+    path.write_bytes(gzip.compress(content, mtime=0) if zipped else content)
     pairs = load_pairs(path)
     same_rows(pairs)
     assert pairs[0].source == "rows"
@@ -318,7 +318,7 @@ TRL = json.dumps({"prompt": "Q", "chosen": "x", "rejected": "y"})
         ("latin.jsonl", b'{"query": "\xe9"}', ["latin.jsonl", "UTF-8", "0xe9"]),
         (
             "broken.jsonl.gz",
-            gzip.compress(OK.encode() * 50)[:-12],
+            gzip.compress(OK.encode() * 50, mtime=0)[:-12],
             ["broken.jsonl.gz", "cannot be read"],
         ),
         ("plain.jsonl.gz", OK, ["plain.jsonl.gz", "cannot be read"]),
