@@ -165,7 +165,7 @@ TABLE = b'query,a,b,label\r\nQ,x,"y, 2",1\r\n"[{""role"": ""user"", ""content"":
 @pytest.fixture(scope="module")
 def parquet():
     pyarrow = pytest.importorskip("pyarrow")
-    import pyarrow.parquet
+    pytest.importorskip("pyarrow.parquet")
 
     file = io.BytesIO()
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), file)
