@@ -116,7 +116,7 @@ def test_a_second_process_into_the_same_folder_or_file_is_refused(folder, coin, 
             list(map(str, arguments))
         )  # nothing was lost, and the one that was refused has left no lock
     assert out.read_text().count("\n") == 4
-    code = "import cli, sys, time\nwith sole_writer(sys.argv[1]):\n    print(flush=True)\n    time.sleep(60)"
+    code = "import sys, time\nfrom runlog import sole_writer\nwith sole_writer(sys.argv[1]):\n    print(flush=True)\n    time.sleep(60)"
     with subprocess.Popen(
         [sys.executable, "-c", code, str(out)], cwd=ROOT, stdout=subprocess.PIPE
     ) as other:
@@ -195,7 +195,7 @@ def test_too_little_memory_names_what_to_lower(capsys):
 def test_the_three_training_commands_name_their_own_flags():
     for script in ("train_grpo.py", "train_sft.py", "extras/train_dpo.py"):
         advice = re.search(
-            r'cli\.run\(lambda: train\(\*CHECKED\), memory=((?:\s*"[^"]*")+)',
+            r'lambda: train\(\*CHECKED\),\s*memory=((?:\s*"[^"]*")+)',
             (ROOT / script).read_text(),
         )[1]
         fields = {

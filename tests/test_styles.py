@@ -108,7 +108,7 @@ def test_malformed_styles_name_the_place(tmp_path, text, problem):
 
 def test_chat_imports_no_torch():
     """Arguments and files are checked before the slow imports."""
-    command = "import sys, chat; load_style('rrm'); sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    command = "import sys; from styles import load_style; load_style('rrm'); sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert (
         subprocess.run([sys.executable, "-c", command], cwd=Path(chat.__file__).parent).returncode
         == 0
