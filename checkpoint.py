@@ -1,4 +1,7 @@
-"""Hugging Face folders: names of models, what config.json must say, weights in and out. No torch at import."""
+"""Hugging Face folders: model names, the rules for config.json, weights in and out.
+
+This file imports no torch, so that commands check their model folder before the slow imports.
+"""
 
 import json
 from pathlib import Path
@@ -12,167 +15,260 @@ ARCHITECTURES = {
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
 }
+FIELD_TYPES = {  # checked where config.json has them
+    "model_type": str,
+    "architectures": list,
+    "rope_scaling": dict,
+    "rope_parameters": dict,
+    "layer_types": list,
+    "max_position_embeddings": int,
+}
+SIZES = (  # required
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+)
+HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]  # no pickles
+INDEX = "model.safetensors.index.json"
+MAX_SHARD_BYTES = 5_000_000_000
+
+
+# ---- names ----
 
 
 def is_embedded(name):
+    """Whether a model name is one of the models in tiny/."""
     return str(name) == "tiny" or str(name).startswith("tiny-")
 
 
 def resolve_model(name):
-    """A model name -> its local folder: a path, an embedded model (`tiny`, the judge; `tiny-base`, what it was trained from; all in tiny/)
-    or a hub name, which is downloaded once."""
-    folder = (
-        Path(__file__).parent / "tiny" / (str(name)[5:] or "judge")
-        if is_embedded(name)
-        else Path(name)
-    )
+    """Returns the local folder of a model. Raises BadInput.
+
+    name: a folder, a hub name (downloaded once, without pickled weights) or an embedded model:
+    `tiny` is the folder tiny/judge, `tiny-base` is tiny/base.
+    """
+    folder = Path(name)
+    if is_embedded(name):
+        folder = Path(__file__).parent / "tiny" / (str(name)[5:] or "judge")
     if folder.is_dir():
         return folder
     if str(name).startswith((".", "/", "~")) or str(name).count("/") != 1:
         raise BadInput(
-            f"--model: no such folder {name}: give a Hugging Face folder or a hub name such as Qwen/Qwen3-0.6B"
+            f"--model: no such folder {name}: give a Hugging Face folder or a hub name such as "
+            "Qwen/Qwen3-0.6B"
         )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    try:  # weights as safetensors only: pickles are not even downloaded
-        return Path(
-            snapshot_download(
-                name, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
-            )
-        )
+    try:
+        return Path(snapshot_download(name, allow_patterns=HUB_FILES))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0][:200]
         raise BadInput(
-            f"--model: {name} is no folder here and the hub did not give it ({reason}): check the name or the network"
+            f"--model: {name} is not a folder, and the hub did not give it ({reason}): check the "
+            "name or the network"
         ) from error
 
 
+# ---- config.json ----
+
+
 def check_model_folder(folder):
-    """The config.json of a model folder as a dict, once it is known that model.py can run it and that its weights are all there."""
-    folder = Path(folder)
-    raw = parse_json(read_text(folder / "config.json", "--model"), folder / "config.json")
-    place, kind = folder / "config.json", raw.get("model_type")
-    if "settings" in raw:
+    """Returns the config.json of a model folder as a dict.
+
+    Raises BadInput unless model.py can run the model and all of its weight files are there.
+    """
+    path = Path(folder) / "config.json"
+    config = parse_json(read_text(path, "--model"), path)
+    if "settings" in config:
         raise BadInput(
-            f"--model: {folder} is the folder of a run: give one of its checkpoints, {folder}/checkpoint-STEP"
+            f"--model: {folder} is the folder of a run: give one of its checkpoints, "
+            f"{folder}/checkpoint-STEP"
         )
-    kinds = dict(
-        model_type=str,
-        architectures=list,
-        rope_scaling=dict,
-        rope_parameters=dict,
-        layer_types=list,
-        max_position_embeddings=int,
+    for field, kind in FIELD_TYPES.items():
+        if not isinstance(config.get(field), (kind, type(None))):
+            raise BadInput(
+                f"{path}: field {field!r} is {config[field]!r:.80}: take the file from the "
+                "model's page"
+            )
+    check_architecture(config, path)
+    for feature in unsupported_features(config):
+        raise BadInput(f"{path}: {feature} is not supported: use a checkpoint without it")
+    for field in SIZES:
+        if not isinstance(config.get(field), int) or config[field] <= 0:
+            raise BadInput(
+                f"{path}: field {field!r} must be a positive integer, found "
+                f"{config.get(field)!r}: take the file from the model's page"
+            )
+    check_weight_files(Path(folder))
+    return config
+
+
+def check_architecture(config, path):
+    found = config.get("model_type")
+    if found in ARCHITECTURES:
+        expected = ARCHITECTURES[found]
+        found = (config.get("architectures") or [expected])[0]
+        if found == expected:
+            return
+    raise BadInput(
+        f"{path}: architecture {found!r} is not supported: use a Llama, Qwen2 or Qwen3 causal "
+        "language model"
     )
-    for field in kinds:
-        if not isinstance(raw.get(field), (kinds[field], type(None))):
-            raise BadInput(
-                f"{place}: field {field!r} is {raw[field]!r:.80}: take the file from the model's page"
-            )
-    if (
-        kind not in ARCHITECTURES
-        or (raw.get("architectures") or [ARCHITECTURES[kind]])[0] != ARCHITECTURES[kind]
-    ):
-        found = kind if kind not in ARCHITECTURES else raw["architectures"][0]
+
+
+def rope_parameters(config):
+    """RoPE as transformers 5 spells it, also from the fields of older folders on the hub."""
+    rope = {"rope_type": "default", "rope_theta": config.get("rope_theta", 10000.0)}
+    rope |= config.get("rope_scaling") or {}
+    rope |= config.get("rope_parameters") or {}
+    rope["rope_type"] = rope.get("type", rope["rope_type"])  # the oldest spelling
+    return rope
+
+
+def unsupported_features(config):
+    """Yields the features that a config.json asks for and model.py does not have."""
+    rope = rope_parameters(config)
+    if rope["rope_type"] not in ("default", "llama3"):
+        yield f"RoPE scaling {rope['rope_type']!r}"
+    if rope.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0)) != 1.0:
+        yield "a partial rotary embedding"
+    if config.get("use_sliding_window"):
+        yield "sliding-window attention"
+    if "sliding_attention" in (config.get("layer_types") or []):
+        yield "sliding-window attention"
+    if config.get("hidden_act", "silu") != "silu":
+        yield f"activation {config['hidden_act']!r}"
+    if config.get("quantization_config"):
+        yield "quantised weights"
+
+
+def check_weight_files(folder):
+    index = folder / INDEX
+    if not index.exists():
+        if any(folder.glob("*.safetensors")):
+            return
         raise BadInput(
-            f"{place}: architecture {found!r} is not supported: use a Llama, Qwen2 or Qwen3 causal language model"
+            f"{folder}: no *.safetensors file: pickled weights (*.bin, *.pt) are not read; "
+            "convert them to safetensors first"
         )
-    rope = (
-        {"rope_type": "default"}
-        | (raw.get("rope_scaling") or {})
-        | (raw.get("rope_parameters") or {})
-    )
-    rope_type = rope.get("type", rope["rope_type"])
-    refused = {
-        f"RoPE scaling {rope_type!r}": rope_type not in ("default", "llama3"),
-        "a partial rotary embedding": rope.get(
-            "partial_rotary_factor", raw.get("partial_rotary_factor", 1.0)
-        )
-        != 1.0,
-        "sliding-window attention": raw.get("use_sliding_window")
-        or "sliding_attention" in (raw.get("layer_types") or []),
-        f"activation {raw.get('hidden_act')!r}": raw.get("hidden_act", "silu") != "silu",
-        "quantised weights": bool(raw.get("quantization_config")),
-    }
-    for feature, present in refused.items():
-        if present:
-            raise BadInput(f"{place}: {feature} is not supported: use a checkpoint without it")
-    for field in (
-        "vocab_size",
-        "hidden_size",
-        "intermediate_size",
-        "num_hidden_layers",
-        "num_attention_heads",
-    ):
-        if not isinstance(raw.get(field), int) or raw[field] <= 0:
-            raise BadInput(
-                f"{place}: field {field!r} must be a positive integer, found {raw.get(field)!r}: take the file from the model's page"
-            )
-    index = folder / "model.safetensors.index.json"
-    if index.exists():
-        weight_map = parse_json(read_text(index, "--model"), index).get("weight_map")
-        if not isinstance(weight_map, dict) or not all(
-            isinstance(shard, str) for shard in weight_map.values()
-        ):
-            raise BadInput(
-                f"{index}: field 'weight_map' is missing or no map to file names: download the file again"
-            )
-        for shard in sorted(set(weight_map.values())):
-            if not (folder / shard).exists():
-                raise BadInput(
-                    f"{folder}: shard {shard} is missing, which {index.name} names: download the folder again"
-                )
-    elif not any(folder.glob("*.safetensors")):
+    weight_map = parse_json(read_text(index, "--model"), index).get("weight_map")
+    is_map = isinstance(weight_map, dict)
+    if not is_map or not all(isinstance(shard, str) for shard in weight_map.values()):
         raise BadInput(
-            f"{folder}: no *.safetensors file: pickled weights (*.bin, *.pt) are not read; convert them to safetensors first"
+            f"{index}: field 'weight_map' is missing or does not map tensors to file names: "
+            "download the file again"
         )
-    return raw
+    for shard in sorted(set(weight_map.values())):
+        if not (folder / shard).exists():
+            raise BadInput(
+                f"{folder}: shard {shard} of {index.name} is missing: download the folder again"
+            )
+
+
+# ---- weights ----
+
+
+def weight_files(folder):
+    """The safetensors files of a model folder that check_model_folder accepts."""
+    if (folder / INDEX).exists():
+        shards = json.loads((folder / INDEX).read_text())["weight_map"].values()
+        return [folder / shard for shard in sorted(set(shards))]
+    single = folder / "model.safetensors"
+    if single.exists():  # adapters and second copies may lie beside it
+        return [single]
+    return sorted(folder.glob("*.safetensors"))
 
 
 def read_weights(model, folder):
-    """Yields (parameter name, tensor) of a folder's safetensors; BadInput unless they are exactly the parameters of `model`."""
-    wanted, seen = dict(model.named_parameters()), set()
-    index = Path(folder) / "model.safetensors.index.json"
-    paths = sorted(Path(folder).glob("*.safetensors"))
-    if index.exists():
-        paths = [
-            Path(folder) / name
-            for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        ]
-    elif (
-        Path(folder) / "model.safetensors"
-    ).exists():  # not the adapters and second copies that may lie beside it
-        paths = [Path(folder) / "model.safetensors"]
-    for path in paths:
+    """Yields (parameter name, tensor) of a folder's weights, one tensor at a time.
+
+    Raises BadInput unless they are exactly the parameters of `model`, with their shapes.
+    """
+    shapes = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
+    seen = set()
+    for path in weight_files(Path(folder)):
         try:
             with safe_open(path, framework="pt") as file:
-                for key in file.keys():
+                for key in file.keys():  # noqa: SIM118  safe_open is not iterable
                     name = key.removeprefix("model.")
-                    if name.endswith("rotary_emb.inv_freq") or (
-                        name == "lm_head.weight" and name not in wanted
-                    ):
-                        continue  # old folders store RoPE, some store a tied head a second time
-                    shape, expected = (
-                        tuple(file.get_slice(key).get_shape()),
-                        wanted[name].shape if name in wanted else (),
+                    if name.endswith("rotary_emb.inv_freq"):
+                        continue  # old folders store the frequencies of RoPE
+                    if name == "lm_head.weight" and name not in shapes:
+                        continue  # some folders store a tied head a second time
+                    check_tensor(
+                        path, key, tuple(file.get_slice(key).get_shape()), shapes.get(name)
                     )
-                    if name not in wanted:
-                        raise BadInput(
-                            f"{path}: unexpected tensor {key!r}: the weights are not those of the architecture in config.json"
-                        )
-                    if shape != tuple(expected):
-                        raise BadInput(
-                            f"{path}: tensor {key!r} is {shape}, config.json asks for {tuple(expected)}: they do not match"
-                        )
                     seen.add(name)
                     yield name, file.get_tensor(key)
         except SafetensorError as error:
             raise BadInput(
                 f"{path}: not a whole safetensors file ({error}): download it again"
             ) from error
-    missing = sorted(wanted.keys() - seen)
+    missing = sorted(shapes.keys() - seen)
     if missing:
         raise BadInput(
-            f"{folder}: tensor {missing[0]!r} and {len(missing) - 1} more are missing: download the folder again"
+            f"{folder}: tensor {missing[0]!r} and {len(missing) - 1} more are missing: download "
+            "the folder again"
         )
+
+
+def check_tensor(path, key, shape, expected):
+    if expected is None:
+        raise BadInput(
+            f"{path}: unexpected tensor {key!r}: the weights are not those of the architecture in "
+            "config.json"
+        )
+    if shape != expected:
+        raise BadInput(
+            f"{path}: tensor {key!r} is {shape}, config.json asks for {expected}: they do not match"
+        )
+
+
+def load_weights(model, folder, device, dtype):
+    """Gives a model that was built on the meta device the weights of a folder. Raises BadInput."""
+    weights = {
+        name: tensor.to(device=device, dtype=dtype) for name, tensor in read_weights(model, folder)
+    }
+    model.load_state_dict(weights, assign=True)
+
+
+def save_model_folder(folder, weights, config, config_changes=None):
+    """Writes config.json and (sharded) safetensors that transformers and vLLM load.
+
+    weights: {parameter name: tensor}. config: the config.json that the model was loaded with.
+    """
+    from safetensors.torch import save_file  # imports torch
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    shards = split_into_shards(weights)
+    names = ["model.safetensors"]
+    if len(shards) > 1:
+        names = [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
+        weight_map = {key: name for name, shard in zip(names, shards) for key in shard}
+        write_json(folder / INDEX, {"metadata": {}, "weight_map": weight_map})
+    for name, shard in zip(names, shards):
+        save_file(shard, folder / name, metadata={"format": "pt"})
+    dtype = str(next(iter(shards[0].values())).dtype).removeprefix("torch.")
+    config = {key: value for key, value in config.items() if key != "torch_dtype"}
+    write_json(folder / "config.json", config | {"dtype": dtype} | (config_changes or {}))
+
+
+def split_into_shards(weights):
+    """[{checkpoint key: tensor on the CPU}, ...], each of at most MAX_SHARD_BYTES where it can."""
+    shards, shard_bytes = [{}], 0
+    for name, tensor in weights.items():
+        if shards[-1] and shard_bytes + tensor.nbytes > MAX_SHARD_BYTES:
+            shards.append({})
+            shard_bytes = 0
+        key = name if name.startswith("lm_head.") else "model." + name
+        shards[-1][key] = tensor.detach().cpu().contiguous()
+        shard_bytes += tensor.nbytes
+    return shards
+
+
+def write_json(path, value):
+    path.write_text(json.dumps(value, indent=2) + "\n")

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
-from checkpoint import check_model_folder, read_weights, resolve_model
+from checkpoint import check_model_folder, read_weights, resolve_model, save_model_folder
 from cli import BadInput
 from model import Config, Model, compute_dtype
 from runlog import sha256, sync, write_json
@@ -229,7 +229,7 @@ def save_checkpoint(folder, step, policy, optimizer, tokenizer, judge_style=None
             judge_style is not None and Path(judge_style).is_file()
         ):  # a prompt of the user's own travels with the model
             changes = {"judge_style": "judge_style.txt"}
-        policy.model.save_pretrained(partial, state=weights, config_changes=changes)
+        save_model_folder(partial, weights, policy.model.config.raw, changes)
         if changes.get("judge_style") == "judge_style.txt":
             shutil.copy(judge_style, partial / "judge_style.txt")
         (partial / "trainer").mkdir()

@@ -10,20 +10,21 @@ that the caller passes in, so training and sampling run the same blocks, and the
 The names of modules and parameters are those of the Hugging Face checkpoints, so loading and saving need no table.
 """
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import nn
 from torch.nn.attention.bias import causal_lower_right
 
-from checkpoint import check_model_folder, read_weights, resolve_model
+from checkpoint import (
+    check_model_folder,
+    load_weights,
+    resolve_model,
+    rope_parameters,
+    save_model_folder,
+)
 from kernels.logprob import token_logprobs
-
-MAX_SHARD_BYTES = 5_000_000_000
 
 
 @dataclass(frozen=True)
@@ -48,11 +49,6 @@ class Config:
 
     @staticmethod
     def from_dict(raw):
-        """Reads both spellings of RoPE: `rope_parameters` (transformers 5), `rope_theta` with `rope_scaling` (most folders on the hub)."""
-        rope = {"rope_type": "default", "rope_theta": raw.get("rope_theta", 10000.0)}
-        rope |= raw.get("rope_scaling") or {}
-        rope |= raw.get("rope_parameters") or {}
-        rope["rope_type"] = rope.get("type", rope["rope_type"])  # the oldest spelling
         attention_bias = bool(raw.get("attention_bias", False))
         return Config(
             vocab_size=raw["vocab_size"],
@@ -63,7 +59,7 @@ class Config:
             num_kv_heads=raw.get("num_key_value_heads") or raw["num_attention_heads"],
             head_dim=raw.get("head_dim") or raw["hidden_size"] // raw["num_attention_heads"],
             norm_eps=raw.get("rms_norm_eps", 1e-6),
-            rope=rope,
+            rope=rope_parameters(raw),
             qkv_bias=raw["model_type"] == "qwen2" or attention_bias,
             output_bias=raw["model_type"] != "qwen2" and attention_bias,
             mlp_bias=bool(raw.get("mlp_bias", False)),
@@ -220,46 +216,12 @@ class Model(nn.Module):
         config = Config.from_dict(check_model_folder(folder))
         with torch.device("meta"):
             model = Model(config)
-        loaded = {
-            name: nn.Parameter(tensor.to(device=device, dtype=dtype))
-            for name, tensor in read_weights(model, folder)
-        }
-        model.load_state_dict(loaded, assign=True)
+        load_weights(model, folder, device, dtype)
         return model
 
-    def save_pretrained(self, folder, state=None, config_changes=None):
-        """Writes config.json and (sharded) safetensors that transformers and vLLM load.
-
-        `state` replaces the model's own tensors (fp32 masters, gathered shards); `config_changes` are added to config.json.
-        """
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        shards, shard_bytes = [{}], 0
-        for name, tensor in (self.state_dict() if state is None else state).items():
-            if shards[-1] and shard_bytes + tensor.nbytes > MAX_SHARD_BYTES:
-                shards.append({})
-                shard_bytes = 0
-            name = name if name.startswith("lm_head.") else "model." + name
-            shards[-1][name] = tensor.detach().cpu().contiguous()
-            shard_bytes += tensor.nbytes
-        names = [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
-        if len(shards) == 1:
-            names = ["model.safetensors"]
-        else:
-            index = {
-                "metadata": {},
-                "weight_map": {key: name for name, shard in zip(names, shards) for key in shard},
-            }
-            (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
-        for name, shard in zip(names, shards):
-            save_file(shard, folder / name, metadata={"format": "pt"})
-        dtype = str(next(iter(shards[0].values())).dtype).removeprefix("torch.")
-        raw = (
-            {key: value for key, value in self.config.raw.items() if key != "torch_dtype"}
-            | {"dtype": dtype}
-            | (config_changes or {})
-        )
-        (folder / "config.json").write_text(json.dumps(raw, indent=2) + "\n")
+    def save_pretrained(self, folder):
+        """Writes config.json and (sharded) safetensors that transformers and vLLM load."""
+        save_model_folder(folder, self.state_dict(), self.config.raw)
 
 
 def compute_dtype(name, device):
