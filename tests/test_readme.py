@@ -1,8 +1,11 @@
-"""README.md: its links lead somewhere, its flags exist, and what it tells a reader to change can be changed and does what it says."""
+"""README.md and docs/: links lead somewhere, commands and flags exist, and every diff and code block works."""
 
 import importlib.util
 import re
+import shlex
+import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,110 +15,240 @@ import torch
 import elo
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-OF_TORCHRUN = {"nnodes", "nproc_per_node", "rdzv_backend", "rdzv_endpoint"}
+PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")), ROOT / "runs" / "README.md"]
+TORCHRUN_FLAGS = {"nnodes", "nproc_per_node", "rdzv_backend", "rdzv_endpoint"}
+OPERATORS = {"&&", "||", "|", ";", ">", "2>", "|&"}
 
 
-def changed(tmp_path, file, beginning):
-    """A module made of `file` and the README's diff that holds the line `beginning`: every line of context and every one taken out is there once."""
-    text = (ROOT / file).read_text(encoding="utf-8")
-    block = next(
-        block for block in re.findall(r"```diff\n(.*?)```", README, re.DOTALL) if beginning in block
+def read(page):
+    return page.read_text(encoding="utf-8")
+
+
+def blocks(page, language):
+    """The fenced code blocks of a page in one language ("" for those without a name)."""
+    return re.findall(rf"^```{language}\n(.*?)^```", read(page), re.DOTALL | re.MULTILINE)
+
+
+# ---- links ----
+
+
+def anchors(page):
+    """The anchors of a page's headings, as GitHub spells them."""
+    titles = re.findall(r"^#+ (.*)$", read(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", sorted(ROOT.glob("**/*.md")), ids=lambda page: page.name)
+def test_links(page):
+    if {".venv", "out", "models"} & set(page.relative_to(ROOT).parts):
+        pytest.skip("not a page of the project")
+    for target in re.findall(r"\]\((?!https?:)([^)\s]+)\)", read(page)):
+        name, _, anchor = target.partition("#")
+        path = page.parent / name if name else page
+        assert path.exists(), target
+        assert not anchor or anchor in anchors(path), target
+
+
+# ---- commands ----
+
+
+def command_lines(page):
+    """Lines of shell blocks and inline code in which a program of ours is started."""
+    text = read(page)
+    shell = "\n".join(blocks(page, "") + blocks(page, "bash")).replace("\\\n", " ")
+    inline = re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S))
+    lines = [line.removeprefix("$ ") for line in shell.splitlines()] + inline
+    return [line for line in lines if re.match(r"(\S+=\S+ )*(python|torchrun|bash) \S", line)]
+
+
+def programs(line):
+    """[(program, its arguments)] of a command line: X.py, "-m extras.X" or a shell script."""
+    words = shlex.split(line.replace("...", ""), comments=True)
+    found = []
+    while words:
+        end = next((i for i, word in enumerate(words) if word in OPERATORS), len(words))
+        part, words = words[:end], words[end + 1 :]
+        while part and part[0] not in ("python", "torchrun", "bash"):
+            part = part[1:]
+        start = next((i for i, word in enumerate(part) if word.endswith((".py", ".sh"))), None)
+        if "-m" in part:
+            start = part.index("-m") + 1
+        if start is not None:
+            found.append((part[start], part[start + 1 :]))
+    return found
+
+
+@cache
+def help_of(*command):
+    """What `--help` of a command prints."""
+    done = subprocess.run(
+        [sys.executable, *command, "--help"], cwd=ROOT, capture_output=True, text=True, timeout=120
     )
-    for hunk in re.split(r"@@.*\n", block):
-        old, new = (
-            "".join(line[1:] + "\n" for line in hunk.splitlines() if line[0] in kinds)
-            for kinds in (" -", " +")
-        )
-        assert text.count(old) == 1, old
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def known_flags(program, arguments):
+    """The text in which the flags of a program are found: its help, or its source for scripts in runs/."""
+    if program.startswith("extras."):
+        subcommands = arguments[:1] if program == "extras.make_data" else []
+        return help_of("-m", program, *subcommands)
+    if "/" not in program:
+        return help_of(program)
+    source = read(ROOT / program)
+    return "".join(f"--{name} " for name in re.findall(r"^ +(\w+): ", source, re.MULTILINE))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands(page):
+    """Every command names a file that exists, and only flags that its --help knows."""
+    pytest.importorskip("extras.bench")
+    for line in command_lines(page):
+        for program, arguments in programs(line):
+            if program in ("pip", "pytest", "http.server"):
+                continue
+            if program.startswith("extras."):
+                assert (ROOT / program.replace(".", "/")).with_suffix(".py").exists(), line
+            elif program not in ("terse.py", "X.py"):
+                assert (ROOT / program).exists(), line
+            flags = [word for word in arguments if re.match(r"--[a-z]", word)]
+            if not flags or program.endswith(".sh"):
+                continue
+            text = known_flags(program, arguments)
+            for flag in flags:
+                name = flag.partition("=")[0]
+                assert re.search(rf"{name}\b", text), f"{name} in: {line}"
+
+
+def test_flags_in_prose():
+    """A flag that a page mentions outside of a command belongs to one of our commands."""
+    pytest.importorskip("extras.bench")
+    files = [*ROOT.glob("*.py"), *ROOT.glob("extras/*.py"), *ROOT.glob("runs/**/*.py")]
+    sources = "".join(map(read, files))
+    for page in PAGES:
+        if page.name == "changes.md":  # names flags that went
+            continue
+        for flag in set(re.findall(r"--([a-z_]+)", read(page))) - TORCHRUN_FLAGS:
+            assert re.search(rf"^ +{flag}: ", sources, re.MULTILINE), f"{flag} in {page.name}"
+
+
+# ---- code blocks ----
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_blocks_run(page, monkeypatch):
+    """Python blocks run as they are, with the embedded judge; what a comment promises is printed."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    for code in blocks(page, "python"):
+        printed = []
+        scope = {"print": lambda *values: printed.append(" ".join(map(str, values)))}
+        exec(compile(code, page.name, "exec"), scope)
+        promised = re.findall(r"^print\(.*\)  # (.*)$", code, re.MULTILINE)
+        assert not promised or printed == promised
+
+
+def test_another_reward():
+    code = next(code for code in blocks(ROOT / "README.md", "python") if "verdict_reward" in code)
+    scope = {}
+    exec(code, scope)
+    texts = ["<think>a</think>\\boxed{Assistant 1}", "\\boxed{Assistant 2}"]
+    values = scope["reward"](
+        ["q", "q"], texts, right_verdict=[1, 1], style=["rrm", "rrm"], pair=None, order=None
+    )
+    assert values == pytest.approx([1 - 0.001 * len(texts[0]), -1 - 0.001 * len(texts[1])])
+
+
+# ---- diffs ----
+
+
+def diffs():
+    """{(page name, number): (file, hunks)} of all diff blocks."""
+    found = {}
+    for page in PAGES:
+        for number, block in enumerate(blocks(page, "diff")):
+            head, _, rest = block.partition("\n")
+            assert head.startswith("--- "), f"{page.name}: a diff begins with --- and its file"
+            found[page.name, number] = head[4:].strip(), re.split(r"^@@.*\n", rest, flags=re.M)
+    return found
+
+
+def apply(file, hunks):
+    """The text of a file with a diff applied; the lines that a hunk replaces are there exactly once."""
+    text = read(ROOT / file)
+    for hunk in hunks:
+        if not hunk:
+            continue
+        lines = hunk.splitlines()
+        old = "".join(line[1:] + "\n" for line in lines if line[:1] in " -")
+        new = "".join(line[1:] + "\n" for line in lines if line[:1] in " +")
+        assert text.count(old) == 1, f"{file}: not found once:\n{old}"
         text = text.replace(old, new)
+    return text
+
+
+@pytest.mark.parametrize("key", diffs(), ids=lambda key: f"{key[0]}-{key[1]}")
+def test_diffs_apply(key):
+    file, hunks = diffs()[key]
+    text = apply(file, hunks)
+    compile(text, file, "exec")
+    too_long = [line for hunk in hunks for line in hunk.splitlines() if len(line) > 101]
+    assert not too_long
+
+
+def changed(tmp_path, beginning):
+    """A module made by the diff that holds `beginning`, under a name of its own."""
+    file, hunks = next(diff for diff in diffs().values() if beginning in "".join(diff[1]))
     path = tmp_path / f"changed_{file}"
-    path.write_text(text, encoding="utf-8")
+    path.write_text(apply(file, hunks), encoding="utf-8")
     spec = importlib.util.spec_from_file_location(path.stem, path)
-    sys.modules[path.stem] = module = importlib.util.module_from_spec(
-        spec
-    )  # dataclasses look for their module there
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module  # dataclasses look for their module there
     spec.loader.exec_module(module)
     return module
 
 
-def test_links_and_flags():
-    pytest.importorskip("extras.bench")  # whose flags are among them
-    headings = {
-        re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
-        for title in re.findall(r"^#+ (.*)$", README, re.MULTILINE)
-    }
-    for target in re.findall(r"\]\((?!http)([^)]+)\)", README):
-        assert target[1:] in headings if target.startswith("#") else (ROOT / target).exists(), (
-            target
-        )
-    sources = "".join(
-        path.read_text(encoding="utf-8") for path in [*ROOT.glob("*.py"), *ROOT.glob("extras/*.py")]
-    )
-    for flag in set(re.findall(r"--([a-z_]+)", README)) - OF_TORCHRUN:
-        assert re.search(rf"^ +{flag}: ", sources, re.MULTILINE), flag
+def test_leave_one_out_by_hand(tmp_path):
+    """RLOO, arXiv 2402.14740: the reward minus the mean reward of the other completions."""
+    train_grpo = changed(tmp_path, "others")
+    rewards = torch.tensor([[1.0, -1.0, -1.0], [1.0, 1.0, 1.0]])
+    expected = torch.tensor([[2.0, -1.0, -1.0], [0.0, 0.0, 0.0]])
+    assert torch.allclose(train_grpo.group_advantages(rewards, "none"), expected)
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_gspo_by_hand(tmp_path, seed):
-    """GSPO, arXiv 2507.18071, eq. 5 to 7: the mean over sequences of min(s A, clip(s) A), s the geometric mean of the token ratios."""
-    train_grpo, generator = (
-        changed(tmp_path, "train_grpo.py", "policy_losses"),
-        torch.Generator().manual_seed(seed),
-    )
-    lengths, advantages = (
-        torch.tensor([3, 5, 2, 7]),
-        torch.tensor([1.0, -1.0, 0.5, -0.5], dtype=torch.float64),
-    )
+    """GSPO, arXiv 2507.18071, eq. 5 to 7: the mean over sequences of min(s A, clip(s) A), where s
+    is the geometric mean of the token ratios."""
+    train_grpo = changed(tmp_path, "bincount")
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.tensor([3, 5, 2, 7])
+    advantages = torch.tensor([1.0, -1.0, 0.5, -0.5], dtype=torch.float64)
     ids = torch.repeat_interleave(torch.arange(4), lengths)
     old = -torch.rand(17, dtype=torch.float64, generator=generator)
-    logprobs = (
-        old + 0.02 * torch.randn(17, dtype=torch.float64, generator=generator)
-    ).requires_grad_()
+    noise = torch.randn(17, dtype=torch.float64, generator=generator)
+    logprobs = (old + 0.02 * noise).requires_grad_()
     settings = SimpleNamespace(epsilon=3e-4, epsilon_high=4e-4, importance_cap=2.0, beta=0.0)
     weights = train_grpo.sequence_weights(lengths.double(), "grpo", 4, 17, 99)
     loss = train_grpo.grpo_loss(logprobs, old, old, None, ids, advantages, weights, settings)
+
     ratios = torch.stack([(logprobs[ids == i] - old[ids == i]).mean().exp() for i in range(4)])
-    expected = -torch.minimum(
-        ratios * advantages, ratios.clamp(1 - 3e-4, 1 + 4e-4) * advantages
-    ).mean()
-    ours, theirs = (
-        torch.autograd.grad(value, logprobs, retain_graph=True)[0] for value in (loss, expected)
-    )
-    assert (
-        torch.allclose(loss, expected, rtol=0, atol=1e-15)
-        and torch.allclose(ours, theirs, rtol=0, atol=1e-15)
-        and (ours == 0).any()
-    )
+    clipped = ratios.clamp(1 - 3e-4, 1 + 4e-4)
+    expected = -torch.minimum(ratios * advantages, clipped * advantages).mean()
+    ours = torch.autograd.grad(loss, logprobs, retain_graph=True)[0]
+    theirs = torch.autograd.grad(expected, logprobs)[0]
+    assert torch.allclose(loss, expected, rtol=0, atol=1e-15)
+    assert torch.allclose(ours, theirs, rtol=0, atol=1e-15)
+    assert (ours == 0).any()  # some sequences are clipped
 
 
 def test_another_schedule(tmp_path):
-    schedules = changed(tmp_path, "elo.py", "king")
+    """king: the winner of a match plays the next one."""
+    schedules = changed(tmp_path, "king")
     matches = schedules.run_schedule(
         6, lambda pairs: [float(i > j) for i, j in pairs], "king", games=40
     )
-    ratings, crowned = (
-        elo.elo(matches, 6),
-        next(number for number, match in enumerate(matches) if 5 in match[:2]),
-    )
+    ratings = elo.elo(matches, 6)
+    crowned = next(number for number, match in enumerate(matches) if 5 in match[:2])
     assert len(matches) == 40 and max(range(6), key=ratings.__getitem__) == 5
-    assert all(match[0] == 5 for match in matches[crowned + 1 :]) and all(
-        match[0] == max(before[:2]) for before, match in zip(matches, matches[1:])
-    )
-
-
-def test_another_reward(tmp_path):
-    code = next(
-        block
-        for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-        if "verdict_reward" in block
-    )
-    exec(code, names := {})
-    texts = ["<think>a</think>\\boxed{Assistant 1}", "\\boxed{Assistant 2}"]
-    values = names["reward"](
-        ["q", "q"], texts, right_verdict=[1, 1], style=["rrm", "rrm"], pair=None, order=None
-    )
-    assert values == [
-        pytest.approx(1 - 0.001 * len(texts[0])),
-        pytest.approx(-1 - 0.001 * len(texts[1])),
-    ]
+    assert all(match[0] == 5 for match in matches[crowned + 1 :])
+    assert all(match[0] == max(before[:2]) for before, match in zip(matches, matches[1:]))
