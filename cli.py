@@ -1,85 +1,158 @@
-"""Settings from dataclasses, `@path` and `-` values, and one clear line for bad input.
+"""Command lines: settings from dataclasses, `@path` and `-` values, one clear line for bad input.
 
-Every command of this project follows the same three rules, and they live here:
+Every command of this project follows three rules:
 
-1. The settings of a command are one dataclass; `--help` is its manual. `transformers.HfArgumentParser` does the work.
-2. A text value `@path` is read from that file and `-` from standard input (`@@x` is the literal text `@x`).
-3. Whatever the user can get wrong raises `BadInput`: one line on standard error that says where and what to do, exit code 2.
+1. Its settings are one dataclass, and `--help` is the manual.
+2. A text value `@path` is read from that file and `-` from standard input (`@@x` is the text `@x`).
+3. Whatever the user can get wrong raises `BadInput`: one line on standard error, exit code 2.
 
 This file imports no torch, so that arguments and files are checked before the slow imports start.
 """
 
+import argparse
 import dataclasses
 import difflib
+import errno
 import json
 import os
-import re
 import sys
 import time
 import traceback
+import typing
 from pathlib import Path
+
+DISK_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
 
 class BadInput(Exception):
-    """The user's input is wrong. The message is one line: place (file, line, field), problem, what to do."""
+    """Wrong input of the user. The message is one line: place (file, line, field), problem, fix."""
 
 
-def setting(default, text):
-    """A field of a settings dataclass: its default and the line that --help prints."""
-    return dataclasses.field(
-        default=default, metadata={"help": text.replace("%", "%%")}
-    )  # argparse formats it
+# ---- settings ----
 
 
-def parse_settings(settings_class, argv=None, text_fields=(), description=None):
-    """Reads command-line arguments into `settings_class`, a dataclass whose fields carry `metadata={"help": ...}`.
+def setting(default, text, group=None):
+    """A field of a settings dataclass: its default and the line that --help prints.
 
-    `text_fields` names the fields in which `@path` and `-` are replaced by the content they point to.
-    Abbreviations, repeated flags and leftover arguments are refused. Raises BadInput; `--help` exits with 0.
+    group: the heading in --help of this setting and of those after it.
     """
-    from transformers import HfArgumentParser  # 1 s, and no torch behind it
+    return dataclasses.field(default=default, metadata={"help": text, "group": group})
 
-    class Parser(HfArgumentParser):
-        def error(self, message):  # argparse would print its usage dump first
-            hint = (
-                ": a text that begins with - is written --flag=-text"
-                if message.endswith("expected one argument")
-                else ""
-            )
-            raise BadInput(f"{message}{hint} (--help lists every flag)")
 
+class Parser(argparse.ArgumentParser):
+    def error(self, message):  # argparse itself would print its usage and exit
+        if message.endswith("expected one argument"):
+            message += ": a text that begins with - is written --flag=-text"
+        raise BadInput(f"{message} (--help lists every flag)")
+
+
+def parse_settings(settings_class, argv=None, text_fields=(), description=""):
+    """Reads command-line arguments into a settings dataclass. Raises BadInput; --help exits with 0.
+
+    Dashes and underscores are alike in flags. Abbreviations and repeated flags are refused.
+    text_fields: names of the fields in which `@path` and `-` are replaced by what they point to.
+    description: the docstring of the command; --help begins with its first two paragraphs.
+    """
     argv = sys.argv[1:] if argv is None else argv
-    flags = [
-        argument.split("=")[0].replace("-", "_")
-        for argument in argv
-        if re.match(r"--[A-Za-z]", argument)
-    ]
-    parser = Parser(settings_class, description=description, allow_abbrev=False)
-    known = {option.replace("-", "_") for option in parser._option_string_actions}
-    for flag in flags:
-        if flag in known and flags.count(flag) > 1:
-            raise BadInput(f"--{flag.lstrip('_')} is given {flags.count(flag)} times: give it once")
-    settings, leftover = parser.parse_args_into_dataclasses(
-        argv, return_remaining_strings=True, look_for_args_file=False
-    )
-    if leftover:
-        name = leftover[0].split("=")[0]
-        near = difflib.get_close_matches(name.replace("-", "_"), known, n=1)
-        hint = f"did you mean --{near[0].lstrip('_')}?" if near else "--help lists every flag"
-        raise BadInput(f"unknown argument {leftover[0]!r:.200}: {hint}")
-    reads_stdin = [name for name in text_fields if getattr(settings, name) == "-"]
-    if len(reads_stdin) > 1:
-        raise BadInput(
-            f"--{reads_stdin[0]} and --{reads_stdin[1]} both read standard input: only one value can be '-'"
-        )
-    for name in text_fields:
-        if getattr(settings, name) is not None:
-            setattr(settings, name, read_value(getattr(settings, name), f"--{name}"))
+    parser = make_parser(settings_class, description)
+    flags = {f"--{field.name}" for field in dataclasses.fields(settings_class)}
+    argv = [with_underscores(argument, flags) for argument in argv]
+    check_repeated(argv, flags)
+    values, unknown = parser.parse_known_args(argv)
+    if unknown:
+        raise BadInput(f"unknown argument {unknown[0]!r:.200}: {suggestion(unknown[0], flags)}")
+    settings = settings_class(**vars(values))
+    read_text_fields(settings, text_fields)
     return settings
 
 
+def make_parser(settings_class, description):
+    parser = Parser(
+        description="\n\n".join(description.split("\n\n")[:2]),
+        usage="%(prog)s [--flag value ...]",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    types = typing.get_type_hints(settings_class)
+    groups, group = {}, "settings"
+    for field in dataclasses.fields(settings_class):
+        group = field.metadata.get("group") or group
+        if group not in groups:
+            groups[group] = parser.add_argument_group(group)
+        text = field.metadata.get("help", "")
+        if field.default not in (None, "") and field.default is not False:
+            text += f" (default: {field.default})"
+        groups[group].add_argument(
+            f"--{field.name}",
+            default=field.default,
+            help=text.replace("%", "%%"),  # argparse formats it
+            **type_options(types[field.name]),
+        )
+    return parser
+
+
+def type_options(hint):
+    """What argparse needs for a field of type bool, int, float, str, Literal or Optional of one."""
+    if type(None) in typing.get_args(hint):  # Optional[int] is Union[int, None]
+        hint = next(kind for kind in typing.get_args(hint) if kind is not type(None))
+    if typing.get_origin(hint) is typing.Literal:
+        return {"choices": typing.get_args(hint)}
+    if hint is bool:  # --flag, --flag true, --flag false
+        return {"type": as_bool, "nargs": "?", "const": True, "metavar": "false"}
+    return {"type": hint, "metavar": {int: "N", float: "X", str: "TEXT"}[hint]}
+
+
+def as_bool(text):
+    if text.lower() in ("true", "yes", "1"):
+        return True
+    if text.lower() in ("false", "no", "0"):
+        return False
+    raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+
+
+def with_underscores(argument, flags):
+    """--num-votes=3 -> --num_votes=3; anything but a known flag stays as it is."""
+    name, equals, value = argument.partition("=")
+    name = name.replace("-", "_").replace("__", "--", 1)
+    return name + equals + value if name in flags else argument
+
+
+def check_repeated(argv, flags):
+    names = [argument.split("=")[0] for argument in argv]
+    for name in names:
+        if name in flags and names.count(name) > 1:
+            raise BadInput(f"{name} is given {names.count(name)} times: give it once")
+
+
+def suggestion(argument, flags):
+    """A hint for an unknown argument: the flag that was probably meant."""
+    name = argument.split("=")[0].replace("-", "_").strip("_")
+    known = [flag.removeprefix("--") for flag in flags]
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
+    longer = [flag for flag in known if len(name) > 2 and name in flag.split("_")]
+    if not argument.startswith("-") or not close and len(longer) != 1:
+        return "--help lists every flag"
+    return f"did you mean --{(close or longer)[0]}?"
+
+
+# ---- values and files ----
+
+
+def read_text_fields(settings, names):
+    from_stdin = [name for name in names if getattr(settings, name) == "-"]
+    if len(from_stdin) > 1:
+        raise BadInput(
+            f"--{from_stdin[0]} and --{from_stdin[1]} both read standard input: only one value "
+            "can be '-'"
+        )
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None:
+            setattr(settings, name, read_value(value, f"--{name}"))
+
+
 def read_value(value, flag):
-    """A literal text, or the content of the file named by `@path`, or standard input for `-`; one final newline is dropped."""
+    """The text that a value stands for (rule 2 above); one final newline is dropped."""
     if value.startswith("@@"):
         return value[1:]
     if value == "-":
@@ -108,7 +181,7 @@ def read_text(path, flag):
 
 
 def parse_json(text, place, kind=(dict,)):
-    """One JSON value of an expected kind; `place` (such as `pairs.jsonl line 3`) opens the message of BadInput."""
+    """One JSON value of an expected kind; `place` (as `pairs.jsonl line 3`) opens the BadInput."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -116,29 +189,33 @@ def parse_json(text, place, kind=(dict,)):
             f"{place}: not valid JSON ({error}): each line must be one whole JSON object"
         ) from error
     if not isinstance(value, kind):
-        wanted = " or ".join({dict: "an object", list: "a list", str: "a string"}[k] for k in kind)
-        raise BadInput(f"{place}: expected {wanted}, got {type(value).__name__}")
+        names = {dict: "an object", list: "a list", str: "a string"}
+        expected = " or ".join(names[k] for k in kind)
+        raise BadInput(f"{place}: expected {expected}, got {type(value).__name__}")
     return value
 
 
 def read_json_lines(path, flag="file", kind=(dict,)):
     """Yields (line number from 1, JSON value) of a JSON-lines file; blank lines are passed over.
 
-    Lines are cut at "\\n" alone: `str.splitlines` would also cut inside strings, at U+2028 for one.
+    Lines end at "\\n" alone: `str.splitlines` would also cut inside strings, at U+2028 for one.
     """
     for number, line in enumerate(read_text(path, flag).split("\n"), start=1):
         if line.strip():
             yield number, parse_json(line, f"{path} line {number}", kind)
 
 
+# ---- messages and failures ----
+
+
 def note(message):
-    """Everything that is not a result goes to standard error; of several processes the first one speaks."""
+    """Prints what is not a result to standard error; of several processes only the first speaks."""
     if os.environ.get("RANK", "0") == "0":
         print(message, file=sys.stderr, flush=True)
 
 
 def note_every(seconds):
-    """A `note` for long work that no progress bar shows: it says nothing until so many seconds have gone by since its last line."""
+    """A `note` for long work without a progress bar: silent until so many seconds have passed."""
     last = time.monotonic()
 
     def say(message):
@@ -150,36 +227,21 @@ def note_every(seconds):
     return say
 
 
-FAILURES = {  # while running, as Python, PyTorch, safetensors or the system name them, and what to do
-    r"OutOfMemoryError|MemoryError|can't allocate memory": "{memory}",
-    r"No space left|File too large|Disk quota": "make room and call again; a training goes on with --resume",
-    "FloatingPointError": "",
-}
-
-
-def interrupted(kind, error, trace):
-    """Of sys.excepthook: Ctrl-C while a script still imports."""
-    if kind is not KeyboardInterrupt:
-        return sys.__excepthook__(kind, error, trace)
-    note("interrupted")
-    os._exit(130)
-
-
 def run(main, memory="use a smaller model or lower --max_completion_length"):
-    """Runs a command's main function, returns what it returns, and turns its failures into one line and an exit code: 2 bad input, 1 what
-    FAILURES lists (`memory`: what to do where there is too little), 130 Ctrl-C. Any other exception keeps its traceback and Python's exit code 1.
+    """Runs a command's main function and returns what it returns.
+
+    Known failures become one line and an exit code: 2 for bad input, 130 for Ctrl-C, 1 for too
+    little memory (`memory` says what to do), a full disk, numbers that are not finite and a closed
+    pipe. Any other exception keeps its traceback and Python's exit code 1.
     """
     sys.excepthook = interrupted
-    name = Path(sys.argv[0]).name
     try:
         result = main()
         sys.stdout.flush()
         return result
     except BadInput as error:
-        if (
-            os.environ.get("LOCAL_RANK", "0") == "0"
-        ):  # once a machine: its files may be what is wrong
-            print(f"{name}: " + " ".join(str(error).split()), file=sys.stderr, flush=True)
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # once a machine: its files may be wrong
+            print_failure(" ".join(str(error).split()))
         sys.exit(2)
     except BrokenPipeError:  # the reader (head, less) has seen enough
         sys.stderr.close()
@@ -188,20 +250,44 @@ def run(main, memory="use a smaller model or lower --max_completion_length"):
         note("interrupted")
         sys.exit(130)
     except Exception as error:
-        told = f"{type(error).__name__}: {error}"
-        found = next((cause for cause in FAILURES if re.search(cause, told)), None)
-        if found is None:
+        advice = advice_on(error, memory)
+        if advice is None:
             raise
-        here = [
-            frame
-            for frame in traceback.extract_tb(error.__traceback__)
-            if Path(frame.filename).resolve().parent == Path(__file__).resolve().parent
-        ][-1]
-        told, advice = " ".join(told.split())[:500], FAILURES[found].format(memory=memory)
-        print(
-            f"{name}: {told} ({Path(here.filename).name} line {here.lineno})"
-            + f": {advice}" * bool(advice),
-            file=sys.stderr,
-            flush=True,
-        )
+        print_failure(describe(error) + advice)
         sys.exit(1)
+
+
+def interrupted(kind, error, trace):
+    """sys.excepthook: handles Ctrl-C while a script still imports."""
+    if kind is not KeyboardInterrupt:
+        return sys.__excepthook__(kind, error, trace)
+    note("interrupted")
+    os._exit(130)
+
+
+def advice_on(error, memory):
+    """What to do about a failure that is not a bug in the code; None for every other exception."""
+    if isinstance(error, FloatingPointError):
+        return ""  # its message says what to do
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return f": {memory}"  # torch.OutOfMemoryError goes by name: torch may not be imported
+    if isinstance(error, RuntimeError) and "can't allocate memory" in str(error):
+        return f": {memory}"  # PyTorch on a CPU
+    # safetensors has no errno; its text holds "(os error 28)"
+    number = getattr(error, "errno", None)
+    if number in DISK_FULL or any(f"(os error {code})" in str(error) for code in DISK_FULL):
+        return ": make room and call again; a training goes on with --resume"
+    return None
+
+
+def describe(error):
+    """An exception on one line, with the last line of this project that it passed through."""
+    text = " ".join(f"{type(error).__name__}: {error}".split())[:500]
+    root = Path(__file__).resolve().parent
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if Path(frame.filename).resolve().parent == root]
+    return f"{text} ({Path(own[-1].filename).name} line {own[-1].lineno})"
+
+
+def print_failure(text):
+    print(f"{Path(sys.argv[0]).name}: {text}", file=sys.stderr, flush=True)

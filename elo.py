@@ -423,7 +423,7 @@ def main(argv=None):
     @dataclass
     class Settings(rank_settings()):
         schedule: Literal[SCHEDULES] = setting(
-            "full", "which matches to play: see run_schedule in elo.py"
+            "full", "which matches to play: see run_schedule in elo.py", group="matches"
         )
         games: Optional[int] = setting(
             None, "matches in total; default: 3 per candidate, full: every pair once"
@@ -434,9 +434,7 @@ def main(argv=None):
             "right, tie); with --candidates, i and j are numbers of its answers, from 0",
         )
 
-    settings = cli.parse_settings(
-        Settings, argv, text_fields=("query",), description=__doc__.split("\n")[0]
-    )
+    settings = cli.parse_settings(Settings, argv, text_fields=("query",), description=__doc__)
     candidates, spent = read_candidates(settings.candidates) if settings.candidates else None, {}
     if settings.matches is not None:
         if settings.query is not None or settings.cache is not None:

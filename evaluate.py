@@ -63,6 +63,7 @@ class Settings(JudgeSettings):
     benchmark: Optional[str] = setting(
         None,
         f"one of {', '.join(GROUPS)}; pairs = any preference set, or questions with candidates and scores",
+        group="what to evaluate",
     )
     data: Optional[str] = setting(
         None, "its official files (paths joined by commas), or a hub name"
@@ -76,6 +77,7 @@ class Settings(JudgeSettings):
         "auto",
         "which matches to play among N answers: pairs = each better against each worse one, elo = all against all, the others "
         "as in tournament.py and elo.py; auto: elo for gsm8k_solutions and rewardbench2, else pairs",
+        group="how to judge",
     )
     games: Optional[int] = setting(
         None, "matches an item, for random, halving, leaders and swiss; default: 3 for each answer"
@@ -90,7 +92,9 @@ class Settings(JudgeSettings):
         False,
         "read the verdict token's probability after the thinking: one more pass over every completion",
     )
-    limit: Optional[int] = setting(None, "this many items, drawn by a hash of seed and id")
+    limit: Optional[int] = setting(
+        None, "this many items, drawn by a hash of seed and id", group="run"
+    )
     output_dir: Optional[str] = setting(
         None,
         "where results.json goes; default: new each time, under out/ (with --predictions: nowhere)",
@@ -543,7 +547,7 @@ def swept(settings):
 
 
 def main(argv=None):
-    settings = cli.parse_settings(Settings, argv, description=__doc__.split("\n")[0])
+    settings = cli.parse_settings(Settings, argv, description=__doc__)
     earlier = settings.predictions and read_result(
         settings.predictions, "--predictions", settings.benchmark
     )

@@ -323,7 +323,7 @@ class JudgeSettings:
     """What every command takes that judges."""
 
     model: str = setting(
-        "tiny", "the judge: Hugging Face folder or hub name; tiny = the embedded one"
+        "tiny", "the judge: Hugging Face folder or hub name; tiny = the embedded one", group="judge"
     )
     base_url: Optional[str] = setting(
         None, "OpenAI-compatible server, where --model is a name; the key comes from OPENAI_API_KEY"
@@ -332,7 +332,7 @@ class JudgeSettings:
         None,
         "judging prompt: a name in prompts/ or a file; default: that of the model's training, else rrm",
     )
-    num_votes: int = setting(1, "completions in each order")
+    num_votes: int = setting(1, "completions in each order", group="sampling")
     temperature: float = setting(0.6, "sampling temperature; 0 = greedy")
     max_completion_length: int = setting(1024, "tokens of a completion at most, thinking included")
     seed: int = setting(0, "decides sampling and all else that is random")
@@ -375,7 +375,9 @@ def judge_of(settings):
 @dataclass
 class Settings(JudgeSettings):
     query: Optional[str] = setting(
-        None, "what was asked; @path reads a file, - standard input (so for --a and --b)"
+        None,
+        "what was asked; @path reads a file, - standard input (so for --a and --b)",
+        group="what to judge",
     )
     a: Optional[str] = setting(None, "one answer")
     b: Optional[str] = setting(None, "the other answer")
@@ -387,7 +389,7 @@ class Settings(JudgeSettings):
         None,
         "with --pairs: JSON lines, one judgment each; if the file is there, what it lacks is added",
     )
-    stop: Literal[tuple(STOPS)] = setting("never", STOP_HELP)
+    stop: Literal[tuple(STOPS)] = setting("never", STOP_HELP, group="how to judge")
     one_order: bool = setting(
         False,
         "judge in one order, chosen by the pair's id, instead of both: half the work, consistency unknown",
@@ -481,7 +483,7 @@ def show(judgment):
 
 def main(argv=None):
     settings = cli.parse_settings(
-        Settings, argv, text_fields=("query", "a", "b"), description=__doc__.split("\n")[0]
+        Settings, argv, text_fields=("query", "a", "b"), description=__doc__
     )
     pairs = check(settings)
     options = (

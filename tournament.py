@@ -87,12 +87,14 @@ def rank_settings():
 
     @dataclass
     class RankSettings(JudgeSettings):
-        query: Optional[str] = setting(None, "what was asked; @path reads a file, - standard input")
+        query: Optional[str] = setting(
+            None, "what was asked; @path reads a file, - standard input", group="what to rank"
+        )
         candidates: Optional[str] = setting(
             None,
             "answers, one a line: JSON lines (strings, or objects with response or text) or plain text",
         )
-        stop: Literal[tuple(STOPS)] = setting("never", STOP_HELP)
+        stop: Literal[tuple(STOPS)] = setting("never", STOP_HELP, group="how to rank")
         cache: Optional[str] = setting(
             None,
             "JSON lines of judged matches: read first, then added to; resumes, and serves other schedules",
@@ -259,7 +261,7 @@ def shown(text, width=60):
 
 def main(argv=None):
     settings = cli.parse_settings(
-        rank_settings(), argv, text_fields=("query",), description=__doc__.split("\n")[0]
+        rank_settings(), argv, text_fields=("query",), description=__doc__
     )
     if settings.candidates is None:
         raise BadInput("--candidates is missing: give a file with one answer a line")

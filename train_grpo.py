@@ -46,6 +46,7 @@ class Settings:
     model: str = setting(
         "tiny-base",
         "Hugging Face folder or hub name; tiny-base = the embedded model of 0.9 M parameters",
+        group="model and data",
     )
     train_data: Optional[str] = setting(
         None, "preference pairs: a file, a folder or a hub name (formats: see data.py)"
@@ -62,6 +63,7 @@ class Settings:
         "verdict",
         "for a judge: verdict (+1 right, -1 not), consistency (right in both orders of a pair); for a solver: "
         "answer (1 if it equals the reference), judge (a judge compares); or MODULE:FUNCTION, which runs code of yours",
+        group="reward",
     )
     task: Literal["auto", "judge", "solve"] = setting(
         "auto", "learn to judge pairs or to solve questions; auto: solve for answer and judge"
@@ -84,7 +86,7 @@ class Settings:
     judge_max_completion_length: int = setting(1024, "tokens of a judgment at most")
     # rollouts
     prompts_per_step: Optional[int] = setting(
-        None, "prompts a step, over all processes (default 16, tiny 32)"
+        None, "prompts a step, over all processes (default 16, tiny 32)", group="rollout"
     )
     num_generations: int = setting(8, "completions of each prompt: the group")
     max_completion_length: Optional[int] = setting(
@@ -95,7 +97,9 @@ class Settings:
     )
     # optimisation
     max_steps: Optional[int] = setting(
-        None, "steps, each with num_iterations updates (default 100, tiny 150)"
+        None,
+        "steps, each with num_iterations updates (default 100, tiny 150)",
+        group="optimisation",
     )
     learning_rate: Optional[float] = setting(None, "of AdamW, constant (default 1e-6, tiny 1e-4)")
     beta: float = setting(
@@ -126,7 +130,7 @@ class Settings:
         False, "keep block inputs only, compute the rest again: less memory, a third more time"
     )
     # the run
-    eval_every: int = setting(50, "steps between evaluations; 0 = never")
+    eval_every: int = setting(50, "steps between evaluations; 0 = never", group="run")
     eval_limit: int = setting(200, "held-out pairs judged at most")
     save_every: int = setting(50, "steps between checkpoints; the last step is always saved")
     resume: bool = setting(False, "go on from the newest checkpoint in output_dir, or start there")
@@ -207,9 +211,7 @@ def check(settings):
 
 
 if __name__ == "__main__":  # arguments and files are looked at before the slow imports below
-    CHECKED = cli.run(
-        lambda: check(cli.parse_settings(Settings, description=__doc__.split("\n")[0]))
-    )
+    CHECKED = cli.run(lambda: check(cli.parse_settings(Settings, description=__doc__)))
 
 import torch  # noqa: E402
 from tqdm import tqdm  # noqa: E402

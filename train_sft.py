@@ -31,10 +31,10 @@ FREE_TO_CHANGE = ("output_dir", "save_every", "report_to", "resume")
 
 @dataclass
 class Settings:
-    model: str = setting("tiny-base", "Hugging Face folder or hub name")
+    model: str = setting("tiny-base", "Hugging Face folder or hub name", group="model and data")
     train_data: Optional[str] = setting(None, "JSON lines of messages, or of prompt and completion")
     output_dir: Optional[str] = setting(None, "folder of the run; new under out/ if not given")
-    max_steps: int = setting(100, "optimizer steps")
+    max_steps: int = setting(100, "optimizer steps", group="optimisation")
     batch_size: int = setting(128, "rows a step, over all processes")
     learning_rate: float = setting(5e-6, "of AdamW, at its highest")
     warmup_steps: int = setting(0, "steps of linear warm-up")
@@ -54,6 +54,7 @@ class Settings:
     judge_style: Optional[str] = setting(
         None,
         "judging prompt that the rows use: written into config.json, so that judge.py takes it by default",
+        group="run",
     )
     save_every: int = setting(100, "steps between checkpoints; the last step is always saved")
     resume: bool = setting(False, "go on from the newest checkpoint in output_dir, or start there")
@@ -136,9 +137,7 @@ def read_row(row, place):
 
 
 if __name__ == "__main__":  # arguments and files are looked at before the slow imports below
-    CHECKED = cli.run(
-        lambda: check(cli.parse_settings(Settings, description=__doc__.split("\n")[0]))
-    )
+    CHECKED = cli.run(lambda: check(cli.parse_settings(Settings, description=__doc__)))
 
 import torch  # noqa: E402
 

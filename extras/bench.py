@@ -384,7 +384,7 @@ def show(rows):
 def main(argv=None):
     name, *flags = (sys.argv[1:] if argv is None else argv) or ["none"]
     flags = [name] * (name in ("-h", "--help")) + flags
-    settings = cli.parse_settings(Settings, flags, description=__doc__.split("\n")[0])
+    settings = cli.parse_settings(Settings, flags, description=__doc__)
     if name not in BENCHMARKS:
         raise BadInput(f"say first which: {', '.join(BENCHMARKS)}")
     check(settings, name)

@@ -299,7 +299,7 @@ def main(argv=None):
     settings = cli.parse_settings(
         Settings,
         flags,
-        description="python -m extras.plot RUN... [--out FILE]: " + __doc__.split("\n")[0],
+        description=__doc__,
     )
     if not folders:
         raise BadInput("RUN: give the folder of one run or of several")

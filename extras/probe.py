@@ -131,7 +131,7 @@ def load_items(settings):
 
 
 def main(argv=None):
-    settings = cli.parse_settings(Settings, argv, description=__doc__.split("\n")[0])
+    settings = cli.parse_settings(Settings, argv, description=__doc__)
     if settings.limit < 1:
         raise BadInput(f"--limit: must be at least 1, got {settings.limit}")
     check_judge(settings)

@@ -223,7 +223,7 @@ def page(found, names, path):
 
 def main(argv=None):
     names, flags = split_arguments(sys.argv[1:] if argv is None else argv)
-    settings = cli.parse_settings(Settings, flags, description=__doc__.split("\n")[0])
+    settings = cli.parse_settings(Settings, flags, description=__doc__)
     if not names:
         raise BadInput("no results.json given: python -m extras.report OUTPUT_DIR/results.json")
     found = []

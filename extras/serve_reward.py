@@ -224,7 +224,7 @@ def make_server(reward, settings):
 
 
 def main(argv=None):
-    settings = cli.parse_settings(Settings, argv, description=__doc__.split("\n")[0])
+    settings = cli.parse_settings(Settings, argv, description=__doc__)
     for name, lowest in dict(
         opponents=1, max_completion_length=1, queue=1, max_body=1, wait=0, port=0
     ).items():

@@ -28,7 +28,11 @@ FREE_TO_CHANGE = ("output_dir", "max_steps", "save_every", "report_to", "resume"
 
 @dataclass
 class Settings:
-    model: str = setting("tiny", "Hugging Face folder or hub name: the start, and the reference")
+    model: str = setting(
+        "tiny",
+        "Hugging Face folder or hub name: the start, and the reference",
+        group="model and data",
+    )
     train_data: Optional[str] = setting(
         None, "pairs: a file, a folder or a hub name (formats: see data.py)"
     )
@@ -39,7 +43,7 @@ class Settings:
         False, "with --judgments: leave out pairs whose two orders do not agree"
     )
     output_dir: Optional[str] = setting(None, "folder of the run; new under out/ if not given")
-    max_steps: int = setting(100, "optimizer steps")
+    max_steps: int = setting(100, "optimizer steps", group="optimisation")
     batch_size: int = setting(32, "pairs a step, over all processes")
     learning_rate: float = setting(5e-7, "of AdamW, constant")
     beta: float = setting(0.1, "how dear a distance from the starting model is")
@@ -55,7 +59,9 @@ class Settings:
     gradient_checkpointing: bool = setting(
         False, "keep block inputs only, compute the rest again: less memory, a third more time"
     )
-    save_every: int = setting(100, "steps between checkpoints; the last step is always saved")
+    save_every: int = setting(
+        100, "steps between checkpoints; the last step is always saved", group="run"
+    )
     resume: bool = setting(False, "go on from the newest checkpoint in output_dir, or start there")
     seed: int = setting(0, "decides the order of the pairs")
     report_to: Literal["none", "tensorboard", "wandb"] = setting(
@@ -124,9 +130,7 @@ def add_judgments(pairs, path, consistent_only=False):
 
 
 if __name__ == "__main__":  # arguments and files are looked at before the slow imports below
-    CHECKED = cli.run(
-        lambda: check(cli.parse_settings(Settings, description=__doc__.split("\n")[0]))
-    )
+    CHECKED = cli.run(lambda: check(cli.parse_settings(Settings, description=__doc__)))
 
 import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402

@@ -336,7 +336,7 @@ def main(argv=None):
     settings = cli.parse_settings(
         Settings,
         flags,
-        description="python -m extras.view RUN_OR_FILE [--out FILE]: " + __doc__.split("\n")[0],
+        description=__doc__,
     )
     if len(names) != 1:
         raise BadInput(

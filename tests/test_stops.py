@@ -256,7 +256,7 @@ def test_full_disks_kills_and_interrupts_of_supervised_training(
     assert (
         "File too large" in told
         and "--resume" in told
-        and re.search(r"\((model|runtime).py line \d+\)", told)
+        and re.search(r"\((checkpoint|distributed).py line \d+\)", told)
     )
     assert not list(run.glob("checkpoint-?"))
 

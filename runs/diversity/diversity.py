@@ -140,7 +140,7 @@ def cell(parts, name, rng):
 
 
 def main(argv=None):
-    settings = cli.parse_settings(Settings, argv, description=__doc__.split("\n")[0])
+    settings = cli.parse_settings(Settings, argv, description=__doc__)
     if settings.run is None:
         raise BadInput("--run is missing: give the folder of a run")
     if settings.pairs < 2 or settings.samples < 2:

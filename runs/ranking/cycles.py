@@ -358,7 +358,7 @@ def report(judge, settings):
 
 
 def main(argv=None):
-    settings = cli.parse_settings(Settings, argv, description=__doc__.split("\n")[0])
+    settings = cli.parse_settings(Settings, argv, description=__doc__)
     for name in ("triples", "groups", "group_votes"):
         if getattr(settings, name) < 1:
             raise BadInput(f"--{name}: must be at least 1, got {getattr(settings, name)}")

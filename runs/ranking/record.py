@@ -67,7 +67,7 @@ def record(judge, question, options):
 
 
 def main(argv=None):
-    settings = cli.parse_settings(Settings, argv, description=__doc__.split("\n")[0])
+    settings = cli.parse_settings(Settings, argv, description=__doc__)
     if settings.questions is None or settings.out is None or not settings.out.endswith(".jsonl.gz"):
         raise BadInput(
             "--questions and --out are needed, the latter with a name that ends in .jsonl.gz: give both"

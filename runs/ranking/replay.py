@@ -304,7 +304,7 @@ def plot(results, path):
 
 def main(argv=None):
     names, flags = split_arguments(sys.argv[1:] if argv is None else argv)
-    settings = cli.parse_settings(Settings, flags, description=__doc__.split("\n")[0])
+    settings = cli.parse_settings(Settings, flags, description=__doc__)
     if len(names) != 1 or settings.trials < 1:
         raise BadInput(
             "give one recording of record.py, and a positive number of --trials: replay.py recording.jsonl.gz --trials 5"

@@ -262,7 +262,7 @@ def main(argv=None):
             f"give one of {', '.join(COMMANDS)}: python runs/smollm2/chains.py sample --help"
         )
     kind, command = COMMANDS[argv[0]]
-    settings = cli.parse_settings(kind, argv[1:], description=__doc__.split("\n")[0])
+    settings = cli.parse_settings(kind, argv[1:], description=__doc__)
     if not settings.data or not settings.out:
         raise BadInput("--data, --out: give the pairs, and the file to write")
     store = Store(f"chains {argv[0]}", settings)

@@ -185,7 +185,7 @@ def generator_shares(questions):
 
 
 def main(argv=None):
-    settings = cli.parse_settings(Settings, argv, description=__doc__.split("\n")[0])
+    settings = cli.parse_settings(Settings, argv, description=__doc__)
     out, tokenizer, style = (
         Path(settings.out),
         load_tokenizer(resolve_model(settings.model)),
