@@ -19,7 +19,12 @@ import torch
 import torch.distributed as dist
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import (
+    FSDPModule,
+    MixedPrecisionPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
 from torch.distributed.tensor import DTensor
 
 from checkpoint import check_model_folder, read_weights, resolve_model, save_model_folder
@@ -181,6 +186,7 @@ def load_model(folder, runtime, dtype):
     for block in model.layers:
         fully_shard(block, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
+    register_fsdp_forward_method(model, "logprobs")  # gathers the head before it is read
     model.to_empty(device=runtime.device)
     parameters = dict(model.named_parameters())
     with torch.no_grad():

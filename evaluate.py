@@ -201,7 +201,7 @@ def read_verdicts(judge, games, settings):
     import torch
 
     from chat import opens_think
-    from model import pack_groups, packed_attention
+    from model import pack_groups
     from sampler import batches_by_length
 
     tokenizer, rule, groups, read = judge.tokenizer, judge.style.verdict, [], []
@@ -228,15 +228,9 @@ def read_verdicts(judge, games, settings):
             groups.append((prompt + both[0][:same], [[both[0][same]], [both[1][same]]]))
             read.append(game)
     for batch in batches_by_length(range(len(groups)), [prefix for prefix, _ in groups], 8192):
-        layout = pack_groups([groups[index] for index in batch], judge.model.device)
+        pack = pack_groups([groups[index] for index in batch], judge.model.device)
         with torch.inference_mode():
-            logprobs, _ = judge.model(
-                layout.tokens,
-                layout.positions,
-                packed_attention(layout),
-                layout.predictors,
-                layout.targets,
-            )
+            logprobs, _ = judge.model.logprobs(pack)
         for index, probability in zip(batch, logprobs.view(-1, 2).softmax(dim=1)[:, 0].tolist()):
             read[index]["p_verdict"] = round(probability, 6)
             if read[index]["status"] == "truncated":

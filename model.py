@@ -3,7 +3,7 @@
 Tokens always come flat, without a batch dimension: (tokens,). How they may look at each other is decided by the `attend` function
 that the caller passes in, so training and sampling run the same blocks, and the same arithmetic:
 
-    packed_attention(layout)     prompts and completions side by side, every completion sees its group's prompt and itself
+    packed_attention(pack)     prompts and completions side by side, every completion sees its group's prompt and itself
     KVCache.prefill_attention    whole prompts, keys and values kept (kv_cache.py)
     KVCache.decode_attention     one token a row, against the keys kept
 
@@ -87,7 +87,7 @@ def inverse_frequencies(config):
 
 
 def rotate(x, cos, sin):
-    """Rotary position embedding in the half-split layout of Hugging Face checkpoints; cos and sin are (tokens, 1, head_dim / 2)."""
+    """Rotary position embedding in the half-split pack of Hugging Face checkpoints; cos and sin are (tokens, 1, head_dim / 2)."""
     first, second = x.chunk(2, dim=-1)  # (tokens, heads, head_dim / 2)
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
@@ -189,12 +189,8 @@ class Model(nn.Module):
         angles = positions[:, None].float() * self._frequencies
         return angles.cos().to(dtype)[:, None], angles.sin().to(dtype)[:, None]
 
-    def forward(self, tokens, positions, attend, predictors=None, targets=None, temperature=1.0):
-        """tokens, positions (tokens,) -> hidden states (tokens, hidden_size) after the last norm.
-
-        With `targets` (targets,) it returns (logprobs, entropy), both (targets,) in fp32: those of the next token after the positions
-        `predictors` (targets,). The head stands inside forward so that sharded parameters are whole when it reads them.
-        """
+    def forward(self, tokens, positions, attend):
+        """tokens, positions (tokens,) -> hidden states (tokens, hidden_size) after the last norm."""
         x = self.embed_tokens(tokens)
         cos, sin = self.rope_tables(positions, x.dtype)
         for index, block in enumerate(self.layers):
@@ -204,10 +200,16 @@ class Model(nn.Module):
                 )
             else:
                 x = block(x, cos, sin, index, attend)
-        x = self.norm(x)
-        if targets is None:
-            return x
-        return token_logprobs(x[predictors], self.head_weight, targets, temperature)
+        return self.norm(x)
+
+    def logprobs(self, pack, temperature=1.0):
+        """(logprobs, entropy) of the targets of a Pack, both (targets,) in fp32, unit nat.
+
+        They are those of softmax(logits / temperature) (kernels/logprob.py), and differentiable.
+        """
+        # forward, not self(...): FSDP gathers the shards around this method, once
+        hidden = self.forward(pack.tokens, pack.positions, packed_attention(pack))
+        return token_logprobs(hidden[pack.predictors], self.head_weight, pack.targets, temperature)
 
     @staticmethod
     def from_pretrained(name_or_folder, device="cpu", dtype=torch.bfloat16):
@@ -242,7 +244,7 @@ def compute_dtype(name, device):
 
 
 @dataclass(frozen=True)
-class Layout:
+class Pack:
     """Where everything lies in a packed row of groups. One group: [prompt | completion 1 | ... | completion G]."""
 
     tokens: torch.Tensor  # (tokens,) each completion without its last token, which predicts nothing
@@ -256,7 +258,7 @@ class Layout:
 
 
 def pack_groups(groups, device="cpu"):
-    """[(prompt, [completion, ...]), ...] of token ids -> Layout: each prompt stands once, however many completions share it.
+    """[(prompt, [completion, ...]), ...] of token ids -> Pack: each prompt stands once, however many completions share it.
 
     A completion's first token is predicted by the last token of the shared prompt, so that hidden state is read G times:
 
@@ -287,22 +289,22 @@ def pack_groups(groups, device="cpu"):
         torch.tensor(column, dtype=torch.long, device=device)
         for column in (tokens, positions, predictors, targets, sequence_ids)
     ]
-    return Layout(*columns, spans)
+    return Pack(*columns, spans)
 
 
-def packed_attention(layout):
-    """The `attend` function of a Layout. It equals attention under the mask
+def packed_attention(pack):
+    """The `attend` function of a Pack. It equals attention under the mask
 
         allowed[i, j] = same group and j <= i and (j in the prompt, or i and j in the same completion)
 
     taken piece by piece, so that no completion is computed against another: a prompt against itself, a completion against both. Pieces
     of similar length are computed together, filled up at the right: thousands of short ones would cost more in calls than in arithmetic.
     """
-    device, places = layout.tokens.device, [0] * len(layout.tokens)
+    device, places = pack.tokens.device, [0] * len(pack.tokens)
     # a piece (start, end, first, last): tokens first:last see the keys start:end and, up to themselves, their own
-    prompts = [(start, start, start, end) for start, end, _ in layout.spans]
+    prompts = [(start, start, start, end) for start, end, _ in pack.spans]
     completions = [
-        (start, end, first, last) for start, end, pieces in layout.spans for first, last in pieces
+        (start, end, first, last) for start, end, pieces in pack.spans for first, last in pieces
     ]
     shapes, masks, query_index, key_index = [], [], [], []
     for batch in [*similar(prompts, device), *similar(completions, device)]:

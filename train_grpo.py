@@ -217,7 +217,7 @@ import torch  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from distributed import Policy, load_checkpoint, load_model, save_checkpoint, start
-from model import pack_groups, packed_attention  # noqa: E402
+from model import pack_groups  # noqa: E402
 from rollouts import (  # noqa: E402
     drop_long,
     evaluate,
@@ -394,14 +394,7 @@ def accumulate(policy, reference, batches, old_logprobs, totals, settings, learn
 
 def forward(model, layout, settings):
     """(logprobs, entropy) of a pack's targets, (targets,) each."""
-    return model(
-        layout.tokens,
-        layout.positions,
-        packed_attention(layout),
-        layout.predictors,
-        layout.targets,
-        settings.temperature,
-    )
+    return model.logprobs(layout, settings.temperature)
 
 
 def tensors_of(batch, totals, settings, device):

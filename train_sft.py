@@ -143,7 +143,7 @@ import torch  # noqa: E402
 
 from checkpoint import is_embedded  # noqa: E402
 from distributed import Policy, load_checkpoint, save_checkpoint, start
-from model import pack_groups, packed_attention  # noqa: E402
+from model import pack_groups  # noqa: E402
 from runlog import newest_checkpoint, open_run, record, reporter  # noqa: E402
 
 
@@ -221,14 +221,8 @@ def train_step(policy, optimizer, rows, settings):
     for index in range(count):
         # a process with fewer packs keeps the others company with an empty one: gathering shards needs everyone
         groups = [row[:2] for row in packs[index]] if index < len(packs) else [([0], [[0]])]
-        layout = pack_groups(groups, runtime.device)
-        logprobs, _ = policy.model(
-            layout.tokens,
-            layout.positions,
-            packed_attention(layout),
-            layout.predictors,
-            layout.targets,
-        )
+        pack = pack_groups(groups, runtime.device)
+        logprobs, _ = policy.model.logprobs(pack)
         loss = -logprobs.sum() / num_tokens * (index < len(packs))
         (
             loss * runtime.world_size

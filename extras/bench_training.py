@@ -27,7 +27,7 @@ from extras.peers import (
 )
 from extras.plan import sizes_of
 from kernels.logprob import token_logprobs
-from model import Model, pack_groups, packed_attention
+from model import Model, pack_groups
 from rollouts import make_group, roll_out
 from seeding import hash64
 from styles import load_style
@@ -150,19 +150,13 @@ def accumulated(model, prompt, completions, coefficients, budget, shared):
     model.zero_grad(set_to_none=True)
     computed, used = 0, 0
     for batch in packs(prompt, completions, budget, shared):
-        layout = pack_groups(
+        pack = pack_groups(
             [(prompt, batch)] if shared else [(prompt, [completion]) for completion in batch],
             model.device,
         )
-        logprobs, _ = model(
-            layout.tokens,
-            layout.positions,
-            packed_attention(layout),
-            layout.predictors,
-            layout.targets,
-        )
+        logprobs, _ = model.logprobs(pack)
         (logprobs * coefficients[used : used + len(logprobs)]).sum().backward()
-        computed, used = computed + len(layout.tokens), used + len(logprobs)
+        computed, used = computed + len(pack.tokens), used + len(logprobs)
     return {name: weight.grad for name, weight in model.named_parameters()}, computed
 
 

@@ -137,7 +137,7 @@ import torch.nn.functional as F  # noqa: E402
 
 from chat import load_tokenizer, stop_token_ids  # noqa: E402
 from distributed import Policy, load_checkpoint, load_model, save_checkpoint, start
-from model import pack_groups, packed_attention  # noqa: E402
+from model import pack_groups  # noqa: E402
 from runlog import newest_checkpoint, open_run, record, reporter  # noqa: E402
 from train_sft import encode_row, packs_of, row_size, row_stream, usable_rows  # noqa: E402
 
@@ -149,12 +149,10 @@ def dpo_terms(logps, ref_logps, beta):
     return -F.logsigmoid(chosen - rejected), chosen, rejected
 
 
-def summed_logps(model, layout, num_sequences):
+def summed_logps(model, pack, num_sequences):
     """Log-probs of whole completions, (sequences,)."""
-    logprobs, _ = model(
-        layout.tokens, layout.positions, packed_attention(layout), layout.predictors, layout.targets
-    )
-    return logprobs.new_zeros(num_sequences).index_add(0, layout.sequence_ids, logprobs)
+    logprobs, _ = model.logprobs(pack)
+    return logprobs.new_zeros(num_sequences).index_add(0, pack.sequence_ids, logprobs)
 
 
 def train_step(policy, reference, optimizer, rows, settings):
@@ -171,11 +169,11 @@ def train_step(policy, reference, optimizer, rows, settings):
     for index in range(int(runtime.max(len(packs)))):
         # a process with fewer packs keeps the others company with an empty one: gathering shards needs everyone
         is_real = index < len(packs)
-        pack = packs[index] if is_real else [([0], [[0], [0]])]
-        layout = pack_groups([row[:2] for row in pack], runtime.device)
+        pairs = packs[index] if is_real else [([0], [[0], [0]])]
+        pack = pack_groups([row[:2] for row in pairs], runtime.device)
         with torch.no_grad():
-            ref_logps = summed_logps(reference, layout, 2 * len(pack))
-        logps = summed_logps(policy.model, layout, 2 * len(pack))
+            ref_logps = summed_logps(reference, pack, 2 * len(pairs))
+        logps = summed_logps(policy.model, pack, 2 * len(pairs))
         losses, chosen, rejected = dpo_terms(logps, ref_logps, settings.beta)
         loss = losses.sum() / num_pairs * is_real
         (

@@ -169,10 +169,10 @@ def test_packing_and_a_wrong_gradient(folder, capsys, monkeypatch):
     right = bench_training.pack_groups
 
     def wrong(groups, device):
-        layout = right(groups, device)
+        pack = right(groups, device)
         if len(groups[0][1]) > 1:
-            layout.positions[-1] += 1
-        return layout
+            pack.positions[-1] += 1
+        return pack
 
     monkeypatch.setattr(bench_training, "pack_groups", wrong)
     code, result = run(capsys, folder, command)
@@ -317,16 +317,8 @@ def test_parameters_are_those_of_the_model(kind, tied):
 def test_states_are_those_of_a_training(folder):
     policy = Policy(folder, Runtime(0, 1, CPU, torch.bfloat16))
     optimizer = torch.optim.AdamW(policy.masters.values(), fused=True)
-    layout = pack_groups([([5, 6, 7], [[8, 9], [10]])])
-    sum(
-        policy.model(
-            layout.tokens,
-            layout.positions,
-            packed_attention(layout),
-            layout.predictors,
-            layout.targets,
-        )
-    ).sum().backward()
+    pack = pack_groups([([5, 6, 7], [[8, 9], [10]])])
+    sum(policy.model.logprobs(pack)).sum().backward()
     optimizer.step()
     moments = [
         state[name] for state in optimizer.state.values() for name in ("exp_avg", "exp_avg_sq")
@@ -359,7 +351,7 @@ def test_activations_are_those_of_a_forward_pass():
         tie_word_embeddings=True,
     )
     model = Model(Config.from_dict(raw))
-    layout, kept = pack_groups([(list(range(50)), [list(range(41))] * 4)]), {}
+    pack, kept = pack_groups([(list(range(50)), [list(range(41))] * 4)]), {}
     weights = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
 
     def keep(tensor):
@@ -367,15 +359,13 @@ def test_activations_are_those_of_a_forward_pass():
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        hidden = model(layout.tokens, layout.positions, packed_attention(layout))
+        hidden = model(pack.tokens, pack.positions, packed_attention(pack))
     measured = sum(
         tensor.untyped_storage().nbytes() for place, tensor in kept.items() if place not in weights
     )
-    expected = plan.activation_bytes(
-        plan.sizes_of(raw), len(layout.tokens), 50 + 4 * 90, itemsize=4
-    )
+    expected = plan.activation_bytes(plan.sizes_of(raw), len(pack.tokens), 50 + 4 * 90, itemsize=4)
     expected += (
-        4 * len(layout.tokens) * 96 * (3 * 2 + 3)
+        4 * len(pack.tokens) * 96 * (3 * 2 + 3)
     )  # what an unfused norm keeps besides, and the last norm
     assert hidden.requires_grad and measured == pytest.approx(expected, rel=0.05)
 

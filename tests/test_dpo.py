@@ -61,8 +61,8 @@ def test_loss_and_rewards_by_hand():
 
 def textbook(model, prompt, completion):
     """The log-prob of one completion from all logits of one unpacked sequence."""
-    layout = pack_groups([(prompt + completion, [])])
-    logits = model(layout.tokens, layout.positions, packed_attention(layout)) @ model.head_weight.T
+    pack = pack_groups([(prompt + completion, [])])
+    logits = model(pack.tokens, pack.positions, packed_attention(pack)) @ model.head_weight.T
     return (
         logits[len(prompt) - 1 : -1]
         .log_softmax(-1)

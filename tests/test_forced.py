@@ -51,11 +51,10 @@ def test_probabilities_are_the_softmax_over_the_two_verdict_tokens():
             for verdict in forced.VERDICTS
         )
         place = next(index for index in range(len(one)) if one[index] != two[index])
-        layout = pack_groups([(prompt + one[:place], [[0]])])
+        pack = pack_groups([(prompt + one[:place], [[0]])])
         with torch.no_grad():
             logits = (
-                model(layout.tokens, layout.positions, packed_attention(layout))[-1]
-                @ model.head_weight.T
+                model(pack.tokens, pack.positions, packed_attention(pack))[-1] @ model.head_weight.T
             )
         assert value == pytest.approx(
             logits[[one[place], two[place]]].softmax(0)[0].item(), abs=1e-5

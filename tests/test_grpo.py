@@ -14,7 +14,7 @@ import transformers
 
 from data import Pair
 from distributed import Policy, Runtime
-from model import Model, pack_groups, packed_attention
+from model import Model, pack_groups
 from rewards import load_reward, verdict_reward
 from rollouts import Group, pair_stream
 from sampler import Completion
@@ -236,16 +236,9 @@ def made_up_groups(policy, advantages, temperature=1.0, seed=0):
         tokens = [
             torch.randint(0, 61, (length,), generator=generator).tolist() for length in lengths
         ]
-        layout = pack_groups([(prompt, tokens)])
+        pack = pack_groups([(prompt, tokens)])
         with torch.no_grad():
-            logprobs, _ = policy.model(
-                layout.tokens,
-                layout.positions,
-                packed_attention(layout),
-                layout.predictors,
-                layout.targets,
-                temperature,
-            )
+            logprobs, _ = policy.model.logprobs(pack, temperature)
         pieces = logprobs.split(lengths)
         group.completions = [
             Completion(piece, values.tolist(), "stop") for piece, values in zip(tokens, pieces)

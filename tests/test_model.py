@@ -64,11 +64,9 @@ def build(kind, folder, **save_options):
 
 
 def logits_of(model, tokens):
-    layout = pack_groups([(tokens, [])])
+    pack = pack_groups([(tokens, [])])
     with torch.no_grad():
-        return (
-            model(layout.tokens, layout.positions, packed_attention(layout)) @ model.head_weight.T
-        )
+        return model(pack.tokens, pack.positions, packed_attention(pack)) @ model.head_weight.T
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -282,10 +280,10 @@ GROUPS = [
 
 
 def test_pack_groups_is_the_example_of_its_docstring():
-    layout = pack_groups([([5, 6], [[7, 8], [9]])])
-    assert layout.tokens.tolist() == [5, 6, 7] and layout.positions.tolist() == [0, 1, 2]
-    assert layout.targets.tolist() == [7, 8, 9] and layout.predictors.tolist() == [1, 2, 1]
-    assert layout.sequence_ids.tolist() == [0, 0, 1]
+    pack = pack_groups([([5, 6], [[7, 8], [9]])])
+    assert pack.tokens.tolist() == [5, 6, 7] and pack.positions.tolist() == [0, 1, 2]
+    assert pack.targets.tolist() == [7, 8, 9] and pack.predictors.tolist() == [1, 2, 1]
+    assert pack.sequence_ids.tolist() == [0, 0, 1]
 
 
 def padded_logprobs(model, groups, temperature):
@@ -293,8 +291,8 @@ def padded_logprobs(model, groups, temperature):
     rows = []
     for prompt, completions in groups:
         for completion in completions:
-            layout = pack_groups([(prompt + completion, [])])
-            hidden = model(layout.tokens, layout.positions, packed_attention(layout))
+            pack = pack_groups([(prompt + completion, [])])
+            hidden = model(pack.tokens, pack.positions, packed_attention(pack))
             rows.append(
                 token_logprobs(
                     hidden[len(prompt) - 1 : -1],
@@ -320,12 +318,12 @@ def test_packed_gradients_equal_padded_ones(loss_type, kind, beta, tmp_path):
     model = Model.from_pretrained(tmp_path, dtype=torch.float32)
     settings = Settings(loss_type=loss_type, beta=beta, temperature=0.7, epsilon=0.05)
     generator = torch.Generator().manual_seed(1)
-    layout = pack_groups(GROUPS)
+    pack = pack_groups(GROUPS)
     lengths = torch.tensor([float(len(c)) for _, completions in GROUPS for c in completions])
     advantages = torch.randn(len(lengths), generator=generator)
     weights = sequence_weights(lengths, loss_type, len(lengths), lengths.sum().item(), 10)
     old, sampled, ref = (
-        -3 + 0.2 * torch.randn(len(layout.targets), generator=generator) for _ in range(3)
+        -3 + 0.2 * torch.randn(len(pack.targets), generator=generator) for _ in range(3)
     )
 
     def loss_of(logprobs):
@@ -337,20 +335,13 @@ def test_packed_gradients_equal_padded_ones(loss_type, kind, beta, tmp_path):
             old_logprobs,
             sampling_logprobs,
             ref_logprobs,
-            layout.sequence_ids,
+            pack.sequence_ids,
             advantages,
             weights,
             settings,
         )
 
-    packed, _ = model(
-        layout.tokens,
-        layout.positions,
-        packed_attention(layout),
-        layout.predictors,
-        layout.targets,
-        0.7,
-    )
+    packed, _ = model.logprobs(pack, 0.7)
     loss = loss_of(packed)
     loss.backward()
     packed_gradient = gradient_vector(model)
@@ -366,16 +357,10 @@ def test_packed_gradients_equal_padded_ones(loss_type, kind, beta, tmp_path):
 
 def test_checkpointed_gradients_are_the_same(tmp_path):
     build("qwen2", tmp_path)
-    model, layout = Model.from_pretrained(tmp_path, dtype=torch.float32), pack_groups(GROUPS)
+    model, pack = Model.from_pretrained(tmp_path, dtype=torch.float32), pack_groups(GROUPS)
     gradients = []
     for model.gradient_checkpointing in (False, True):
-        logprobs, entropy = model(
-            layout.tokens,
-            layout.positions,
-            packed_attention(layout),
-            layout.predictors,
-            layout.targets,
-        )
+        logprobs, entropy = model.logprobs(pack)
         (logprobs.sum() + entropy.sum()).backward()
         gradients.append(gradient_vector(model))
     torch.testing.assert_close(gradients[0], gradients[1])
@@ -386,15 +371,9 @@ def test_a_completion_sees_its_prompt_and_itself_only(tmp_path):
     model = Model.from_pretrained(tmp_path, dtype=torch.float32)
 
     def logprobs(groups):
-        layout = pack_groups(groups)
+        pack = pack_groups(groups)
         with torch.no_grad():
-            return model(
-                layout.tokens,
-                layout.positions,
-                packed_attention(layout),
-                layout.predictors,
-                layout.targets,
-            )[0]
+            return model.logprobs(pack)[0]
 
     before = logprobs([([1, 2, 3], [[4, 5, 6], [7, 8, 9]]), ([10, 11], [[12, 13]])])
     after = logprobs([([1, 2, 3], [[44, 5, 66], [7, 8, 9]]), ([10, 111], [[12, 13]])])

@@ -6,7 +6,7 @@ import transformers
 
 import kv_cache
 import sampler
-from model import Model, pack_groups, packed_attention
+from model import Model, pack_groups
 from sampler import Completion, generate, sample_tokens, uniforms
 from seeding import hash64, signed
 
@@ -38,21 +38,14 @@ def random_prompts(count, longest=40, seed=0):
 
 
 def trainer_logprobs(model, prompts, results, temperature):
-    layout = pack_groups(
+    pack = pack_groups(
         [
             (prompt, [completion.tokens for completion in row])
             for prompt, row in zip(prompts, results)
         ]
     )
     with torch.no_grad():
-        logprobs, _ = model(
-            layout.tokens,
-            layout.positions,
-            packed_attention(layout),
-            layout.predictors,
-            layout.targets,
-            temperature,
-        )
+        logprobs, _ = model.logprobs(pack, temperature)
     return logprobs
 
 

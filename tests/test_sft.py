@@ -102,10 +102,8 @@ def test_loss_and_gradient_are_the_mean_over_completion_tokens(folder, budget):
     for prompt, (
         completion,
     ), _ in rows:  # the textbook: cross-entropy of whole sequences, prompt positions left out
-        layout = pack_groups([(prompt + completion, [])])
-        logits = (
-            model(layout.tokens, layout.positions, packed_attention(layout)) @ model.head_weight.T
-        )
+        pack = pack_groups([(prompt + completion, [])])
+        logits = model(pack.tokens, pack.positions, packed_attention(pack)) @ model.head_weight.T
         losses.append(
             torch.nn.functional.cross_entropy(
                 logits[len(prompt) - 1 : -1], torch.tensor(completion), reduction="sum"

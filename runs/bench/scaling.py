@@ -19,7 +19,7 @@ from checkpoint import resolve_model  # noqa: E402
 from extras.bench import SHAPES, model_folder  # noqa: E402
 from extras.peers import measure, random_prompts  # noqa: E402
 from extras.plan import activation_bytes, sizes_of  # noqa: E402
-from model import Model, compute_dtype, pack_groups, packed_attention  # noqa: E402
+from model import Model, compute_dtype, pack_groups  # noqa: E402
 from sampler import generate  # noqa: E402
 
 SHAPES["qwen2-0.5b"] = dict(
@@ -106,13 +106,7 @@ def train(model, prompts, generations, prompt_tokens, new_tokens):
     layout = pack_groups([(text, completions) for text in texts], model.device)
 
     def forward():
-        return model(
-            layout.tokens,
-            layout.positions,
-            packed_attention(layout),
-            layout.predictors,
-            layout.targets,
-        )[0]
+        return model.logprobs(layout)[0]
 
     kept = kept_bytes(model, forward)  # and a warm-up
     ahead = measure(forward, model.device)

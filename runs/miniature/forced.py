@@ -52,7 +52,7 @@ def probabilities(judge, prompts, texts):
     Only the token in which the verdicts differ is looked at; the softmax is over these two (temperature 1)."""
     import torch
 
-    from model import pack_groups, packed_attention
+    from model import pack_groups
 
     model, tokenizer, _ = judge
     common, one, two = verdict_tokens(tokenizer)
@@ -67,13 +67,7 @@ def probabilities(judge, prompts, texts):
     with torch.no_grad():
         for pack in packs(contexts):
             layout = pack_groups([(contexts[index], [[one], [two]]) for index in pack])
-            logprobs, _ = model(
-                layout.tokens,
-                layout.positions,
-                packed_attention(layout),
-                layout.predictors,
-                layout.targets,
-            )
+            logprobs, _ = model.logprobs(layout)
             for index, value in zip(pack, torch.sigmoid(logprobs[0::2] - logprobs[1::2]).tolist()):
                 found[index] = value
     return found

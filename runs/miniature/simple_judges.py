@@ -39,8 +39,8 @@ NOTE = (
 
 def last_hidden(model, contexts):
     """Hidden states of the last tokens of lists of token ids, (contexts, hidden_size)."""
-    layout = pack_groups([(context, [[0]]) for context in contexts], model.device)
-    return model(layout.tokens, layout.positions, packed_attention(layout))[layout.predictors]
+    pack = pack_groups([(context, [[0]]) for context in contexts], model.device)
+    return model(pack.tokens, pack.positions, packed_attention(pack))[pack.predictors]
 
 
 def verdict_margins(model, head, tokenizer, games):

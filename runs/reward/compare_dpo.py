@@ -84,14 +84,14 @@ def main(folder, beta=0.1):
                 chosen_and_rejected[:half], chosen_and_rejected[half:]
             )
         ]
-        layout = pack_groups(groups)
+        pack = pack_groups(groups)
         ours, start = (
             Model.from_pretrained(name, dtype=torch.float32)
             for name in (Path(scratch) / "policy", folder)
         )
     with torch.no_grad():
-        ref_logps = summed_logps(start, layout, 2 * half)
-    losses, _, _ = dpo_terms(summed_logps(ours, layout, 2 * half), ref_logps, beta)
+        ref_logps = summed_logps(start, pack, 2 * half)
+    losses, _, _ = dpo_terms(summed_logps(ours, pack, 2 * half), ref_logps, beta)
     losses.mean().backward()
     theirs = {
         name.removeprefix("model."): weight.grad for name, weight in policy.named_parameters()
