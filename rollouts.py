@@ -131,7 +131,7 @@ def item_stream(items, settings):
 
 def roll_out(policy, groups, seeds, tokenizer, style, stops, settings, num_generations=None):
     """Samples the completions of this process's groups, and reads them."""
-    with policy.whole() as model:
+    with policy.gathered() as model:
         results = generate(
             model,
             [group.prompt for group in groups],
@@ -437,7 +437,7 @@ def evaluate(policy, tokenizer, style, pairs, stops, settings, reward, path):
         return evaluate_answers(policy, tokenizer, pairs, stops, settings, reward, path)
     runtime = policy.runtime
     own = pairs[runtime.rank :: runtime.world_size]
-    with policy.whole() as model:
+    with policy.gathered() as model:
         judge = Judge(model, tokenizer, style, seed=settings.seed)
         judgments = judge.judge(
             own,
@@ -490,7 +490,7 @@ def evaluate_answers(policy, tokenizer, questions, stops, settings, reward, path
         {"id": group.pair.id, "correct": group.correct[0], **group.games[0]} for group in groups
     ]
     write_rows(path, rows, runtime)
-    runtime.sum(0)  # the file is there
+    runtime.barrier()  # the file is there
     wins, judge, limit = 0.0, getattr(reward, "judge", None), settings.judge_max_completion_length
     if judge is not None:
         start = {

@@ -147,7 +147,7 @@ def open_run(folder, settings, step, runtime):
     rows = None
     if runtime.is_main:
         folder.mkdir(parents=True, exist_ok=True)
-        runtime.at_end.enter_context(sole_writer(folder))
+        runtime.at_exit.enter_context(sole_writer(folder))
         git = ["git", "-C", Path(__file__).parent, "rev-parse", "HEAD"]
         commit = (
             shutil.which("git")
@@ -202,7 +202,7 @@ def record(folder, rows, row, runtime, source):
     if runtime.is_main:
         append_json_line(folder / "metrics.jsonl", row)
     if len(rows) >= 3 and all(row.get("skipped_steps") for row in rows[-3:]):
-        runtime.sum(0)  # nobody leaves before the first process has written
+        runtime.barrier()  # nobody leaves before the first process has written
         if not runtime.is_main:
             sys.exit(1)
         raise FloatingPointError(

@@ -6,7 +6,7 @@ import sys
 import torch
 from test_grpo import ADVANTAGES, made_up_groups
 
-from distributed import Policy, full, load_model, start
+from distributed import Policy, load_model, start, unsharded
 from train_grpo import Settings, accumulate, micro_batches
 
 CASES = {
@@ -31,7 +31,7 @@ with start("cpu", "float32") as runtime:
     for name, (changes, advantages) in CASES.items():
         settings = Settings(temperature=0.8, max_completion_length=12, **changes)
         policy = Policy(sys.argv[1], runtime, settings.gradient_checkpointing)
-        with policy.whole() as model:  # the same rollouts on every process
+        with policy.gathered() as model:  # the same rollouts on every process
             groups = made_up_groups(
                 type("Whole", (), {"model": model}), advantages, temperature=0.8
             )
@@ -49,7 +49,9 @@ with start("cpu", "float32") as runtime:
             micro_batches(groups[runtime.rank :: runtime.world_size], settings.micro_batch_tokens)
         )
         sums, _ = accumulate(policy, reference, batches, [], (len(lengths), sum(lengths)), settings)
-        gradient = torch.cat([full(master.grad).flatten() for master in policy.masters.values()])
+        gradient = torch.cat(
+            [unsharded(master.grad).flatten() for master in policy.masters.values()]
+        )
         loss, *sums = runtime.sum(*sums.tolist())
         results[name] = {"gradient": gradient.tolist(), "loss": loss, "sums": sums}
     if runtime.is_main:
