@@ -32,8 +32,14 @@ from endpoint import Endpoint
 from runlog import check_same, own_rows, sole_writer
 from seeding import stable_hash
 from styles import Style, default_style, judge_messages, load_style
-from verdicts import BOTH_ORDERS, conclude, read_completion, read_verdict, vote_of
-from verdicts import parse_verdict  # noqa: F401  users look for it here
+from verdicts import (
+    BOTH_ORDERS,
+    conclude,
+    parse_verdict,  # noqa: F401  users look for it here
+    read_completion,
+    read_verdict,
+    vote_of,
+)
 
 CHUNK_PROMPTS = 512  # in one call of the sampler: bounds the memory for results; even, so that both games of a pair are in it
 CHUNK_PAIRS = 64  # of a file: judged together and written together

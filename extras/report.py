@@ -16,10 +16,9 @@ from typing import Optional
 import numpy as np
 
 import cli
-from benchmarks import OUTCOMES, decided, share
 from cli import BadInput, note, setting
 from extras import split_arguments
-from protocol import verdict_share
+from scoring import OUTCOMES, decided, share, verdict_share
 from seeding import uniform
 
 COLOURS = dict(zip(OUTCOMES, ("#4c956c", "#c8553d", "#b0b0b0", "#e0a458", "#7a6c9d", "#5b8fb0")))

@@ -23,10 +23,11 @@ from pathlib import Path
 from typing import Optional
 
 import cli
-from benchmarks import leader, outcome, vote
 from cli import BadInput, setting
 from data import Pair, load_pairs, load_questions
 from extras import split_arguments
+from scoring import outcome
+from verdicts import majority, vote_of
 
 MAX_STEPS = 25  # of a run, unless --steps names them
 FACTS = {
@@ -142,7 +143,7 @@ def rollout_card(rows, step):
 
 def judged_card(row, match, players, better, item, answers, facts):
     """The games between two players, of a judgment or of an evaluation's match. better: 0, 1 or None; item, answers: what was judged, or None."""
-    winner = leader([vote(game) for game in match["games"]])
+    winner = majority([vote_of(game) for game in match["games"]])
     named = (
         outcome(match, better)
         if better is not None
@@ -152,7 +153,7 @@ def judged_card(row, match, players, better, item, answers, facts):
     )
     games = []
     for game in match["games"]:
-        voted = vote(game)
+        voted = vote_of(game)
         badge = (
             f"for {players[voted]}"
             if better is None and voted is not None

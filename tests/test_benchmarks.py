@@ -8,13 +8,18 @@ from pathlib import Path
 
 import pytest
 
-import benchmarks
 import evaluate
-import protocol
-from benchmarks import SECTIONS, best_of_k, load, outcome, score
+import scoring
 from cli import BadInput
+from extras.benchmarks import BENCHMARKS, RMB_PARTS, best_of_k, load
+from extras.rewardbench import SECTIONS, SUBSETS
+from scoring import add_cells, means, outcome
 
 DATA = Path(os.environ.get("RRM_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+def score(name, rows):
+    return scoring.score(BENCHMARKS[name], rows)
 
 
 def game(order, said):
@@ -104,7 +109,7 @@ def test_no_rule_calls_a_missing_verdict_right(status):
         score("pandalm", [single("a", "all", *said, scores=(0.5, 0.5))])["accuracy, three classes"]
         == 0
     )  # and it is no tie either
-    numbers = benchmarks.means(protocol.protocol_cells(cases["pairs"]))
+    numbers = means(scoring.protocol_cells(cases["pairs"]))
     assert (
         numbers["accuracy"]
         == numbers["both orders right"]
@@ -205,7 +210,7 @@ def test_rm_bench_draws_are_lost_and_domains_count_alike():
 def rewardbench_rows(right_in):
     return [
         single(f"{subset} {n}", subset, *[int(subset not in right_in)] * 2)
-        for subset in benchmarks.SUBSETS
+        for subset in SUBSETS
         for n in range(2)
     ]
 
@@ -326,7 +331,7 @@ def test_rmb_best_of_n_must_beat_every_loser():
 
 
 def test_rmb_parts():
-    groups = benchmarks.RMB_PARTS
+    groups = RMB_PARTS
     rows = [
         single(f"{group} {n}", group, *said)
         for group, results in zip(
@@ -640,14 +645,14 @@ def test_official_rows(tmp_path, name):
 def test_files_of_another_benchmark_are_refused(tmp_path, name):
     for other in FILES:
         if other.split()[0] != name:
-            with pytest.raises(BadInput, match="is no row of"):
+            with pytest.raises(BadInput, match="does not belong to"):
                 load(name, write(tmp_path / "f.jsonl", FILES[other]))
 
 
 def test_limit_is_a_nested_sample(tmp_path):
     path = write(
         tmp_path / "r.jsonl",
-        [rewardbench_row(n, subset) for n, subset in enumerate(benchmarks.SUBSETS * 10)],
+        [rewardbench_row(n, subset) for n, subset in enumerate(SUBSETS * 10)],
     )
     small, large = ([item.id for item in load("rewardbench", path, limit)] for limit in (20, 60))
     assert len(small) == 20 and set(small) < set(large) and small == sorted(small, key=int)
@@ -691,7 +696,7 @@ def test_judgebench_judged_by_o1_mini():
         "math": 82.14,
         "code": 78.57,
     }
-    common = benchmarks.means(benchmarks.add_cells(map(protocol.protocol_cells, rows)))
+    common = means(add_cells(map(scoring.protocol_cells, rows)))
     assert round(100 * common["both orders right"], 2) == 58.00
     singles = [
         [entry | {"games": entry["games"][number : number + 1]} for entry in one["matches"]]
@@ -739,18 +744,18 @@ def test_pandalm_7b():
 )
 def test_the_longest_answer(benchmark, name, key, value):
     rows = [
-        protocol.baseline(benchmark, one, "longest", seed)
+        scoring.baseline(BENCHMARKS[benchmark], one, "longest", seed)
         for seed in (0, 1)
         for one in unjudged(benchmark, name)
     ]
-    common = benchmarks.means(benchmarks.add_cells(map(protocol.protocol_cells, rows)))
+    common = means(add_cells(map(scoring.protocol_cells, rows)))
     found = common["accuracy"] if key is None else score(benchmark, rows)[key]
     assert 100 * found == pytest.approx(value, abs=0.06)  # pairs of equally long answers count half
 
 
 def test_always_the_first_answer():
     rows = [
-        protocol.baseline("judgebench", one, "first")
+        scoring.baseline(BENCHMARKS["judgebench"], one, "first")
         for one in unjudged("judgebench", "judgebench/gpt-4o.jsonl")
     ]
     assert round(100 * score("judgebench", rows)["overall"], 1) == 55.1

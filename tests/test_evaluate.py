@@ -15,8 +15,10 @@ from tiny_models import COIN, VERDICTS, make_scripted_folder
 import cli
 import evaluate
 import judge as judge_file
-import protocol
-from benchmarks import add_cells, leader, load, means, question_cells, votes_of
+import scoring
+from extras.benchmarks import BENCHMARKS, load
+from scoring import add_cells, means, question_cells, votes_of
+from verdicts import majority
 
 torch.set_num_threads(1)
 ROOT = Path(__file__).parents[1]
@@ -395,7 +397,7 @@ def test_votes_are_left_out(run, tmp_path, questions):
         for rows in zip(rows_of(tmp_path / "all"), rows_of(tmp_path / "some"))
     ]
     for whole, part in (pair for row in pairs for pair in row):
-        assert leader(votes_of(whole)) == leader(votes_of(part))
+        assert majority(votes_of(whole)) == majority(votes_of(part))
         for order in ([0, 1], [1, 0]):
             given, asked = (
                 [game for game in match["games"] if game["order"] == order]
@@ -450,28 +452,28 @@ def test_intervals_draw_questions_not_pairs():
     ]
     copies = [row | {"id": row["id"] + "b"} for row in rows]
     one, two = (
-        protocol.intervals([question_cells(protocol.protocol_cells, part)], means)
+        scoring.intervals([question_cells(scoring.protocol_cells, part)], means)
         for part in (rows, rows + copies)
     )
     assert one["accuracy"] == two["accuracy"]  # every pair twice: nothing new is known
-    alone = protocol.intervals(
+    alone = scoring.intervals(
         [
             question_cells(
-                protocol.protocol_cells, [row | {"question": row["id"]} for row in rows + copies]
+                scoring.protocol_cells, [row | {"question": row["id"]} for row in rows + copies]
             )
         ],
         means,
     )["accuracy"]
     assert alone[0] == one["accuracy"][0] == pytest.approx(14 / 40) and alone[2] - alone[1] > 0
-    single_question = protocol.intervals(
-        [question_cells(protocol.protocol_cells, rows[:10])], means
-    )["accuracy"]
+    single_question = scoring.intervals([question_cells(scoring.protocol_cells, rows[:10])], means)[
+        "accuracy"
+    ]
     assert single_question[0] == single_question[1] == single_question[2]
     # standard error of a share over 400 independent questions: sqrt(0.25 / 400) = 0.025
-    wide = protocol.intervals(
+    wide = scoring.intervals(
         [
             question_cells(
-                protocol.protocol_cells, [single(str(n), "x", n % 2, n % 2) for n in range(400)]
+                scoring.protocol_cells, [single(str(n), "x", n % 2, n % 2) for n in range(400)]
             )
         ],
         means,
@@ -485,13 +487,13 @@ def test_comparison_is_paired(run, tmp_path):
         single(str(n), "math", n % 2, n % 2) if n % 20 else single(str(n), "math", 1, 1)
         for n in range(200)
     ]  # differs in ten items
-    found = protocol.compared("judgebench", first, second)
+    found = scoring.compared(BENCHMARKS["judgebench"], first, second)
     assert found["items"] == 200 and found["rule"]["overall"][0] == pytest.approx(10 / 200)
     low, high = found["rule"]["overall"][1:]
     assert 0 < low < 0.05 < high < 0.1  # unpaired, the interval would be 0.2 wide
     assert all(
         value == [0, 0, 0]
-        for value in protocol.compared("judgebench", first, first)["rule"].values()
+        for value in scoring.compared(BENCHMARKS["judgebench"], first, first)["rule"].values()
     )
     for name, rows in (("a", first), ("b", second[:150])):
         (tmp_path / f"{name}.json").write_text(
@@ -500,7 +502,8 @@ def test_comparison_is_paired(run, tmp_path):
     code, out, err = run("--predictions", tmp_path / "b.json", "--compare", tmp_path / "a.json")
     assert code == 0 and "150 items\n" in out and "-5.33" in out, err  # 8 of 150 went lost
     assert (
-        f"Differences: {tmp_path / 'b.json'} less {tmp_path / 'a.json'}, points of percent" in out
+        f"Differences in percentage points: {tmp_path / 'b.json'} minus {tmp_path / 'a.json'}"
+        in out
     )
     other = [row | {"question": "?"} for row in first]
     (tmp_path / "c.json").write_text(
@@ -518,7 +521,7 @@ def test_protocol_numbers_by_hand():
         single("4", "x", 1, 1, scores=(0, 1)) | {"lengths": [1, 2]},
         single("5", "x", 0, 1, scores=(0.5, 0.5)),
     ]
-    numbers = means(add_cells(map(protocol.protocol_cells, rows)))
+    numbers = means(add_cells(map(scoring.protocol_cells, rows)))
     assert (
         numbers["accuracy"] == 3 / 4
         and numbers["both orders right"] == 2 / 4
@@ -545,8 +548,8 @@ def test_protocol_numbers_by_hand():
 def test_trivial_judges():
     row = single("1", "math", 0, 0) | {"lengths": [3, 8]}
     names = {
-        kind: protocol.baseline("judgebench", row, kind)["matches"][0]
-        for kind in protocol.BASELINES
+        kind: scoring.baseline(BENCHMARKS["judgebench"], row, kind)["matches"][0]
+        for kind in scoring.BASELINES
     }
     assert [votes_of(names[kind]) for kind in ("longest", "shortest", "first")] == [
         [1, 1],
@@ -554,7 +557,9 @@ def test_trivial_judges():
         [0, 0],
     ]
     firsts = [
-        votes_of(protocol.baseline("rewardbench", row | {"id": str(n)}, "first")["matches"][0])[0]
+        votes_of(
+            scoring.baseline(BENCHMARKS["rewardbench"], row | {"id": str(n)}, "first")["matches"][0]
+        )[0]
         for n in range(400)
     ]
     assert (
@@ -565,7 +570,7 @@ def test_trivial_judges():
         for n in range(10)
     ]
     for name in ("judgebench", "pairs", "llmbar"):
-        beside = protocol.summarise(name, equal)["baselines"]
+        beside = scoring.summarise(BENCHMARKS[name], equal)["baselines"]
         assert [beside[kind]["accuracy"] for kind in ("longest", "shortest")] == [0.5, 0.5]
         assert (
             name == "pairs" or beside["first"]["accuracy"] == 0.6
@@ -676,7 +681,7 @@ def test_forced_verdicts_and_their_probability(tmp_path):
         else:
             assert forced == read == before  # it had its chance
     assert (
-        protocol.verdict_share(
+        scoring.verdict_share(
             {"games": [{"order": [0, 1], "p_verdict": 0.75}, {"order": [1, 0], "p_verdict": 0.75}]}
         )
         == 0.5
@@ -704,8 +709,8 @@ BAD = [
     ("--data D", "--benchmark: is missing: choose one of rewardbench, "),
     ("--benchmark xyz --data D", "'xyz' is none"),
     ("--benchmark llmbar", "--data is missing"),
-    ("--benchmark rmb --data D", "is no row of rmb"),
-    ("--benchmark llmbar --data D", "is no row of llmbar"),
+    ("--benchmark rmb --data D", "does not belong to rmb"),
+    ("--benchmark llmbar --data D", "does not belong to llmbar"),
     ("--benchmark llmbar --data nowhere.json", "nowhere.json"),
     ("--benchmark pairs --data D --limit 0", "--limit is 0"),
     ("--benchmark pairs --data D --num_votes 0", "--num_votes"),

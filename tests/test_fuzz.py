@@ -15,14 +15,16 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-import benchmarks
 import chat
 import data
 import elo
 import evaluate
+import scoring
 import tournament
 from checkpoint import check_model_folder
 from cli import BadInput
+from extras import benchmarks
+from items import labelled_items
 from styles import PLACEHOLDERS, VERDICT_RULES, default_style, judge_messages, load_style
 
 ROOT = Path(__file__).parents[1]
@@ -388,7 +390,7 @@ def numbers_in(value):
 def test_predictions_of_any_form(folder):
     (folder / "items.jsonl").write_bytes(lines(ITEM.values()))
     with redirect_stderr(io.StringIO()):
-        items = benchmarks.load("pairs", str(folder / "items.jsonl"))
+        items = labelled_items(str(folder / "items.jsonl"))
 
     @fuzz(300)
     @given(st.lists(PREDICTION, max_size=3))
@@ -398,7 +400,7 @@ def test_predictions_of_any_form(folder):
         for name in ("pairs", "judgebench", "llmbar", "pandalm") if judged else ():
             assert all(
                 math.isfinite(number) and 0 <= number <= 1
-                for number in numbers_in(benchmarks.score(name, judged))
+                for number in numbers_in(scoring.score(benchmarks.BENCHMARKS[name], judged))
             )
         assert judged is None or json.dumps(judged, allow_nan=False)
 
@@ -446,7 +448,7 @@ BODIES = st.sampled_from(
 )
 
 
-@pytest.mark.parametrize("name", benchmarks.GROUPS)
+@pytest.mark.parametrize("name", benchmarks.GROUP_OF)
 def test_benchmarks_of_any_rows(folder, name):
     @fuzz(60)
     @given(
@@ -482,7 +484,10 @@ def test_benchmarks_of_any_rows(folder, name):
             for item in items or []
         ]
         assert (
-            all(math.isfinite(number) for number in numbers_in(benchmarks.score(name, judged)))
+            all(
+                math.isfinite(number)
+                for number in numbers_in(scoring.score(benchmarks.BENCHMARKS[name], judged))
+            )
             if judged
             else True
         )

@@ -5,8 +5,9 @@ import json
 import pytest
 from test_benchmarks import single
 
-import protocol
+import scoring
 from cli import BadInput
+from extras.benchmarks import BENCHMARKS
 
 report = pytest.importorskip("extras.report")
 
@@ -33,7 +34,7 @@ def test_page(tmp_path, capsys):
     rows = [single(str(n), "math", n % 3 and 1, 0) for n in range(30)]
     for row in rows[:10]:
         row["matches"][0]["games"][0]["p_verdict"] = 0.8
-    results = {"benchmark": "judgebench"} | protocol.summarise("judgebench", rows)
+    results = {"benchmark": "judgebench"} | scoring.summarise(BENCHMARKS["judgebench"], rows)
     names = []
     for name in "ab":
         (tmp_path / name).mkdir()
@@ -70,7 +71,10 @@ def test_parts_without_data_are_left_out():
     def titles(rows, count=1):
         from matplotlib.figure import Figure
 
-        results, found = {"benchmark": "pandalm"} | protocol.summarise("pandalm", rows), []
+        results, found = (
+            {"benchmark": "pandalm"} | scoring.summarise(BENCHMARKS["pandalm"], rows),
+            [],
+        )
         for draw in report.panels(
             [{"settings": {}, "results": results, "rows": rows}] * count, ["a", "b"]
         ):

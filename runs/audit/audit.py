@@ -25,9 +25,9 @@ from sklearn.linear_model import LogisticRegression
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1]))
 
-import benchmarks  # noqa: E402
 from data import items_of
 from elo import fit_strengths, win_table  # noqa: E402
+from extras.benchmarks import BENCHMARKS, load  # noqa: E402
 from seeding import uniform  # noqa: E402
 
 FOLDS = 5
@@ -55,7 +55,7 @@ def decided_pairs(name, path, part_of):
         item.id: item.meta.get("generators") for item in items_of(path, "train", defaultdict(int))
     }
     pairs = []
-    for item in benchmarks.load(name, str(path)):
+    for item in load(name, str(path)):
         for i, j in item.matches:
             i, j = (i, j) if item.scores[i] >= item.scores[j] else (j, i)
             if item.scores[i] > item.scores[j]:
@@ -136,7 +136,7 @@ def audit(name, path, part_of, log):
     lengths = np.array([[len(better), len(worse)] for better, worse, *_ in pairs])
     longest = 0.5 + 0.5 * np.sign(lengths[:, 0] - lengths[:, 1])
     judges = {"longest": longest, "shortest": 1 - longest, "first": None, "generator": None}
-    if name in benchmarks.FILE_ORDER:
+    if BENCHMARKS[name].keeps_file_order:
         judges["first"] = np.array([float(pair[4]) for pair in pairs])
     if (
         all(pair[5] and None not in pair[5] for pair in pairs)

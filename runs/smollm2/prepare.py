@@ -26,12 +26,12 @@ sys.path[:0] = [str(ROOT), str(ROOT / "runs" / "smollm2")]
 import constraints  # noqa: E402
 
 import cli  # noqa: E402
-from benchmarks import load  # noqa: E402
 from chat import encode_chat, load_tokenizer
 from checkpoint import resolve_model
 from cli import BadInput, note, setting  # noqa: E402
 from data import file_rows, load_pairs, load_questions, question_key, split_by_question
 from extras import mixture  # noqa: E402
+from extras.benchmarks import load  # noqa: E402
 from seeding import uniform  # noqa: E402
 from styles import judge_messages, load_style  # noqa: E402
 

@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
-from benchmarks import load  # noqa: E402
 from data import Pair  # noqa: E402
+from extras.benchmarks import load  # noqa: E402
 from judge import Judge
 from styles import judge_messages  # noqa: E402
 from verdicts import parse_verdict  # noqa: E402

@@ -17,10 +17,18 @@ ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "runs/smollm2")]
 from prepare import TESTS  # noqa: E402
 
-from benchmarks import decided, load, means, outcome, question_cells, votes_of  # noqa: E402
 from data import load_pairs, load_questions  # noqa: E402
+from extras.benchmarks import load  # noqa: E402
 from extras.mixture import answers_apart, fit_blind  # noqa: E402
-from protocol import intervals, protocol_cells  # noqa: E402
+from scoring import (  # noqa: E402
+    decided,
+    intervals,
+    means,
+    outcome,
+    protocol_cells,
+    question_cells,
+    votes_of,
+)
 
 SETS = ["constraints", *TESTS]
 NAMES = {

@@ -1,0 +1,106 @@
+"""What an evaluation judges: items with answers, gold scores and the matches between the answers.
+
+items = labelled_items("pairs.jsonl")      # any preference set, or questions with candidates
+items[0].pair(0, 1)                        # the data.Pair of its first two answers
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+
+from cli import BadInput, note
+from data import Pair, items_of, question_key
+from seeding import uniform
+
+
+@dataclass
+class Item:
+    id: str
+    messages: list  # the prompt
+    answers: list  # texts
+    scores: list  # gold scores of the answers, higher is better
+    matches: list  # (i, j) to be judged
+    group: str  # subset, domain or category
+    question: str  # items of one question are not independent: bootstraps draw whole questions
+
+    def pair(self, i, j, repetition=0):
+        """The Pair of answers i and j. Its id seeds the draws.
+
+        It is the id that load_pairs gives, so `judge.py --pairs` plays the same games."""
+        name = self.id if len(self.answers) == 2 else f"{self.id}-{i}-{j}"
+        if repetition:
+            name += f" again {repetition}"
+        return Pair(name, self.messages, (self.answers[i], self.answers[j]))
+
+
+def gold_scores(item):
+    """Scores of the answers of a Pair or Question, higher is better; None where nobody judged."""
+    if not isinstance(item, Pair):
+        return item.scores
+    return None if item.label is None else [1 - item.label, item.label]
+
+
+def better_against_worse(item, scores):
+    """The matches of an item: each better answer against each worse one, as load_pairs has them."""
+    if isinstance(item, Pair):
+        return [(0, 1)]
+    players = range(len(scores))
+    return [(i, j) for i in players for j in players if scores[i] > scores[j]]
+
+
+def read_items(name, path, split, group_of, matches_of=better_against_worse, question_of=None):
+    """The Items of files (paths joined by commas) or a hub name. Raises BadInput.
+
+    group_of(item, scores): the group of a data.Pair or data.Question, None for a row that does not
+    belong to this set. question_of(item, group): what a bootstrap draws; default: the prompt.
+    """
+    items, dropped = [], Counter()
+    for item in items_of(path, split, dropped):
+        scores = gold_scores(item)
+        if not scores and name == "pairs":
+            raise BadInput(
+                f"{path}: row {item.id} has no label (no scores of its candidates): only labelled "
+                "data can be evaluated; judge.py --pairs judges without labels"
+            )
+        group = group_of(item, scores) if scores else None
+        matches = matches_of(item, scores) if group is not None else None
+        if matches is None:
+            raise BadInput(
+                f"{path}: row {item.id} does not belong to {name} (scores {scores!r:.40}): "
+                "give the benchmark's own file, or --benchmark pairs"
+            )
+        answers = list(item.answers if isinstance(item, Pair) else item.candidates)
+        question = question_of(item, group) if question_of else question_key(item)
+        items.append(Item(item.id, item.messages, answers, scores, matches, group, question))
+    for reason, count in dropped.items():
+        note(f"{path}: {count} {reason} dropped")
+    return items
+
+
+def drawn(items, limit, seed):
+    """`limit` of the items, chosen by a hash of seed and id, in their order; None: all of them.
+
+    Benchmarks are sorted by subset, so the first items would all be of one kind.
+    """
+    if limit is None:
+        return items
+    if limit < 1:
+        raise BadInput(f"--limit is {limit}: ask for one or more items, or leave it out")
+    ids = sorted((item.id for item in items), key=lambda key: uniform(f"limit:{seed}:{key}"))
+    chosen = set(ids[:limit])
+    return [item for item in items if item.id in chosen]
+
+
+def labelled_items(path, limit=None, seed=0):
+    """The items of any preference set, or of questions with candidates and scores."""
+    items = read_items("pairs", path, "train", lambda item, scores: own_source(item))
+    return report_size("pairs", path, drawn(items, limit, seed))
+
+
+def own_source(item):
+    return str(item.meta.get("source", item.source))
+
+
+def report_size(name, path, items):
+    questions = {item.question for item in items}
+    note(f"{name}: {len(items)} items of {len(questions)} questions from {path}")
+    return items

@@ -1,0 +1,107 @@
+"""results.json, the file of an evaluation: written, resumed from rows.jsonl, read again."""
+
+import hashlib
+import json
+import platform
+import shutil
+import subprocess
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+
+from cli import BadInput, note, parse_json, read_text
+from runlog import check_same
+
+FREE = "output_dir", "json", "compare", "sweep"  # settings that change no row
+
+
+def head_of(settings, items):
+    """What the rows of a results.json depend on: the settings and a hash of the data."""
+    content = json.dumps(
+        [(item.id, item.messages, item.answers, item.scores, item.matches) for item in items]
+    )
+    kept = {name: value for name, value in asdict(settings).items() if name not in FREE}
+    return {"settings": kept, "data": hashlib.sha256(content.encode()).hexdigest()}
+
+
+def as_line(row):
+    return json.dumps(row, ensure_ascii=False, allow_nan=False)
+
+
+def earlier_rows(path, head):
+    """The rows that an earlier call has left; creates the folder.
+
+    Raises BadInput where they have other settings or data, or the folder holds something else.
+    """
+    before, rows, folder = head, [], path.parent
+    results = path.with_name("results.json")
+    if results.exists():
+        before = parse_json(read_text(results, "--output_dir"), results)
+        rows = before.get("rows")
+    elif path.exists():
+        lines = read_text(path, "--output_dir").split("\n")[:-1]  # the last one was cut off
+        parsed = [
+            parse_json(line, f"{path} line {number}") for number, line in enumerate(lines, start=1)
+        ]
+        before, *rows = parsed or [head]
+    elif folder.exists() and any(path.suffix != ".partial" for path in folder.iterdir()):
+        raise BadInput(
+            f"--output_dir: {folder} holds other files: give the folder of an evaluation, or a "
+            "new one"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    if not isinstance(before.get("settings"), dict) or not isinstance(rows, list):
+        raise BadInput(
+            f"--output_dir: {folder} was not written by this command: give another folder"
+        )
+    check_same(before["settings"], head["settings"], folder, "--output_dir")
+    if before["data"] != head["data"]:
+        raise BadInput(
+            f"--data: the evaluation in {folder} judged other items: give another --output_dir"
+        )
+    return rows
+
+
+def read_result(path, flag, benchmark):
+    """A results.json of this command as a dict, or None for another kind of file.
+
+    Raises BadInput for results of another benchmark.
+    """
+    if not path.endswith(".json") or not read_text(path, flag).startswith('{"settings"'):
+        return None
+    found = parse_json(read_text(path, flag), path)
+    if not isinstance(found["settings"], dict) or not isinstance(found.get("rows"), list):
+        raise BadInput(
+            f"{flag}: {path} was not written by this command: give one of its results.json"
+        )
+    own = found["settings"].get("benchmark")
+    if benchmark not in (None, own):
+        raise BadInput(
+            f"{flag}: {path} is of --benchmark {own}, not {benchmark}: give results of one benchmark"
+        )
+    return found
+
+
+def write_results(path, head, result, rows):
+    """Writes the whole file or nothing: settings, numbers, then one row a line."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    start = as_line(head | {"made_with": origin(), "results": result})[:-1]
+    lines = ",\n".join(map(as_line, rows))
+    partial = path.with_suffix(".partial")
+    partial.write_text(f'{start}, "rows": [\n{lines}\n]}}\n', encoding="utf-8")
+    partial.replace(path)
+    path.with_name("rows.jsonl").unlink(missing_ok=True)
+    note(f"{path}: settings, numbers and {len(rows)} rows")
+
+
+def origin():
+    """Versions, and the commit of this code, without importing anything large."""
+    versions = {name: version(name) for name in ("torch", "transformers", "numpy")}
+    return {"commit": code_commit() or None, "python": platform.python_version()} | versions
+
+
+def code_commit():
+    git = ["git", "-C", Path(__file__).parent, "rev-parse", "HEAD"]
+    return (
+        shutil.which("git") and subprocess.run(git, capture_output=True, text=True).stdout.strip()
+    )
