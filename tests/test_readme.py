@@ -11,8 +11,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import transformers
 
+import checkpoint
 import elo
+from model import Model
+from sampler import generate
+from styles import load_style
+from verdicts import parse_verdict
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")), ROOT / "runs" / "README.md"]
@@ -236,6 +242,41 @@ def test_gspo_by_hand(tmp_path, seed):
     assert torch.allclose(loss, expected, rtol=0, atol=1e-15)
     assert torch.allclose(ours, theirs, rtol=0, atol=1e-15)
     assert (ours == 0).any()  # some sequences are clipped
+
+
+def test_another_model(tmp_path, monkeypatch):
+    """Mistral: greedy tokens and their log-probs equal those of transformers."""
+    monkeypatch.setattr(checkpoint, "ARCHITECTURES", changed(tmp_path, "mistral").ARCHITECTURES)
+    torch.manual_seed(0)
+    config = transformers.MistralConfig(
+        vocab_size=97,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        sliding_window=None,
+    )
+    theirs = transformers.MistralForCausalLM(config).eval()
+    theirs.save_pretrained(tmp_path / "mistral")
+    model = Model.from_pretrained(tmp_path / "mistral", dtype=torch.float32)
+    prompt = list(range(3, 12))
+    completion = generate(model, [prompt], max_new_tokens=10, temperature=0)[0][0]
+    tokens = torch.tensor([prompt + completion.tokens])
+    with torch.no_grad():
+        logprobs = theirs(tokens).logits.log_softmax(dim=-1)[0, len(prompt) - 1 : -1]
+    assert logprobs.argmax(dim=-1).tolist() == completion.tokens
+    expected = logprobs.max(dim=-1).values
+    assert torch.allclose(torch.tensor(completion.logprobs), expected, rtol=0, atol=1e-5)
+
+
+def test_another_prompt(tmp_path):
+    """A copy of prompts/rrm.txt with other words is a style that finds the same verdicts."""
+    text = read(ROOT / "prompts" / "rrm.txt").replace("step by step", "in three sentences")
+    (tmp_path / "mine.txt").write_text(text, encoding="utf-8")
+    style = load_style(str(tmp_path / "mine.txt"))
+    assert "in three sentences" in style.user
+    assert parse_verdict("<think>a</think>\\boxed{Assistant 2}", style) == 2
 
 
 def test_another_schedule(tmp_path):
