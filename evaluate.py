@@ -33,8 +33,8 @@ from early_stopping import STOP_HELP, STOPS, in_words, spending
 from items import labelled_items
 from judge import JudgeSettings, check_judge, judge_of
 from predictions import match_predictions, own_games, read_predictions
-from results import as_line, earlier_rows, head_of, read_result, write_results
-from runlog import sole_writer
+from results import earlier_rows, head_of, read_result, write_results
+from runlog import append_rows, json_lines, sole_writer, write_whole
 from scoring import BASELINES, OUTCOMES, PAIRS, compared, share, summarise
 from seeding import uniform
 
@@ -250,18 +250,13 @@ def judged_rows(settings, items, head, load_judge):
     judge, started, say = load_judge(), time.perf_counter(), note_every(30)
     judge.seed = settings.seed  # a sweep may change it
     with sole_writer(path.parent):
-        partial = path.with_suffix(".partial")  # a kill at this point leaves the old rows
-        partial.write_text("".join(as_line(row) + "\n" for row in (head, *rows)), encoding="utf-8")
-        partial.replace(path)
-        with open(path, "a", encoding="utf-8") as file:
-            for start in range(len(rows), len(items), CHUNK_ITEMS):
-                new = judge_items(items[start : start + CHUNK_ITEMS], settings, judge)
-                rows += new
-                file.writelines(as_line(row) + "\n" for row in new)
-                file.flush()
-                os.fsync(file.fileno())
-                seconds = time.perf_counter() - started
-                say(f"{len(rows)} of {len(items)} items judged, {seconds:.0f} s")
+        write_whole(path, json_lines([head, *rows]))
+        for start in range(len(rows), len(items), CHUNK_ITEMS):
+            new = judge_items(items[start : start + CHUNK_ITEMS], settings, judge)
+            append_rows(path, new)
+            rows += new
+            seconds = time.perf_counter() - started
+            say(f"{len(rows)} of {len(items)} items judged, {seconds:.0f} s")
     note(f"{len(items)} items, {time.perf_counter() - started:.0f} s")
     return rows
 

@@ -29,7 +29,7 @@ from cli import BadInput, note, note_every, setting
 from data import Pair, load_pairs, place
 from early_stopping import STOP_HELP, STOPS, enough, in_words, rounds_to_ask, spending
 from endpoint import Endpoint
-from runlog import check_same, own_rows, sole_writer
+from runlog import append_rows, check_same, resumable_rows, sole_writer
 from seeding import stable_hash
 from styles import Style, default_style, judge_messages, load_style
 from verdicts import (
@@ -543,21 +543,18 @@ def judge_file(settings, pairs, options):
     if done < len(pairs):
         judge = judge_of(settings)
         bar, say = tqdm(total=len(pairs), initial=done, unit="pair", disable=None), note_every(30)
-        with (
-            bar,
-            open(settings.out, "a", encoding="utf-8") as file,
-            sole_writer(settings.out),
-        ):
+        with bar, sole_writer(settings.out):
             if finished(settings.out, heads, recorded)["pairs"] != done:
                 raise BadInput(f"--out: {settings.out} has grown meanwhile: call again to go on")
             for start in range(done - done % CHUNK_PAIRS, len(pairs), CHUNK_PAIRS):
                 judgments = judge.judge(pairs[start : start + CHUNK_PAIRS], *options)
-                for index in range(totals["pairs"], start + len(judgments)):
-                    row = heads[index] | as_row(judgments[index - start]) | {"settings": recorded}
-                    file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+                rows = [
+                    heads[index] | as_row(judgments[index - start]) | {"settings": recorded}
+                    for index in range(totals["pairs"], start + len(judgments))
+                ]
+                append_rows(settings.out, rows)
+                for row in rows:
                     add_row(totals, row)
-                file.flush()
-                os.fsync(file.fileno())
                 bar.update(totals["pairs"] - bar.n)
                 if bar.disable:
                     say(f"{totals['pairs']} of {len(pairs)} pairs judged")
@@ -582,7 +579,7 @@ def add_row(totals, row):
 def finished(path, heads, recorded):
     """The Counter of the rows that --out holds. BadInput for rows of another origin."""
     totals = Counter()
-    for number, row in own_rows(path, "--out", b'{"id": '):
+    for number, row in resumable_rows(path, "--out", b'{"id": '):
         if not {"id", "pair", "winner", "consistent", "games"} <= row.keys() or not isinstance(
             row.get("settings"), dict
         ):

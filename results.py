@@ -3,14 +3,11 @@
 import hashlib
 import json
 import platform
-import shutil
-import subprocess
 from dataclasses import asdict
 from importlib.metadata import version
-from pathlib import Path
 
 from cli import BadInput, note, parse_json, read_text
-from runlog import check_same
+from runlog import check_same, commit, json_line, resumable_rows, write_whole
 
 FREE = "output_dir", "json", "compare", "sweep"  # settings that change no row
 
@@ -24,10 +21,6 @@ def head_of(settings, items):
     return {"settings": kept, "data": hashlib.sha256(content.encode()).hexdigest()}
 
 
-def as_line(row):
-    return json.dumps(row, ensure_ascii=False, allow_nan=False)
-
-
 def earlier_rows(path, head):
     """The rows that an earlier call has left; creates the folder.
 
@@ -39,11 +32,7 @@ def earlier_rows(path, head):
         before = parse_json(read_text(results, "--output_dir"), results)
         rows = before.get("rows")
     elif path.exists():
-        lines = read_text(path, "--output_dir").split("\n")[:-1]  # the last one was cut off
-        parsed = [
-            parse_json(line, f"{path} line {number}") for number, line in enumerate(lines, start=1)
-        ]
-        before, *rows = parsed or [head]
+        before, *rows = [row for _, row in resumable_rows(path, "--output_dir")] or [head]
     elif folder.exists() and any(path.suffix != ".partial" for path in folder.iterdir()):
         raise BadInput(
             f"--output_dir: {folder} holds other files: give the folder of an evaluation, or a "
@@ -85,11 +74,9 @@ def read_result(path, flag, benchmark):
 def write_results(path, head, result, rows):
     """Writes the whole file or nothing: settings, numbers, then one row a line."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    start = as_line(head | {"made_with": origin(), "results": result})[:-1]
-    lines = ",\n".join(map(as_line, rows))
-    partial = path.with_suffix(".partial")
-    partial.write_text(f'{start}, "rows": [\n{lines}\n]}}\n', encoding="utf-8")
-    partial.replace(path)
+    start = json_line(head | {"made_with": origin(), "results": result})[:-1]
+    lines = ",\n".join(map(json_line, rows))
+    write_whole(path, f'{start}, "rows": [\n{lines}\n]}}\n')
     path.with_name("rows.jsonl").unlink(missing_ok=True)
     note(f"{path}: settings, numbers and {len(rows)} rows")
 
@@ -97,11 +84,4 @@ def write_results(path, head, result, rows):
 def origin():
     """Versions, and the commit of this code, without importing anything large."""
     versions = {name: version(name) for name in ("torch", "transformers", "numpy")}
-    return {"commit": code_commit() or None, "python": platform.python_version()} | versions
-
-
-def code_commit():
-    git = ["git", "-C", Path(__file__).parent, "rev-parse", "HEAD"]
-    return (
-        shutil.which("git") and subprocess.run(git, capture_output=True, text=True).stdout.strip()
-    )
+    return {"commit": commit(), "python": platform.python_version()} | versions

@@ -6,24 +6,19 @@
 A judge in training gets preference pairs and a judging prompt, a solver (--task solve) gets questions as they are.
 """
 
-import importlib.util
 import itertools
-import json
 import random
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from chat import decode_completion, encode_chat, opens_think
-from checkpoint import is_embedded
 from cli import BadInput, note, read_json_lines
 from data import Pair, balanced_orders
 from judge import Judge, as_row
 from rewards import cut_answers, final_answer
-from runlog import write_whole
+from runlog import json_lines, write_whole
 from sampler import generate
 from seeding import hash64, stable_hash
 from styles import format_rates, judge_messages
@@ -424,10 +419,7 @@ def write_rows(path, own, runtime):
     if runtime.is_main:
         path.parent.mkdir(parents=True, exist_ok=True)
         rows = [row for batch in itertools.zip_longest(*parts) for row in batch if row is not None]
-        write_whole(
-            path,
-            "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows),
-        )
+        write_whole(path, json_lines(rows))
 
 
 def evaluate(policy, tokenizer, style, pairs, stops, settings, reward, path):
@@ -523,139 +515,3 @@ def evaluate_answers(policy, tokenizer, questions, stops, settings, reward, path
         "completions/mean_length": tokens / len(questions),
     }
     return {f"eval/{name}": value for name, value in metrics.items()}
-
-
-# ---- what a terminal shows ----
-
-SHOWN = {
-    "judge/accuracy": "accuracy {:.3f}",
-    "reward/oracle": "right {:.3f}",
-    "reward": "reward {:+.3f}",
-    "completions/mean_length": "length {:.0f}",
-    "judge/parse_fail": "parse_fail {:.2f}",
-    "reward/unanswered": "unanswered {:.2f}",
-    "entropy": "entropy {:.2f}",
-    "grad_norm": "grad {:.2f}",
-    "timing/tokens_per_second": "{:.0f} tokens/s",
-    "reward/judge_accuracy": "judge {:.2f} right",
-    "reward/judge_invalid": "{:.2f} invalid",
-    "eval/judge/accuracy": "held-out accuracy {:.3f}",
-    "eval/judge/consistency": "consistency {:.3f}",
-    "eval/reward/oracle": "held-out right {:.3f}",
-    "eval/reward/win_rate": "judged better than at first {:.3f}",
-}
-
-
-def progress_line(row):
-    """A step, or an evaluation, in one line; nothing of a judge that was not asked."""
-    silent = (
-        () if row.get("reward/judge_matches") else ("reward/judge_accuracy", "reward/judge_invalid")
-    )
-    return "  ".join(
-        form.format(row[name]) for name, form in SHOWN.items() if name in row and name not in silent
-    )
-
-
-def warnings_for(rows):
-    """What the last row of a metrics.jsonl, among those before it, says is going wrong, and what to change: lines that begin with a metric."""
-    told = [row for row in rows if "reward" in row and not row.get("skipped_steps")]
-    if not told or told[-1] is not rows[-1]:
-        return []
-    first, row = told[0], told[-1]
-    right, fault = (
-        ("judge/accuracy", "judge/parse_fail")
-        if "judge/accuracy" in row
-        else ("reward/oracle", "reward/unanswered")
-    )
-    empty, at_first = row.get("judge/think_empty", 0), first.get("judge/think_empty", 0)
-    entropy, cut = sum(row["entropy"] for row in told[-5:]) / 5, row["completions/clipped_ratio"]
-    why = (
-        "too easy: take harder data"
-        if row[right] > 0.5
-        else "nothing to score: train_sft.py first"
-        if row[fault] > 0.5
-        else "too hard: take easier data or a better model, raise --num_generations"
-    )
-    found = {
-        f"entropy {entropy:.3g} in five steps, {first['entropy']:.3g} at first: completions hardly differ any more: lower --learning_rate, raise "
-        "--epsilon_high (0.28) or --temperature, or set --beta": len(told) > 5
-        and entropy < 0.1 * first["entropy"],
-        f"completions/clipped_ratio {cut:.2f}: most completions are cut off: raise --max_completion_length; where their length only grows, try "
-        "--loss_type dr_grpo": cut > 0.5,
-        f"{fault} {row[fault]:.2f}: most completions end without an answer to score: train_sft.py first, on texts that have one": row[
-            fault
-        ]
-        > 0.5
-        >= cut,
-        f"frac_reward_zero_std 1 in three steps: the completions of a prompt are all paid alike, so nothing is learned; {why}, or raise --temperature": len(
-            told
-        )
-        > 2
-        and all(row["frac_reward_zero_std"] == 1 for row in told[-3:]),
-        f"judge/think_empty {empty:.2f}, {at_first:.2f} at first: the judge stops thinking: take data on which a guess fails, lower --learning_rate, or set "
-        "--beta": empty > max(0.9, at_first),
-        f"sampling/logp_diff_mean {row['sampling/logp_diff_mean']:.2f}: sampler and trainer disagree on the model's probabilities: try --dtype float32": row[
-            "sampling/logp_diff_mean"
-        ]
-        > 0.1,
-    }
-    return [text for text, holds in found.items() if holds]
-
-
-def show_progress(bar, rows, warned):
-    """On a terminal the step stands behind a moving bar, evaluations and warnings above it; a log file gets a line for every step. The same
-    warning comes every 20 steps at most; warned: {its first word: the step when it came}."""
-    row, line = rows[-1], progress_line(rows[-1])
-    say = note if bar.disable else lambda text: bar.write(text, file=sys.stderr)
-    bar.update(0 if bar.disable else row["step"] - bar.n)
-    if bar.disable or "held-out" in line:
-        say(f"step {row['step']}  {line}  {row['step_time']:.1f} s")
-    bar.set_postfix_str(line.split("  held-out")[0])
-    for text in warnings_for(rows):
-        if row["step"] >= warned.get(text.split()[0], -20) + 20:
-            warned[text.split()[0]] = row["step"]
-            say(f"warning: {text}")
-
-
-def summarize(output_dir, settings):
-    """The end of a run in plain words: what was reached, its curves, what to try next."""
-    rows = [row for _, row in read_json_lines(output_dir / "metrics.jsonl")]
-    held_out = [row for row in rows if "eval/completions/mean_length" in row]
-    if held_out:
-        first, last = held_out[0], held_out[-1]
-        names = {
-            "eval/judge/accuracy": "accuracy",
-            "eval/judge/consistency": "both orders agree",
-            "eval/reward/oracle": "right answers",
-        }
-        changes = [
-            f"{text} {first[name]:.3f} -> {last[name]:.3f}"
-            for name, text in names.items()
-            if name in first
-        ]
-        length = "eval/completions/mean_length"
-        note(
-            f"held out, from step {first['step']} to {last['step']}: {', '.join(changes)}, "
-            f"tokens {first[length]:.0f} -> {last[length]:.0f}; {sum(row.get('step_time', 0) for row in rows) / 60:.1f} minutes of training"
-        )
-    root = Path(__file__).parent
-    if (
-        len(rows) > 20
-        and (root / "extras" / "plot.py").exists()
-        and importlib.util.find_spec("matplotlib")
-    ):
-        subprocess.run(
-            [sys.executable, "-m", "extras.plot", output_dir.resolve()],
-            cwd=root,
-            check=False,
-            stdout=sys.stderr,
-        )
-    checkpoint = output_dir / f"checkpoint-{settings.max_steps}"
-    question = (
-        '--query "347+586" --a 933 --b 923'
-        if is_embedded(settings.model)
-        else "--query Q --a A --b B"
-    )
-    note(
-        f"try: python judge.py --model {checkpoint} {question}\n     python -m extras.view {output_dir}\n     python -m extras.plot {output_dir}    (needs matplotlib)"
-    )

@@ -135,6 +135,8 @@ def cached(play, path, names):
 
     `names`: a text per player that stands for it and for all settings; the player whose name comes first in order is i in a row.
     """
+    from runlog import append_rows
+
     known, asked = read_cache(path) if path else {}, Counter()
 
     def play_cached(pairs):
@@ -151,10 +153,7 @@ def cached(play, path, names):
             part, part_keys = zip(*todo[start : start + CHUNK_MATCHES])
             known.update(zip(part_keys, play(part, [key[2] for key in part_keys]), strict=True))
             if path:
-                with open(path, "a", encoding="utf-8") as file:
-                    file.writelines(
-                        json.dumps(dict(zip(ROW, (*key, known[key])))) + "\n" for key in part_keys
-                    )
+                append_rows(path, [dict(zip(ROW, (*key, known[key]))) for key in part_keys])
         return [
             known[key] if turn == tuple(pair) else 1 - known[key]
             for turn, key, pair in zip(turns, keys, pairs)
@@ -165,10 +164,10 @@ def cached(play, path, names):
 
 def read_cache(path):
     """{(name of i, name of j, repetition): score}. BadInput for a file of another kind."""
-    from runlog import own_rows
+    from runlog import resumable_rows
 
     known = {}
-    for number, row in own_rows(path, "--cache", b'{"i": "'):
+    for number, row in resumable_rows(path, "--cache", b'{"i": "'):
         *key, score = map(row.get, ROW)
         if list(map(type, [*key, score])) != [str, str, int, float] or not 0 <= score <= 1:
             raise BadInput(

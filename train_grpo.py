@@ -218,21 +218,19 @@ from tqdm import tqdm  # noqa: E402
 
 from distributed import Policy, load_checkpoint, load_model, save_checkpoint, start
 from model import pack_groups  # noqa: E402
+from progress import progress_line, show_progress, summarize  # noqa: E402
 from rollouts import (  # noqa: E402
     drop_long,
     evaluate,
     item_stream,
     make_group,
     micro_batches,
-    progress_line,
     reward_columns,
     roll_out,
-    show_progress,
     step_metrics,
-    summarize,
     write_rollouts,
 )  # noqa: E402
-from runlog import append_json_line, newest_checkpoint, open_run, record, reporter  # noqa: E402
+from runlog import append_rows, newest_checkpoint, open_run, record, reporter  # noqa: E402
 from seeding import hash64  # noqa: E402
 
 # ------------------------------------------------------------------------------------------------------------ the algorithm
@@ -519,7 +517,7 @@ def train(settings, folder, items, held_out):
             )
             rows.append(row)
             if runtime.is_main:
-                append_json_line(output_dir / "metrics.jsonl", row)
+                append_rows(output_dir / "metrics.jsonl", [row])
             note(f"before training, on {len(held_out)} held-out items: {progress_line(row)}")
 
         # Step s reads items (s - 1) * prompts_per_step and on of an endless stream, so a resumed run only skips.

@@ -12,6 +12,7 @@ import cli
 import data
 from cli import BadInput, setting
 from data import conversation, load_pairs, text, two_answers
+from runlog import append_rows, resumable_rows
 
 # ---- formats that only data making meets (data.py reads the others) ----
 
@@ -137,15 +138,10 @@ class Store:
                 "settings"
             )
         elif self.partial.exists():
-            *lines, rest = self.partial.read_bytes().split(b"\n")
-            if rest:  # the last words of a process that was killed
-                os.truncate(self.partial, self.partial.stat().st_size - len(rest))
-            if lines:
-                earlier = cli.parse_json(lines[0], self.partial)
-                self.rows = {
-                    row["key"]: row
-                    for row in (cli.parse_json(line, self.partial) for line in lines[1:])
-                }
+            rows = [row for _, row in resumable_rows(self.partial, "--out")]
+            if rows:
+                earlier = rows[0]
+                self.rows = {row["key"]: row for row in rows[1:]}
         for name in self.settings if earlier is not None else ():
             if name not in MOVES and earlier.get(name) != self.settings[name]:
                 raise BadInput(
@@ -155,15 +151,9 @@ class Store:
 
     def add(self, rows):
         """Keeps rows, each with its "key", on the disk before the next ones are made."""
-        lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) for row in rows]
-        if self.fresh:
-            self.partial.parent.mkdir(parents=True, exist_ok=True)
-            lines.insert(0, json.dumps(self.settings))
-            self.fresh = False
-        with open(self.partial, "a", encoding="utf-8") as file:
-            file.write("".join(line + "\n" for line in lines))
-            file.flush()
-            os.fsync(file.fileno())
+        self.partial.parent.mkdir(parents=True, exist_ok=True)
+        append_rows(self.partial, [self.settings, *rows] if self.fresh else rows)
+        self.fresh = False
         self.rows.update((row["key"], row) for row in rows)
 
     def finish(self, lines, counts, **more):

@@ -13,12 +13,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_models import COIN, make_model_folder, make_scripted_folder, make_tokenizer
 
-import rollouts
+import progress
 import train_grpo
 import train_sft
 from distributed import Policy, Runtime
 from extras import plot, train_dpo, view
-from rollouts import game_counts, game_rates, progress_line, token_pieces, warnings_for
+from progress import progress_line, warnings_for
+from rollouts import game_counts, game_rates, token_pieces
 from runlog import record
 from sampler import Completion
 from styles import Style, load_style
@@ -390,7 +391,7 @@ def test_the_same_warning_waits_for_twenty_steps(capsys):
                 "timing/tokens_per_second": 9,
             }
         )
-        rollouts.show_progress(bar, rows, told)
+        progress.show_progress(bar, rows, told)
     lines = capsys.readouterr().err.splitlines()
     assert [
         index for index, line in enumerate(lines) if line.startswith("warning: judge/parse_fail")

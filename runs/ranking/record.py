@@ -12,7 +12,6 @@ for the first number of the key. Equal texts are not judged: [] for them.
 """
 
 import gzip
-import json
 import os
 import sys
 from dataclasses import asdict, dataclass
@@ -28,7 +27,7 @@ import cli  # noqa: E402
 from cli import BadInput, note, setting  # noqa: E402
 from data import Pair, load_questions  # noqa: E402
 from judge import JudgeSettings, check_judge, judge_of
-from runlog import own_rows  # noqa: E402
+from runlog import append_rows, resumable_rows  # noqa: E402
 from verdicts import vote_of  # noqa: E402
 
 
@@ -96,7 +95,7 @@ def main(argv=None):
         for question in questions
     ]
     partial, done = Path(settings.out + ".partial"), 0
-    for done, row in own_rows(partial, "--out", b'{"id": '):
+    for done, row in resumable_rows(partial, "--out", b'{"id": '):
         if done > len(heads) or not heads[done - 1].items() <= row.items():
             raise BadInput(
                 f"{partial} line {done} was recorded with other settings or questions: remove the file, or give another --out"
@@ -119,8 +118,7 @@ def main(argv=None):
             disable=None,
         ):
             row = heads[index] | record(judge, questions[index], options)
-            with open(partial, "a", encoding="utf-8") as file:
-                file.write(json.dumps(row, allow_nan=False) + "\n")
+            append_rows(partial, [row])
     whole = Path(
         settings.out + ".whole.partial"
     )  # renamed when it is complete, so that OUT is never half a file
