@@ -227,6 +227,37 @@ def note_every(seconds):
     return say
 
 
+class Progress:
+    """How much of a long work is done: a bar on a terminal, elsewhere a note every 30 seconds."""
+
+    def __init__(self, doing, unit, total, done=0):
+        from tqdm import tqdm
+
+        self.doing, self.unit, self.total, self.done = doing, unit, total, done
+        is_main = os.environ.get("RANK", "0") == "0"
+        self.bar = tqdm(
+            desc=doing,
+            unit=unit,
+            total=total,
+            initial=done,
+            leave=False,
+            disable=None if is_main else True,  # None: shown on a terminal alone
+        )
+        self.note = note_every(30)
+
+    def move_to(self, done):
+        self.bar.update(done - self.done)
+        self.done = done
+        if self.bar.disable:
+            self.note(f"{self.doing}: {done} of {self.total} {self.unit}s")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.bar.close()
+
+
 def run(main, memory="use a smaller model or lower --max_completion_length"):
     """Runs a command's main function and returns what it returns.
 

@@ -1,77 +1,104 @@
-"""From a text to a verdict, from games to a judgment, and when a pair has had votes enough. No model, no torch: recorded votes are replayed
-by the same functions.
+"""When a pair has had enough votes. No model, no torch: recorded votes are replayed here as well.
 
-    parse_verdict("<think>...</think>\boxed{Assistant 1}", "rrm")     1
-    enough([0, 0, 0, 0], remaining=2, stop="decided")                  True: two votes cannot turn four
+    enough([0, 0, 0, 0], remaining=2, stop="decided")     True: two votes cannot change the winner
 
-A pair is voted on in rounds, one vote in each order, num_votes rounds at most. Before each further round the question is how likely it is
-that all votes still to come would change the winner, a draw in its stead included. "decided" stops when that is impossible, "likely" when it
-is at most RISK, "never" asks no such question. The chance is exact if each vote goes to answer 0 with an unknown probability, the same in
-both orders, before the first vote uniform on [0, 1]. This is curtailment by predictive power (Lan, Simon and Halperin 1982; Spiegelhalter,
-Freedman and Blackburn 1986); Adaptive-Consistency (Aggarwal et al., arXiv 2305.11860) looks at the same posterior without the horizon.
-So under that prior the winner differs from the one by all votes in at most 5 % of the pairs (2.5 % with num_votes 8). For the hardest pair, an
-even coin, it does in 2 % with num_votes 5, 8 % with 8 or 16, 12 % with 32; for a judge with an order bias in fewer, since the votes of two
-orders that differ vary less together (runs/ranking/vote_study.py).
+A pair is voted on in rounds, one vote in each order, at most num_votes rounds. Before each further
+round we ask how likely it is that all remaining votes together would change the winner; a draw
+counts as a change. "decided" stops when that is impossible, "likely" when the probability is at
+most RISK, "never" plays all rounds. The probability is exact if each vote goes to answer 0 with one
+unknown probability, the same in both orders, with a uniform prior on [0, 1].
+
+This is curtailment by predictive power (Lan, Simon and Halperin 1982; Spiegelhalter, Freedman and
+Blackburn 1986). Adaptive-Consistency (Aggarwal et al., arXiv 2305.11860) uses the same posterior
+without the horizon. Under this prior the winner differs from that of all votes in at most 5 % of
+the pairs (2.5 % with num_votes 8). In the hardest pair, an even coin, it differs in 2 % with
+num_votes 5, in 8 % with 8 or 16 and in 12 % with 32. A judge with an order bias changes fewer
+winners, because votes of two unequal orders vary less in sum (runs/ranking/vote_study.py).
 """
 
 import functools
 import math
 
-from verdicts import majority
+from verdicts import majority, vote_of
 
 RISK = 0.05
-
-
-STOPS = {
-    "never": -1.0,
-    "decided": 0.0,
-    "likely": RISK,
-}  # stop -> largest chance of another winner at which no more votes are asked for
-
-
+# the largest probability of another winner at which no more votes are asked for
+STOPS = {"never": -1.0, "decided": 0.0, "likely": RISK}
 STOP_HELP = (
-    "leave out votes of a pair once they cannot change its winner (decided), or would in "
-    f"{RISK:.0%} of such cases at most (likely): for single pairs and knockouts, not for schedules that add up scores (runs/ranking)"
+    "skip the remaining votes of a pair once they cannot change its winner (decided), or would "
+    f"change it in at most {RISK:.0%} of such cases (likely). For single pairs and knockouts, not "
+    "for schedules that add up scores (runs/ranking)"
 )
 
 
-@functools.cache
-def chance_of_change(ahead, behind, remaining):
-    """The probability that the leader, now with `ahead` >= `behind` votes, does not lead any more after `remaining` further ones.
+def play_in_rounds(play, matches, num_votes, stop):
+    """Plays games until each match has had enough votes.
 
-    Sums the beta-binomial distribution of the leader's further votes under a uniform prior. Votes without a verdict count in neither number.
+    matches: the comparisons of each pair, one in each order, with their `games`.
+    play(matches, start, count): adds the games number start to start + count - 1 of each order.
+    Equal to playing round by round; rounds that no outcome could save are asked for at once.
     """
-    cast, total = ahead + behind, ahead + behind + remaining
-    return sum(
-        math.comb(remaining, more)
-        * math.comb(cast, ahead)
-        * (cast + 1)
-        / (math.comb(total, ahead + more) * (total + 1))
-        for more in range((remaining - (ahead - behind)) // 2 + 1)
-    )
+    played = 0  # rounds
+    while matches:
+        count = min(
+            rounds_to_ask(votes_of(match), len(match), num_votes - played, stop)
+            for match in matches
+        )
+        play(matches, played, count)
+        played += count
+        remaining = num_votes - played
+        matches = [
+            match for match in matches if not enough(votes_of(match), len(match) * remaining, stop)
+        ]
+
+
+def votes_of(match):
+    return [vote_of(game) for comparison in match for game in comparison.games]
 
 
 def enough(votes, remaining, stop):
-    """Whether no more votes are to be asked for, after `votes` (0, 1 or None each) and with at most `remaining` to come."""
-    lower, upper = sorted((votes.count(0), votes.count(1)))
-    return chance_of_change(upper, lower, remaining) <= STOPS[stop] or remaining == 0
+    """Whether to stop after `votes` (0, 1 or None each), with at most `remaining` to come."""
+    trailing, leading = sorted((votes.count(0), votes.count(1)))
+    return chance_of_change(leading, trailing, remaining) <= STOPS[stop] or remaining == 0
 
 
-def rounds_to_ask(votes, orders, left, stop):
-    """How many rounds of one vote in each of `orders` orders, out of `left`, can be asked for at once without one too many: after fewer, no
-    outcome is enough, not even if the leader gets every vote."""
-    leader = majority(votes) or 0
-    return next(
-        rounds
-        for rounds in range(1, left + 1)
-        if enough(votes + [leader] * orders * rounds, orders * (left - rounds), stop)
+@functools.cache
+def chance_of_change(leading, trailing, remaining):
+    """The probability that the leader does not lead after `remaining` more votes.
+
+    leading >= trailing: votes so far; those without a verdict count in neither. Sums the
+    beta-binomial distribution of the leader's further votes under a uniform prior.
+    """
+    cast, total = leading + trailing, leading + trailing + remaining
+    return sum(
+        math.comb(remaining, more)
+        * math.comb(cast, leading)
+        * (cast + 1)
+        / (math.comb(total, leading + more) * (total + 1))
+        for more in range((remaining - (leading - trailing)) // 2 + 1)
     )
 
 
-def spending(games, num_votes, orders=2):
-    """{games, games_saved, tokens, tokens_saved} of the games of a judgment. What a game that was not played would have taken nobody knows:
-    the mean of the pair's games stands for it."""
-    tokens, saved = sum(game["tokens"] for game in games), num_votes * orders - len(games)
+def rounds_to_ask(votes, num_orders, max_rounds, stop):
+    """How many rounds to ask for at once, of at most `max_rounds`, without one too many.
+
+    After fewer rounds no outcome is enough, not even if the leader gets every vote.
+    """
+    leader = majority(votes) or 0
+    for rounds in range(1, max_rounds + 1):
+        future = votes + [leader] * num_orders * rounds
+        if enough(future, num_orders * (max_rounds - rounds), stop):
+            return rounds
+    raise ValueError(f"no rounds left to ask for: max_rounds is {max_rounds}")
+
+
+def spending(games, num_votes, num_orders=2):
+    """{games, games_saved, tokens, tokens_saved} of the games of a judgment.
+
+    The tokens of a game that was not played are unknown; the mean of the pair's games stands in.
+    """
+    tokens = sum(game["tokens"] for game in games)
+    saved = num_votes * num_orders - len(games)
     return {
         "games": len(games),
         "games_saved": saved,
@@ -81,9 +108,7 @@ def spending(games, num_votes, orders=2):
 
 
 def in_words(spent):
-    saved = (
-        f"; {spent['games_saved']} games, about {spent['tokens_saved']} tokens saved"
-        if spent["games_saved"]
-        else ""
-    )
-    return f"{spent['games']} games, {spent['tokens']} tokens{saved}"
+    words = f"{spent['games']} games, {spent['tokens']} tokens"
+    if spent["games_saved"]:
+        words += f"; {spent['games_saved']} games, about {spent['tokens_saved']} tokens saved"
+    return words

@@ -1,61 +1,57 @@
-"""From a text to a verdict, from games to a judgment, and when a pair has had votes enough. No model, no torch: recorded votes are replayed
-by the same functions.
+r"""From a generated text to a verdict, from the games of a pair to a judgment. No torch.
 
     parse_verdict("<think>...</think>\boxed{Assistant 1}", "rrm")     1
-    enough([0, 0, 0, 0], remaining=2, stop="decided")                  True: two votes cannot turn four
 
-A pair is voted on in rounds, one vote in each order, num_votes rounds at most. Before each further round the question is how likely it is
-that all votes still to come would change the winner, a draw in its stead included. "decided" stops when that is impossible, "likely" when it
-is at most RISK, "never" asks no such question. The chance is exact if each vote goes to answer 0 with an unknown probability, the same in
-both orders, before the first vote uniform on [0, 1]. This is curtailment by predictive power (Lan, Simon and Halperin 1982; Spiegelhalter,
-Freedman and Blackburn 1986); Adaptive-Consistency (Aggarwal et al., arXiv 2305.11860) looks at the same posterior without the horizon.
-So under that prior the winner differs from the one by all votes in at most 5 % of the pairs (2.5 % with num_votes 8). For the hardest pair, an
-even coin, it does in 2 % with num_votes 5, 8 % with 8 or 16, 12 % with 32; for a judge with an order bias in fewer, since the votes of two
-orders that differ vary less together (runs/ranking/vote_study.py).
+A game is one completion that compares the answers of a pair in one order. Its record is a dict,
+{order, verdict, status, text, tokens, think_tokens}. The verdict names a place in the prompt,
+1 or 2; the vote is the index of the answer that stood there.
 """
 
 import bisect
 import functools
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from chat import decode_completion
 from styles import Style, load_style
 
+# ---- what a judge of three answers would change ----
+
+NUM_ANSWERS = 2
+BOTH_ORDERS = [0, 1], [1, 0]  # order[0]: index of the answer that is shown first
 BOXED = re.compile(r"\\boxed\{\s*Assistant ([12])\s*\}")
-
-
 ANSWER_TAG = re.compile(r"<answer>\[\[([AB])\]\]</answer>")
-
-
 VERDICTS = {
     "boxed": ("\\boxed{Assistant 1}", "\\boxed{Assistant 2}"),
     "answer_tag": ("<answer>[[A]]</answer>", "<answer>[[B]]</answer>"),
 }
 
+# ---- from a text to a verdict ----
 
-BOTH_ORDERS = [0, 1], [1, 0]
 
-
-@functools.cache  # a training run asks for every completion
+@functools.cache  # training asks for every completion
 def verdict_rule(style):
-    """The `verdict` rule of a Style or of a style's name. Names rm_r1... need no file: the released RM-R1 models share one rule."""
+    """The `verdict` rule of a Style, or of a style's name.
+
+    Names rm_r1... need no file: the released RM-R1 models share one rule.
+    """
     if isinstance(style, Style):
         return style.verdict
-    return "answer_tag" if re.fullmatch(r"rm_r1\w*", str(style)) else load_style(style).verdict
+    if re.fullmatch(r"rm_r1\w*", str(style)):
+        return "answer_tag"
+    return load_style(style).verdict
 
 
 def find_verdicts(text, rule):
-    """[(offset in the text, 1 or 2), ...]: all verdicts that stand where the rule looks for them.
+    """[(offset in the text, 1 or 2), ...]: the verdicts in the part of the text that counts.
 
-    boxed: after the last </think>, nowhere while a <think> is open, anywhere in a text without such tags (RRM; its release reads
-    training and matches by two different rules). answer_tag: in the last 80 characters (RM-R1's reward code).
+    boxed: after the last </think>; nowhere while a <think> is open; anywhere in a text without
+    tags (RRM; its release uses two different rules in training and evaluation).
+    answer_tag: in the last 80 characters (RM-R1's reward code).
     """
     if rule == "answer_tag":
-        return [
-            (match.start(), "AB".index(match[1]) + 1)
-            for match in ANSWER_TAG.finditer(text, max(0, len(text) - 80))
-        ]
+        found = ANSWER_TAG.finditer(text, max(0, len(text) - 80))
+        return [(match.start(), "AB".index(match[1]) + 1) for match in found]
     start = text.rfind("</think>") + 1
     if text.find("<think>", start) >= 0:
         return []
@@ -63,62 +59,126 @@ def find_verdicts(text, rule):
 
 
 def parse_verdict(text, style):
-    """1 or 2, the place of the answer that a generated text calls the better one; None: no verdict, or two different ones.
+    """The place of the better answer, 1 or 2; None without a verdict or with two different ones.
 
-    `text` is the judge's own words alone, with "<think>" in front where the prompt had opened it; `style` is a Style or its name.
+    text: the judge's own words alone, with "<think>" in front where the prompt had opened it.
+    style: a Style or its name.
     """
-    places = {verdict for _, verdict in find_verdicts(text, verdict_rule(style))}
+    places = {place for _, place in find_verdicts(text, verdict_rule(style))}
     return places.pop() if len(places) == 1 else None
 
 
-def read_verdict(text, style, tokens, finish_reason):
-    """({verdict, status, text, tokens, think_tokens}, where in the text the thinking ends or None) of generated text with "<think>" in front.
+def thinking_end(text, style):
+    """The offset where the thinking ends: the last </think>, else the first verdict, else None."""
+    if "</think>" in text:
+        return text.rfind("</think>")
+    found = find_verdicts(text, verdict_rule(style))
+    return found[0][0] if found else None
 
-    status: "valid" (there is a verdict, even if the text was cut off behind it), else "truncated" (finish_reason "length"), else
-    "unparsable". The thinking ends before the last </think>, without one before the first verdict; think_tokens is `tokens` until counted.
+
+def read_verdict(text, style, num_tokens, finish_reason, count_tokens=None):
+    """The record of a game, without its order, from a text with "<think>" in front.
+
+    status: "valid" if there is a verdict, even in a text that was cut off after it; else
+    "truncated" (finish_reason "length") or "unparsable". count_tokens(end): the number of
+    generated tokens in text[:end]. Without an end of the thinking, all tokens are thinking.
     """
-    verdict = parse_verdict(text, style)
-    status = "valid" if verdict else "truncated" if finish_reason == "length" else "unparsable"
-    ends = (
-        [text.rfind("</think>")]
-        if "</think>" in text
-        else [offset for offset, _ in find_verdicts(text, verdict_rule(style))]
-    )
+    verdict, end = parse_verdict(text, style), thinking_end(text, style)
+    if verdict is not None:
+        status = "valid"
+    else:
+        status = "truncated" if finish_reason == "length" else "unparsable"
     return {
         "verdict": verdict,
         "status": status,
         "text": text,
-        "tokens": tokens,
-        "think_tokens": tokens,
-    }, ends[0] if ends else None
+        "tokens": num_tokens,
+        "think_tokens": num_tokens if end is None else count_tokens(end),
+    }
 
 
 def read_completion(tokenizer, completion, style, opened_think, stops):
-    """What a Completion says: the record of `read_verdict`; think_tokens counts the generated tokens before the end of the thinking."""
-    generated, opened = (
-        decode_completion(tokenizer, completion.tokens, stops),
-        "<think>" * opened_think,
-    )
-    record, end = read_verdict(
-        opened + generated, style, len(completion.tokens), completion.finish_reason
-    )
-    if (
-        end is not None
-    ):  # the largest number of tokens that spell no more than the text up to there, found by halving
-        record["think_tokens"] = (
-            bisect.bisect_right(
-                range(record["tokens"] + 1),
-                end - len(opened),
-                key=lambda count: len(decode_completion(tokenizer, completion.tokens[:count], ())),
-            )
-            - 1
-        )
-    return record
+    """The record of a sampled Completion. opened_think: the prompt ends with "<think>"."""
+    opening = "<think>" if opened_think else ""
+    text = opening + decode_completion(tokenizer, completion.tokens, stops)
+    num_tokens = len(completion.tokens)
+
+    def num_characters(count):
+        return len(decode_completion(tokenizer, completion.tokens[:count], ()))
+
+    def count_tokens(end):  # the most tokens that spell no more than text[:end], by halving
+        counts = range(num_tokens + 1)
+        return bisect.bisect_right(counts, end - len(opening), key=num_characters) - 1
+
+    return read_verdict(text, style, num_tokens, completion.finish_reason, count_tokens)
+
+
+# ---- from games to a judgment ----
+
+
+@dataclass
+class Judgment:
+    """The outcome for one pair. Answers go by their index, 0 or 1, as they were given.
+
+    After an early stop everything here describes the games that were played. p_first is then on
+    average further from 0.5 than with all votes, because one-sided beginnings end early.
+    """
+
+    winner: int | None  # has more of the valid votes; None: a draw, or no valid vote
+    p_first: float  # mean over games of 1 (vote for answer 0), 0 (for answer 1), 0.5 (no verdict)
+    consistent: bool | None  # both orders have the same majority; None: judged in one order
+    games: list  # records, see the top of this file
+
+
+def as_row(judgment):
+    """The JSON form of a Judgment, with "a" and "b" for the answers 0 and 1."""
+    row = asdict(judgment)
+    row["winner"] = None if judgment.winner is None else "ab"[judgment.winner]
+    return row
+
+
+def vote_of(game):
+    """The index of the answer that a game's verdict names, or None."""
+    return None if game["verdict"] is None else game["order"][game["verdict"] - 1]
+
+
+def majority(votes):
+    """The index of the answer with the most votes; None for a draw. A vote may be None."""
+    counts = [votes.count(answer) for answer in range(NUM_ANSWERS)]
+    most = max(counts)
+    return counts.index(most) if counts.count(most) == 1 else None
+
+
+def first_share(votes):
+    """The mean of 1 (a vote for answer 0), 0 (for another answer) and 0.5 (None)."""
+    return sum(0.5 if vote is None else float(vote == 0) for vote in votes) / len(votes)
+
+
+def conclude(games):
+    """The Judgment that follows from games.
+
+    If one order is right and the other has no verdict, there is a winner, but no consistency.
+    """
+    votes, votes_by_order = [], {}
+    for game in games:
+        votes.append(vote_of(game))
+        votes_by_order.setdefault(tuple(game["order"]), []).append(votes[-1])
+    winners = {majority(votes_in_order) for votes_in_order in votes_by_order.values()}
+    consistent = None
+    if len(votes_by_order) > 1:
+        consistent = len(winners) == 1 and None not in winners
+    return Judgment(majority(votes), first_share(votes), consistent, games)
+
+
+# ---- metrics of a judge in training ----
 
 
 def verdict_counts(records):
-    """Counts over games, to be added up over processes before `verdict_rates` divides them: always the same keys in one order. A record:
-    verdict (1, 2, None), right (1 or 2: place of the better answer), longer (1, 2, None: equally many characters), think_tokens."""
+    """Counts over games, to be summed over processes: always the same keys in one order.
+
+    A record: verdict (1, 2, None), right (1 or 2: place of the better answer), longer (1, 2,
+    None: equally many characters), think_tokens.
+    """
     valid = [record for record in records if record["verdict"] is not None]
     unequal = [record for record in valid if record["longer"] is not None]
     return {
@@ -136,13 +196,15 @@ def verdict_counts(records):
 def verdict_rates(counts):
     """The judge/... metrics of `verdict_counts`; 0.0 where there is nothing to divide by.
 
-    Four games with the better and longer answer first, verdicts 1, 1, 2 and none after 5, 50, 50 and 50 thinking tokens:
-    accuracy 2/4, position_bias 2/3 - 1/2, length_bias 2/3 - 3/3 (two of three verdicts for the longer answer, right in all three),
-    parse_fail 1/4, think_empty 1/4. A judge that is always right has length bias 0, however often the longer answer is the better one.
+    Four games, the better and longer answer first in each: verdicts 1, 1, 2 and none, after 5,
+    50, 50 and 50 thinking tokens. Then accuracy is 2/4, position_bias 2/3 - 1/2, length_bias
+    2/3 - 3/3 (two of three verdicts name the longer answer, which is better in all three),
+    parse_fail 1/4, think_empty 1/4. A judge that is always right has length bias 0, however often
+    the longer answer is the better one.
     """
 
-    def share(part, whole):
-        return part / counts[whole] if counts[whole] else 0.0
+    def share(part, total):
+        return part / counts[total] if counts[total] else 0.0
 
     return {
         "judge/accuracy": share(counts["right"], "games"),  # no verdict = wrong
@@ -151,49 +213,3 @@ def verdict_rates(counts):
         "judge/parse_fail": share(counts["games"] - counts["valid"], "games"),
         "judge/think_empty": share(counts["think_empty"], "games"),
     }
-
-
-@dataclass
-class Judgment:
-    """The outcome for one pair; answers go by their index, 0 or 1, as they were given. After an early stop all of it, `consistent` and
-    p_first as well, is that of the games played: `winner` is then as certain as the rule says, and p_first lies further from 0.5 than the
-    share over all votes would on average, since one-sided beginnings end early."""
-
-    winner: int | None  # more of the valid votes; None: as many for each, or no valid one
-    p_first: float  # mean over the games of 1 (for answer 0), 0 (for answer 1) and 0.5 (no verdict)
-    consistent: (
-        bool | None
-    )  # each order has a majority, and it is the same; None: judged in one order
-    games: list  # {order, verdict, status, text, tokens, think_tokens}; order [1, 0]: answer 1 stood first; verdict: the place
-
-
-def vote_of(game):
-    """The index of the answer that a game's verdict names, or None."""
-    return None if game["verdict"] is None else game["order"][game["verdict"] - 1]
-
-
-def majority(votes):
-    """0 or 1, whichever has more votes; None for a draw. Votes of None count for neither."""
-    lead = votes.count(0) - votes.count(1)
-    return None if lead == 0 else int(lead < 0)
-
-
-def first_share(votes):
-    """The mean of 1 (a vote for answer 0), 0 (for answer 1) and 0.5 (None)."""
-    return sum(0.5 if vote is None else 1 - vote for vote in votes) / len(votes)
-
-
-def conclude(games):
-    """The Judgment that follows from games. One order right and the other without a verdict has a winner, but is not consistent."""
-    votes = [vote_of(game) for game in games]
-    orders = [
-        [vote for vote, game in zip(votes, games) if game["order"] == order]
-        for order in BOTH_ORDERS
-    ]
-    first, second = map(majority, orders)
-    return Judgment(
-        majority(votes),
-        first_share(votes),
-        first is not None and first == second if all(orders) else None,
-        games,
-    )

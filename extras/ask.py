@@ -17,7 +17,7 @@ from cli import BadInput, setting
 from data import load_questions
 from endpoint import Endpoint
 from extras.store import Base, named_pairs
-from judge import load_model
+from backends import load_model
 from rewards import final_answer
 from seeding import stable_hash, uniform
 from styles import format_rates, judge_messages, load_style, task_type
@@ -208,7 +208,7 @@ def answers_of_server(questions, settings, store):
     ):
         number = index // settings.num_answers
         replies.setdefault(number, {})[index % settings.num_answers] = reply
-        failed |= {number} if reply.error and reply.passing else set()
+        failed |= {number} if reply.error and reply.transient else set()
         if len(replies[number]) == settings.num_answers and number not in failed:
             own = [replies[number].pop(order) for order in range(settings.num_answers)]
             reasons = ["refused" if reply.error else reply.finish_reason for reply in own]
@@ -335,7 +335,7 @@ def ask_teacher(stage, prompts, base_url, model, cases, style, settings, store):
     for index, reply in (
         Endpoint(base_url, model, settings.concurrency, key=key).complete(requests) if todo else ()
     ):
-        if reply.error and reply.passing:
+        if reply.error and reply.transient:
             failed += 1
             continue
         chain = final_answer(reply.text)

@@ -225,9 +225,9 @@ def bench_judge(settings, folder, device, dtype, limits):
         rows_of,
     )
     from extras.plan import sizes_of
-    from judge import BOTH_ORDERS, Judge, as_pair
+    from judge import Judge, as_pair
     from styles import judge_messages
-    from verdicts import parse_verdict
+    from verdicts import BOTH_ORDERS, parse_verdict
 
     model, peer = load_both(folder, device, dtype)
     tokenizer = load_tokenizer(folder)
@@ -262,10 +262,11 @@ def bench_judge(settings, folder, device, dtype, limits):
         replies = []
         for prompt in encode():
             for row in peer_generate(
-                peer, [prompt], settings.votes, settings.new_tokens, 0.6, judge.stops
+                peer, [prompt], settings.votes, settings.new_tokens, 0.6, judge.backend.stops
             ).tolist():
                 length = next(
-                    (index for index, token in enumerate(row) if token in judge.stops), len(row)
+                    (index for index, token in enumerate(row) if token in judge.backend.stops),
+                    len(row),
                 )
                 replies.append((tokenizer.decode(row[:length]), min(length + 1, len(row))))
         return replies

@@ -25,7 +25,9 @@ def read_verdicts(judge, games, settings):
             read.append(game)
     prefixes = [prefix for prefix, _ in groups]
     for batch in batches_by_length(range(len(groups)), prefixes, 8192):
-        probabilities = first_place_probabilities(judge.model, [groups[index] for index in batch])
+        probabilities = first_place_probabilities(
+            judge.backend.model, [groups[index] for index in batch]
+        )
         for index, probability in zip(batch, probabilities):
             game = read[index]
             game["p_verdict"] = round(probability, 6)

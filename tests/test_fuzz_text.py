@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from test_fuzz import JSON, VALUES, damaged, fuzz, result_or_bad_input, time_limit
 
 import cli
+import backends
 import endpoint
 import evaluate
 import judge
@@ -22,7 +23,7 @@ import train_grpo
 import train_sft
 import verify
 from cli import BadInput
-from endpoint import Passing, Reply
+from endpoint import TransientError, Reply
 from styles import judge_messages, load_style, task_type
 from verdicts import find_verdicts
 
@@ -183,7 +184,7 @@ COMPLETION = st.fixed_dictionaries(
 def test_answers_of_a_server(content):
     try:
         reply = endpoint.read_reply(content)
-    except Passing:
+    except TransientError:
         return
     assert (
         isinstance(reply, Reply)
@@ -234,8 +235,8 @@ DATE = st.lists(
     | st.just(email.utils.formatdate(2**33))
 )
 def test_pauses_that_a_server_wishes_for(header):
-    pause = endpoint.wished_pause(header)
-    assert pause is None or 0 < pause <= endpoint.LONGEST_WISH
+    pause = endpoint.retry_after(header)
+    assert pause is None or 0 < pause <= endpoint.MAX_RETRY_AFTER
 
 
 @fuzz(200)
@@ -271,7 +272,7 @@ def test_a_key_that_no_header_can_hold(monkeypatch, key, capsys):
 # ---- arguments ----
 
 SETTINGS = {
-    "judge": judge.Settings,
+    "judge": judge.JudgeCommandSettings,
     "evaluate": evaluate.Settings,
     "train_grpo": train_grpo.Settings,
     "train_sft": train_sft.Settings,
@@ -460,7 +461,7 @@ def test_parsers_of_long_texts(unit):
         for style in STYLES:
             judge.parse_verdict(text, style)
         task_type(text)
-        endpoint.disarm(text)
+        backends.disarm(text)
         verify.stated_answer(text)
         verify.quick_check(text, "7"), verify.quick_check("7", text)
         judge_messages(load_style("rrm"), text, text, text)

@@ -477,9 +477,13 @@ def test_model_objects_styles_and_stops(folder, tmp_path):
     first = Judge(str(folder), dtype="float32")
     assert first.style.name == "rrm"
     with pytest.raises(ValueError, match="tokenizer"):
-        Judge(first.model)
-    again = Judge(first.model, first.tokenizer)
-    assert again.model is first.model and again.stops == first.stops and again.style == first.style
+        Judge(first.backend.model)
+    again = Judge(first.backend.model, first.tokenizer)
+    assert (
+        again.backend.model is first.backend.model
+        and again.backend.stops == first.backend.stops
+        and again.style == first.style
+    )
     for file in folder.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     config = json.loads((tmp_path / "config.json").read_text()) | {
@@ -488,8 +492,8 @@ def test_model_objects_styles_and_stops(folder, tmp_path):
     }
     (tmp_path / "config.json").write_text(json.dumps(config))
     trained = Judge(tmp_path, dtype="float32")
-    for same in (trained, Judge(trained.model, trained.tokenizer)):
-        assert same.style.name == "direct" and {3, 5} <= set(same.stops)
+    for same in (trained, Judge(trained.backend.model, trained.tokenizer)):
+        assert same.style.name == "direct" and {3, 5} <= set(same.backend.stops)
     assert Judge(tmp_path, style="rrm", dtype="float32").style.name == "rrm"
     with pytest.raises(BadInput, match="no style is called"):
         Judge(tmp_path, style="nonsense")

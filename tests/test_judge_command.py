@@ -10,8 +10,10 @@ import pytest
 import torch
 from tiny_models import COIN, make_model_folder, make_scripted_folder
 
+import backends
 import cli
 import judge
+import judge_file
 import sampler
 from data import Pair
 from early_stopping import in_words, spending
@@ -249,7 +251,7 @@ def fill(arguments, places):
 @pytest.mark.parametrize("arguments, problem", BAD)
 def test_bad_input_is_one_line_and_exit_code_2(monkeypatch, capsys, places, arguments, problem):
     before = places["NOTES"].read_text()
-    monkeypatch.setattr(judge, "load_model", None)  # none of these comes so far
+    monkeypatch.setattr(backends, "load_model", None)  # none of these comes so far
     code, out, err = inline(monkeypatch, capsys, *fill(arguments, places))
     lines = [line for line in err.splitlines() if not line.startswith("data: ")]
     assert (
@@ -317,7 +319,7 @@ def pairs_file(tmp_path):
 
 @pytest.fixture
 def batch(monkeypatch, capsys, coin, pairs_file):
-    monkeypatch.setattr(judge, "CHUNK_PAIRS", 4)
+    monkeypatch.setattr(judge_file, "CHUNK_PAIRS", 4)
 
     def run(out, *more, source=pairs_file):
         votes = [] if "--num_votes=8" in more else ["--num_votes", 2]
@@ -409,8 +411,8 @@ def test_a_file_of_pairs_with_fewer_votes(batch, tmp_path):
 
 
 KILLED = """
-import os, sys, judge, sampler
-judge.CHUNK_PAIRS, calls, generate = 4, [], sampler.generate
+import os, sys, judge, judge_file, sampler
+judge_file.CHUNK_PAIRS, calls, generate = 4, [], sampler.generate
 sampler.generate = lambda *rest, **options: calls.append(1) or (os._exit(9) if len(calls) == 3 else generate(*rest, **options))
 judge.main(sys.argv[1:])
 """
@@ -564,7 +566,7 @@ def test_the_embedded_judge_says_where_its_world_ends(monkeypatch, capsys):
         ("has fig x3, max 4 x1", "fig oat", "Rice tea", True),
         ("What is the capital of France?", "Paris", "Lyon", False),
     ):
-        tiny.small_world = True
+        tiny.backend.small_world = True
         code, _, err = inline(
             monkeypatch, capsys, "--query", query, "--a", a, "--b", b, "--max_completion_length", 96
         )

@@ -31,7 +31,7 @@ from tokenizers import normalizers, pre_tokenizers  # noqa: E402
 import chat  # noqa: E402
 import data  # noqa: E402
 from cli import BadInput  # noqa: E402
-from endpoint import disarm  # noqa: E402
+from backends import disarm  # noqa: E402
 from judge import Judge  # noqa: E402
 from styles import Style, judge_messages, load_style
 
@@ -285,7 +285,7 @@ def strip_way(tokenizer, messages):
 
 
 def server_way(tokenizer, messages):
-    """What this project does in front of a server, which renders the template itself: `endpoint.disarm`."""
+    """What this project does in front of a server, which renders the template itself: `backends.disarm`."""
     return plain_way(
         tokenizer, [message | {"content": disarm(message["content"])} for message in messages]
     )
@@ -401,7 +401,7 @@ def try_all(tokenizer, wanted, chosen, compared=()):
 
 
 def try_tokenizer(name):
-    """(counts of `try_all` over all attacks, number of control tokens, those that `endpoint.disarm` leaves as they are) of a name in SMALL, or a folder."""
+    """(counts of `try_all` over all attacks, number of control tokens, those that `backends.disarm` leaves as they are) of a name in SMALL, or a folder."""
     tokenizer = small_tokenizer(name) if name in SMALL else chat.load_tokenizer(name)
     chosen = [(style, place) for style in styles() for place in PLACES[:-1]] + [(None, "chat")]
     counts = try_all(
@@ -539,7 +539,7 @@ words, and the others decode to the same text with the attack in place of the ha
 
 {classes_table}
 - **`encode_chat`** ([`chat.py`](../../chat.py)): every prompt that this project's own models read, in training and judging.
-- **behind a server**: `endpoint.disarm`, then the template as the server applies it (below).
+- **behind a server**: `backends.disarm`, then the template as the server applies it (below).
 - **plain**: `tokenizer.apply_chat_template(messages)`, what nearly every script does.
 - **split**: contents encoded on their own with `split_special_tokens=True` between the template's pieces. It protects tokens with the "special" flag;
   `<think>`, `</think>`, `<tool_call>`, `<｜User｜>` and `<｜Assistant｜>` have none. (Applied to the whole chat, it takes the template's own tokens apart.)

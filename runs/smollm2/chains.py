@@ -113,7 +113,7 @@ def sample(settings, store):
             for pair, order in games
         ]
         seeds = [(settings.seed, stable_hash(pair.id), order[0]) for pair, order in games]
-        drawn = judge.draw(
+        drawn = judge.backend.generate(
             prompts,
             seeds,
             settings.num_samples,

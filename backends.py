@@ -1,0 +1,233 @@
+"""The two backends of a judge: a model on this machine, and a model on a server.
+
+Both have a style, a tokenizer (None for a server), a context, and the same methods:
+
+    check_texts(pairs)     notes what the user should know before these texts are judged
+    encode(messages)       a prompt
+    generate(prompts, seeds, num_generations, max_new_tokens, temperature, ...)
+                           the records of what the model wrote, [prompt][generation]
+"""
+
+import re
+import sys
+from pathlib import Path
+
+from chat import encode_chat, load_tokenizer, opens_think, stop_token_ids
+from checkpoint import check_model_folder, resolve_model
+from cli import BadInput, note
+from endpoint import Endpoint
+from seeding import hash64, stable_hash
+from styles import Style, default_style, load_style
+from verdicts import read_completion, read_verdict
+
+CONTROL_TOKEN_START = re.compile(
+    r"<(?=[|｜]|/?(think|s|[a-z]+(_[a-z]+)+)>|([be]os|pad|unk|mask|unused\d+)>)"
+    r"|\[(?=/?(INST|THINK|[A-Z]+(_[A-Z]+)+)\])"
+)
+CONTEXT_EXCEEDED = re.compile(r"(?i)status (400|413|422): .*(context|too long|too large)")
+
+
+class LocalBackend:
+    """A model on this machine."""
+
+    def __init__(self, model, tokenizer, style, device, dtype):
+        folder = resolve_model(model) if isinstance(model, (str, Path)) else None
+        if folder is None and tokenizer is None:
+            raise ValueError("a Model object comes without a tokenizer: pass its tokenizer as well")
+        config = check_model_folder(folder) if folder else model.config.raw
+        style = style or default_style(folder, config)
+        self.style = style if isinstance(style, Style) else load_style(style)
+        self.tokenizer = tokenizer or load_tokenizer(folder)
+        self.stops = stop_token_ids(self.tokenizer, folder or self.tokenizer.name_or_path)
+        self.model = load_model(folder, device, dtype) if folder else model
+        self.context = config.get("max_position_embeddings") or sys.maxsize
+        self.small_world = config.get("judge_style") == "tiny"  # stems from an embedded base
+
+    def encode(self, messages):
+        return encode_chat(self.tokenizer, messages)
+
+    def generate(
+        self,
+        prompts,
+        seeds,
+        num_generations,
+        max_new_tokens,
+        temperature,
+        first_generation=0,
+        progress=None,
+    ):
+        """Records [prompt][generation], see `verdicts.read_verdict`; seeds: integers for each."""
+        from sampler import generate
+
+        completions = generate(
+            self.model,
+            prompts,
+            num_generations,
+            max_new_tokens,
+            temperature,
+            stop_token_ids=self.stops,
+            seed=[hash64(*seed) for seed in seeds],
+            first_generation=first_generation,
+            progress=progress,
+        )
+        return [self.read(prompt, group) for prompt, group in zip(prompts, completions)]
+
+    def read(self, prompt, completions):
+        opened = opens_think(self.tokenizer, prompt)
+        return [
+            read_completion(self.tokenizer, completion, self.style, opened, self.stops)
+            for completion in completions
+        ]
+
+    def check_texts(self, pairs):
+        """Notes once that an embedded judge is asked about more than its small world.
+
+        It would answer all the same. Words of its world are single tokens, others are not.
+        """
+        if not self.small_world:
+            return
+        texts = set()
+        for pair in pairs:
+            texts.update(message["content"] for message in pair.messages)
+            texts.update(pair.answers)
+        for word in sorted(set(re.findall("[A-Za-z]{3,}", " ".join(texts)))):
+            if len(self.tokenizer.encode(f" {word}", add_special_tokens=False)) > 1:
+                self.small_world = False
+                note(
+                    "the embedded judge knows sums and lines of words (tiny/README.md), "
+                    f"not {word!r}: its verdict means nothing here, give --model"
+                )
+                return
+
+
+def load_model(folder, device, dtype):
+    import torch
+
+    from model import Model, compute_dtype
+
+    if device in (None, "auto"):
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise BadInput(
+            "--device cuda: this PyTorch sees no GPU: use --device cpu, or install a CUDA build"
+        )
+    if not isinstance(dtype, torch.dtype):
+        dtype = compute_dtype(dtype or "auto", device)
+    return Model.from_pretrained(folder, device, dtype)
+
+
+class ServerBackend:
+    """A model on an OpenAI-compatible server."""
+
+    tokenizer = None
+    context = sys.maxsize  # unknown; see `generate`
+
+    def __init__(self, base_url, model, style=None):
+        self.endpoint = Endpoint(base_url, model)
+        self.style = style if isinstance(style, Style) else load_style(style or "rrm")
+        self.opens_think = False  # the server's template ends with <think>
+        self.warned = False
+
+    def check_texts(self, pairs):
+        if not self.warned:
+            self.warned = True
+            note(
+                "the server renders the chat template: control tokens inside answers are broken "
+                "up, but other forgeries cannot be excluded"
+            )
+
+    def encode(self, messages):
+        return [message | {"content": disarm(message["content"])} for message in messages]
+
+    def generate(
+        self,
+        prompts,
+        seeds,
+        num_generations,
+        max_new_tokens,
+        temperature,
+        first_generation=0,
+        progress=None,
+    ):
+        """Records [prompt][generation], see `verdicts.read_verdict`; seeds: integers for each.
+
+        A prompt that the server's context cannot hold counts as truncated. Raises RuntimeError
+        where another request failed for good.
+        """
+        requests = [
+            {
+                "messages": prompt,
+                "max_tokens": max_new_tokens,
+                "temperature": temperature,
+                "seed": (stable_hash(*seed) + generation) % 2**31,
+            }
+            for prompt, seed in zip(prompts, seeds, strict=True)
+            for generation in range(first_generation, first_generation + num_generations)
+        ]
+        replies = self.complete(requests, progress)
+        self.restore_think_tags(replies)
+        groups = [
+            replies[start : start + num_generations]
+            for start in range(0, len(replies), num_generations)
+        ]
+        if temperature > 0:
+            self.note_equal_replies(groups)
+        return [[self.read(reply) for reply in group] for group in groups]
+
+    def complete(self, requests, progress):
+        """The replies in the order of the requests."""
+        url, replies = self.endpoint.url, [None] * len(requests)
+        for done, (index, reply) in enumerate(self.endpoint.complete(requests), start=1):
+            replies[index] = reply
+            if progress:
+                progress(done, len(requests))
+        for reply in replies:  # one prompt that is too long must not cost all the others
+            if reply.error and CONTEXT_EXCEEDED.match(reply.error):
+                note(f"{url}: {reply.error}: counted as truncated")
+                reply.error, reply.finish_reason = None, "length"
+        errors = [reply.error for reply in replies if reply.error]
+        if errors:
+            raise RuntimeError(
+                f"{url}: {len(errors)} of {len(requests)} requests failed; the first: {errors[0]}"
+            )
+        return replies
+
+    def restore_think_tags(self, replies):
+        """Puts "<think>" in front of texts whose prompt had opened it.
+
+        A server does not say so, but then a finished text shows the closing tag alone. One that was
+        cut off shows no tag at all, hence one finished text decides for all.
+        """
+        untagged = [reply for reply in replies if "<think>" not in reply.text]
+        if any("</think>" in reply.text for reply in untagged):
+            self.opens_think = True
+        if self.opens_think:
+            for reply in untagged:
+                reply.text = "<think>" + reply.text
+
+    def note_equal_replies(self, groups):
+        if len(groups) < 2 or len(groups[0]) < 2:
+            return
+        if all(len({reply.text for reply in group}) == 1 for group in groups):
+            note(
+                f"{self.endpoint.url}: all generations of each prompt are alike: the server may "
+                "ignore temperature and seed, so that votes mean nothing"
+            )
+
+    def read(self, reply):
+        """The record of a reply; think_tokens by the share of characters (no token is shown)."""
+
+        def count_tokens(end):
+            return reply.tokens * end // len(reply.text)
+
+        return read_verdict(reply.text, self.style, reply.tokens, reply.finish_reason, count_tokens)
+
+
+def disarm(text):
+    """Puts a blank into whatever a server may read as a control token: <think>, </s>, [INST], ...
+
+    The server renders the template and then searches the whole text for such tokens. It may know
+    others than these.
+    """
+    return CONTROL_TOKEN_START.sub(lambda match: match[0] + " ", text)

@@ -1,0 +1,100 @@
+"""judge.py --pairs IN --out OUT: a file of judgments, one JSON object a line, that resumes.
+
+Pairs are judged in chunks that are cut by position in the input, and always judged whole, because
+the last bits of a log-prob may depend on the batch. So the file is the same, interrupted or not.
+Each row carries its settings and a hash of its pair: a file never goes on with others unnoticed.
+"""
+
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+
+from cli import BadInput, Progress, note
+from early_stopping import spending
+from runlog import append_rows, check_same, resumable_rows, sole_writer
+from seeding import stable_hash
+from verdicts import as_row
+
+CHUNK_PAIRS = 64  # judged together and written together
+SUMMARY = "pairs a b no_winner orders_agree games games_saved tokens tokens_saved".split()
+NOT_RECORDED = "query", "a", "b", "pairs", "out", "json"
+
+
+def check_paths(pairs, out):
+    """BadInput where --out would overwrite the input, lies in its folder or is no ordinary file."""
+    path = Path(out).resolve()
+    inputs = {Path(name.strip()).resolve() for name in [pairs, *pairs.split(",")]}
+    if not inputs.isdisjoint([path, *path.parents]):
+        raise BadInput(f"--out: {out} is the input or lies in its folder: give another file")
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise BadInput(f"--out: {out} is no ordinary file: give the name of a file")
+
+
+def judge_pairs(settings, pairs, load_judge, options):
+    """Completes settings.out, in the order of the input, and returns a summary.
+
+    load_judge(): the Judge, loaded only if pairs are left. options: of `Judge.judge`.
+    """
+    recorded = {name: value for name, value in asdict(settings).items() if name not in NOT_RECORDED}
+    heads = [head_of(pair) for pair in pairs]
+    totals = read_rows(settings.out, heads, recorded)
+    done = totals["pairs"]
+    if done:
+        note(f"{settings.out}: {done} of {len(pairs)} pairs are judged already")
+    else:
+        note(f"{len(pairs)} pairs to judge")
+    if done < len(pairs):
+        judge = load_judge()
+        progress = Progress("judging", "pair", len(pairs), done)
+        with progress, sole_writer(settings.out):
+            if read_rows(settings.out, heads, recorded)["pairs"] != done:
+                raise BadInput(f"--out: {settings.out} has grown meanwhile: call again to go on")
+            for start in range(done - done % CHUNK_PAIRS, len(pairs), CHUNK_PAIRS):
+                judgments = judge.judge(pairs[start : start + CHUNK_PAIRS], **options)
+                rows = [
+                    {**head, **as_row(judgment), "settings": recorded}
+                    for head, judgment in zip(heads[start:], judgments)
+                ]
+                new_rows = rows[totals["pairs"] - start :]  # a part of the first chunk may be there
+                append_rows(settings.out, new_rows)
+                for row in new_rows:
+                    add_row(totals, row)
+                progress.move_to(totals["pairs"])
+    summary = {name: totals[name] for name in SUMMARY}
+    if settings.one_order:
+        summary["orders_agree"] = None
+    return summary
+
+
+def head_of(pair):
+    """How a row begins: the pair's id, and a hash of its content."""
+    return {"id": pair.id, "pair": f"{stable_hash(pair.messages, pair.answers):016x}"}
+
+
+def read_rows(path, heads, recorded):
+    """The totals of the rows in --out. Raises BadInput for rows of other pairs or settings."""
+    totals = Counter()
+    for number, row in resumable_rows(path, "--out", b'{"id": '):
+        fields = {"id", "pair", "winner", "consistent", "games"}
+        if not fields <= row.keys() or not isinstance(row.get("settings"), dict):
+            raise BadInput(
+                f"--out: {path} line {number} is no judgment that this command wrote: give "
+                "another file"
+            )
+        check_same(row["settings"], recorded, path, "--out")
+        if number > len(heads) or not heads[number - 1].items() <= row.items():
+            raise BadInput(
+                f"--out: {path} line {number} judges pair {row['id']}, not pair {number} of the "
+                "input: give another file"
+            )
+        add_row(totals, row)
+    return totals
+
+
+def add_row(totals, row):
+    """Adds a row of --out to a Counter for the summary."""
+    num_orders = 1 if row["settings"]["one_order"] else 2
+    totals["pairs"] += 1
+    totals[row["winner"] or "no_winner"] += 1
+    totals["orders_agree"] += row["consistent"] is True
+    totals.update(spending(row["games"], row["settings"]["num_votes"], num_orders))
