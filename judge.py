@@ -1,10 +1,10 @@
 """The judge: it reads a query and two answers, thinks, and says which answer is better.
 
-    python judge.py --query "What is 6 * 7?" --a 42 --b 48 --num_votes 4
+    python judge.py --query "347+586" --a 933 --b 923 --num_votes 4
     python judge.py --pairs pairs.jsonl --out judged.jsonl       a second call resumes the first
 
     judgment = Judge("tiny").judge([("347+586", "933", "923")], num_votes=4)[0]
-    judgment.winner, judgment.p_first, judgment.consistent       # 0, 0.875, True
+    judgment.winner, judgment.p_first, judgment.consistent       # 0, 1.0, True
 
 A model's verdict depends on which answer it reads first, so each pair is judged in both orders.
 Three results are kept apart: the winner (the majority of valid votes), whether the orders agree,

@@ -148,9 +148,10 @@ def test_a_log_file_shows_that_the_work_goes_on(run, monkeypatch, tmp_path, ques
         "--output_dir",
     ]
     assert "items judged" not in run(*arguments, tmp_path / "quick")[2]  # less than half a minute
-    for module in (evaluate, judge_file):
+    note_every = cli.note_every
+    for module in (evaluate, cli):
         monkeypatch.setattr(
-            module, "note_every", lambda seconds: cli.note_every(0 if seconds == 30 else None)
+            module, "note_every", lambda seconds: note_every(0 if seconds == 30 else None)
         )
     err = run(*arguments, tmp_path / "slow")[2]
     assert re.findall(r"(\d+) of 9 items judged, \d+ s", err) == ["4", "8", "9"]
