@@ -1,27 +1,28 @@
-"""Stable hashes and uniform numbers from texts and integers: the same in every process, on every machine."""
+"""Hashes and uniform numbers that are the same in every process and on every machine.
+
+Python's own `hash` of a text differs from process to process.
+"""
 
 import hashlib
 import json
 
-
-def stable_hash(*texts):
-    """64 bits of texts or message lists: the same in every process, on every machine."""
-    return int(hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:16], 16)
-
-
-GOLDEN = 0x9E3779B97F4A7C15  # SplitMix64 (Steele, Lea, Flood 2014): the odd step between two states
-
-
+# SplitMix64 (Steele, Lea, Flood 2014): its step between two states, and its shifts and factors.
+GOLDEN = 0x9E3779B97F4A7C15
 MIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
 
 
-def signed(value):
-    """A Python integer modulo 2^64 as the int64 that has its bits."""
-    return (value + 2**63) % 2**64 - 2**63
+def stable_hash(*texts):
+    """64 bits of texts, message lists or integers."""
+    return int(hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:16], 16)
+
+
+def uniform(text):
+    """A number in [0, 1)."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
 
 
 def hash64(*numbers):
-    """Folds integers into 64 well-mixed bits, on the host: the start of a row's random stream."""
+    """Folds integers into 64 well-mixed bits, as an int64: the start of a row's random stream."""
     state = 0
     for number in numbers:
         state = ((state ^ number % 2**64) + GOLDEN) % 2**64
@@ -31,5 +32,6 @@ def hash64(*numbers):
     return signed(state)
 
 
-def uniform(key):  # in [0, 1), from a text; Python's own hash differs from process to process
-    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
+def signed(value):
+    """A Python integer modulo 2^64 as the int64 with the same bits."""
+    return (value + 2**63) % 2**64 - 2**63
