@@ -264,7 +264,7 @@ def split_into_shards(weights):
         if shards[-1] and shard_bytes + tensor.nbytes > MAX_SHARD_BYTES:
             shards.append({})
             shard_bytes = 0
-        key = name if name.startswith("lm_head.") else "model." + name
+        key = name if name.startswith(("lm_head.", "score.")) else "model." + name
         shards[-1][key] = tensor.detach().cpu().contiguous()
         shard_bytes += tensor.nbytes
     return shards
