@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from cli import BadInput, note
-from data import ENDING, file_rows
+from datafiles import ENDING, file_rows
 from verdicts import BOTH_ORDERS
 
 FORMS = (

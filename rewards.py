@@ -22,7 +22,7 @@ import sys
 from chat import encode_chat
 from checkpoint import check_model_folder, resolve_model
 from cli import BadInput, note
-from data import Pair, conversation, load_pairs, load_questions, place
+from data import Pair, load_pairs, load_questions, place, to_messages
 from elo import elo
 from judge import Judge
 from seeding import stable_hash
@@ -216,7 +216,7 @@ def cut_answers(judge, messages, answers, max_completion_length):
 def plan_group(judge, prompt, completions, opponents, thinking, seed, max_completion_length):
     """{messages, answers, cut, matches, games, invalid}: the answers as the judge will see them, how many lost their beginning, and matches
     [[i, j, score of i], ...] with None for a score that the judge has to give."""
-    messages = conversation(prompt, "prompts", "judge_reward")
+    messages = to_messages(prompt, "prompts", "judge_reward")
     opened = thinking or isinstance(prompt, str) and prompt.rstrip().endswith("<think>")
     whole = [final_answer(completion, opened) for completion in completions]
     answers = cut_answers(judge, messages, whole, max_completion_length)

@@ -22,7 +22,7 @@ import cli
 from chat import encode_chat, load_tokenizer, opens_think, stop_token_ids
 from checkpoint import check_model_folder, resolve_model
 from cli import BadInput, note, setting
-from data import conversation, text
+from data import checked_text, to_messages
 from runlog import check_output_dir
 from styles import load_style
 
@@ -115,7 +115,7 @@ def read_row(row, place):
     if isinstance(prompt, list) and isinstance(completion, list):
         row = {"messages": prompt + completion}
     if "messages" in row:
-        messages = conversation(row["messages"], "messages", place)
+        messages = to_messages(row["messages"], "messages", place)
         if len(messages) < 2 or messages[-1]["role"] != "assistant":
             raise BadInput(
                 f"{place}: messages must end with an assistant's after at least one other: correct or leave out this row"
@@ -125,11 +125,11 @@ def read_row(row, place):
         raise BadInput(
             f"{place}: found the fields {', '.join(map(str, row))}: a row needs messages, or prompt and completion (text)"
         )
-    text(completion, "completion", place)
+    checked_text(completion, "completion", place)
     prompt = (
-        text(prompt, "prompt", place)
+        checked_text(prompt, "prompt", place)
         if isinstance(prompt, str)
-        else conversation(prompt, "prompt", place)
+        else to_messages(prompt, "prompt", place)
     )
     if not prompt:
         raise BadInput(f"{place}: prompt is empty: write what comes before the completion")

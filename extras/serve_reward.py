@@ -22,7 +22,7 @@ from typing import Literal, Optional
 
 import cli
 from cli import BadInput, note, setting
-from data import text
+from data import checked_text
 from judge import Judge
 from rewards import SCALES, judge_reward
 
@@ -84,8 +84,8 @@ def read_request(body, stop):
         )
     items = []
     for number, (query, prompt) in enumerate(zip(queries, prompts)):
-        if not text(query, f"query {number}", "body").startswith(
-            text(prompt, f"prompts {number}", "body")
+        if not checked_text(query, f"query {number}", "body").startswith(
+            checked_text(prompt, f"prompts {number}", "body")
         ):
             raise BadInput(
                 f"body: query {number} does not begin with prompts {number}: a query is a prompt and the completion behind it"

@@ -11,7 +11,7 @@ from typing import Optional
 import cli
 import data
 from cli import BadInput, setting
-from data import conversation, load_pairs, text, two_answers
+from data import checked_text, load_pairs, to_messages, two_answers
 from runlog import append_rows, resumable_rows
 
 # ---- formats that only data making meets (data.py reads the others) ----
@@ -21,8 +21,8 @@ def step_pairs(row, place):
     """xinlai/Math-Step-DPO-10K: two solutions that share their first steps."""
     row.update(
         {
-            side: text(row["initial_reason_steps"], "initial_reason_steps", place)
-            + text(row.pop(f"full_{side}"), f"full_{side}", place)
+            side: checked_text(row["initial_reason_steps"], "initial_reason_steps", place)
+            + checked_text(row.pop(f"full_{side}"), f"full_{side}", place)
             for side in ("chosen", "rejected")
         }
     )
@@ -50,8 +50,8 @@ BLOCKS = [
 def rm_r1_prompt(row, place):
     """gaotang/RM-R1-...: ready prompts, taken apart again. Its conversations name one side "Chabot B" where side A is the better one: the
     names go. None where the two conversations differ in more than their last answer."""
-    label = data.choice(row, "winner", place, {"model_a": 0, "model_b": 1})
-    asked = conversation(row.pop("context_messages"), "context_messages", place)[-1]["content"]
+    label = data.label_of(row, "winner", place, {"model_a": 0, "model_b": 1})
+    asked = to_messages(row.pop("context_messages"), "context_messages", place)[-1]["content"]
     single, several = (pattern.search(asked) for pattern in BLOCKS)
     if single:
         return data.Pair(

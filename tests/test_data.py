@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import data
+import formats
 from cli import BadInput
 from data import (
     Pair,
@@ -706,3 +707,29 @@ def test_balanced_orders_cannot_be_guessed_from_label_id_order_or_length():
         for pair, order in zip(pairs, orders)
     )
     assert abs(shown_longer_first - 2000) < 130
+
+
+def test_formats_of_benchmarks_are_loaded_only_when_a_file_needs_them(tmp_path):
+    common = write(tmp_path / "common.jsonl", [{"prompt": "Q", "chosen": "x", "rejected": "y"}])
+    questions = write(tmp_path / "gsm8k.jsonl", [{"question": "Q", "answer": "so\n#### 1"}])
+    rare = [{"input": "Q", "output_1": "x", "output_2": "y", "label": 1}]
+    rare = write(tmp_path / "rare.jsonl", rare)
+    code = (
+        "import sys, data; loaded = []\n"
+        "for load, path in ((data.load_pairs, 1), (data.load_questions, 2), (data.load_pairs, 3)):\n"
+        "    load(sys.argv[path]); loaded.append('formats' in sys.modules)\n"
+        "print(loaded)"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code, common, questions, rare],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(data.__file__).parent,
+    )
+    assert found.stdout.strip() == "[False, False, True]"
+
+
+def test_every_uncommon_format_is_found_by_one_of_its_fields():
+    for _, fields, _ in formats.FORMATS:
+        assert data.UNCOMMON_FIELDS & set(fields.split())

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import data
+import formats
 from cli import BadInput
 from data import Pair, Question, load_pairs, load_questions
 
@@ -494,18 +495,19 @@ EXTRA = [
     "score_rejected",
     "meta",
 ]
+ALL_FORMATS = formats.FORMATS + data.FORMATS
 NAMES = (
     sorted(
         {
             name
-            for _, fields, _ in data.FORMATS
+            for _, fields, _ in ALL_FORMATS
             for group in fields.split()
             for name in group.split("|")
         }
     )
     + EXTRA
 )
-FITTING = st.sampled_from(data.FORMATS).flatmap(
+FITTING = st.sampled_from(ALL_FORMATS).flatmap(
     lambda entry: st.fixed_dictionaries(
         {group.split("|")[0]: st.one_of(st.just("text"), VALUES) for group in entry[1].split()},
         optional={name: VALUES for name in EXTRA if name not in entry[1]},

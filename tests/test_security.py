@@ -314,7 +314,7 @@ def test_nothing_runs_code_but_the_reward_of_ones_own():
     }
     assert found == {
         "rewards.py": ["import_module"],
-        "data.py": ["load_dataset"],
+        "datafiles.py": ["load_dataset"],
     }  # a hub data set: no code since datasets 4
 
 

@@ -29,7 +29,8 @@ import cli  # noqa: E402
 from chat import encode_chat, load_tokenizer
 from checkpoint import resolve_model
 from cli import BadInput, note, setting  # noqa: E402
-from data import file_rows, load_pairs, load_questions, question_key, split_by_question
+from data import load_pairs, load_questions, question_key, split_by_question
+from datafiles import file_rows
 from extras import mixture  # noqa: E402
 from extras.benchmarks import load  # noqa: E402
 from seeding import uniform  # noqa: E402

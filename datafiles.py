@@ -1,0 +1,179 @@
+"""Files, folders and hub datasets -> rows, each with its place in the file.
+
+Read are .jsonl, .json, .csv (each also .gz) and .parquet; a folder with a file for each split; and
+datasets of the Hugging Face hub, `owner/name[/data_dir][:config][@split]`. Commas join several.
+"""
+
+import csv
+import gzip
+import io
+import json
+import os
+import re
+import zlib
+from pathlib import Path
+
+from cli import BadInput, parse_json
+from data import find_format
+
+ENDING = re.compile(r"(\.jsonl|\.json|\.csv|\.parquet)(\.gz)?$", re.IGNORECASE)
+# What damaged files raise; pyarrow's errors and UnicodeDecodeError are ValueErrors.
+READ_ERRORS = (OSError, EOFError, ValueError, NotImplementedError, zlib.error)
+
+
+def file_rows(path):
+    """Yields (`line N` or `row N`, row) of one file, counted from 1. Raises BadInput."""
+    kind, zipped = ENDING.search(path.name.lower()).groups()
+    try:
+        if kind == ".parquet":
+            yield from numbered(parquet_rows(path))
+            return
+        content = path.read_bytes()
+        if zipped:
+            content = gzip.decompress(content)
+        content = content.decode("utf-8-sig")
+    except READ_ERRORS as error:
+        raise BadInput(
+            f"{path}: cannot be read ({str(error)!r:.300}): check the path, save text as UTF-8, "
+            "or fetch it again"
+        ) from error
+    rows = json_rows(path, content) if kind == ".json" else None
+    if rows is not None:
+        yield from numbered(rows)
+    elif kind == ".csv":
+        yield from csv_rows(path, content)
+    else:
+        yield from json_lines(path, content)
+
+
+def numbered(rows):
+    for number, row in enumerate(rows, start=1):
+        yield f"row {number}", row
+
+
+def parquet_rows(path):
+    try:
+        import pyarrow.parquet
+    except ImportError as error:
+        raise BadInput(
+            f"{path}: reading parquet needs the package pyarrow: pip install pyarrow"
+        ) from error
+    for batch in pyarrow.parquet.ParquetFile(path).iter_batches(1024):
+        yield from batch.to_pylist()
+
+
+def json_lines(path, content):
+    # str.splitlines would also cut at U+2028, which may be inside a string.
+    for number, line in enumerate(content.split("\n"), start=1):
+        if line.strip():
+            yield f"line {number}", parse_json(line, f"{path} line {number}")
+
+
+def csv_rows(path, content):
+    """The first line names the columns. A row is named by its last line.
+
+    A cell that begins like a JSON list of messages is read as one.
+    """
+    csv.field_size_limit(2**31 - 1)  # the default refuses answers above 128 KiB
+    reader = csv.DictReader(io.StringIO(content, newline=""), strict=True)
+    try:
+        for row in reader:
+            where = f"{path} line {reader.line_num}"
+            names = reader.fieldnames
+            if None in row or None in row.values() or len(set(names)) < len(names):
+                raise BadInput(
+                    f"{where}: does not fit line 1, which names {len(names)} columns: "
+                    "one cell each, no name twice"
+                )
+            for name, cell in row.items():
+                if cell.startswith('[{"'):
+                    row[name] = parse_json(cell, f"{where}: {name}", (list,))
+            yield f"line {reader.line_num}", row
+    except csv.Error as error:
+        raise BadInput(
+            f"{path} line {reader.line_num}: not valid csv ({error}): "
+            "quote cells with commas or line breaks"
+        ) from error
+
+
+def json_rows(path, content):
+    """The rows of a list, of an object with "data" or with one list, or a single row.
+
+    None for a file with one row a line, which .json files often are.
+    """
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        if str(error).startswith("Extra data"):
+            return None
+        raise BadInput(
+            f"{path}: not valid JSON ({error}): correct the file, or fetch it again"
+        ) from error
+    if isinstance(value, dict):
+        lists = [entry for entry in value.values() if isinstance(entry, list)]
+        if find_format(value):
+            value = [value]
+        elif "data" in value:
+            value = value["data"]
+        elif len(lists) == 1:
+            value = lists[0]
+    if not isinstance(value, list):
+        raise BadInput(
+            f'{path}: expected a list of rows, or an object with one list such as "data", '
+            f"got {value!r:.80}: correct the file"
+        )
+    return value
+
+
+def hub_rows(name, split):
+    pattern = r"(?s)([^/:@]*(?:/[^/:@]*)?)(?:/([^:@]*))?(?::([^@]*))?(?:@(.*))?"
+    repository, folder, config, own_split = re.fullmatch(pattern, name).groups()
+    try:
+        import datasets
+
+        rows = datasets.load_dataset(repository, config, data_dir=folder, split=own_split or split)
+    except Exception as error:  # the package is missing, or whatever hub and network raise
+        raise BadInput(
+            f"{name}: no such file, folder or hub dataset ({str(error)!r:.300}): "
+            "check it, or pip install datasets"
+        ) from error
+    return numbered(rows)
+
+
+def files_of_split(folder, split):
+    """The file of a split in a folder or in its data/, or its shards (train-00000-of-00002...)."""
+    files = [*folder.glob("*"), *folder.glob("data/*")]
+    files = sorted(file for file in files if ENDING.search(file.name))
+    for end in (".", "-", "_"):
+        named = [file for file in files if file.name.startswith(split + end)]
+        if named:
+            files = named
+            break
+    if len({re.sub(r"-\d+-of-\d+\..*", "", file.name) for file in files}) != 1:
+        names = ", ".join(str(file.relative_to(folder)) for file in files) or "no data file"
+        raise BadInput(
+            f"{folder}: which file holds the split {split}? The folder has {names}: name one file"
+        )
+    return files
+
+
+def sources(name_or_path, split):
+    """Yields (name for messages, source, rows) of each file or hub dataset."""
+    names = [str(name_or_path)]
+    if not os.path.exists(name_or_path):
+        names = [name.strip() for name in names[0].split(",")]
+    for name in names:
+        path = Path(os.path.expanduser(name))
+        files = [path]
+        if name and os.path.isdir(path):
+            files = files_of_split(path, split)
+        elif not ENDING.search(name):
+            if os.path.exists(path) or not re.match(r"\w", name):
+                raise BadInput(
+                    f"{name}: no such file, or of unknown ending: "
+                    "give a .jsonl, .json, .csv (each also .gz) or .parquet"
+                )
+            yield name, name, hub_rows(name, split)
+            continue
+        for file in files:
+            yield str(file), ENDING.sub("", file.name), file_rows(file)
