@@ -314,8 +314,9 @@ def test_nothing_runs_code_but_the_reward_of_ones_own():
     }
     assert found == {
         "rewards.py": ["import_module"],
-        "datafiles.py": ["load_dataset"],
-    }  # a hub data set: no code since datasets 4
+        "evaluate.py": ["import_module"],  # official benchmarks: a file of extras, by a fixed name
+        "datafiles.py": ["load_dataset"],  # a hub dataset: no code since datasets 4
+    }
 
 
 def test_the_help_says_that_a_reward_of_ones_own_runs_code(tmp_path, monkeypatch):
