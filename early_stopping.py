@@ -36,7 +36,8 @@ def play_in_rounds(play, matches, num_votes, stop):
 
     matches: the comparisons of each pair, one in each order, with their `games`.
     play(matches, start, count): adds the games number start to start + count - 1 of each order.
-    Equal to playing round by round; rounds that no outcome could save are asked for at once.
+    Equal to playing one round after the other, but rounds that are needed whatever their outcome
+    are played together.
     """
     played = 0  # rounds
     while matches:

@@ -1,4 +1,7 @@
-"""A server on the loopback in place of an OpenAI-compatible one, which fails in every way that servers fail; the fixture `serve` starts it."""
+"""A server on the loopback that fails in every way in which OpenAI-compatible servers fail.
+
+The fixture `serve` starts it.
+"""
 
 import json
 import threading

@@ -1,4 +1,7 @@
-"""endpoint.py against a server on the loopback that fails in every way that servers fail. The judge behind a server: test_endpoint_judge.py."""
+"""endpoint.py against a server on the loopback that fails in every way in which servers fail.
+
+The judge behind a server is tested in test_endpoint_judge.py.
+"""
 
 import email.utils
 import json

@@ -1,5 +1,6 @@
-"""The judge behind a server: the same judgments, answers that try to write control tokens, outcomes of games, the command."""
+"""The judge behind a server: judgments, attacks with control tokens, outcomes, the command."""
 
+import inspect
 import json
 import os
 import re
@@ -12,8 +13,8 @@ from loopback import KEY, chat, text_of
 
 import endpoint
 import judge as judge_command
+from backends import LocalBackend, ServerBackend, disarm
 from cli import BadInput
-from backends import disarm
 from judge import Judge
 from styles import load_style
 
@@ -69,6 +70,12 @@ def test_a_judge_behind_a_server_gives_judgments_as_ever(serve):
         judge.judge(pairs[:1], num_votes=1)[0].games[0]["text"] == games[0]["text"]
     )  # seeded by the pair alone
     assert judge.play("q", ["x", "yyy"])([(0, 1), (1, 0)]) == [0.0, 1.0]
+
+
+def test_both_backends_take_the_same_arguments():
+    for name in ("check_texts", "encode", "generate"):
+        local, server = getattr(LocalBackend, name), getattr(ServerBackend, name)
+        assert inspect.signature(local) == inspect.signature(server)
 
 
 def test_answers_cannot_write_control_tokens(serve, capsys):
@@ -131,7 +138,10 @@ def test_outcomes_of_a_game(body, verdict, status, serve):
 
 
 def test_thinking_that_the_prompt_opened_is_known_from_the_others(serve):
-    """A template that ends with <think>: completions show the closing tag alone, and one that was cut off shows none."""
+    """A template may end with <think>.
+
+    Completions then show the closing tag alone, and one that was cut off shows no tag.
+    """
     texts = {0: f"hm {TWO} hm</think>{ONE}", 1: f"hm {TWO}"}
     server = serve(
         lambda request, attempt: chat(
@@ -171,7 +181,10 @@ def test_requests_that_fail_for_good_end_the_judging_with_a_reason(serve):
 
 
 def test_the_command(serve, tmp_path, monkeypatch):
-    """judge.py --base_url as it is typed; then a file whose judging is cut off and goes on; the key stands in no file."""
+    """judge.py --base_url for one pair, and for a file that is cut off and resumed.
+
+    No file holds the key.
+    """
     server, out = serve(longer_wins), tmp_path / "out.jsonl"
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     command = [

@@ -1,4 +1,7 @@
-"""The miniature experiments' forced verdicts, edits of the thinking and votes, against plain softmaxes and hand-made cases."""
+"""The miniature experiments: forced verdicts, edits of the thinking, votes.
+
+They are compared with plain softmaxes and with cases worked by hand.
+"""
 
 import sys
 from pathlib import Path
@@ -18,13 +21,12 @@ def test_edits_exchange_what_the_last_step_says():
         thinking.NUMBERS: " ones 7+6=13 3y3y tens 4+8+1=13 2y3n",
         thinking.BOTH: " ones 7+6=13 3y3y tens 4+8+1=13 2n3y",
     }
-    found = thinking.edits(
-        " has fig first rice fig y3 second oat pea n0 max 2 first 3 n3 second 2 y1", "lines"
-    )
+    start = " has fig first rice fig y3 second oat pea n0 max 2"
+    found = thinking.edits(f"{start} first 3 n3 second 2 y1", "lines")
     assert found == {
-        thinking.MARKS: " has fig first rice fig y3 second oat pea n0 max 2 first 3 y3 second 2 n1",
-        thinking.NUMBERS: " has fig first rice fig y3 second oat pea n0 max 2 first 3 n1 second 2 y3",
-        thinking.BOTH: " has fig first rice fig y3 second oat pea n0 max 2 first 3 y1 second 2 n3",
+        thinking.MARKS: f"{start} first 3 y3 second 2 n1",
+        thinking.NUMBERS: f"{start} first 3 n1 second 2 y3",
+        thinking.BOTH: f"{start} first 3 y1 second 2 n3",
     }
     found = thinking.edits(" no oat first rice oat n0 second Jam pea y2", "lines")
     assert found[thinking.BOTH] == " no oat first rice oat y2 second Jam pea n0"

@@ -1,4 +1,4 @@
-"""python judge.py: one pair, a file of pairs that is interrupted and finished, and everything that can be wrong with the input."""
+"""python judge.py: one pair, a file of pairs that is interrupted and resumed, bad input."""
 
 import json
 import os
@@ -413,7 +413,14 @@ def test_a_file_of_pairs_with_fewer_votes(batch, tmp_path):
 KILLED = """
 import os, sys, judge, judge_file, sampler
 judge_file.CHUNK_PAIRS, calls, generate = 4, [], sampler.generate
-sampler.generate = lambda *rest, **options: calls.append(1) or (os._exit(9) if len(calls) == 3 else generate(*rest, **options))
+
+def generate_twice(*arguments, **options):
+    calls.append(1)
+    if len(calls) == 3:
+        os._exit(9)
+    return generate(*arguments, **options)
+
+sampler.generate = generate_twice
 judge.main(sys.argv[1:])
 """
 
@@ -444,7 +451,7 @@ def test_an_interrupted_file_is_finished_to_the_same_bytes(
         (tmp_path / "part.jsonl").write_bytes(whole[:length])  # what a kill can leave
         assert batch(tmp_path / "part.jsonl")[0] == 0
         assert (tmp_path / "part.jsonl").read_bytes() == whole, length
-    # a kill in the middle of the run: chunks that were finished are on disk, and are not judged again
+    # a kill in the middle of the run: finished chunks are on disk and are not judged again
     arguments = [
         "--pairs",
         pairs_file,

@@ -1,4 +1,7 @@
-"""votes.py: the stop rules by hand and by enumeration; stopped judgments are beginnings of whole ones; study, recording and replay."""
+"""early_stopping.py: the stop rules by hand and by enumeration; study, recording and replay.
+
+A stopped judgment is the beginning of the one with all votes.
+"""
 
 import gzip
 import itertools
@@ -35,7 +38,7 @@ from replay import play_out  # noqa: E402
 def test_chance_of_change_by_hand():
     # two votes to none, four to come: none for the leader 1/35, one 3/35 (and then it is a draw)
     assert chance_of_change(2, 0, 4) == pytest.approx(4 / 35)
-    # one vote, one to come: the probability of the second being another is 1/3 (Laplace's rule of succession)
+    # one vote, one to come: it differs with probability 1/3 (Laplace's rule of succession)
     assert (
         chance_of_change(1, 0, 1) == pytest.approx(1 / 3)
         and chance_of_change(3, 0, 2) == 0
@@ -100,7 +103,10 @@ def test_enough_by_hand(votes, remaining, decided, likely):
 
 @pytest.mark.parametrize("num_votes, orders", [(1, 2), (2, 2), (3, 2), (4, 1), (5, 1)])
 def test_decided_is_decided_and_not_later_than_needed(num_votes, orders):
-    """All sequences of votes with a third outcome: at the stop no continuation has another winner, one round earlier some has."""
+    """All sequences of votes with a third outcome.
+
+    At the stop no continuation has another winner; one round earlier some continuation has.
+    """
     recordings = itertools.product(itertools.product([0, 1, None], repeat=num_votes), repeat=orders)
     for recorded in recordings:
         recorded = [list(votes) for votes in recorded]
@@ -121,7 +127,10 @@ def test_decided_is_decided_and_not_later_than_needed(num_votes, orders):
 
 
 def disagreement(num_votes, weight):
-    """The share of sequences, by `weight` (number of ones) of all, whose winner by "likely" is not that of all votes."""
+    """The weight of the sequences whose winner by "likely" is not that of all votes.
+
+    weight(number of ones): the probability of a sequence.
+    """
     wrong = 0
     for votes in itertools.product([0, 1], repeat=2 * num_votes):
         played = play_out([list(votes[:num_votes]), list(votes[num_votes:])], "likely")
