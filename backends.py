@@ -14,7 +14,7 @@ from pathlib import Path
 
 from chat import encode_chat, load_tokenizer, opens_think, stop_token_ids
 from checkpoint import check_model_folder, resolve_model
-from cli import BadInput, note
+from cli import note
 from endpoint import Endpoint
 from seeding import hash64, stable_hash
 from styles import Style, default_style, load_style
@@ -103,15 +103,9 @@ class LocalBackend:
 def load_model(folder, device, dtype):
     import torch
 
-    from model import Model, compute_dtype
+    from model import Model, choose_device, compute_dtype
 
-    if device in (None, "auto"):
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(device)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise BadInput(
-            "--device cuda: this PyTorch sees no GPU: use --device cpu, or install a CUDA build"
-        )
+    device = choose_device(device)
     if not isinstance(dtype, torch.dtype):
         dtype = compute_dtype(dtype or "auto", device)
     return Model.from_pretrained(folder, device, dtype)

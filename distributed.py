@@ -30,9 +30,10 @@ from torch.distributed.fsdp import (
 from torch.distributed.tensor import DTensor
 
 from checkpoint import check_model_folder, read_weights, resolve_model, save_model_folder
-from cli import BadInput
-from model import Config, Model, compute_dtype
+from model import Config, Model, choose_device, compute_dtype
 from runlog import sha256, sync, write_json
+
+MOMENTS = "exp_avg", "exp_avg_sq"  # of AdamW
 
 # ---- processes ----
 
@@ -97,13 +98,7 @@ def start(device="auto", dtype="auto"):
     """
     world_size = int(os.environ.get("WORLD_SIZE", 1))
     rank = int(os.environ.get("RANK", 0)) if world_size > 1 else 0
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and not torch.cuda.is_available():
-        raise BadInput(
-            "--device cuda: this PyTorch sees no GPU: use --device cpu, or install a CUDA build"
-        )
-    device = torch.device(device)
+    device = choose_device(device)
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
         torch.cuda.set_device(device)
@@ -128,11 +123,9 @@ def start(device="auto", dtype="auto"):
 class Policy:
     """The model that is trained: `model` computes, the optimizer moves `masters`.
 
-    masters: {name: fp32 parameter}.
-    fp32, one process: model and masters are the same tensors.
-    bf16, one process: the gradients of the bf16 model flow into the masters, and `step` copies the
-    masters back.
-    Several processes: both are FSDP2 shards in fp32, cast to runtime.dtype as they are gathered.
+    masters is {name: fp32 parameter}. In fp32 on one process they are the parameters of `model`.
+    In bf16 on one process the gradients of `model` flow into the masters, and `step` copies the
+    masters back. On several processes both are the same fp32 shards, cast as they are gathered.
     """
 
     def __init__(self, folder, runtime, gradient_checkpointing=False):
@@ -273,29 +266,27 @@ def save_checkpoint(folder, step, policy, optimizer, tokenizer, judge_style=None
 def gather_state(policy, optimizer):
     """Two dicts of whole tensors, on the first process: weights, and the moments of AdamW."""
     weights, moments = {}, {}
+
+    def keep(tensors, name, tensor):
+        tensor = unsharded(tensor.detach())  # every process takes part
+        if policy.runtime.is_main:
+            tensors[name] = tensor.cpu().contiguous()
+
     for name, master in policy.masters.items():
-        state = optimizer.state.get(master) or {}  # none before the first step with a signal
-        tensors = {name: master.detach()}
-        for moment in ("exp_avg", "exp_avg_sq"):
-            if moment in state:
-                tensors[f"{moment}.{name}"] = state[moment]
-        for key, tensor in tensors.items():
-            tensor = unsharded(tensor)  # on every process
-            if policy.runtime.is_main:
-                target = weights if key == name else moments
-                target[key] = tensor.cpu().contiguous()
+        keep(weights, name, master)
+        if optimizer.state.get(master):  # empty before the first step with a signal
+            for moment in MOMENTS:
+                keep(moments, f"{moment}.{name}", optimizer.state[master][moment])
     return weights, moments
 
 
 def write_model(folder, policy, weights, tokenizer, judge_style):
-    config_changes = {}
-    if judge_style is not None:
-        config_changes["judge_style"] = judge_style
-        if Path(judge_style).is_file():  # a prompt of the user's own travels with the model
-            config_changes["judge_style"] = "judge_style.txt"
+    folder.mkdir(parents=True)
+    if judge_style is not None and Path(judge_style).is_file():
+        shutil.copy(judge_style, folder / "judge_style.txt")  # the user's prompt goes along
+        judge_style = "judge_style.txt"
+    config_changes = {} if judge_style is None else {"judge_style": judge_style}
     save_model_folder(folder, weights, policy.model.config.raw, config_changes)
-    if config_changes.get("judge_style") == "judge_style.txt":
-        shutil.copy(judge_style, folder / "judge_style.txt")
     tokenizer.save_pretrained(folder)
     generation_config = policy.folder / "generation_config.json"
     if generation_config.exists():  # holds the stop tokens of chat models
@@ -308,14 +299,10 @@ def write_trainer(folder, step, optimizer, moments):
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     state = {
         "step": step,
-        "optimizer_steps": optimizer_steps(optimizer),
+        "optimizer_steps": max((int(s["step"]) for s in optimizer.state.values()), default=0),
         "sha256": {str(path.relative_to(folder)): sha256(path) for path in files},
     }
     write_json(folder / "trainer" / "state.json", state)
-
-
-def optimizer_steps(optimizer):
-    return max((int(state["step"]) for state in optimizer.state.values()), default=0)
 
 
 def load_checkpoint(folder, policy, optimizer):
@@ -335,7 +322,7 @@ def load_checkpoint(folder, policy, optimizer):
                 continue
             steps = torch.tensor(float(state["optimizer_steps"]), device=master.device)
             optimizer.state[master] = {"step": steps}
-            for moment in ("exp_avg", "exp_avg_sq"):
+            for moment in MOMENTS:
                 tensor = torch.zeros_like(master)
                 copy_into(tensor, moments.get_tensor(f"{moment}.{name}"))
                 optimizer.state[master][moment] = tensor

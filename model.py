@@ -24,6 +24,7 @@ from checkpoint import (
     rope_parameters,
     save_model_folder,
 )
+from cli import BadInput
 from kernels.logprob import token_logprobs
 
 
@@ -224,6 +225,18 @@ class Model(nn.Module):
     def save_pretrained(self, folder):
         """Writes config.json and (sharded) safetensors that transformers and vLLM load."""
         save_model_folder(folder, self.state_dict(), self.config.raw)
+
+
+def choose_device(name):
+    """auto or None: a GPU if there is one. Raises BadInput for a GPU that is not there."""
+    if name in (None, "auto"):
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise BadInput(
+            "--device cuda: this PyTorch sees no GPU: use --device cpu, or install a CUDA build"
+        )
+    return device
 
 
 def compute_dtype(name, device):

@@ -170,12 +170,12 @@ def check_run_settings(folder, settings, free_to_change):
             f"--output_dir: {config} was not written by this command: give the folder of a run, or "
             "a new one"
         )
-    for name, value in settings.items():
-        if name not in free_to_change and before.get(name, value) != value:
-            raise BadInput(
-                f"--{name}: the run in {folder} has {before[name]!r}, now it is {value!r}: use the "
-                "old value or another folder"
-            )
+    fixed = {
+        name: value
+        for name, value in settings.items()
+        if name in before and name not in free_to_change
+    }
+    check_same(before, fixed, folder, "--output_dir")
 
 
 def newest_checkpoint(folder, runtime):
