@@ -113,7 +113,7 @@ def as_bool(text):
 def with_underscores(argument, flags):
     """--num-votes=3 -> --num_votes=3; anything but a known flag stays as it is."""
     name, equals, value = argument.partition("=")
-    name = name.replace("-", "_").replace("__", "--", 1)
+    name = name[:2] + name[2:].replace("-", "_")
     return name + equals + value if name in flags else argument
 
 

@@ -2,12 +2,17 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, Optional
 
 import pytest
+
+import cli
 
 ROOT = Path(__file__).parents[1]
 PAIR = {"query": "347+586", "a": "933", "b": "923", "label": 0}
@@ -234,12 +239,50 @@ def test_help_is_the_manual(script):
     done = subprocess.run(
         [sys.executable, str(ROOT / script), "--help"], capture_output=True, text=True
     )
-    assert (
-        done.returncode == 0
-        and "--model" in done.stdout
-        and "default" in done.stdout
-        and done.stderr == ""
-    )
+    assert done.returncode == 0 and done.stderr == ""
+    assert f"    python {script}" in done.stdout  # an example from the docstring
+    assert "(default: 0.6)" in done.stdout or "(default: 1.0)" in done.stdout
+    assert "(default: None)" not in done.stdout
+    flags = re.findall(r"^  (--\w\S*)", done.stdout, re.MULTILINE)
+    assert "--model" in flags and len(flags) == len(set(flags)) and "--num-votes" not in done.stdout
+    headings = re.findall(r"^(\w.*):$", done.stdout, re.MULTILINE)
+    assert len(headings) > 3, headings
+
+
+@dataclass
+class Some:
+    on: bool = cli.setting(False, "a switch")
+    kind: Literal["x", "y"] = cli.setting("x", "a choice")
+    size: Optional[int] = cli.setting(None, "50% of a number", group="numbers")
+    text: Optional[str] = cli.setting(None, "a text")
+
+
+@pytest.mark.parametrize(
+    "arguments, expected",
+    [
+        ([], Some()),
+        (["--on"], Some(on=True)),
+        (["--on", "false", "--kind=y"], Some(kind="y")),
+        (["--on=True", "--size", "-3"], Some(on=True, size=-3)),
+        (["--text", "__on", "--size=3"], Some(text="__on", size=3)),
+        (["--text=--on"], Some(text="--on")),
+    ],
+)
+def test_every_type_of_setting(arguments, expected):
+    assert cli.parse_settings(Some, arguments) == expected
+
+
+def test_hints_name_a_flag_that_could_be_meant():
+    flags = ["--num_votes", "--base_url", "--max_steps", "--max_length"]
+    for argument, hint in {
+        "--votes": "did you mean --num_votes?",
+        "--base-urls=x": "did you mean --base_url?",
+        "--steps": "did you mean --max_steps?",
+        "--max": "--help lists every flag",  # two flags could be meant
+        "--batch_size": "--help lists every flag",
+        "votes": "--help lists every flag",
+    }.items():
+        assert cli.suggestion(argument, flags) == hint, argument
 
 
 def test_dashes_and_underscores_are_alike():

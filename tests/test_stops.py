@@ -25,7 +25,7 @@ from cli import BadInput
 from distributed import Policy, Runtime
 from extras import train_dpo
 from judge import Judge
-from runlog import sole_writer
+from runlog import append_rows, resumable_rows, sole_writer
 
 torch.set_num_threads(1)
 ROOT = Path(__file__).parents[1]
@@ -160,6 +160,36 @@ def test_a_file_that_has_grown_meanwhile_is_not_written_twice(coin, tmp_path, mo
     with pytest.raises(BadInput, match="has grown meanwhile: call again"):
         judge.main(arguments)
     assert out.read_text().count("\n") == 3
+
+
+# ---- JSON lines that a second call goes on with ----
+
+
+def test_a_row_that_a_kill_cut_off_is_written_again(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    assert list(resumable_rows(path, "--out")) == []
+    append_rows(path, [{"id": "é\u2028"}, {"id": 2}])
+    whole = path.read_bytes()
+    for cut in (b"{", b'{"id": 3', b'{"id": "\xc3'):
+        path.write_bytes(whole + cut)
+        rows = list(resumable_rows(path, "--out", b'{"id": '))
+        assert rows == [(1, {"id": "é\u2028"}), (2, {"id": 2})] and path.read_bytes() == whole + cut
+        append_rows(path, [{"id": 3}])
+        assert path.read_bytes() == whole + b'{"id": 3}\n'
+    path.write_bytes(b'{"i')  # the first row
+    assert list(resumable_rows(path, "--out", b'{"id": ')) == []
+    append_rows(path, [{"id": 1}])
+    assert path.read_bytes() == b'{"id": 1}\n'
+
+
+def test_a_file_of_another_kind_is_not_shortened(tmp_path):
+    path = tmp_path / "thesis.tex"
+    path.write_text("all of my work")
+    with pytest.raises(BadInput, match=r"--out: .*thesis.tex line 1: not valid JSON"):
+        list(resumable_rows(path, "--out", b'{"id": '))
+    assert path.read_text() == "all of my work"
+    with pytest.raises(BadInput, match="--out: .* cannot be written"):
+        list(resumable_rows(tmp_path, "--out"))
 
 
 # ---- memory and disk ----
