@@ -1,19 +1,19 @@
-"""Messages and chat templates -> token ids that nothing inside a text can forge; the prompt styles of the judge.
+"""Messages -> token ids, so that no text inside a message can write a token of the template.
 
-A judge reads answers that other models wrote, and some of them were written to win. If an answer holds the text `<|im_end|>`, a
-plain `apply_chat_template` turns it into the real end-of-turn token, and the answer can go on as the judge. Refusing special tokens
-is not enough: `</think>` of Qwen3 and R1-distill is an added token without the "special" flag, and a piece at the end of an answer
-may join with the template's text behind it. `encode_chat` therefore takes the tokens of the template from a copy of the chat whose
-contents are replaced by a random word, so contents take no part in it at all; the text between these tokens is encoded by a
-tokenizer in which every added token has a secret name. Harmless chats get exactly the ids of `apply_chat_template`.
+What goes wrong with `tokenizer.apply_chat_template`: it pastes the contents into one string and
+tokenizes that. A judge reads answers that other models wrote, and some of them were written to win.
+The text `<|im_end|>` in an answer becomes the real end-of-turn token, and what follows it speaks as
+the judge. It is not enough to refuse special tokens. `</think>` of Qwen3 and R1-distill is an added
+token without the "special" flag, and the end of an answer can merge with template text after it.
 
-A style file (`prompts/NAME.txt`, or a file of your own given by its path) looks like this; `# ...` above the first section is a remark:
-
-    verdict: boxed             (\\boxed{Assistant 1}, \\boxed{Assistant 2}; or answer_tag: <answer>[[A]]</answer>, <answer>[[B]]</answer>)
-    === system                 (may be left out; then there is no system message)
-    ...
-    === user
-    ... {query} ... {answer_1} ... {answer_2} ...
+`encode_chat` therefore works in three steps:
+1. `render_pieces` puts secret markers around the contents and applies the template. The result is
+   split at the markers, so template text and contents stay apart.
+2. `find_template_tokens` tokenizes a copy in which a random word replaces every content, and takes
+   the added tokens from there. The contents have no part in this step.
+3. `encode_between` encodes the text between these tokens with a tokenizer in which every added
+   token has a secret name. No text can match such a name.
+Harmless chats get exactly the ids of `apply_chat_template`.
 """
 
 import json
@@ -21,46 +21,41 @@ import re
 import secrets
 import weakref
 from pathlib import Path
+from typing import NamedTuple
 
 from jinja2 import TemplateError
 from tokenizers import Tokenizer
 
 from cli import BadInput, parse_json, read_text
 
-ROLES = (
-    "system",
-    "developer",
-    "user",
-    "assistant",
-    "tool",
-)  # templates copy the role into the text, so it has to be a known word
+# Templates copy the role into the text, so it must be a known word.
+ROLES = ("system", "developer", "user", "assistant", "tool")
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Tokenizer
+# ---- tokenizer ----
 
 
 def load_tokenizer(folder_or_name):
-    """The Hugging Face tokenizer of a model folder or hub name; code inside the folder is never run.
+    """The Hugging Face tokenizer of a model folder or hub name; code in the folder is never run.
 
     Raises BadInput where the files or the chat template are missing.
     """
-    from transformers import AutoTokenizer  # slow to import, and it may pull in torch
+    from transformers import AutoTokenizer  # slow to import, and may import torch
 
     folder = Path(folder_or_name)
     files = [folder / name for name in ("tokenizer.json", "tokenizer.model", "vocab.json")]
-    fix = "copy tokenizer.json, tokenizer_config.json and chat_template.jinja from the model that it stems from"
-    if folder.is_dir() and not any(
-        file.exists() for file in files
-    ):  # transformers may make an empty tokenizer out of config.json alone
+    fix = (
+        "copy tokenizer.json, tokenizer_config.json and chat_template.jinja "
+        "from the model that it stems from"
+    )
+    # transformers may make an empty tokenizer out of config.json alone.
+    if folder.is_dir() and not any(file.exists() for file in files):
         raise BadInput(f"{folder}: no tokenizer.json: {fix}")
-    if files[0].exists():
-        parse_json(
-            read_text(files[0], "tokenizer"), str(files[0])
-        )  # a Git LFS pointer, a download that broke off
+    if files[0].exists():  # it may be a Git LFS pointer, or a download that broke off
+        parse_json(read_text(files[0], "tokenizer"), str(files[0]))
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder_or_name, trust_remote_code=False)
-    except Exception as error:  # transformers and tokenizers raise many kinds, plain Exception among them; the message says what
+    except Exception as error:  # transformers and tokenizers raise many kinds, even Exception
         problem = str(error).split("\n")[0]
         raise BadInput(
             f"{folder_or_name}: cannot load its tokenizer ({problem}): check the name, or {fix}"
@@ -71,118 +66,117 @@ def load_tokenizer(folder_or_name):
         )
     if not tokenizer.chat_template:
         raise BadInput(
-            f"{folder_or_name}: its tokenizer has no chat template: use the instruct version of the model, or put the "
-            "template into the folder as chat_template.jinja"
+            f"{folder_or_name}: its tokenizer has no chat template: use the instruct version of "
+            "the model, or put the template into the folder as chat_template.jinja"
         )
-    config = (
-        parse_json(read_text(folder / "config.json", "model"), folder / "config.json")
-        if (folder / "config.json").exists()
-        else {}
-    )
-    # The ids of a real text, not the largest one there is: some tokenizers hold a padding token more than their model
-    largest = max(
-        encode_chat(
-            tokenizer,
-            [{"role": "user", "content": "Which of these two answers is the better one, and why?"}],
-        )
-    )
-    if largest >= config.get("vocab_size", 2**62):
-        raise BadInput(
-            f"{folder}: its tokenizer writes id {largest}, the model knows {config['vocab_size']}: they do not belong together; {fix}"
-        )
+    if (folder / "config.json").exists():
+        config = parse_json(read_text(folder / "config.json", "model"), folder / "config.json")
+        # Compare ids of a real text: some tokenizers have more padding tokens than their model.
+        question = "Which of these two answers is the better one, and why?"
+        largest = max(encode_chat(tokenizer, [{"role": "user", "content": question}]))
+        if largest >= config.get("vocab_size", 2**62):
+            raise BadInput(
+                f"{folder}: its tokenizer writes id {largest}, the model knows "
+                f"{config['vocab_size']}: they do not belong together; {fix}"
+            )
     return tokenizer
 
 
 def stop_token_ids(tokenizer, folder=None):
-    """Sorted ids that end a completion: each eos of tokenizer, generation_config.json and config.json, and the template's end of turn.
+    """Sorted ids that end a completion.
 
-    Raises BadInput for a config file that is malformed, and what `encode_chat` raises.
+    These are each eos of tokenizer, generation_config.json and config.json, and the tokens that the
+    template writes after an assistant's message. Raises BadInput for a malformed config file, and
+    what `encode_chat` raises.
     """
     found = {tokenizer.eos_token_id} - {None}
-    for file in (Path(folder or "") / name for name in ("generation_config.json", "config.json")):
-        if folder is not None and file.exists():
-            value = parse_json(read_text(file, "model"), str(file)).get("eos_token_id")
-            value = [] if value is None else value if isinstance(value, list) else [value]
-            if not all(type(token) is int for token in value):
-                raise BadInput(
-                    f"{file}: eos_token_id is {value!r}: expected a token id or a list of them"
-                )
-            found.update(value)
+    for name in ("generation_config.json", "config.json"):
+        if folder is not None and (Path(folder) / name).exists():
+            found.update(eos_token_ids(Path(folder) / name))
     messages = [{"role": "user", "content": "question"}, {"role": "assistant", "content": "answer"}]
-    pieces = _render(tokenizer, messages, add_generation_prompt=False)
-    text, cuts = _find_template_tokens(tokenizer, pieces)
+    pieces = render_pieces(tokenizer, messages, add_generation_prompt=False)
+    text, template_tokens = find_template_tokens(tokenizer, pieces)
     last = max(index for index, (_, owner) in enumerate(pieces) if owner == 1)
-    end = sum(len(piece) for piece, _ in pieces[: last + 1])  # where the assistant's content ends
-    found.update(
-        token for token, start, _ in cuts if start >= end and not text[end:start].strip()
-    )  # directly behind it
+    answer_end = sum(len(piece) for piece, _ in pieces[: last + 1])
+    for token, start, _ in template_tokens:
+        if start >= answer_end and not text[answer_end:start].strip():  # directly after the answer
+            found.add(token)
     return tuple(sorted(found))
 
 
+def eos_token_ids(config_file):
+    """The eos_token_id of a config file as a list. Raises BadInput."""
+    value = parse_json(read_text(config_file, "model"), str(config_file)).get("eos_token_id")
+    if value is None:
+        return []
+    ids = value if isinstance(value, list) else [value]
+    if not all(type(token) is int for token in ids):
+        raise BadInput(
+            f"{config_file}: eos_token_id is {ids!r}: expected a token id or a list of them"
+        )
+    return ids
+
+
 def opens_think(tokenizer, prompt_ids):
-    """Whether a prompt ends with an opened <think>, as that of R1-distill does; the completion then lacks the opening tag."""
+    """Whether a prompt ends with an open <think>, as that of R1-distill does.
+
+    The completion then lacks the opening tag.
+    """
     think = tokenizer.get_added_vocab().get("<think>")
     tail = prompt_ids[-16:]
-    if think is None:  # a model for which the tag is plain text
+    if think is None:  # the tag is plain text for this model
         return tokenizer.decode(tail).rstrip().endswith("<think>")
-    return (
-        think in tail and not tokenizer.decode(tail[len(tail) - tail[::-1].index(think) :]).strip()
-    )
+    if think not in tail:
+        return False
+    last = len(tail) - 1 - tail[::-1].index(think)
+    return not tokenizer.decode(tail[last + 1 :]).strip()
 
 
 def decode_completion(tokenizer, tokens, stop_token_ids):
-    """The text of generated tokens without the final stop token. Other special tokens stay visible: the verdict parser needs `</think>`."""
+    """The text of generated tokens without the final stop token.
+
+    Other special tokens stay visible, because the verdict parser needs `</think>`.
+    """
     tokens = list(tokens)
     if tokens and tokens[-1] in stop_token_ids:
         tokens.pop()
     return tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Messages -> ids
+# ---- messages -> ids ----
 
 
 def encode_chat(tokenizer, messages, add_generation_prompt=True):
     """Token ids of a chat; messages are `{"role": ..., "content": text}`.
 
-    Every added token among the ids (special or not, whitespace-only ones and the unknown token aside) was written by the template.
-    Raises BadInput for messages that are malformed or that the template refuses, ValueError where the template does more to a content
-    than insert and trim it (a thinking block that it cuts from an assistant's message is allowed), or where the tokenizer treats
-    its added tokens in a way that is not reproduced here.
+    The template wrote every added token among the ids, special or not. Exceptions are tokens of
+    whitespace alone and the unknown token.
+    Raises BadInput for messages that are malformed or that the template refuses. Raises ValueError
+    where the template does more to a content than insert and trim it (it may cut the thinking from
+    an assistant's message), or where the tokenizer treats its added tokens in a way that is not
+    reproduced here.
     """
-    text, cuts = _find_template_tokens(
-        tokenizer, _render(tokenizer, messages, add_generation_prompt)
-    )
-    return _encode_between(tokenizer, text, cuts)
+    pieces = render_pieces(tokenizer, messages, add_generation_prompt)
+    text, template_tokens = find_template_tokens(tokenizer, pieces)
+    return encode_between(tokenizer, text, template_tokens)
 
 
-def _render(tokenizer, messages, add_generation_prompt):
-    """The rendered template as pieces (text, owner): owner is the index of the message whose content it is, None for template text.
+# Step 1: apply the template, and keep contents and template text apart.
 
-    Whitespace around a content counts as template text: templates trim it, tokens with rstrip swallow it, and it cannot forge anything.
+
+def render_pieces(tokenizer, messages, add_generation_prompt):
+    """The rendered chat as pieces (text, owner).
+
+    `owner` is the index of the message of which the text is the content, None for template text.
+    Whitespace around a content counts as template text: templates trim it, tokens with the flag
+    rstrip swallow it, and it cannot forge anything.
     """
-    for number, message in enumerate(messages, start=1):
-        if (
-            set(message) != {"role", "content"}
-            or message["role"] not in ROLES
-            or not isinstance(message["content"], str)
-        ):
-            raise BadInput(
-                f"message {number}: expected role ({', '.join(ROLES)}) and content (text), got {str(message)[:200]}"
-            )
-        if re.search("[\ud800-\udfff]", message["content"]):
-            raise BadInput(
-                f"message {number} ({message['role']}): holds half a surrogate pair, which is no text: save the source as UTF-8"
-            )
+    check_messages(messages)
     key = secrets.token_hex(16)
-    # Qwen3 and R1-distill cut everything up to `</think>` out of an assistant's message, and the opening marker with it. So the second
-    # attempt hands over such a message without its thinking.
+    # Qwen3 and R1-distill cut everything up to `</think>` out of an assistant's message, and the
+    # opening marker with it. The second attempt hands over such messages without their thinking.
     for without_thinking in (False, True):
-        marked, contents = [], {}
-        for index, message in enumerate(messages):
-            content, inner = _mark(message, index, key, without_thinking)
-            marked.append({"role": message["role"], "content": content})
-            contents |= {index: inner} if inner else {}
+        marked, contents = mark_contents(messages, key, without_thinking)
         try:
             rendered = tokenizer.apply_chat_template(
                 marked, tokenize=False, add_generation_prompt=add_generation_prompt
@@ -192,101 +186,112 @@ def _render(tokenizer, messages, add_generation_prompt):
                 f"{tokenizer.name_or_path}: its chat template refuses these messages ({error}): "
                 "if it knows no system message, use a style without one"
             ) from error
-        split = re.split(
-            f"{key}a([0-9]+)z(.*?){key}b\\1z", rendered, flags=re.DOTALL
-        )  # template text, owner, content, template text, ...
-        found = [(content, int(owner)) for owner, content in zip(split[1::3], split[2::3])]
-        wrong = (contents.keys() - {owner for _, owner in found}) | {
-            owner for content, owner in found if content != contents[owner]
-        }
-        wrong |= {
-            int(owner) for owner in re.findall(f"{key}[abt]([0-9]+)z", "".join(split[::3]))
-        }  # markers that are left over
+        pieces, wrong = split_at_markers(rendered, key, contents)
         if not wrong:
-            return [(split[0], None)] + [
-                piece
-                for pair in zip(found, ((text, None) for text in split[3::3]))
-                for piece in pair
-            ]
-    number = min(wrong) + 1
+            return pieces
+    number = min(wrong)
     raise ValueError(
-        f"chat template of {tokenizer.name_or_path}: drops or rewrites the content of message {number} "
-        f"({messages[number - 1]['role']}): a content may only be inserted and trimmed"
+        f"chat template of {tokenizer.name_or_path}: drops or rewrites the content of message "
+        f"{number + 1} ({messages[number]['role']}): a content may only be inserted and trimmed"
     )
 
 
-def _mark(message, index, key, without_thinking):
-    """The content with secret markers around it, inside its outer whitespace, and the content between the markers."""
-    head, content = "", message["content"]
-    if without_thinking and message["role"] == "assistant" and "</think>" in content:
-        head, content = (
-            f"{key}t{index}z</think>",
-            content.rpartition("</think>")[2],
-        )  # the template has to cut this marker as well
-    inner = content.strip()
-    if not inner:
-        return head + content, ""
-    return head + content.replace(inner, f"{key}a{index}z{inner}{key}b{index}z", 1), inner
+def check_messages(messages):
+    for number, message in enumerate(messages, start=1):
+        if (
+            set(message) != {"role", "content"}
+            or message["role"] not in ROLES
+            or not isinstance(message["content"], str)
+        ):
+            raise BadInput(
+                f"message {number}: expected role ({', '.join(ROLES)}) and content (text), "
+                f"got {str(message)[:200]}"
+            )
+        if re.search("[\ud800-\udfff]", message["content"]):
+            raise BadInput(
+                f"message {number} ({message['role']}): holds half a surrogate pair, which is no "
+                "text: save the source as UTF-8"
+            )
 
 
-def _find_template_tokens(tokenizer, pieces):
-    """Rendered text, and its cuts (token id, start, end in characters): the added tokens that lie wholly in template text.
+def mark_contents(messages, key, without_thinking):
+    """(messages with markers KEYaNUMBERz and KEYbNUMBERz around their contents, {number: content}).
 
-    The tokenizer itself finds them, in a copy of the text with a random word for every content, so longest matches and the flags
-    lstrip, rstrip, single_word and normalized hold. That copy also checks `_encode_between` against the tokenizer's own ids.
+    The markers are inside the outer whitespace of a content. `without_thinking` replaces what comes
+    before `</think>` by a marker KEYtNUMBERz, which the template has to cut as well.
+    """
+    marked, contents = [], {}
+    for number, message in enumerate(messages):
+        thinking, content = "", message["content"]
+        if without_thinking and message["role"] == "assistant" and "</think>" in content:
+            thinking = f"{key}t{number}z</think>"
+            content = content.rpartition("</think>")[2]
+        inner = content.strip()
+        if inner:
+            contents[number] = inner
+            content = content.replace(inner, f"{key}a{number}z{inner}{key}b{number}z", 1)
+        marked.append({"role": message["role"], "content": thinking + content})
+    return marked, contents
+
+
+def split_at_markers(rendered, key, contents):
+    """(pieces, numbers of the messages that the template dropped, changed or tore apart)."""
+    split = re.split(f"{key}a([0-9]+)z(.*?){key}b\\1z", rendered, flags=re.DOTALL)
+    # template text, number, content, template text, number, content, ..., template text
+    pieces = [(split[0], None)]
+    for number, content, template_text in zip(split[1::3], split[2::3], split[3::3]):
+        pieces += [(content, int(number)), (template_text, None)]
+    found = {number: content for content, number in pieces if number is not None}
+    dropped = contents.keys() - found.keys()
+    changed = {
+        number for content, number in pieces if number is not None and content != contents[number]
+    }
+    left_over = re.findall(f"{key}[abt]([0-9]+)z", "".join(split[::3]))
+    return pieces, dropped | changed | {int(number) for number in left_over}
+
+
+# Step 2: find the tokens of the template.
+
+
+def find_template_tokens(tokenizer, pieces):
+    """(rendered text, [(token id, start, end in characters)]): the added tokens in template text.
+
+    The tokenizer itself finds them, in a copy with a random word for every content. So its longest
+    matches and the flags lstrip, rstrip, single_word and normalized hold. The copy also checks
+    `encode_between` against the tokenizer's own ids.
     """
     word = secrets.token_hex(8)
     text = copy = ""
-    template_spans = []  # (start, end in the copy, shift to the rendered text)
+    template_spans = []  # (start, end) in the copy, and what to add for the position in the text
     for piece, owner in pieces:
         if owner is None:
             template_spans.append((len(copy), len(copy) + len(piece), len(text) - len(copy)))
         text += piece
         copy += piece if owner is None else word
-    finder, _, _ = _variants(tokenizer)
-    control, unknown = _control_tokens(tokenizer), tokenizer.unk_token_id
-    encoded = finder.encode(copy, add_special_tokens=False)
-    cuts, copy_cuts = [], []
+    control, unknown = control_tokens(tokenizer), tokenizer.unk_token_id
+    encoded = tokenizer_variants(tokenizer).finder.encode(copy, add_special_tokens=False)
+    in_text, in_copy = [], []
     for token, (start, end) in zip(encoded.ids, encoded.offsets):
-        if token not in control or (
-            token == unknown and copy[start:end].strip() != control[token]
-        ):  # a character it does not know
+        if token not in control:
             continue
+        if token == unknown and copy[start:end].strip() != control[token]:
+            continue  # a character that the tokenizer does not know
         for first, last, shift in template_spans:
             if first <= start and end <= last:
-                copy_cuts.append((token, start, end))
-                cuts.append((token, start + shift, end + shift))
+                in_copy.append((token, start, end))
+                in_text.append((token, start + shift, end + shift))
                 break
-    if (
-        _encode_between(tokenizer, copy, copy_cuts)
-        != tokenizer(copy, add_special_tokens=False, verbose=False)["input_ids"]
-    ):
+    expected = tokenizer(copy, add_special_tokens=False, verbose=False)["input_ids"]
+    if encode_between(tokenizer, copy, in_copy) != expected:
         raise ValueError(
-            f"{tokenizer.name_or_path}: its added tokens change how the text beside them is encoded, so contents cannot be "
-            "kept apart from the template: use another tokenizer"
+            f"{tokenizer.name_or_path}: its added tokens change how the text beside them is "
+            "encoded, so contents cannot be kept apart from the template: use another tokenizer"
         )
-    return text, cuts
+    return text, in_text
 
 
-def _encode_between(tokenizer, text, cuts):
-    """The given tokens at the cuts, and each stretch between two of them encoded whole, template text and content together."""
-    _, at_start, later = _variants(tokenizer)
-    ids, position = [], 0
-    for token, start, end in [*cuts, (None, len(text), len(text))]:
-        if position < start:
-            ids += (
-                (at_start if position == 0 else later)
-                .encode(text[position:start], add_special_tokens=False)
-                .ids
-            )
-        if token is not None:
-            ids.append(token)
-        position = end
-    return ids
-
-
-def _control_tokens(tokenizer):
-    """Added tokens by id. Those of whitespace alone (Gemma, Phi) are ordinary text."""
+def control_tokens(tokenizer):
+    """{id: text} of added tokens. Those of whitespace alone (Gemma, Phi) are ordinary text."""
     return {
         token: added.content
         for token, added in tokenizer.added_tokens_decoder.items()
@@ -294,25 +299,65 @@ def _control_tokens(tokenizer):
     }
 
 
-_built_variants = (
-    weakref.WeakKeyDictionary()
-)  # once for each tokenizer: it takes a third of a second with 50,000 entries
+# Step 3: encode everything else, with a tokenizer whose added tokens no text can match.
 
 
-def _variants(tokenizer):
-    """Three forms of a tokenizer: with exact offsets; with a secret name for every control token; the latter for stretches after the first.
+def encode_between(tokenizer, text, template_tokens):
+    """The ids of the template's tokens, and of each stretch of text between two of them.
 
-    Secret names make it impossible for a text to match one. The model's own vocabulary is renamed as well: there a merge, a whole word
-    or a unigram piece could give the same id.
+    A stretch is encoded as a whole, template text and contents together.
     """
-    if tokenizer in _built_variants:
-        return _built_variants[tokenizer]
+    variants = tokenizer_variants(tokenizer)
+    ids, position = [], 0
+    for token, start, end in [*template_tokens, (None, len(text), len(text))]:
+        if position < start:
+            variant = variants.at_start if position == 0 else variants.later
+            ids += variant.encode(text[position:start], add_special_tokens=False).ids
+        if token is not None:
+            ids.append(token)
+        position = end
+    return ids
+
+
+class Variants(NamedTuple):
+    """Three forms of a tokenizer."""
+
+    finder: Tokenizer  # with exact offsets
+    at_start: Tokenizer  # every control token has a secret name; for the first stretch of a text
+    later: Tokenizer  # the same for the other stretches
+
+
+# Built once for each tokenizer: a third of a second with 50,000 entries.
+built_variants = weakref.WeakKeyDictionary()
+
+
+def tokenizer_variants(tokenizer):
+    """The `Variants` of a tokenizer."""
+    if tokenizer in built_variants:
+        return built_variants[tokenizer]
     state = json.loads(tokenizer.backend_tokenizer.to_str())
-    state.update(
-        post_processor=None, truncation=None, padding=None
-    )  # a post-processor may trim the offsets
+    # A post-processor may trim the offsets.
+    state.update(post_processor=None, truncation=None, padding=None)
     finder = Tokenizer.from_str(json.dumps(state))
-    names = {content: secrets.token_hex(16) for content in _control_tokens(tokenizer).values()}
+    names = {content: secrets.token_hex(16) for content in control_tokens(tokenizer).values()}
+    rename_tokens(state, names)
+    at_start = later = Tokenizer.from_str(json.dumps(state))
+    # Metaspace with "first" marks the first word of a text alone, so later stretches go without.
+    pre_tokenizer = json.dumps(state["pre_tokenizer"])
+    first, never = '"prepend_scheme": "first"', '"prepend_scheme": "never"'
+    if first in pre_tokenizer:
+        state["pre_tokenizer"] = json.loads(pre_tokenizer.replace(first, never))
+        later = Tokenizer.from_str(json.dumps(state))
+    built_variants[tokenizer] = Variants(finder, at_start, later)
+    return built_variants[tokenizer]
+
+
+def rename_tokens(state, names):
+    """Renames tokens in the state of a tokenizer (tokenizer.json), among the added tokens first.
+
+    The model's own vocabulary is renamed too, and merges that lead to a name are removed. A merge,
+    a whole word or a unigram piece could give the same id otherwise.
+    """
     for token in state["added_tokens"]:
         token["content"] = names.get(token["content"], token["content"])
     model = state["model"]
@@ -324,20 +369,9 @@ def _variants(tokenizer):
         model["unk_token"] = names.get(model["unk_token"], model["unk_token"])
     if "merges" in model:
         prefix = model.get("continuing_subword_prefix") or ""
-        pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
-        model["merges"] = [
-            pair
-            for pair in pairs
-            if names.keys().isdisjoint((*pair, pair[0] + pair[1].removeprefix(prefix)))
-        ]
-    at_start = later = Tokenizer.from_str(json.dumps(state))
-    pre_tokenizer = json.dumps(state["pre_tokenizer"])
-    if (
-        '"prepend_scheme": "first"' in pre_tokenizer
-    ):  # Metaspace that marks the first word of a text alone
-        state["pre_tokenizer"] = json.loads(
-            pre_tokenizer.replace('"prepend_scheme": "first"', '"prepend_scheme": "never"')
-        )
-        later = Tokenizer.from_str(json.dumps(state))
-    _built_variants[tokenizer] = finder, at_start, later
-    return finder, at_start, later
+        merges = []
+        for merge in model["merges"]:
+            left, right = merge.split(" ") if isinstance(merge, str) else merge
+            if names.keys().isdisjoint((left, right, left + right.removeprefix(prefix))):
+                merges.append([left, right])
+        model["merges"] = merges

@@ -260,7 +260,7 @@ def plain_way(tokenizer, messages):
 
 def split_way(tokenizer, messages):
     """Contents encoded on their own with split_special_tokens=True, between the pieces of the template (which must keep its tokens)."""
-    pieces = chat._render(tokenizer, messages, True)
+    pieces = chat.render_pieces(tokenizer, messages, True)
     ids = [
         tokenizer(text, add_special_tokens=False, split_special_tokens=owner is not None)[
             "input_ids"
