@@ -1,4 +1,16 @@
-"""Judging prompts: style files, and the messages that ask a judge about two answers."""
+"""Judging prompts: style files, and the messages that ask a judge about two answers.
+
+A style is a file `prompts/NAME.txt`, or a file of your own that is given by its path. Lines with
+`#` before the first section are remarks. The header says how the verdict is written:
+boxed: \\boxed{Assistant 1} or \\boxed{Assistant 2}
+answer_tag: <answer>[[A]]</answer> or <answer>[[B]]</answer>
+
+    verdict: boxed
+    === system
+    ... (this section may be left out; then there is no system message)
+    === user
+    ... {query} ... {answer_1} ... {answer_2} ...
+"""
 
 import re
 from dataclasses import dataclass
@@ -7,52 +19,57 @@ from pathlib import Path
 from cli import BadInput, read_text
 
 PLACEHOLDERS = ("query", "answer_1", "answer_2")
-
-
 VERDICT_RULES = ("boxed", "answer_tag")
 
 
-# Prompt styles
 @dataclass(frozen=True)
 class Style:
-    """How a judge is asked, and how its verdict is written: `verdict` is "boxed" or "answer_tag". `load_style(name)` gives it again."""
+    """How a judge is asked, and how it writes its verdict (one of VERDICT_RULES)."""
 
-    name: str
+    name: str  # load_style(name) gives the same style again
     verdict: str
     system: str
     user: str
 
 
 def default_style(folder, config):
-    """The style that a model was trained with, "judge_style" in its config.json: a name, or a file in its folder; rrm where it says nothing."""
+    """The style that a model was trained with: "judge_style" in its config.json, or else rrm.
+
+    It is the name of a style, or a file in the model's folder. Other paths are refused, because a
+    folder from elsewhere must not name files of this machine. Raises BadInput.
+    """
     name = str(config.get("judge_style") or "rrm")
-    own = folder is not None and re.fullmatch(r"[\w.-]{1,99}", name) and (folder / name).is_file()
-    if not own and not re.fullmatch(
-        r"\w{1,99}", name
-    ):  # a folder from elsewhere must not name files of this machine
+    if folder is not None and re.fullmatch(r"[\w.-]{1,99}", name) and (folder / name).is_file():
+        return str(folder / name)
+    if not re.fullmatch(r"\w{1,99}", name):
         raise BadInput(
-            f"{folder or 'model'}/config.json: judge_style is {name!r:.80}: expected the name of a style, or of a file beside it"
+            f"{folder or 'model'}/config.json: judge_style is {name!r:.80}: "
+            "expected the name of a style, or of a file beside it"
         )
-    return str(folder / name) if own else name
+    return name
 
 
 def load_style(name_or_path):
-    """The style of prompts/NAME.txt, or of the user's own file. Raises BadInput with the line that is wrong."""
+    """The style of prompts/NAME.txt, or of the user's own file.
+
+    Raises BadInput with the line that is wrong.
+    """
     known = {file.stem: file for file in (Path(__file__).parent / "prompts").glob("*.txt")}
     path = known.get(str(name_or_path), Path(name_or_path))
     if re.fullmatch(r"\w{1,99}", str(path)) and not path.exists():
         raise BadInput(
-            f"--style: no style is called {name_or_path!r}: choose one of {', '.join(sorted(known))}, or give the path of a file"
+            f"--style: no style is called {name_or_path!r}: "
+            f"choose one of {', '.join(sorted(known))}, or give the path of a file"
         )
     verdict, sections, section = None, {}, None
-    for number, line in enumerate(
-        read_text(path, "--style").removeprefix("\ufeff").split("\n"), start=1
-    ):
+    lines = read_text(path, "--style").removeprefix("\ufeff").split("\n")
+    for number, line in enumerate(lines, start=1):
         if line.startswith("==="):
             section = line.strip("= ")
             if section not in ("system", "user") or section in sections:
                 raise BadInput(
-                    f"{path} line {number}: section {section!r:.80} is unknown or written twice: use '=== system' and '=== user'"
+                    f"{path} line {number}: section {section!r:.80} is unknown or written twice: "
+                    "use '=== system' and '=== user'"
                 )
             sections[section] = []
         elif section:
@@ -61,85 +78,90 @@ def load_style(name_or_path):
             key, _, verdict = (part.strip() for part in line.partition(":"))
             if key != "verdict" or verdict not in VERDICT_RULES:
                 raise BadInput(
-                    f"{path} line {number}: {line!r:.80} is no header: write 'verdict: boxed' (or answer_tag), then '=== user'"
+                    f"{path} line {number}: {line!r:.80} is no header: "
+                    "write 'verdict: boxed' (or answer_tag), then '=== user'"
                 )
-    if verdict is None or "user" not in sections:
-        missing = (
-            "the line 'verdict: boxed' (or answer_tag)"
-            if verdict is None
-            else "the section '=== user'"
-        )
-        raise BadInput(f"{path}: {missing} is missing: add it")
+    if verdict is None:
+        raise BadInput(f"{path}: the line 'verdict: boxed' (or answer_tag) is missing: add it")
+    if "user" not in sections:
+        raise BadInput(f"{path}: the section '=== user' is missing: add it")
     system, user = ("\n".join(sections.get(name, [])).strip() for name in ("system", "user"))
-    _check_placeholders(system + "\n" + user, path)
+    check_placeholders(system + "\n" + user, path)
     return Style(str(name_or_path), verdict, system, user)
 
 
-def _check_placeholders(text, path):
+def check_placeholders(text, path):
     for name in PLACEHOLDERS:
         if f"{{{name}}}" not in text:
             raise BadInput(
                 f"{path}: the placeholder {{{name}}} is missing: write it where that text belongs"
             )
-    for name in re.findall(
-        r"(?<![A-Za-z])\{([a-z][a-z0-9_]+)\}", text
-    ):  # not LaTeX: \boxed{...}, {b}
+    # Braces of LaTeX are no placeholders: \boxed{...}, {b}.
+    for name in re.findall(r"(?<![A-Za-z])\{([a-z][a-z0-9_]+)\}", text):
         if name not in PLACEHOLDERS:
             raise BadInput(
-                f"{path}: {{{name}}} is not a placeholder: use {{query}}, {{answer_1}} and {{answer_2}}"
+                f"{path}: {{{name}}} is not a placeholder: "
+                "use {query}, {answer_1} and {answer_2}"
             )
 
 
 def judge_messages(style, query, first, second):
-    """The messages that ask a judge about two answers; `query` is a text or a list of messages, which becomes a transcript.
+    """The messages that ask a judge about two answers.
 
-    Every placeholder is filled in one pass, so an answer that holds the text "{answer_2}" keeps it. The transcript stands in the
-    prompt once, for both answers, so its labels cannot tell which answer is better.
+    `query` is a text or a list of messages. Several messages become a transcript, which the prompt
+    shows once for both answers, so its labels cannot tell which answer is better. All placeholders
+    are filled in one pass, so an answer with the text "{answer_2}" keeps it.
     """
     if not isinstance(query, str):
-        alone = len(query) == 1 and query[0]["role"] == "user"
-        query = (
-            query[0]["content"]
-            if alone
-            else "\n\n".join(f"{turn['role'].capitalize()}:\n{turn['content']}" for turn in query)
-        )
+        query = transcript(query)
     values = dict(zip(PLACEHOLDERS, (query, first, second)))
+    pattern = r"\{(" + "|".join(PLACEHOLDERS) + r")\}"
     messages = []
     for role, template in (("system", style.system), ("user", style.user)):
         if template:
-            filled = re.sub(
-                r"\{(" + "|".join(PLACEHOLDERS) + r")\}", lambda match: values[match[1]], template
-            )
-            messages.append({"role": role, "content": filled})
+            content = re.sub(pattern, lambda match: values[match[1]], template)
+            messages.append({"role": role, "content": content})
     return messages
 
 
-# What a completion in RM-R1's format says beside its verdict
+def transcript(messages):
+    """Messages as one text, with a line for each role; a single user message stays as it is."""
+    if len(messages) == 1 and messages[0]["role"] == "user":
+        return messages[0]["content"]
+    return "\n\n".join(f"{turn['role'].capitalize()}:\n{turn['content']}" for turn in messages)
+
+
+# ---- the format of RM-R1 ----
+
+# The sections of a completion for each type of task.
 SECTIONS = {
     "Reasoning": "<type> </type> <solution> </solution> <eval> </eval> <answer> </answer>",
-    "Chat": "<type> </type> <rubric> <justify> </justify> </rubric> <eval> </eval> <answer> </answer>",
+    "Chat": (
+        "<type> </type> <rubric> <justify> </justify> </rubric> <eval> </eval> <answer> </answer>"
+    ),
 }
 
 
 def task_type(text):
-    """("Reasoning" | "Chat" | None, whether all sections that RM-R1 asks for with this type stand there once, in order), behind the thinking.
+    """(type, whether the completion has exactly the sections of this type, in order).
 
-    None: no type, an unknown one, or two. The verdict itself is read by `judge.parse_verdict`, which does not ask for any of this.
+    The type is "Reasoning", "Chat", or None where the text names no type, an unknown one or two.
+    Thinking is skipped. The verdict does not depend on this: see `verdicts.parse_verdict`.
     """
-    spoken = text.rpartition("</think>")[2]
-    types = re.findall(r"<type>\s*(\w+)\s*</type>", spoken)
-    kind = types[0] if len(types) == 1 and types[0] in SECTIONS else None
-    return kind, kind is not None and SECTIONS[kind] == " ".join(
-        re.findall(r"</?(?:type|solution|rubric|justify|eval|answer)>", spoken)
-    )
+    text = text.rpartition("</think>")[2]
+    types = re.findall(r"<type>\s*(\w+)\s*</type>", text)
+    if len(types) != 1 or types[0] not in SECTIONS:
+        return None, False
+    tags = re.findall(r"</?(?:type|solution|rubric|justify|eval|answer)>", text)
+    return types[0], SECTIONS[types[0]] == " ".join(tags)
 
 
 def format_rates(texts):
-    """Shares of completions in RM-R1's format, for a log: {judge/type_reasoning, judge/type_chat, judge/format}; 0.0 without texts."""
-    kinds, formed = zip(*map(task_type, texts)) if texts else ((), ())
+    """Shares of completions in RM-R1's format, as metrics; 0.0 without texts."""
+    found = [task_type(text) for text in texts]
     counts = {
-        "type_reasoning": kinds.count("Reasoning"),
-        "type_chat": kinds.count("Chat"),
-        "format": sum(formed),
+        "judge/type_reasoning": sum(kind == "Reasoning" for kind, _ in found),
+        "judge/type_chat": sum(kind == "Chat" for kind, _ in found),
+        "judge/format": sum(well_formed for _, well_formed in found),
     }
-    return {f"judge/{name}": count / max(1, len(texts)) for name, count in counts.items()}
+    return {name: count / max(1, len(texts)) for name, count in counts.items()}
