@@ -22,6 +22,7 @@ from verdicts import parse_verdict
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")), ROOT / "runs" / "README.md"]
+RUN_PAGES = [ROOT / "tiny" / "README.md", *sorted(ROOT.glob("runs/*/README.md"))]
 TORCHRUN_FLAGS = {"nnodes", "nproc_per_node", "rdzv_backend", "rdzv_endpoint"}
 OPERATORS = {"&&", "||", "|", ";", ">", "2>", "|&"}
 
@@ -30,9 +31,25 @@ def read(page):
     return page.read_text(encoding="utf-8")
 
 
+@cache
+def fenced(page):
+    """[(language, code)] of the fenced code blocks of a page, and the text without them."""
+    code, prose, fence = [], [], None
+    for line in read(page).splitlines(keepends=True):
+        if line.startswith("```") and fence is None:
+            fence = line[3:].strip(), []
+        elif line.startswith("```"):
+            code.append((fence[0], "".join(fence[1])))
+            fence = None
+        else:
+            (prose if fence is None else fence[1]).append(line)
+    assert fence is None, f"{page.name}: a code block without an end"
+    return code, "".join(prose)
+
+
 def blocks(page, language):
-    """The fenced code blocks of a page in one language ("" for those without a name)."""
-    return re.findall(rf"^```{language}\n(.*?)^```", read(page), re.DOTALL | re.MULTILINE)
+    """The code blocks of a page in one language ("" for those without a name)."""
+    return [code for name, code in fenced(page)[0] if name == language]
 
 
 # ---- links ----
@@ -44,7 +61,9 @@ def anchors(page):
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
-@pytest.mark.parametrize("page", sorted(ROOT.glob("**/*.md")), ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page", sorted(ROOT.glob("**/*.md")), ids=lambda page: f"{page.parent.name}-{page.stem}"
+)
 def test_links(page):
     if {".venv", "out", "models"} & set(page.relative_to(ROOT).parts):
         pytest.skip("not a page of the project")
@@ -60,9 +79,8 @@ def test_links(page):
 
 def command_lines(page):
     """Lines of shell blocks and inline code in which a program of ours is started."""
-    text = read(page)
     shell = "\n".join(blocks(page, "") + blocks(page, "bash")).replace("\\\n", " ")
-    inline = re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S))
+    inline = re.findall(r"`([^`\n]+)`", fenced(page)[1])
     lines = [line.removeprefix("$ ") for line in shell.splitlines()] + inline
     return [line for line in lines if re.match(r"(\S+=\S+ )*(python|torchrun|bash) \S", line)]
 
@@ -99,13 +117,15 @@ def known_flags(program, arguments):
     if program.startswith("extras."):
         subcommands = arguments[:1] if program == "extras.make_data" else []
         return help_of("-m", program, *subcommands)
-    if "/" not in program:
-        return help_of(program)
     source = read(ROOT / program)
+    if "parse_settings" in source:
+        return help_of(program)
     return "".join(f"--{name} " for name in re.findall(r"^ +(\w+): ", source, re.MULTILINE))
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page", PAGES + RUN_PAGES, ids=lambda page: f"{page.parent.name}-{page.stem}"
+)
 def test_commands(page):
     """Every command names a file that exists, and only flags that its --help knows."""
     pytest.importorskip("extras.bench")
