@@ -1,157 +1,154 @@
-"""Keys and values that a sampler keeps, and attention to them: prompts once for all their generations, each row's own tokens beside them.
+"""Keys and values that a sampler keeps, and attention to them.
 
-scores = [q . keys of the prompt | q . keys of the row's own tokens]            what the two parts and their log-sum-exps are merged to
+A prompt is stored once for all of its generations, in a slot. The tokens that a generation has
+written are stored in its row. A new token attends to both parts, and the two results are merged:
+
+    scores = [q . keys of the prompt | q . keys of the row's own tokens]
 """
 
 import torch
 
-from model import attention
+from kernels import cpu_kernels
+from kernels.packed_attention import attention
 
-PIECE = 64  # on a CPU, tokens whose keys lie together: it multiplies whole stretches of memory several times as fast as cut-out ones
-
-
-def product(a, b):
-    """a @ b for batches of matrices, in fp32. A GPU sums and stores it so; a CPU rounds products of bf16 first."""
-    return torch.bmm(a, b, out_dtype=torch.float32) if a.is_cuda else torch.bmm(a, b).float()
-
-
-def attention_with_lse(queries, keys, values, mask):
-    """Attention, and what lets two attentions over parts of the keys be merged. But for rounding equals
-
-        scores = queries @ keys.transpose(1, 2) * head_dim**-0.5 + mask
-        return scores.softmax(-1) @ values, scores.logsumexp(-1)
-
-    for queries (batch, queries, head_dim), mask (batch or 1, 1, keys), additive, fp32, and pieces of keys and values, each (batch, keys of it,
-    head_dim). Products of whole pieces that lie in one stretch of memory are several times as fast on a CPU as one of a cut-out part.
-    Returns (batch, queries, head_dim) and (batch, queries, 1) in fp32.
-    """
-    scores = [product(queries, piece.transpose(1, 2)) for piece in keys]
-    scores = scores[0] if len(scores) == 1 else torch.cat(scores, dim=-1)
-    torch.add(mask, scores, alpha=queries.shape[-1] ** -0.5, out=scores)
-    highest = scores.amax(dim=-1, keepdim=True)
-    weights = scores.sub_(highest).exp_()
-    total = weights.sum(dim=-1, keepdim=True)
-    weights = weights.to(queries.dtype).split([piece.shape[1] for piece in values], dim=-1)
-    return sum(product(*parts) for parts in zip(weights, values)) / total, highest + total.log()
+WIDTH = 64  # decoding looks at a multiple of this many tokens: a GPU prefers such shapes
 
 
 class KVCache:
-    """Keys and values of the prompts in use, one slot a prompt, and of the tokens that each row has generated.
+    """Keys and values of the prompts in use, one slot each, and of the rows that generate.
 
-    Rows 0..n-1 run, the others are free. Both tables: (layers, keys | values, pieces, slots or rows, kv_heads, tokens of a piece, head_dim), so
-    that a piece of all rows is one stretch of memory. On a GPU, where every product has to be launched, there is one piece.
+    Rows 0 to n - 1 run, the others are free.
     """
 
     def __init__(self, model, num_slots, prompt_length, num_rows, num_tokens):
+        """Reserves slots for prompts of prompt_length tokens and rows for num_tokens tokens."""
         config, weight = model.config, model.embed_tokens.weight
+        fast = cpu_kernels(model.device)
+        table = fast.KeyValueTable if fast else KeyValueTable
         self.kv_heads = config.num_kv_heads
+        self.prompts = table(config, num_slots, padded(prompt_length), like=weight)
+        self.rows = table(config, num_rows, padded(num_tokens), like=weight)
 
-        def table(size, length):  # zeros: padding must be finite
-            length = self.padded(length)
-            piece = PIECE if model.device.type == "cpu" else length
-            return weight.new_zeros(
-                config.num_layers,
-                2,
-                -(-length // piece),
-                size,
-                config.num_kv_heads,
-                piece,
-                config.head_dim,
-            )
+    def prefill_attention(self, prompt_lengths, slots):
+        """Returns the `attend` function for whole prompts, one after another in the flat tokens.
 
-        self.prompts, self.rows = table(num_slots, prompt_length), table(num_rows, num_tokens)
+        It stores their keys and values in their slots.
+        """
+        device = self.prompts.table.device
+        lengths = torch.tensor(prompt_lengths, device=device)
+        positions = torch.cat([torch.arange(n, device=device) for n in prompt_lengths])  # (tokens,)
+        token_slots = torch.tensor(slots, device=device).repeat_interleave(lengths)  # (tokens,)
+        index = self.prompts.index(token_slots, positions)
 
-    @staticmethod
-    def padded(length):
-        """The number of tokens that `decode_attention` looks at where `length` are there: whole pieces, and widths that suit a GPU."""
-        return length + -length % PIECE
+        def attend(layer, queries, keys, values):
+            self.prompts.write(layer, index, keys, values)
+            parts = zip(*[x.split(prompt_lengths) for x in (queries, keys, values)])
+            outputs = []
+            for part in parts:
+                heads_first = [
+                    x.transpose(0, 1)[None] for x in part
+                ]  # (1, heads, tokens, head_dim)
+                outputs.append(attention(*heads_first, is_causal=True)[0].transpose(0, 1))
+            return torch.cat(outputs)  # (tokens, heads, head_dim)
 
-    @staticmethod
-    def pieces(table, layer, size, length):
-        """The first `length` (padded) tokens of the first `size` rows or slots: keys and values, (pieces, size * kv_heads, tokens, head_dim)."""
-        return table[layer, :, : -(-length // table.shape[5]), :size].flatten(2, 3)[
-            :, :, :, :length
-        ]
+        return attend
+
+    def decode_attention(self, query_places, rows_per_slot, prompt_mask, own_lengths, longest):
+        """Returns the `attend` function for one new token in each of the n running rows.
+
+        All queries to one prompt are gathered in a table (slots, rows_per_slot), so that they meet
+        its keys in one product. query_places (n,) is the place of each row in the flat table.
+
+        prompt_mask: (slots, padded prompt tokens), additive, fp32. own_lengths: (n,), the tokens
+        that each row has stored. longest: their maximum, as a number that the host knows.
+        """
+        device = query_places.device
+        num_rows, num_slots = len(query_places), len(prompt_mask)
+        index = self.rows.index(torch.arange(num_rows, device=device), own_lengths)
+        own_tokens = torch.arange(padded(longest + 1), device=device)
+        is_hidden = own_tokens > own_lengths[:, None]  # the new token sees itself
+        own_mask = torch.zeros(is_hidden.shape, device=device).masked_fill_(is_hidden, -torch.inf)
+
+        def attend(layer, queries, keys, values):
+            head_dim = queries.shape[-1]
+            self.rows.write(layer, index, keys, values)
+            # the query heads that share a key head: (n, kv_heads, group, head_dim)
+            queries = queries.view(num_rows, self.kv_heads, -1, head_dim)
+            own, own_lse = self.rows.attend(layer, queries, own_mask)
+
+            by_slot = queries.new_zeros(num_slots * rows_per_slot, *queries.shape[1:])
+            by_slot[query_places] = queries
+            by_slot = by_slot.view(num_slots, rows_per_slot, *queries.shape[1:])
+            by_slot = by_slot.transpose(1, 2)  # (slots, kv_heads, rows_per_slot, group, head_dim)
+            found = self.prompts.attend(layer, by_slot.flatten(2, 3), prompt_mask)
+
+            shared, shared_lse = (by_place(x, rows_per_slot)[query_places] for x in found)
+            # the share of the softmax that lies on the prompt, as in FlashDecoding
+            prompt_share = torch.sigmoid(shared_lse - own_lse)  # (n, kv_heads, group, 1)
+            merged = torch.lerp(own, shared, prompt_share).to(keys.dtype)
+            return merged.view(num_rows, -1, head_dim)  # (n, heads, head_dim)
+
+        return attend
+
+
+def by_place(x, rows_per_slot):
+    """(slots, kv_heads, rows_per_slot * group, d) -> (places, kv_heads, group, d)"""
+    num_slots, kv_heads, _, d = x.shape
+    x = x.view(num_slots, kv_heads, rows_per_slot, -1, d)
+    return x.transpose(1, 2).flatten(0, 1)
+
+
+def padded(length):
+    """length, rounded up to a multiple of WIDTH."""
+    return length + -length % WIDTH
+
+
+class KeyValueTable:
+    """Keys and values of many rows, in one tensor, and attention to them.
+
+    table: (layers, keys or values, rows, kv_heads, tokens, head_dim)
+    """
+
+    def __init__(self, config, num_rows, num_tokens, like):
+        shape = (num_rows, config.num_kv_heads, num_tokens, config.head_dim)
+        self.table = like.new_zeros(config.num_layers, 2, *shape)  # zeros: padding must be finite
+
+    def index(self, rows, positions):
+        """Where `write` stores the tokens at rows (n,) and positions (n,)."""
+        return rows, slice(None), positions
+
+    def write(self, layer, index, keys, values):
+        """Stores keys and values, both (n, kv_heads, head_dim), at n places of the table."""
+        self.table[layer, 0][index] = keys
+        self.table[layer, 1][index] = values
 
     def copy_row(self, target, source, length):
-        pieces = slice(-(-length // self.rows.shape[5]))
-        self.rows[:, :, pieces, target, :, :length] = self.rows[:, :, pieces, source, :, :length]
+        """Copies the first `length` tokens of one row over those of another."""
+        self.table[:, :, target, :, :length] = self.table[:, :, source, :, :length]
 
-    def prefill_attention(self, spans):
-        """`attend` for whole prompts one after another; spans: (start, end, slot) of each. Keys and values are kept in its slot."""
+    def attend(self, layer, queries, mask):
+        """Attends to the first tokens of the first rows. But for rounding it equals
 
-        def attend(
-            layer, queries, keys, values
-        ):  # (tokens, heads, head_dim), (tokens, kv_heads, head_dim) twice
-            queries, keys, values = (
-                x.transpose(0, 1)[None] for x in (queries, keys, values)
-            )  # (1, heads, tokens, head_dim)
-            outputs = []
-            for start, end, slot in spans:
-                for kept, new in zip(self.prompts[layer], (keys, values)):
-                    for piece, part in enumerate(new[0, :, start:end].split(kept.shape[3], dim=1)):
-                        kept[piece, slot, :, : part.shape[1]] = part  # (kv_heads, tokens, head_dim)
-                part = (queries[:, :, start:end], keys[:, :, start:end], values[:, :, start:end])
-                outputs.append(attention(*part, is_causal=True))
-            return torch.cat(outputs, dim=2)[0].transpose(0, 1)  # (tokens, heads, head_dim)
+            scores = queries @ keys.transpose(2, 3) * head_dim**-0.5 + mask[:, None, None]
+            return scores.softmax(-1) @ values, scores.logsumexp(-1, keepdim=True)
 
-        return attend
-
-    def decode_attention(self, places, width, prompt_mask, own_lengths, longest):
-        """`attend` for one token in each of n rows.
-
-        places (n,): where a row's query goes in a table (slots, width = rows of the fullest slot), so that all rows of a prompt meet its keys in
-        one product; prompt_mask (slots, padded prompt tokens), fp32; own_lengths (n,): tokens that a row has in the cache; longest: their
-        maximum, which the host knows. The two softmaxes are merged by their log-sum-exp, as in FlashDecoding.
+        queries: (rows, kv_heads, queries, head_dim). mask: (rows, tokens), additive, fp32. The
+        log-sum-exp, (rows, kv_heads, queries, 1), lets two results be merged. Both are in fp32.
         """
-        n, (num_slots, prompt_length), device = len(places), prompt_mask.shape, places.device
-        size, own_width = self.rows.shape[5], self.padded(longest + 1)
-        row_indices, piece, column = (
-            torch.arange(n, device=device),
-            own_lengths // size,
-            own_lengths % size,
-        )
-        hidden = (
-            torch.arange(own_width, device=device) > own_lengths[:, None]
-        )  # the token at hand sees itself
-        own_mask = torch.zeros(n, own_width, device=device).masked_fill_(hidden, -torch.inf)
-        own_mask = own_mask.repeat_interleave(self.kv_heads, dim=0)[
-            :, None
-        ]  # (n * kv_heads, 1, tokens)
-        prompt_mask = prompt_mask.repeat_interleave(self.kv_heads, dim=0)[:, None]
+        num_rows, num_tokens = mask.shape
+        keys = self.table[layer, 0, :num_rows, :, :num_tokens].flatten(0, 1)
+        values = self.table[layer, 1, :num_rows, :, :num_tokens].flatten(0, 1)
+        # (rows * kv_heads, queries, tokens)
+        scores = product(queries.flatten(0, 1), keys.transpose(1, 2))
+        scores = scores.view(*queries.shape[:3], num_tokens)  # (rows, kv_heads, queries, tokens)
+        torch.add(mask[:, None, None], scores, alpha=queries.shape[-1] ** -0.5, out=scores)
+        highest = scores.amax(dim=-1, keepdim=True)
+        weights = scores.sub_(highest).exp_()
+        total = weights.sum(dim=-1, keepdim=True)
+        output = product(weights.to(queries.dtype).flatten(0, 1), values)
+        return output.view(queries.shape) / total, highest + total.log()
 
-        def attend(
-            layer, queries, keys, values
-        ):  # (n, heads, head_dim), (n, kv_heads, head_dim) twice
-            for kept, new in zip(self.rows[layer], (keys, values)):
-                kept[piece, row_indices, :, column] = new
-            queries = queries.view(
-                n, self.kv_heads, -1, queries.shape[-1]
-            )  # query heads that share a key head side by side
-            own, own_lse = attention_with_lse(
-                queries.flatten(0, 1), *self.pieces(self.rows, layer, n, own_width), own_mask
-            )
-            table = queries.new_zeros(num_slots * width, *queries.shape[1:])
-            table[places] = queries
-            table = (
-                table.view(num_slots, width, *queries.shape[1:]).transpose(1, 2).flatten(2, 3)
-            )  # (slots, kv_heads, width * group, d)
-            prompts = self.pieces(self.prompts, layer, num_slots, prompt_length)
-            shared, shared_lse = attention_with_lse(table.flatten(0, 1), *prompts, prompt_mask)
 
-            def of_rows(found):  # (slots * kv_heads, width * group, x) -> (n * kv_heads, group, x)
-                return (
-                    found.view(num_slots, self.kv_heads, width, -1, found.shape[-1])
-                    .transpose(1, 2)
-                    .flatten(0, 1)[places]
-                    .flatten(0, 1)
-                )
-
-            share = torch.sigmoid(
-                of_rows(shared_lse) - own_lse
-            )  # of the softmax's mass that lies on the prompt
-            return (
-                torch.lerp(own, of_rows(shared), share).to(keys.dtype).view(n, -1, keys.shape[-1])
-            )  # (n, heads, head_dim)
-
-        return attend
+def product(a, b):
+    """a @ b for batches of matrices, in fp32. A GPU sums and stores bf16 products so."""
+    return torch.bmm(a, b, out_dtype=torch.float32) if a.is_cuda else torch.bmm(a, b).float()

@@ -1,13 +1,17 @@
-"""A decoder for Llama, Qwen2 and Qwen3 checkpoints: weights from safetensors, packed training attention, KV cache.
+"""A decoder for Llama, Qwen2 and Qwen3 checkpoints, and packs of groups to train it on.
 
-Tokens always come flat, without a batch dimension: (tokens,). How they may look at each other is decided by the `attend` function
-that the caller passes in, so training and sampling run the same blocks, and the same arithmetic:
+Tokens are flat, without a batch dimension: (tokens,). The caller passes an `attend` function that
+decides which tokens see each other. Training and sampling run the same blocks otherwise:
 
-    packed_attention(pack)     prompts and completions side by side, every completion sees its group's prompt and itself
-    KVCache.prefill_attention    whole prompts, keys and values kept (kv_cache.py)
-    KVCache.decode_attention     one token a row, against the keys kept
+    masked_attention(pack)       groups side by side: a completion sees its prompt and itself
+    packed_attention(pack)       the same, faster (kernels/packed_attention.py)
+    KVCache.prefill_attention    whole prompts, whose keys and values are kept (kv_cache.py)
+    KVCache.decode_attention     one token a row, which sees the keys that were kept
 
-The names of modules and parameters are those of the Hugging Face checkpoints, so loading and saving need no table.
+    attend(layer, queries, keys, values) -> (tokens, heads, head_dim)
+    queries: (tokens, heads, head_dim), keys and values: (tokens, kv_heads, head_dim)
+
+Modules and parameters have the names of Hugging Face checkpoints.
 """
 
 from dataclasses import dataclass
@@ -15,7 +19,6 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.nn.attention.bias import causal_lower_right
 
 from checkpoint import (
     check_model_folder,
@@ -26,11 +29,12 @@ from checkpoint import (
 )
 from cli import BadInput
 from kernels.logprob import token_logprobs
+from kernels.packed_attention import attention, packed_attention
 
 
 @dataclass(frozen=True)
 class Config:
-    """The part of a Hugging Face config.json that shapes the network; `raw` is the file itself, written back by save_pretrained."""
+    """The fields of a Hugging Face config.json that shape the network."""
 
     vocab_size: int
     hidden_size: int
@@ -46,7 +50,7 @@ class Config:
     mlp_bias: bool
     qk_norm: bool
     tied: bool
-    raw: dict
+    raw: dict  # the file itself, for save_pretrained
 
     @staticmethod
     def from_dict(raw):
@@ -71,24 +75,26 @@ class Config:
 
 
 def inverse_frequencies(config):
-    """RoPE's rotation per position, (head_dim / 2,) in fp32; Llama 3 stretches the long wavelengths (its release, `apply_scaling`)."""
+    """RoPE's rotations in radians per position, (head_dim / 2,) in fp32 (arXiv 2104.09864, 3.2).
+
+    Llama 3 stretches the long wavelengths (`apply_scaling` in its reference code).
+    """
     exponents = torch.arange(0, config.head_dim, 2, dtype=torch.int64).float() / config.head_dim
     frequencies = 1.0 / config.rope["rope_theta"] ** exponents
     if config.rope["rope_type"] != "llama3":
         return frequencies
     rope = config.rope
-    rotations = (
-        rope["original_max_position_embeddings"] * frequencies / (2 * torch.pi)
-    )  # full turns within the original context
-    smooth = (rotations - rope["low_freq_factor"]) / (
-        rope["high_freq_factor"] - rope["low_freq_factor"]
-    )
-    smooth = smooth.clamp(0, 1)  # 0: stretched whole, 1: left alone
-    return (1 - smooth) * frequencies / rope["factor"] + smooth * frequencies
+    turns = rope["original_max_position_embeddings"] * frequencies / (2 * torch.pi)
+    low, high = rope["low_freq_factor"], rope["high_freq_factor"]
+    share = ((turns - low) / (high - low)).clamp(0, 1)  # of the frequency that is not stretched
+    return (1 - share) * frequencies / rope["factor"] + share * frequencies
 
 
 def rotate(x, cos, sin):
-    """Rotary position embedding in the half-split pack of Hugging Face checkpoints; cos and sin are (tokens, 1, head_dim / 2)."""
+    """Rotary position embedding of x (tokens, heads, head_dim), as Hugging Face arranges it.
+
+    The two numbers of a pair are head_dim / 2 apart. cos and sin: (tokens, 1, head_dim / 2).
+    """
     first, second = x.chunk(2, dim=-1)  # (tokens, heads, head_dim / 2)
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
@@ -107,10 +113,8 @@ class Attention(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.head_dim = config.head_dim
-        query_size, kv_size = (
-            config.num_heads * config.head_dim,
-            config.num_kv_heads * config.head_dim,
-        )
+        query_size = config.num_heads * config.head_dim
+        kv_size = config.num_kv_heads * config.head_dim
         self.q_proj = nn.Linear(config.hidden_size, query_size, bias=config.qkv_bias)
         self.k_proj = nn.Linear(config.hidden_size, kv_size, bias=config.qkv_bias)
         self.v_proj = nn.Linear(config.hidden_size, kv_size, bias=config.qkv_bias)
@@ -124,22 +128,18 @@ class Attention(nn.Module):
         values = self.v_proj(x).view(len(x), -1, self.head_dim)
         if self.q_norm is not None:
             queries, keys = self.q_norm(queries), self.k_norm(keys)
-        attended = attend(
-            layer, rotate(queries, cos, sin), rotate(keys, cos, sin), values
-        )  # (tokens, heads, head_dim)
+        queries, keys = rotate(queries, cos, sin), rotate(keys, cos, sin)
+        attended = attend(layer, queries, keys, values)  # (tokens, heads, head_dim)
         return self.o_proj(attended.reshape(len(x), -1))
 
 
 class MLP(nn.Module):
     def __init__(self, config):
         super().__init__()
-        self.gate_proj = nn.Linear(
-            config.hidden_size, config.intermediate_size, bias=config.mlp_bias
-        )
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
-        self.down_proj = nn.Linear(
-            config.intermediate_size, config.hidden_size, bias=config.mlp_bias
-        )
+        sizes = config.hidden_size, config.intermediate_size
+        self.gate_proj = nn.Linear(*sizes, bias=config.mlp_bias)
+        self.up_proj = nn.Linear(*sizes, bias=config.mlp_bias)
+        self.down_proj = nn.Linear(*reversed(sizes), bias=config.mlp_bias)
 
     def forward(self, x):
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
@@ -159,7 +159,7 @@ class Block(nn.Module):
 
 
 class Model(nn.Module):
-    """The network. Parameter names equal the checkpoint's, less its leading `model.`."""
+    """The network. Parameters are named as in the checkpoint, without the leading `model.`."""
 
     def __init__(self, config):
         super().__init__()
@@ -170,13 +170,11 @@ class Model(nn.Module):
         self.norm = RMSNorm(config.hidden_size, config.norm_eps)
         if not config.tied:
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        self._frequencies = (
-            None  # RoPE, made on first use: a model built on the meta device has no numbers yet
-        )
+        self._frequencies = None  # made on first use: the meta device holds no numbers
 
     @property
     def head_weight(self):
-        """(vocab_size, hidden_size): the output projection, which is the embedding where the checkpoint ties them."""
+        """The output projection (vocab_size, hidden_size): the embedding, if they are tied."""
         return self.embed_tokens.weight if self.config.tied else self.lm_head.weight
 
     @property
@@ -184,14 +182,14 @@ class Model(nn.Module):
         return self.embed_tokens.weight.device
 
     def rope_tables(self, positions, dtype):
-        """cos and sin at integer positions (tokens,): two (tokens, 1, head_dim / 2). Angles in fp32, as transformers has them."""
+        """cos and sin at positions (tokens,), each (tokens, 1, head_dim / 2), computed in fp32."""
         if self._frequencies is None or self._frequencies.device != positions.device:
             self._frequencies = inverse_frequencies(self.config).to(positions.device)
         angles = positions[:, None].float() * self._frequencies
         return angles.cos().to(dtype)[:, None], angles.sin().to(dtype)[:, None]
 
     def forward(self, tokens, positions, attend):
-        """tokens, positions (tokens,) -> hidden states (tokens, hidden_size) after the last norm."""
+        """tokens, positions (tokens,) -> hidden states (tokens, hidden_size), after the norm."""
         x = self.embed_tokens(tokens)
         cos, sin = self.rope_tables(positions, x.dtype)
         for index, block in enumerate(self.layers):
@@ -204,17 +202,20 @@ class Model(nn.Module):
         return self.norm(x)
 
     def logprobs(self, pack, temperature=1.0):
-        """(logprobs, entropy) of the targets of a Pack, both (targets,) in fp32, unit nat.
+        """Log-probs and entropies of the targets of a Pack -> two tensors (targets,), fp32, nats.
 
-        They are those of softmax(logits / temperature) (kernels/logprob.py), and differentiable.
+        They belong to softmax(logits / temperature) and are differentiable (kernels/logprob.py).
         """
-        # forward, not self(...): FSDP gathers the shards around this method, once
+        # not self(...): FSDP gathers sharded weights before this method, and not a second time
         hidden = self.forward(pack.tokens, pack.positions, packed_attention(pack))
         return token_logprobs(hidden[pack.predictors], self.head_weight, pack.targets, temperature)
 
     @staticmethod
     def from_pretrained(name_or_folder, device="cpu", dtype=torch.bfloat16):
-        """Loads a Hugging Face folder or hub name (single or sharded safetensors). Raises BadInput for what it cannot run."""
+        """Loads the safetensors of a Hugging Face folder or hub name.
+
+        Raises BadInput for a model that it cannot run.
+        """
         folder = resolve_model(name_or_folder)
         config = Config.from_dict(check_model_folder(folder))
         with torch.device("meta"):
@@ -240,64 +241,62 @@ def choose_device(name):
 
 
 def compute_dtype(name, device):
-    """auto: bf16 where the hardware multiplies it fast (a GPU, or a CPU with AVX512-BF16 or AMX), else fp32."""
+    """The torch dtype for --dtype bfloat16, float32 or auto.
+
+    auto is bf16 where the hardware multiplies it fast: a GPU, or a CPU with AVX512-BF16 or AMX.
+    """
     if name != "auto":
         return {"bfloat16": torch.bfloat16, "float32": torch.float32}[name]
+    has_bf16 = False
     if device.type == "cuda":
-        return (
-            torch.bfloat16
-            if torch.cuda.is_bf16_supported(including_emulation=False)
-            else torch.float32
-        )
-    return (
-        torch.bfloat16
-        if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
-        else torch.float32
-    )
+        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif device.type == "cpu":
+        has_bf16 = torch.cpu._is_avx512_bf16_supported()
+    return torch.bfloat16 if has_bf16 else torch.float32
 
 
 @dataclass(frozen=True)
 class Pack:
-    """Where everything lies in a packed row of groups. One group: [prompt | completion 1 | ... | completion G]."""
+    """Groups in one flat sequence. Each group is [prompt | completion 1 | ... | completion G]."""
 
-    tokens: torch.Tensor  # (tokens,) each completion without its last token, which predicts nothing
+    tokens: torch.Tensor  # (tokens,) without the last token of each completion: it predicts nothing
     positions: torch.Tensor  # (tokens,) every completion continues from its prompt
     predictors: torch.Tensor  # (targets,) index of the token whose hidden state predicts the target
     targets: torch.Tensor  # (targets,) all completion tokens, completion after completion
-    sequence_ids: (
-        torch.Tensor
-    )  # (targets,) which completion a target belongs to, counted over the whole pack
+    sequence_ids: torch.Tensor  # (targets,) the completion of a target, counted over all groups
     spans: list  # per group: (prompt start, prompt end, [(start, end) of each completion's tokens])
 
 
 def pack_groups(groups, device="cpu"):
-    """[(prompt, [completion, ...]), ...] of token ids -> Pack: each prompt stands once, however many completions share it.
+    """Packs [(prompt, [completion, ...]), ...], lists of token ids -> Pack.
 
-    A completion's first token is predicted by the last token of the shared prompt, so that hidden state is read G times:
+    A prompt is stored once, however many completions share it. Its last hidden state predicts the
+    first token of each of them:
 
         pack_groups([([5, 6], [[7, 8], [9]])])
         tokens 5 6 7    positions 0 1 2    targets 7 8 9    predictors 1 2 1    sequence_ids 0 0 1
 
-    Padded training would compute G * (prompt + longest completion) tokens; this computes prompt + sum of completions.
+    Padded training computes G * (prompt + longest completion) tokens for a group of G completions;
+    this computes prompt + sum of completions.
     """
     tokens, positions, predictors, targets, sequence_ids, spans = [], [], [], [], [], []
-    sequence = 0
+    num_sequences = 0
     for prompt, completions in groups:
-        start = len(tokens)
+        prompt_start, prompt_end = len(tokens), len(tokens) + len(prompt)
         tokens += prompt
         positions += range(len(prompt))
-        prompt_end, pieces = len(tokens), []
+        completion_spans = []
         for completion in completions:
             first = len(tokens)
             tokens += completion[:-1]
             positions += range(len(prompt), len(prompt) + len(completion) - 1)
             predictors += [prompt_end - 1, *range(first, len(tokens))]
             targets += completion
-            sequence_ids += [sequence] * len(completion)
-            sequence += 1
+            sequence_ids += [num_sequences] * len(completion)
+            num_sequences += 1
             if len(tokens) > first:
-                pieces.append((first, len(tokens)))
-        spans.append((start, prompt_end, pieces))
+                completion_spans.append((first, len(tokens)))
+        spans.append((prompt_start, prompt_end, completion_spans))
     columns = [
         torch.tensor(column, dtype=torch.long, device=device)
         for column in (tokens, positions, predictors, targets, sequence_ids)
@@ -305,111 +304,25 @@ def pack_groups(groups, device="cpu"):
     return Pack(*columns, spans)
 
 
-def packed_attention(pack):
-    """The `attend` function of a Pack. It equals attention under the mask
+def masked_attention(pack):
+    """Returns the `attend` function of a Pack by its definition: attention under the mask
 
-        allowed[i, j] = same group and j <= i and (j in the prompt, or i and j in the same completion)
+        allowed[i, j] = same group and j <= i and (j in the prompt or i, j in the same completion)
 
-    taken piece by piece, so that no completion is computed against another: a prompt against itself, a completion against both. Pieces
-    of similar length are computed together, filled up at the right: thousands of short ones would cost more in calls than in arithmetic.
+    kernels/packed_attention.py computes the same without the pairs of tokens that are not allowed.
     """
-    device, places = pack.tokens.device, [0] * len(pack.tokens)
-    # a piece (start, end, first, last): tokens first:last see the keys start:end and, up to themselves, their own
-    prompts = [(start, start, start, end) for start, end, _ in pack.spans]
-    completions = [
-        (start, end, first, last) for start, end, pieces in pack.spans for first, last in pieces
-    ]
-    shapes, masks, query_index, key_index = [], [], [], []
-    for batch in [*similar(prompts, device), *similar(completions, device)]:
-        count, height, width = (
-            len(batch),
-            max(last - first for _, _, first, last in batch),
-            max(map(num_keys, batch)),
-        )
-        for (
-            start,
-            end,
-            first,
-            last,
-        ) in batch:  # token 0 fills them up at the right: what it gives there is never read
-            places[first:last] = range(len(query_index), len(query_index) + last - first)
-            query_index += [*range(first, last), *[0] * (height - last + first)]
-            key_index += [
-                *range(start, end),
-                *range(first, last),
-                *[0] * (width - (end - start + last - first)),
-            ]
-        if height == width:
-            masks.append({"is_causal": True})  # prompts
-        elif (
-            device.type == "cuda" and count == 1
-        ):  # flash attention knows this mask by name, and takes no other
-            masks.append({"attn_mask": causal_lower_right(height, width)})
-        else:
-            seen = (
-                torch.tensor([end - start for start, end, _, _ in batch])[:, None, None, None]
-                + torch.arange(height)[:, None]
-            )
-            masks.append(
-                {"attn_mask": (torch.arange(width) <= seen).to(device)}
-            )  # (count, 1, height, width)
-        shapes.append((count, height, width))
-    query_index, key_index, places = (
-        torch.tensor(index, device=device) for index in (query_index, key_index, places)
-    )
+    num_tokens = len(pack.tokens)
+    allowed = torch.zeros(num_tokens, num_tokens, dtype=torch.bool, device=pack.tokens.device)
+    for start, end, completions in pack.spans:
+        allowed[start:end, start:end] = True
+        for first, last in completions:
+            allowed[first:last, start:end] = True
+            allowed[first:last, first:last] = True
+    allowed = allowed.tril()  # j <= i
 
-    def attend(
-        layer, queries, keys, values
-    ):  # (tokens, heads, head_dim), (tokens, kv_heads, head_dim) twice
-        rows = (
-            [count * height for count, height, _ in shapes],
-            *[[count * width for count, _, width in shapes]] * 2,
-        )
-        parts = (
-            rows_at(x, index).split(sizes)
-            for x, index, sizes in zip(
-                (queries, keys, values), (query_index, key_index, key_index), rows
-            )
-        )
-        outputs = []
-        for (count, _, _), options, *part in zip(shapes, masks, *parts):
-            part = (
-                x.unflatten(0, (count, -1)).transpose(1, 2) for x in part
-            )  # (count, heads, height or width, head_dim)
-            outputs.append(attention(*part, **options).transpose(1, 2).flatten(0, 1))
-        return rows_at(torch.cat(outputs), places)  # (tokens, heads, head_dim)
+    def attend(layer, queries, keys, values):
+        heads_first = [x.transpose(0, 1)[None] for x in (queries, keys, values)]
+        attended = attention(*heads_first, attn_mask=allowed)  # (1, heads, tokens, head_dim)
+        return attended[0].transpose(0, 1)  # (tokens, heads, head_dim)
 
     return attend
-
-
-def num_keys(piece):
-    start, end, first, last = piece
-    return end - start + last - first
-
-
-def similar(pieces, device):
-    """Cuts pieces into batches in which none has more than 1.5 times the keys of the shortest. On a GPU each stays alone."""
-    batches = []
-    for piece in sorted(pieces, key=num_keys):
-        if (
-            device.type == "cpu"
-            and batches
-            and num_keys(piece) <= 1.5 * num_keys(batches[-1][0])
-            and len(batches[-1]) * num_keys(piece) < 2**14
-        ):
-            batches[-1].append(piece)
-        else:
-            batches.append([piece])
-    return batches
-
-
-def rows_at(x, index):
-    """x[index] for x (tokens, heads, head_dim). As an embedding, because its gradient adds whole rows: that of indexing is far slower on a CPU."""
-    return F.embedding(index, x.flatten(1)).unflatten(-1, x.shape[1:])
-
-
-def attention(queries, keys, values, **options):
-    """Scaled dot-product attention, (batch, heads, tokens, head_dim); fewer key heads than query heads are shared (GQA)."""
-    return F.scaled_dot_product_attention(
-        queries, keys, values, enable_gqa=keys.shape[1] != queries.shape[1], **options
-    )

@@ -1,311 +1,269 @@
-"""KV-cached sampling: a prompt is computed once for all its generations, and a row that finishes makes room for a waiting one.
+"""Sampling with a KV cache: a prompt is computed once for all of its generations.
 
-    generate(model, prompts, num_generations=8, max_new_tokens=512, temperature=0.6, stop_token_ids=(2,))
+    generate(model, prompts, num_generations=8, max_new_tokens=512, stop_token_ids=(2,))
 
-Three things keep it fast: the rows of a prompt read the same prompt keys and values; every running row costs one token a step and
-nothing else does (no padding, no finished rows); stopping is looked at on the host every few steps only, so a GPU never waits.
+The loop has three stages: `admit` fills free rows with waiting generations, `decode` draws a token
+for every running row, `retire` takes finished rows out.
 
-Three things keep it honest: log-probs are those of token_logprobs (fp32 log-softmax of logits / temperature, whole vocabulary); the
-random number of a token is a hash of (seed of its prompt, generation, position), whatever runs beside it; a token that stops is kept.
+What makes it fast: the rows of a prompt share its keys and values. A step computes the running
+rows only, without padding and without finished rows. On a GPU the host looks for finished rows
+every few steps, so the GPU does not wait.
+
+What makes it exact: log-probs are those of kernels.logprob.token_logprobs (fp32 log-softmax of
+logits / temperature over the whole vocabulary). The random number of a token depends on the seed
+of its prompt, its generation and its position alone, not on the other rows. A stop token is kept.
 """
 
-import functools
+import contextlib
 import math
 from collections import Counter, deque
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 
-from kernels.logprob import bf16_products_allowed, row_tiles
-from kv_cache import KVCache
-from seeding import GOLDEN, MIX, hash64, signed
+from kernels import cpu_kernels
+from kernels.draw import sample_tokens
+from kernels.logprob import matmul_fp32
+from kv_cache import KVCache, padded
+from model import Model
+from seeding import hash64, uniforms
 
-BLOCK = 256  # entries of the vocabulary whose probabilities are added up before one of them is looked for
+PREFILL_TOKENS = 8192  # prompts that are computed together hold at most this many tokens
+STEPS_BETWEEN_LOOKS = {"cpu": 1, "cuda": 8}  # decoding steps between two looks for finished rows
 
 
 @dataclass
 class Completion:
-    """One generation. `tokens` ends with the stop token where finish_reason is "stop"; `logprobs` belong to `tokens` one by one."""
+    """One generation. Its last token is the stop token where finish_reason is "stop"."""
 
     tokens: list[int]
-    logprobs: list[float]
+    logprobs: list[float]  # of each token, in nats
     finish_reason: str  # "stop" | "length"
 
 
-def uniforms(streams, positions):
-    """One uniform number in [0, 1) a row: SplitMix64 of stream + position, both int64 (rows,), 24 bits of it as fp32 (rows,)."""
-    state = streams + (positions + 1) * signed(
-        GOLDEN
-    )  # int64 wraps around, which is what is wanted
-    for shift, factor in MIX:
-        state = (state ^ ((state >> shift) & ((1 << (64 - shift)) - 1))) * signed(
-            factor
-        )  # >> keeps the sign: mask it off
-    state = state ^ ((state >> 31) & ((1 << 33) - 1))
-    return ((state >> 40) & 0xFFFFFF).float() / 0x1000000
+@dataclass(frozen=True)
+class Settings:
+    max_new_tokens: int
+    temperature: float
+    top_p: float
+    stop_token_ids: tuple[int, ...]
 
 
-def sample_tokens(logits, temperature, top_p, uniform):
-    """fp32 logits (rows, vocab), one uniform number a row -> (tokens, logprobs), both (rows,). But for rounding, at top_p 1, equals
+class Rows:
+    """The state of the running rows, on the device. Entries beyond those do not count."""
 
-        probs = (logits / temperature).softmax(-1)                                          # (rows, vocab)
-        tokens = torch.searchsorted(probs.cumsum(-1), uniform[:, None], right=True)[:, 0]
-        logprobs = probs.gather(1, tokens[:, None])[:, 0].log()
-
-    so it is torch.multinomial at one random number a row. The log-prob is that of the untruncated distribution.
-    """
-    results = []
-    for rows in row_tiles(logits):  # as many as stay in a CPU's cache
-        scaled = logits[rows] / (temperature or 1)
-        weights = scaled.sub_(
-            scaled.amax(dim=-1, keepdim=True)
-        ).exp_()  # probabilities but for their sum
-        tokens = draw(weights, top_p, uniform[rows]) if temperature else logits[rows].argmax(dim=-1)
-        results.append(
-            (tokens, weights.gather(1, tokens[:, None])[:, 0].log() - weights.sum(dim=-1).log())
+    def __init__(self, num_rows, num_tokens, device):
+        self.tokens = torch.zeros(num_rows, num_tokens, dtype=torch.long, device=device)
+        self.logprobs = torch.zeros(num_rows, num_tokens, device=device)
+        self.stream, self.prompt_length, self.num_generated, self.length, self.stopped = (
+            torch.zeros(num_rows, dtype=torch.long, device=device) for _ in range(5)
         )
-    return tuple(map(torch.cat, zip(*results)))
+        # stream: start of the row's random numbers. num_generated: tokens drawn so far.
+        # stopped: 1 after a stop token, else 0. length: tokens up to the stop token.
 
+    def start(self, rows, streams, prompt_lengths):
+        """Prepares a slice of rows for new generations."""
+        device = self.stream.device
+        self.stream[rows] = torch.tensor(streams, dtype=torch.long, device=device)
+        self.prompt_length[rows] = torch.tensor(prompt_lengths, device=device)
+        self.num_generated[rows] = 0
+        self.length[rows] = 0
+        self.stopped[rows] = 0
 
-def draw(weights, top_p, uniform):
-    """One index a row, (rows,), drawn in proportion to weights (rows, vocab): first a block of the vocabulary, then an entry of it."""
-    if (
-        top_p < 1
-    ):  # keep the likeliest tokens until they hold top_p together; the one that crosses the border is kept
-        ordered, order = weights.sort(dim=-1, descending=True)
-        ordered[ordered.cumsum(dim=-1) - ordered >= top_p * ordered.sum(dim=-1, keepdim=True)] = 0
-        weights = torch.zeros_like(weights).scatter_(1, order, ordered)
-    size, missing = weights.shape[1], -weights.shape[1] % BLOCK
-    blocks = (F.pad(weights, (0, missing)) if missing else weights).unflatten(
-        1, (-1, BLOCK)
-    )  # (rows, blocks, BLOCK)
-    sums = blocks.sum(dim=-1)
-    block, rest = find(sums, uniform * sums.sum(dim=-1, dtype=torch.float64))
-    entry, _ = find(blocks[torch.arange(len(block), device=block.device), block], rest)
-    return (block * BLOCK + entry).clamp(max=size - 1)  # NaN logits are reported in `retire`
-
-
-def find(weights, aim):
-    """weights (rows, n), aim (rows,) -> (the first place at which the running sum is above aim, what of aim lies behind that before it)."""
-    cumulative = weights.cumsum(
-        dim=-1, dtype=torch.float64
-    )  # a GPU sums in parallel: fp32 sums need not grow from entry to entry
-    total = cumulative[:, -1]
-    aim = torch.minimum(
-        aim, torch.nextafter(total, torch.zeros_like(total))
-    )  # below the total: what is found has a weight above 0
-    place = torch.searchsorted(cumulative, aim[:, None], right=True).clamp(max=weights.shape[1] - 1)
-    return place[:, 0], (aim - (cumulative - weights).gather(1, place)[:, 0]).clamp(min=0)
-
-
-def packed_product(weight, bias, x):
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-
-
-@contextmanager
-def packed_weights(model):
-    """Inside, bf16 layers on a CPU multiply by copies of their weights in oneDNN's own order: for 8 rows a step takes 0.7 of the time."""
-    fits = (
-        model.device.type == "cpu"
-        and model.head_weight.dtype == torch.bfloat16
-        and torch.cpu._is_avx512_bf16_supported()
-    )
-    layers = (
-        [module for module in model.layers.modules() if isinstance(module, torch.nn.Linear)]
-        if fits
-        else []
-    )
-    try:
-        for layer in layers:
-            layer.forward = functools.partial(
-                packed_product, torch.ops.mkldnn._reorder_linear_weight(layer.weight), layer.bias
-            )
-        yield
-    finally:
-        for layer in layers:
-            vars(layer).pop(
-                "forward", None
-            )  # the class's own again, unless another thread was here before
+    def copy(self, target, source):
+        for tensor in vars(self).values():
+            tensor[target] = tensor[source]
 
 
 class Session:
-    """The running rows of one generate call. Row tensors have `num_rows` entries of which the first len(self.running) count."""
+    """The work of one generate call: the rows that run, their keys and values, and the model."""
 
-    def __init__(self, model, prompts, settings, streams, num_rows, num_slots, look_every=None):
+    def __init__(
+        self,
+        model: Model,
+        prompts: list[list[int]],
+        settings: Settings,
+        streams: list[list[int]],  # [prompt][generation]: start of its random numbers
+        num_rows: int,
+        num_slots: int,
+    ):
         self.model, self.prompts, self.settings, self.streams = model, prompts, settings, streams
-        device = model.device
-        # A row may run on for up to look_every - 1 steps after its end, until the host looks: that is cut off, but needs space.
-        self.look_every = look_every or (1 if device.type == "cpu" else 8)
-        columns = settings.max_new_tokens + self.look_every
-        self.cache = KVCache(model, num_slots, max(map(len, prompts)), num_rows, columns)
-        self.tokens = torch.zeros(num_rows, columns, dtype=torch.long, device=device)
-        self.logprobs = torch.zeros(num_rows, columns, device=device)
-        self.state = torch.zeros(5, num_rows, dtype=torch.long, device=device)
-        # the random stream, the prompt's tokens, tokens generated, whether a stop token came, tokens up to and with it
-        self.stream, self.prompt_length, self.generated, self.stopped, self.length = self.state
-        # (hidden_size, vocab_size). A CPU multiplies bf16 into fp32 only from fp32 operands: cast once here, not at every step.
-        self.head = model.head_weight.T if device.type == "cuda" else model.head_weight.T.float()
-        self.stops = torch.tensor(sorted(settings.stop_token_ids), dtype=torch.long, device=device)
-        self.running = []  # (prompt, generation) of rows 0..n-1
-        self.counts = []  # tokens generated so far, on the host
-        self.slot_of = {}  # prompt -> slot, while it is in use
-        self.unfinished = {}  # prompt -> generations not finished yet
-        self.last_hidden = model.embed_tokens.weight.new_zeros(num_slots, model.config.hidden_size)
+        self.device = model.device
+        self.num_rows, self.num_slots = num_rows, num_slots
+        # A row that ends between two looks runs on until the next one: what it adds is cut off.
+        self.steps_between_looks = STEPS_BETWEEN_LOOKS[self.device.type]
+        columns = settings.max_new_tokens + self.steps_between_looks
+        longest_prompt = max(len(prompt) for prompt in prompts)
+        self.cache = KVCache(model, num_slots, longest_prompt, num_rows, columns)
+        self.rows = Rows(num_rows, columns, self.device)
+        self.running: list[tuple[int, int]] = []  # (prompt, generation) of rows 0 to n - 1
+        self.counts: list[int] = []  # rows.num_generated, as the host knows it
+        self.slot_of: dict[int, int] = {}  # prompt -> its slot, while it is in use
+        self.unfinished: dict[int, int] = {}  # prompt -> generations that are not finished
+        weight = model.embed_tokens.weight  # of the dtype of hidden states
+        self.last_hidden = weight.new_zeros(num_slots, model.config.hidden_size)  # of each prompt
+        self.stops = torch.tensor(
+            sorted(settings.stop_token_ids), dtype=torch.long, device=self.device
+        )
+        fast = cpu_kernels(self.device)
+        self.head = fast.output_head(model.head_weight) if fast else model.head_weight.T
 
-    def admit(self, waiting):
-        """Fills the free rows from the waiting generations; prompts that are new are prefilled first, all together."""
+    # ---- admit ----
+
+    def admit(self, waiting: deque[tuple[int, int]]):
+        """Moves waiting generations into free rows. Prompts that are new are computed first."""
         arrivals, new_prompts = [], []
-        free_slots = set(range(len(self.last_hidden))) - set(self.slot_of.values())
-        while waiting and len(self.running) + len(arrivals) < len(self.tokens):
+        free_slots = sorted(set(range(self.num_slots)) - set(self.slot_of.values()))
+        while waiting and len(self.running) + len(arrivals) < self.num_rows:
             prompt, _ = waiting[0]
             if prompt not in self.slot_of:
-                if (
-                    not free_slots
-                ):  # every prompt in use has a generation running: wait until one is through
-                    break
-                self.slot_of[prompt] = min(free_slots)
-                free_slots.remove(self.slot_of[prompt])
+                if not free_slots:
+                    break  # until a prompt has finished all of its generations
+                self.slot_of[prompt] = free_slots.pop(0)
                 self.unfinished[prompt] = len(self.streams[prompt])
                 new_prompts.append(prompt)
             arrivals.append(waiting.popleft())
         if not arrivals:
             return
         self.prefill(new_prompts)
-        first, device = len(self.running), self.tokens.device
-        slots = [self.slot_of[prompt] for prompt, _ in arrivals]
-        columns = [
-            [self.streams[prompt][generation], len(self.prompts[prompt]), 0, 0, 0]
-            for prompt, generation in arrivals
-        ]
-        self.state[:, first : first + len(arrivals)] = torch.tensor(
-            columns, dtype=torch.long, device=device
-        ).T
+        new_rows = slice(len(self.running), len(self.running) + len(arrivals))
+        streams = [self.streams[prompt][generation] for prompt, generation in arrivals]
+        prompt_lengths = [len(self.prompts[prompt]) for prompt, _ in arrivals]
+        self.rows.start(new_rows, streams, prompt_lengths)
         self.running += arrivals
         self.counts += [0] * len(arrivals)
-        self.lay_out()
-        hidden = self.last_hidden[
-            torch.tensor(slots, device=device)
-        ]  # every generation draws its own first token from it
-        self.append_tokens(hidden, slice(first, first + len(arrivals)))
+        self.arrange_queries()
+        # every generation draws its own first token from its prompt's last hidden state
+        slots = torch.tensor([self.slot_of[prompt] for prompt, _ in arrivals], device=self.device)
+        self.append_tokens(self.last_hidden[slots], new_rows)
 
-    def prefill(self, prompts):
-        for piece in batches_by_length(prompts, self.prompts, self.settings.prefill_tokens):
-            tokens, positions, spans = [], [], []
-            for prompt in piece:
-                spans.append(
-                    (len(tokens), len(tokens) + len(self.prompts[prompt]), self.slot_of[prompt])
-                )
-                tokens += self.prompts[prompt]
-                positions += range(len(self.prompts[prompt]))
-            tokens, positions = torch.tensor(
-                [tokens, positions], dtype=torch.long, device=self.tokens.device
-            )
-            hidden = self.model(
-                tokens, positions, self.cache.prefill_attention(spans)
-            )  # (tokens, hidden_size)
-            self.last_hidden[[slot for _, _, slot in spans]] = hidden[
-                [end - 1 for _, end, _ in spans]
-            ]
+    def prefill(self, new_prompts: list[int]):
+        """Computes prompts: their keys and values, and their last hidden states."""
+        for batch in batches_by_length(new_prompts, self.prompts, PREFILL_TOKENS):
+            lengths = [len(self.prompts[prompt]) for prompt in batch]
+            slots = [self.slot_of[prompt] for prompt in batch]
+            tokens = [token for prompt in batch for token in self.prompts[prompt]]
+            positions = [position for length in lengths for position in range(length)]
+            tokens = torch.tensor(tokens, device=self.device)  # (tokens,)
+            positions = torch.tensor(positions, device=self.device)
+            attend = self.cache.prefill_attention(lengths, slots)
+            hidden = self.model(tokens, positions, attend)  # (tokens, hidden_size)
+            ends = torch.tensor(lengths, device=self.device).cumsum(0)
+            self.last_hidden[slots] = hidden[ends - 1]
 
-    def lay_out(self):
-        """Which table entry each row's query goes to, and how far each slot's prompt reaches. Changes only when rows come or go."""
-        slots, device = [self.slot_of[prompt] for prompt, _ in self.running], self.tokens.device
-        rows_in_slot, ranks = Counter(), []
+    def arrange_queries(self):
+        """Prepares what KVCache.decode_attention needs. It changes when rows come or go."""
+        slots = [self.slot_of[prompt] for prompt, _ in self.running]
+        rows_in_slot = Counter()
+        ranks = []  # of each row among the rows of its prompt
         for slot in slots:
             ranks.append(rows_in_slot[slot])
             rows_in_slot[slot] += 1
-        self.table_width = max(rows_in_slot.values())
-        self.places = torch.tensor(
-            [slot * self.table_width + rank for slot, rank in zip(slots, ranks)], device=device
-        )
-        lengths = torch.ones(
-            max(slots) + 1, dtype=torch.long
-        )  # a slot without rows: one visible key keeps its softmax finite
+        self.rows_per_slot = max(rows_in_slot.values())
+        places = [slot * self.rows_per_slot + rank for slot, rank in zip(slots, ranks)]
+        self.query_places = torch.tensor(places, device=self.device)  # (n,)
+        # A slot without rows gets one visible key, which keeps its softmax finite.
+        lengths = torch.ones(max(slots) + 1, dtype=torch.long)
         for prompt, slot in self.slot_of.items():
             if slot < len(lengths):
                 lengths[slot] = len(self.prompts[prompt])
-        visible = torch.arange(self.cache.padded(int(lengths.max()))) < lengths[:, None]
-        self.prompt_mask = (
-            torch.zeros(visible.shape).masked_fill_(~visible, -torch.inf).to(device)
-        )  # (slots, padded prompt tokens)
+        is_visible = torch.arange(padded(int(lengths.max()))) < lengths[:, None]
+        mask = torch.zeros(is_visible.shape).masked_fill_(~is_visible, -torch.inf)
+        self.prompt_mask = mask.to(self.device)  # (slots, padded prompt tokens)
+
+    # ---- decode ----
 
     def decode(self):
-        """One token for every running row: no host synchronisation in here."""
+        """Draws a token for every running row. The host does not wait for the device here."""
         n = len(self.running)
-        own_lengths = self.generated[:n] - 1  # the newest token is not in the cache yet
-        last = self.tokens[:n].gather(1, own_lengths[:, None])[:, 0]
+        stored = self.rows.num_generated[:n] - 1  # the newest token is not in the cache yet
+        newest = self.rows.tokens[:n].gather(1, stored[:, None])[:, 0]  # (n,)
+        positions = self.rows.prompt_length[:n] + stored
         attend = self.cache.decode_attention(
-            self.places, self.table_width, self.prompt_mask, own_lengths, max(self.counts) - 1
+            self.query_places, self.rows_per_slot, self.prompt_mask, stored, max(self.counts) - 1
         )
-        hidden = self.model(last, self.prompt_length[:n] + own_lengths, attend)  # (n, hidden_size)
+        hidden = self.model(newest, positions, attend)  # (n, hidden_size)
         self.append_tokens(hidden, slice(0, n))
 
-    def logits(self, hidden):
-        """fp32 logits (rows, vocab) of hidden states (rows, hidden_size), by the product that token_logprobs uses."""
-        if hidden.dtype == torch.float32:
-            return hidden @ self.head
-        if hidden.is_cuda:
-            return torch.mm(hidden, self.head, out_dtype=torch.float32)
-        with bf16_products_allowed():
-            return hidden.float() @ self.head
-
-    def append_tokens(self, hidden, rows):
-        """Draws the next token of the rows in a slice from their last hidden states (rows, hidden_size)."""
-        uniform = uniforms(self.stream[rows], self.generated[rows])
+    def append_tokens(self, hidden: torch.Tensor, rows: slice):
+        """Draws the next token of a slice of rows from hidden states (rows, hidden_size)."""
+        state, settings = self.rows, self.settings
+        column = state.num_generated[rows][:, None]  # (rows, 1): rows differ in length
+        uniform = uniforms(state.stream[rows], state.num_generated[rows])
         tokens, logprobs = sample_tokens(
-            self.logits(hidden), self.settings.temperature, self.settings.top_p, uniform
+            self.logits(hidden), settings.temperature, settings.top_p, uniform
         )
-        at = self.generated[rows][:, None]  # the rows differ in age: each has its own column
-        self.tokens[rows].scatter_(1, at, tokens[:, None])
-        self.logprobs[rows].scatter_(1, at, logprobs[:, None])
-        self.generated[rows] += 1
-        self.length[rows] += 1 - self.stopped[rows]
-        self.stopped[rows] |= (
-            torch.isin(tokens, self.stops) | ~logprobs.isfinite()
-        )  # `retire` raises for the latter
+        state.tokens[rows].scatter_(1, column, tokens[:, None])
+        state.logprobs[rows].scatter_(1, column, logprobs[:, None])
+        state.num_generated[rows] += 1
+        state.length[rows] += 1 - state.stopped[rows]
+        # a row whose logits are not finite stops as well, and `retire` raises
+        state.stopped[rows] |= torch.isin(tokens, self.stops) | ~logprobs.isfinite()
         for row in range(rows.start, rows.stop):
             self.counts[row] += 1
 
-    def retire(self, results):
-        """Takes finished rows out, and moves the last rows into their places so that rows 0..n-1 are the running ones."""
-        limit = self.settings.max_new_tokens
-        stopped, lengths = self.state[3:, : len(self.running)].tolist()  # the one synchronisation
-        finished = [
-            row for row in range(len(self.running)) if stopped[row] or self.counts[row] >= limit
-        ]
+    def logits(self, hidden: torch.Tensor):
+        """fp32 logits (rows, vocab) of hidden states, by the product of token_logprobs."""
+        fast = cpu_kernels(self.device)
+        if fast:
+            return fast.logits(hidden, self.head)
+        out = hidden.new_empty(len(hidden), self.head.shape[1], dtype=torch.float32)
+        return matmul_fp32(hidden, self.head, out)
+
+    # ---- retire ----
+
+    def retire(self, results: list[list[Completion | None]]):
+        """Writes finished rows into results[prompt][generation] and frees them."""
+        n, limit = len(self.running), self.settings.max_new_tokens
+        ends = torch.stack((self.rows.stopped[:n], self.rows.length[:n]))
+        stopped, lengths = ends.tolist()  # the one place where the host waits for the device
+        finished = [row for row in range(n) if stopped[row] or self.counts[row] >= limit]
         if not finished:
             return
-        for row, tokens, logprobs in zip(
-            finished, self.tokens[finished].tolist(), self.logprobs[finished].tolist()
-        ):
-            (prompt, generation), length = self.running[row], min(lengths[row], limit)
-            if not all(map(math.isfinite, logprobs[:length])):
-                raise FloatingPointError(
-                    "the model's logits are not finite: its weights are damaged, or training has diverged"
-                )
-            reason = "stop" if stopped[row] and lengths[row] <= limit else "length"
-            results[prompt][generation] = Completion(tokens[:length], logprobs[:length], reason)
-            self.unfinished[prompt] -= 1
-            if self.unfinished[prompt] == 0:
-                del self.slot_of[prompt], self.unfinished[prompt]
+        tokens = self.rows.tokens[finished].tolist()
+        logprobs = self.rows.logprobs[finished].tolist()
+        for index, row in enumerate(finished):
+            length = min(lengths[row], limit)
+            is_stop = stopped[row] and lengths[row] <= limit
+            self.finish(
+                results,
+                self.running[row],
+                Completion(
+                    tokens[index][:length],
+                    logprobs[index][:length],
+                    "stop" if is_stop else "length",
+                ),
+            )
         for row in reversed(finished):
-            last = len(self.running) - 1
-            if row != last:
-                self.cache.copy_row(row, last, max(self.counts))
-                for tensor in (self.tokens, self.logprobs):
-                    tensor[row] = tensor[last]
-                self.state[:, row] = self.state[:, last]
-                self.running[row], self.counts[row] = self.running[last], self.counts[last]
-            self.running.pop()
-            self.counts.pop()
+            self.remove_row(row)
         if self.running:
-            self.lay_out()
+            self.arrange_queries()
+
+    def finish(self, results, generation: tuple[int, int], completion: Completion):
+        if not all(math.isfinite(logprob) for logprob in completion.logprobs):
+            raise FloatingPointError(
+                "the model's logits are not finite: its weights are damaged, or training has "
+                "diverged"
+            )
+        prompt, number = generation
+        results[prompt][number] = completion
+        self.unfinished[prompt] -= 1
+        if self.unfinished[prompt] == 0:
+            del self.slot_of[prompt], self.unfinished[prompt]
+
+    def remove_row(self, row: int):
+        """Moves the last running row to the place of this one."""
+        last = len(self.running) - 1
+        if row != last:
+            self.cache.rows.copy_row(row, last, max(self.counts))
+            self.rows.copy(row, last)
+            self.running[row], self.counts[row] = self.running[last], self.counts[last]
+        self.running.pop()
+        self.counts.pop()
 
 
 def batches_by_length(items, texts, budget):
-    """Splits items into lists whose texts have at most `budget` tokens together (one item at least)."""
+    """Splits items into lists whose texts have at most `budget` tokens (one item at least)."""
     batch, size = [], 0
     for item in items:
         if batch and size + len(texts[item]) > budget:
@@ -317,111 +275,105 @@ def batches_by_length(items, texts, budget):
         yield batch
 
 
-@dataclass(frozen=True)
-class Settings:
-    max_new_tokens: int
-    temperature: float
-    top_p: float
-    stop_token_ids: tuple
-    prefill_tokens: int = 8192  # prompts prefilled together hold at most this many tokens
-
-
 def check_arguments(model, prompts, num_generations, settings, seeds):
     vocab_size = model.config.vocab_size
-    if settings.temperature < 0 or not 0 < settings.top_p <= 1:
-        raise ValueError(
-            f"temperature must be at least 0 and top_p in (0, 1], got {settings.temperature} and {settings.top_p}"
-        )
-    if num_generations < 1 or settings.max_new_tokens < 1:
-        raise ValueError(
-            f"num_generations and max_new_tokens must be at least 1, got {num_generations} and {settings.max_new_tokens}"
-        )
+    if settings.temperature < 0:
+        raise ValueError(f"temperature must be at least 0, got {settings.temperature}")
+    if not 0 < settings.top_p <= 1:
+        raise ValueError(f"top_p must be in (0, 1], got {settings.top_p}")
+    if num_generations < 1:
+        raise ValueError(f"num_generations must be at least 1, got {num_generations}")
+    if settings.max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens must be at least 1, got {settings.max_new_tokens}")
     for index, prompt in enumerate(prompts):
         if not prompt or min(prompt) < 0 or max(prompt) >= vocab_size:
             raise ValueError(
-                f"prompt {index}: must hold token ids from 0 to {vocab_size - 1} and at least one of them"
+                f"prompt {index} must hold at least one token id, all from 0 to {vocab_size - 1}"
             )
     if len(seeds) != len(prompts):
         raise ValueError(
-            f"{len(seeds)} seeds for {len(prompts)} prompts: give one integer, or one for each prompt"
+            f"{len(seeds)} seeds for {len(prompts)} prompts: give one integer, or one a prompt"
         )
 
 
 def row_budget(model, num_tokens, prompt_length, num_generations):
-    """How many rows fit, with their share of the prompts: in half of a GPU's free memory, at most 256; in 4 GiB of a CPU's, at most 64, or
-    up to 256 of a model so small that a step's cost is in its calls."""
+    """How many rows fit into memory, together with their share of the prompts.
+
+    On a GPU: half of the free memory, at most 256 rows. On a CPU: 4 GiB and at most 64 rows, or up
+    to 256 rows of a model so small (128 MiB of keys) that a step costs mostly calls.
+    """
     config, weight = model.config, model.embed_tokens.weight
-    bytes_per_token = (
-        2 * config.num_layers * config.num_kv_heads * config.head_dim * weight.element_size()
-    )
-    bytes_per_row = bytes_per_token * (num_tokens + prompt_length * min(1, 2 / num_generations))
+    kv_size = config.num_layers * config.num_kv_heads * config.head_dim
+    bytes_per_token = 2 * kv_size * weight.element_size()
+    # there are twice as many slots as whole groups, but never more than rows
+    slots_per_row = min(1, 2 / num_generations)
+    bytes_per_row = bytes_per_token * (num_tokens + prompt_length * slots_per_row)
     if weight.device.type != "cuda":
         return max(1, min(64, int(2**32 // bytes_per_row)), min(256, int(2**27 // bytes_per_row)))
-    device = weight.device  # what PyTorch holds without using it is free as well
-    free = (
-        torch.cuda.mem_get_info(device)[0]
-        + torch.cuda.memory_reserved(device)
-        - torch.cuda.memory_allocated(device)
-    )
+    free, _ = torch.cuda.mem_get_info(weight.device)
+    reserved = torch.cuda.memory_reserved(weight.device)  # PyTorch holds it, used or not
+    free += reserved - torch.cuda.memory_allocated(weight.device)
     return max(1, min(256, int(free // 2 // bytes_per_row)))
+
+
+def fast_layers(model):
+    """A context in which a CPU computes the model's linear layers faster."""
+    fast = cpu_kernels(model.device)
+    return fast.reordered_weights(model) if fast else contextlib.nullcontext()
 
 
 @torch.inference_mode()
 def generate(
-    model,
-    prompts,
-    num_generations=1,
-    max_new_tokens=1024,
-    temperature=1.0,
-    top_p=1.0,
+    model: Model,
+    prompts: list[list[int]],
+    num_generations: int = 1,
+    max_new_tokens: int = 1024,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
     stop_token_ids=(),
-    seed=0,
-    max_rows=None,
+    seed: int | list[int] = 0,
+    max_rows: int | None = None,
     progress=None,
-    first_generation=0,
-):
-    """Samples `num_generations` completions of each prompt (lists of token ids) -> results[prompt][generation], each a Completion.
+    first_generation: int = 0,
+) -> list[list[Completion]]:
+    """Samples num_generations completions of each prompt -> results[prompt][generation].
 
-    temperature 0 is greedy, with the log-probs of temperature 1. Without stop_token_ids every completion runs to max_new_tokens.
-    `seed`: one integer, or one for each prompt; generation g of a prompt is the same whatever other prompts, rows and generations run.
-    `first_generation`: the number of the first one, so that a later call goes on where an earlier one ended.
-    `max_rows` bounds the rows that run at once (default: what memory allows); `progress(finished, total)` is called as rows finish.
-    Raises ValueError for arguments out of range.
+    temperature 0 is greedy, with the log-probs of temperature 1. Without stop_token_ids every
+    completion has max_new_tokens tokens.
+    seed: one integer, or one for each prompt. A generation depends on its prompt's seed and its
+    number alone, not on what else is sampled.
+    first_generation: the number of the first one. A later call continues where an earlier ended.
+    max_rows: rows that run at once; by default as many as memory allows.
+    progress(finished, total): called as rows finish.
+    Raises ValueError for arguments out of range, FloatingPointError for logits that are not finite.
     """
     settings = Settings(max_new_tokens, temperature, top_p, tuple(stop_token_ids))
-    seeds = (
-        [hash64(seed, index) for index in range(len(prompts))]
-        if isinstance(seed, int)
-        else list(seed)
-    )
+    seeds = seed
+    if isinstance(seed, int):
+        seeds = [hash64(seed, index) for index in range(len(prompts))]
     check_arguments(model, prompts, num_generations, settings, seeds)
+    if not prompts:
+        return []
+    generations = range(first_generation, first_generation + num_generations)
+    streams = [[hash64(prompt_seed, number) for number in generations] for prompt_seed in seeds]
     results = [[None] * num_generations for _ in prompts]
-    streams = [
-        [
-            hash64(prompt_seed, first_generation + generation)
-            for generation in range(num_generations)
-        ]
-        for prompt_seed in seeds
-    ]
-    # Long prompts first: prompts that run together are then alike in length, and the longest work does not start last.
+    # Long prompts first: prompts that run together are similar in length, and the longest work
+    # does not start last.
     order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
-    waiting = deque((index, generation) for index in order for generation in range(num_generations))
-    if not waiting:
-        return results
-    total = len(waiting)
-    num_rows = min(
-        total,
-        max_rows or row_budget(model, max_new_tokens, max(map(len, prompts)), num_generations),
-    )
-    # Twice the slots that whole groups need: some groups are still at their last rows when the next ones start.
-    num_slots = min(len(prompts), num_rows, 2 * -(-num_rows // num_generations))
-    with packed_weights(model):
+    waiting = deque((index, number) for index in order for number in range(num_generations))
+    total, longest_prompt = len(waiting), len(prompts[order[0]])
+    num_rows = max_rows or row_budget(model, max_new_tokens, longest_prompt, num_generations)
+    num_rows = min(total, num_rows)
+    # Twice the slots of whole groups: some groups finish their last rows while others start.
+    num_slots = min(len(prompts), num_rows, 2 * math.ceil(num_rows / num_generations))
+    with fast_layers(model):
         session = Session(model, prompts, settings, streams, num_rows, num_slots)
         while waiting or session.running:
             session.admit(waiting)
             session.retire(results)  # a first token may be the last one
-            for _ in range(session.look_every if session.running else 0):
-                session.decode()
+            if session.running:
+                for _ in range(session.steps_between_looks):
+                    session.decode()
             session.retire(results)
             if progress:
                 progress(total - len(waiting) - len(session.running), total)

@@ -32,6 +32,24 @@ def hash64(*numbers):
     return signed(state)
 
 
+def uniforms(streams, positions):
+    """One number in [0, 1) a row, fp32 (rows,): number `position` of the random stream `stream`.
+
+    streams, positions: int64 tensors (rows,). The number is the upper 24 bits of that output of
+    SplitMix64, started at `stream`.
+    """
+    state = streams + (positions + 1) * signed(GOLDEN)  # int64 wraps around, as SplitMix64 asks
+    for shift, factor in MIX:
+        state = (state ^ shift_right(state, shift)) * signed(factor)
+    state = state ^ shift_right(state, 31)
+    return shift_right(state, 40).float() / 2**24
+
+
+def shift_right(state, bits):
+    """state >> bits as for unsigned numbers: >> of an int64 tensor repeats the sign."""
+    return (state >> bits) & ((1 << (64 - bits)) - 1)
+
+
 def signed(value):
     """A Python integer modulo 2^64 as the int64 with the same bits."""
     return (value + 2**63) % 2**64 - 2**63

@@ -13,7 +13,8 @@ import train_grpo
 from cli import BadInput
 from distributed import Policy, Runtime
 from extras import bench, bench_training, peers, plan
-from model import Config, Model, pack_groups, packed_attention
+from kernels.packed_attention import packed_attention
+from model import Config, Model, pack_groups
 from rollouts import Group
 
 CPU = torch.device("cpu")

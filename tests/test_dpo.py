@@ -16,7 +16,8 @@ from cli import BadInput
 from data import Pair, load_pairs
 from distributed import Policy, Runtime
 from extras.train_dpo import Settings, add_judgments, dpo_terms, encode_pair, packs_of, train_step
-from model import Model, pack_groups, packed_attention
+from kernels.packed_attention import packed_attention
+from model import Model, pack_groups
 from seeding import stable_hash
 
 torch.set_num_threads(1)

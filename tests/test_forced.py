@@ -40,7 +40,8 @@ def test_probabilities_are_the_softmax_over_the_two_verdict_tokens():
     torch = pytest.importorskip("torch")
     from measure import load_judge, load_rows
 
-    from model import pack_groups, packed_attention
+    from kernels.packed_attention import packed_attention
+    from model import pack_groups
 
     judge = model, tokenizer, _ = load_judge("tiny")
     row = load_rows(limit=1)[0]

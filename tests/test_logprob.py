@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from kernels import logprob
+from kernels import cpu, logprob
 from kernels.logprob import token_logprobs
 
 torch.set_num_threads(1)
@@ -225,8 +225,8 @@ def test_chunks_do_not_change_results(dtype, monkeypatch):
     )
     whole = evaluate(token_logprobs, *inputs, 0.7, grads)
     monkeypatch.setitem(logprob.CHUNK_BYTES, "cpu", 7 * 1031 * 4)  # 7 tokens in fp32, 3 in fp64
-    monkeypatch.setitem(logprob.ROW_TILE_BYTES, "cpu", 2 * 1031 * 4)
-    monkeypatch.setattr(logprob, "CAST_ROWS", 100)
+    monkeypatch.setattr(cpu, "ROW_TILE_BYTES", 2 * 1031 * 4)
+    monkeypatch.setattr(cpu, "CAST_ROWS", 100)
     assert logprob.chunk_size(*inputs[:2]) == (3 if dtype == torch.float64 else 7)
     chunked = evaluate(token_logprobs, *inputs, 0.7, grads)
     for name, whole_i, chunked_i in zip(RESULTS, whole, chunked):

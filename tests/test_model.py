@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from cli import BadInput
 from kernels.logprob import token_logprobs
-from model import Model, pack_groups, packed_attention
+from kernels.packed_attention import packed_attention
+from model import Model, pack_groups
 from sampler import generate
 from train_grpo import Settings, grpo_loss, sequence_weights
 

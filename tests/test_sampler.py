@@ -4,11 +4,11 @@ import pytest
 import torch
 import transformers
 
-import kv_cache
 import sampler
+from kernels.draw import sample_tokens
 from model import Model, pack_groups
-from sampler import Completion, generate, sample_tokens, uniforms
-from seeding import hash64, signed
+from sampler import Completion, generate
+from seeding import hash64, signed, uniforms
 
 torch.set_num_threads(1)
 
@@ -68,37 +68,6 @@ def test_logprobs_are_the_trainers_with_ragged_prompts_and_refilled_rows(model, 
         .item()
     )
     assert gap <= 1e-4
-
-
-@pytest.mark.parametrize("piece", [1, 7, 4096])
-def test_pieces_of_any_size_hold_the_same_keys(model, monkeypatch, piece):
-    """One piece, as on a GPU, pieces of one token, and pieces at whose border rows and prompts end in the middle."""
-    prompts, stops = random_prompts(7, longest=70), tuple(range(0, 211, 40))
-    expected = generate(model, prompts, 6, 80, stop_token_ids=stops, seed=3, max_rows=5)
-    monkeypatch.setattr(kv_cache, "PIECE", piece)
-    found = generate(model, prompts, 6, 80, stop_token_ids=stops, seed=3, max_rows=5)
-    assert (
-        flat(found, "tokens") == flat(expected, "tokens")
-        and max(len(completion.tokens) for row in found for completion in row) > 64
-    )
-    assert torch.allclose(torch.tensor(flat(found)), torch.tensor(flat(expected)), atol=1e-5)
-
-
-def test_attention_in_pieces_equals_a_softmax():
-    generator = torch.Generator().manual_seed(0)
-    queries, keys, values = (
-        torch.randn(4, length, 16, generator=generator) for length in (3, 21, 21)
-    )
-    mask = torch.zeros(4, 1, 21).masked_fill_(
-        torch.rand(4, 1, 21, generator=generator) < 0.3, -torch.inf
-    )
-    mask[:, :, 0] = 0
-    scores = queries.double() @ keys.double().transpose(1, 2) / 4 + mask
-    pieces = [x.unflatten(1, (3, 7)).transpose(0, 1) for x in (keys, values)]
-    for parts in ((keys[None], values[None]), pieces):
-        output, lse = kv_cache.attention_with_lse(queries, *parts, mask)
-        assert torch.allclose(output.double(), scores.softmax(-1) @ values.double(), atol=1e-6)
-        assert torch.allclose(lse.double(), scores.logsumexp(-1, keepdim=True), atol=1e-6)
 
 
 def test_real_model_logprobs_are_the_trainers(real_model):
@@ -295,14 +264,7 @@ def test_looking_less_often_changes_nothing(model, monkeypatch):
         max_rows=6,
     )
     plain = generate(model, random_prompts(5), **arguments)
-    from sampler import Session
-
-    begin = Session.__init__
-
-    def begin_with_eight(self, *arguments, **options):
-        begin(self, *arguments, **options, look_every=8)
-
-    monkeypatch.setattr(Session, "__init__", begin_with_eight)
+    monkeypatch.setitem(sampler.STEPS_BETWEEN_LOOKS, "cpu", 8)
     rarely = generate(model, random_prompts(5), **arguments)
     assert flat(rarely, "tokens") == flat(plain, "tokens")
     assert [c.finish_reason for row in rarely for c in row] == [
@@ -341,6 +303,19 @@ def test_the_ends_of_the_uniform_interval_never_draw_an_impossible_token():
     assert tokens.tolist() == [1, 2] and torch.isfinite(logprobs).all()
 
 
+@pytest.mark.parametrize("vocab_size", [3, 256, 1000])
+def test_tokens_are_those_of_the_three_lines_that_define_drawing(vocab_size):
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(5000, vocab_size, generator=generator)
+    uniform = torch.rand(5000, generator=generator)
+    tokens, logprobs = sample_tokens(logits, 0.7, 1.0, uniform)
+    probs = (logits.double() / 0.7).softmax(-1)
+    expected = torch.searchsorted(probs.cumsum(-1), uniform.double()[:, None], right=True)[:, 0]
+    assert (tokens == expected).float().mean() > 0.999  # the rest lies at a border, and is rounded
+    expected_logprobs = probs.gather(1, tokens[:, None])[:, 0].log()
+    torch.testing.assert_close(logprobs.double(), expected_logprobs, atol=1e-5, rtol=0)
+
+
 def test_random_numbers_are_splitmix64():
     """Against the published sequence for state 0 (first three outputs of SplitMix64)."""
     published = [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F]
@@ -377,49 +352,3 @@ def test_arguments_out_of_range_are_refused(model, wrong):
 
 def test_nothing_to_do(model):
     assert generate(model, []) == []
-
-
-@pytest.mark.skipif(
-    not torch.cpu._is_avx512_bf16_supported(),
-    reason="weights are packed where the processor multiplies bf16",
-)
-def test_packed_weights_give_the_plain_products_and_go_away(tmp_path, monkeypatch):
-    config = transformers.Qwen2Config(
-        vocab_size=211,
-        hidden_size=48,
-        intermediate_size=96,
-        num_hidden_layers=2,
-        num_attention_heads=6,
-        num_key_value_heads=2,
-        initializer_range=0.15,
-    )
-    torch.manual_seed(0)
-    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
-    model, calls = Model.from_pretrained(tmp_path, dtype=torch.bfloat16), []
-    torch.nn.init.normal_(model.layers[0].self_attn.q_proj.bias)
-    linear = model.layers[0].self_attn.q_proj
-    x = torch.randn(8, 48).bfloat16()
-    with torch.inference_mode():
-        plain = linear(x)
-        with sampler.packed_weights(model):
-            assert "forward" in vars(linear) and torch.equal(linear(x), plain)
-    monkeypatch.setattr(
-        sampler,
-        "packed_product",
-        lambda weight, bias, x: (
-            calls.append(len(x))
-            or torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-        ),
-    )
-    results = generate(model, random_prompts(3), 2, 10, seed=1)
-    assert len(calls) > 100 and "forward" not in vars(linear)
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-    calls.clear()
-    assert (
-        flat(generate(model, random_prompts(3), 2, 10, seed=1), "tokens") == flat(results, "tokens")
-        and not calls
-    )
-    monkeypatch.undo()
-    with pytest.raises(RuntimeError, match="here"), sampler.packed_weights(model):
-        raise RuntimeError("here")
-    assert "forward" not in vars(linear)

@@ -13,7 +13,8 @@ import transformers
 from tiny_models import make_model_folder, make_tokenizer
 
 from distributed import Policy, Runtime
-from model import Model, pack_groups, packed_attention
+from kernels.packed_attention import packed_attention
+from model import Model, pack_groups
 from train_sft import Settings, encode_row, learning_rate_at, packs_of, train_step
 
 torch.set_num_threads(1)

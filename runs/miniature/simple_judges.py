@@ -25,7 +25,8 @@ from forced import ORDERS  # noqa: E402
 from measure import load_rows  # noqa: E402
 
 from chat import encode_chat  # noqa: E402
-from model import pack_groups, packed_attention  # noqa: E402
+from kernels.packed_attention import packed_attention  # noqa: E402
+from model import pack_groups  # noqa: E402
 
 LEARNING_RATES = 3e-4, 1e-3, 3e-3
 PAIRS_OF_GRPO, ALL_PAIRS = rl.STEPS * rl.PROMPTS_PER_STEP, min(8000, 150 * rl.STEPS)

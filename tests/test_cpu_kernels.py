@@ -1,0 +1,202 @@
+"""kernels/cpu.py: each operation against its plain lines, and the project without the file."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import kernels
+import kv_cache
+import sampler
+from kernels import cpu, logprob
+from model import Config, Model
+from sampler import generate
+
+torch.set_num_threads(1)
+ROOT = Path(__file__).parents[1]
+has_bf16 = torch.cpu._is_avx512_bf16_supported()
+
+
+def random_model(dtype):
+    config = dict(
+        model_type="qwen2",
+        vocab_size=211,
+        hidden_size=48,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=6,
+        num_key_value_heads=2,
+    )
+    torch.manual_seed(0)
+    model = Model(Config.from_dict(config))
+    for name, weight in model.named_parameters():
+        torch.nn.init.normal_(weight, mean=1.0 if "norm" in name else 0.0, std=0.15)
+    return model.to(dtype)
+
+
+def random_prompts(count, longest):
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.randint(1, longest, (count,), generator=generator).tolist()
+    return [torch.randint(0, 211, (length,), generator=generator).tolist() for length in lengths]
+
+
+def flat(results, field):
+    return [value for row in results for completion in row for value in getattr(completion, field)]
+
+
+SCRIPT = """
+import json, sys, torch
+import kernels
+from model import Model, pack_groups
+from sampler import generate
+torch.set_num_threads(1)
+model = Model.from_pretrained(sys.argv[1], dtype=torch.float32)
+prompts = [list(range(5 + k, 60 + 9 * k)) for k in range(4)]
+rows = generate(model, prompts, 2, 60, temperature=0)
+drawn = generate(model, prompts, 2, 60, seed=1)
+texts = [[completion.tokens for completion in row] for row in rows]
+pack = pack_groups(list(zip(prompts, texts)))
+logprobs, entropy = model.logprobs(pack, 0.7)
+(logprobs.sum() + entropy.sum()).backward()
+print(json.dumps({
+    "exists": kernels.CPU_KERNELS_EXIST,
+    "greedy": texts,
+    "drawn": [[completion.tokens for completion in row] for row in drawn],
+    "sampled logprobs": [x for row in rows for completion in row for x in completion.logprobs],
+    "logprobs": logprobs.tolist(),
+    "entropy": entropy.tolist(),
+    "gradient": [weight.grad.norm().item() for weight in model.parameters()],
+}))
+"""
+
+
+def run_script(folder):
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, "-c", SCRIPT, str(ROOT / "tiny" / "judge")]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_everything_works_without_the_file(tmp_path):
+    for path in ROOT.glob("*.py"):
+        shutil.copy(path, tmp_path)
+    shutil.copytree(ROOT / "kernels", tmp_path / "kernels", ignore=lambda *_: ["__pycache__"])
+    (tmp_path / "kernels" / "cpu.py").unlink()
+    found, expected = run_script(tmp_path), run_script(ROOT)
+    assert expected["exists"] and not found["exists"]
+    assert found["greedy"] == expected["greedy"] and found["drawn"] == expected["drawn"]
+    for name in ("sampled logprobs", "logprobs", "entropy"):
+        assert found[name] == pytest.approx(expected[name], abs=1e-4), name
+    assert found["gradient"] == pytest.approx(expected["gradient"], rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("block", [1, 16, None])
+def test_key_blocks_of_any_size_give_the_same_tokens(monkeypatch, block):
+    """Blocks of one token, blocks that end inside rows and prompts, and no blocks (as on a GPU)."""
+    model, prompts = random_model(torch.float32), random_prompts(7, longest=70)
+    options = dict(stop_token_ids=range(0, 211, 40), seed=3, max_rows=5)
+    expected = generate(model, prompts, 6, 80, **options)
+    if block:
+        monkeypatch.setattr(cpu, "KEY_BLOCK", block)
+    else:
+        monkeypatch.setattr(cpu, "KeyValueTable", kv_cache.KeyValueTable)
+    found = generate(model, prompts, 6, 80, **options)
+    assert flat(found, "tokens") == flat(expected, "tokens")
+    assert max(len(completion.tokens) for row in found for completion in row) > 64
+    torch.testing.assert_close(
+        torch.tensor(flat(found, "logprobs")),
+        torch.tensor(flat(expected, "logprobs")),
+        atol=1e-5,
+        rtol=0,
+    )
+
+
+@pytest.mark.parametrize("table_class", [kv_cache.KeyValueTable, cpu.KeyValueTable])
+def test_attention_to_a_table_equals_a_softmax(table_class):
+    model, generator = random_model(torch.float32), torch.Generator().manual_seed(0)
+    config, num_rows, num_tokens = model.config, 3, 128
+    table = table_class(config, 5, 192, like=model.embed_tokens.weight)
+    shape = (num_rows, num_tokens, config.num_kv_heads, config.head_dim)
+    keys, values = (torch.randn(shape, generator=generator) for _ in range(2))
+    for position in range(num_tokens):
+        index = table.index(torch.arange(num_rows), torch.full((num_rows,), position))
+        table.write(1, index, keys[:, position], values[:, position])
+    table.copy_row(4, 2, 100)
+    table.copy_row(2, 4, 100)
+    queries = torch.randn(num_rows, config.num_kv_heads, 4, config.head_dim, generator=generator)
+    mask = torch.zeros(num_rows, num_tokens)
+    mask[torch.rand(mask.shape, generator=generator) < 0.3] = -torch.inf
+    output, lse = table.attend(1, queries, mask)
+    keys, values = keys.double().transpose(1, 2), values.double().transpose(1, 2)
+    scores = queries.double() @ keys.transpose(2, 3) * config.head_dim**-0.5 + mask[:, None, None]
+    torch.testing.assert_close(output.double(), scores.softmax(-1) @ values, atol=1e-6, rtol=0)
+    expected_lse = scores.logsumexp(-1, keepdim=True)
+    torch.testing.assert_close(lse.double(), expected_lse, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("accumulate", [False, True])
+@pytest.mark.parametrize("rows, columns", [(30, 7), (7, 30)])
+def test_matmul_in_fp32_of_bf16_matrices(rows, columns, accumulate, monkeypatch):
+    monkeypatch.setattr(cpu, "CAST_ROWS", 8)
+    generator = torch.Generator().manual_seed(0)
+    a = torch.randn(rows, 20, generator=generator).bfloat16()
+    b = torch.randn(20, columns, generator=generator).bfloat16()
+    before = torch.randn(rows, columns, generator=generator)
+    expected = a.double() @ b.double() + (before if accumulate else 0)
+    for exists in (True, False):
+        monkeypatch.setattr(kernels, "CPU_KERNELS_EXIST", exists)
+        out = before.clone()
+        assert logprob.matmul_fp32(a, b, out, accumulate) is out
+        torch.testing.assert_close(out.double(), expected, atol=1e-5, rtol=0)
+
+
+def test_row_tiles_are_large_without_the_file(monkeypatch):
+    logits = torch.zeros(1, 1).expand(1000, 50_000)
+    assert len(logprob.row_tiles(logits)) > 50
+    monkeypatch.setattr(kernels, "CPU_KERNELS_EXIST", False)
+    assert len(logprob.row_tiles(logits)) == 1
+
+
+def test_a_gradient_by_take_rows_is_that_of_indexing():
+    index = torch.tensor([3, 0, 3, 1, 3])
+    gradients = []
+    for take in (lambda x: x[index], lambda x: cpu.take_rows(x, index)):
+        x = torch.arange(24.0).view(4, 2, 3).requires_grad_()
+        taken = take(x)
+        (taken * torch.arange(30.0).view(5, 2, 3)).sum().backward()
+        gradients.append((taken.detach(), x.grad))
+    assert all(torch.equal(a, b) for a, b in zip(*gradients))
+
+
+@pytest.mark.skipif(not has_bf16, reason="needs a processor that multiplies bf16")
+def test_reordered_weights_give_the_plain_products_and_go_away(monkeypatch):
+    model, calls = random_model(torch.bfloat16), []
+    linear = model.layers[0].self_attn.q_proj
+    x = torch.randn(8, 48).bfloat16()
+    with torch.inference_mode():
+        plain = linear(x)
+        with cpu.reordered_weights(model):
+            assert "forward" in vars(linear) and torch.equal(linear(x), plain)
+    reordered_linear = cpu.reordered_linear
+
+    def spy(weight, bias, x):
+        calls.append(len(x))
+        return reordered_linear(weight, bias, x)
+
+    monkeypatch.setattr(cpu, "reordered_linear", spy)
+    results = generate(model, random_prompts(3, 40), 2, 10, seed=1)
+    assert len(calls) > 100 and "forward" not in vars(linear)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    calls.clear()
+    without = generate(model, random_prompts(3, 40), 2, 10, seed=1)
+    assert flat(without, "tokens") == flat(results, "tokens") and not calls
+    monkeypatch.undo()
+    with pytest.raises(RuntimeError, match="here"), sampler.fast_layers(model):
+        raise RuntimeError("here")
+    assert "forward" not in vars(linear)
