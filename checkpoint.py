@@ -177,7 +177,7 @@ def weight_files(folder):
         shards = json.loads((folder / INDEX).read_text())["weight_map"].values()
         return [folder / shard for shard in sorted(set(shards))]
     single = folder / "model.safetensors"
-    if single.exists():  # adapters and second copies may lie beside it
+    if single.exists():  # adapters and second copies may lie in the folder as well
         return [single]
     return sorted(folder.glob("*.safetensors"))
 
@@ -205,7 +205,7 @@ def read_weights(model, folder):
                     yield name, file.get_tensor(key)
         except SafetensorError as error:
             raise BadInput(
-                f"{path}: not a whole safetensors file ({error}): download it again"
+                f"{path}: not a complete safetensors file ({error}): download it again"
             ) from error
     missing = sorted(shapes.keys() - seen)
     if missing:

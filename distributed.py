@@ -199,7 +199,7 @@ def gradient_into(master):
 def load_model(folder, runtime, dtype):
     """A Model on this process's device; with several processes FSDP2 shards of it.
 
-    No process ever holds more than one whole tensor beside its shards.
+    No process ever holds more than its shards and one full tensor.
     """
     if runtime.world_size == 1:
         return Model.from_pretrained(folder, runtime.device, dtype)
@@ -210,7 +210,7 @@ def load_model(folder, runtime, dtype):
     precision = MixedPrecisionPolicy(
         param_dtype=runtime.dtype, reduce_dtype=torch.float32, cast_forward_inputs=False
     )
-    # One unit a block. Embedding, norm and head are the root unit, which stays whole until its
+    # One unit a block. Embedding, norm and head are the root unit, which stays gathered until its
     # backward is done.
     for block in model.layers:
         fully_shard(block, mesh=mesh, mp_policy=precision)
@@ -225,7 +225,7 @@ def load_model(folder, runtime, dtype):
 
 
 def copy_into(parameter, tensor):
-    """Copies a whole tensor into a parameter, or its part into this process's shard of it."""
+    """Copies a full tensor into a parameter, or its part into this process's shard of it."""
     if isinstance(parameter, DTensor):
         pieces = tensor.chunk(parameter.device_mesh.size())  # FSDP2 cuts the first dimension
         rank = parameter.device_mesh.get_local_rank()
@@ -242,11 +242,11 @@ def unsharded(tensor):
 
 
 def save_checkpoint(folder, step, policy, optimizer, tokenizer, judge_style=None):
-    """Writes OUTPUT_DIR/checkpoint-STEP whole or not at all.
+    """Writes OUTPUT_DIR/checkpoint-STEP, which gets its name when all of it is on disk.
 
-    It is a Hugging Face folder with optimizer and step in its subfolder trainer/ (vLLM would take
-    a second safetensors file beside the weights for weights). Every process takes part in
-    gathering, the first one writes. The folder gets its name when all is on disk.
+    It is a Hugging Face folder. Optimizer and step are in its subfolder trainer/, because vLLM
+    takes every safetensors file next to the weights for weights. Every process takes part in
+    gathering, the first one writes.
     """
     weights, moments = gather_state(policy, optimizer)
     if policy.runtime.is_main:
@@ -264,7 +264,7 @@ def save_checkpoint(folder, step, policy, optimizer, tokenizer, judge_style=None
 
 
 def gather_state(policy, optimizer):
-    """Two dicts of whole tensors, on the first process: weights, and the moments of AdamW."""
+    """Two dicts of full tensors, on the first process: weights, and the moments of AdamW."""
     weights, moments = {}, {}
 
     def keep(tensors, name, tensor):

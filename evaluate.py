@@ -34,7 +34,7 @@ from items import labelled_items
 from judge import JudgeSettings, check_judge, judge_of
 from predictions import match_predictions, own_games, read_predictions
 from results import earlier_rows, head_of, read_result, write_results
-from runlog import append_rows, json_lines, sole_writer, write_whole
+from runlog import append_rows, json_lines, sole_writer, write_atomically
 from scoring import BASELINES, OUTCOMES, PAIRS, compared, share, summarise
 from seeding import uniform
 
@@ -250,7 +250,7 @@ def judged_rows(settings, items, head, load_judge):
     judge, started, say = load_judge(), time.perf_counter(), note_every(30)
     judge.seed = settings.seed  # a sweep may change it
     with sole_writer(path.parent):
-        write_whole(path, json_lines([head, *rows]))
+        write_atomically(path, json_lines([head, *rows]))
         for start in range(len(rows), len(items), CHUNK_ITEMS):
             new = judge_items(items[start : start + CHUNK_ITEMS], settings, judge)
             append_rows(path, new)

@@ -92,7 +92,7 @@ def warnings_for(rows):
 
 
 def show_progress(bar, rows, warned):
-    """Shows the last row: on a terminal beside a moving bar, in a log file as a line of its own.
+    """Shows the last row: on a terminal next to a moving bar, in a log file as a line.
 
     warned: {first word of a warning: the step when it came}; it comes again after 20 steps.
     """

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from importlib.metadata import version
 
 from cli import BadInput, note, parse_json, read_text
-from runlog import check_same, commit, json_line, resumable_rows, write_whole
+from runlog import check_same, commit, json_line, resumable_rows, write_atomically
 
 FREE = "output_dir", "json", "compare", "sweep"  # settings that change no row
 
@@ -76,7 +76,7 @@ def write_results(path, head, result, rows):
     path.parent.mkdir(parents=True, exist_ok=True)
     start = json_line(head | {"made_with": origin(), "results": result})[:-1]
     lines = ",\n".join(map(json_line, rows))
-    write_whole(path, f'{start}, "rows": [\n{lines}\n]}}\n')
+    write_atomically(path, f'{start}, "rows": [\n{lines}\n]}}\n')
     path.with_name("rows.jsonl").unlink(missing_ok=True)
     note(f"{path}: settings, numbers and {len(rows)} rows")
 

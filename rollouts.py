@@ -18,7 +18,7 @@ from cli import BadInput, note, read_json_lines
 from data import Pair, balanced_orders
 from judge import Judge, as_row
 from rewards import cut_answers, final_answer
-from runlog import json_lines, write_whole
+from runlog import json_lines, write_atomically
 from sampler import generate
 from seeding import hash64, stable_hash
 from styles import format_rates, judge_messages
@@ -419,7 +419,7 @@ def write_rows(path, own, runtime):
     if runtime.is_main:
         path.parent.mkdir(parents=True, exist_ok=True)
         rows = [row for batch in itertools.zip_longest(*parts) for row in batch if row is not None]
-        write_whole(path, json_lines(rows))
+        write_atomically(path, json_lines(rows))
 
 
 def evaluate(policy, tokenizer, style, pairs, stops, settings, reward, path):

@@ -20,8 +20,8 @@ from cli import BadInput, note, parse_json, read_text
 # ---- files that a kill cannot spoil ----
 
 
-def write_whole(path, text):
-    """Writes a file that is there whole or not at all."""
+def write_atomically(path, text):
+    """Writes a new file that replaces the old one only when all of it is on disk."""
     partial = Path(path).with_name(Path(path).name + ".partial")
     partial.write_text(text, encoding="utf-8")
     sync(partial)
@@ -30,7 +30,7 @@ def write_whole(path, text):
 
 def write_json(path, value):
     """NaN is refused: no other program could read it."""
-    write_whole(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+    write_atomically(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def sync(path):
@@ -263,7 +263,7 @@ def cut_rows_past(path, step):
         if row.get("step", step + 1) > step:
             break
         rows.append(row)
-    write_whole(path, json_lines(rows))
+    write_atomically(path, json_lines(rows))
     return rows
 
 

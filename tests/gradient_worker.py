@@ -1,4 +1,4 @@
-"""Run by test_grpo.py, alone and under torchrun: gradients and losses of fixed rollouts, written by the first process as JSON."""
+"""Run by test_grpo.py, alone and under torchrun: gradients and losses of fixed rollouts."""
 
 import json
 import sys

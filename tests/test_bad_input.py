@@ -1,4 +1,7 @@
-"""What a user can get wrong: exit code 2, one line that names the place and the fix, no traceback, nothing written, no torch imported."""
+"""What a user can get wrong: exit code 2 and one line that names the place and the fix.
+
+There is no traceback, nothing is written, and torch is not imported.
+"""
 
 import json
 import os
@@ -23,7 +26,7 @@ CONFIG = json.loads((ROOT / "tiny" / "base" / "config.json").read_text())
 
 
 def model_folder(**changes):
-    """The files of a model folder whose config.json is changed; weights are empty, since they are never read."""
+    """Files of a model folder with a changed config.json; no weights, since nobody reads them."""
     return {"m/config.json": json.dumps(CONFIG | changes), "m/model.safetensors": ""}
 
 
@@ -193,7 +196,7 @@ def run_case(name, folder):
     script, *arguments = [
         word.format(d=folder, run=folder / "run") if "{" in word else word for word in command
     ]
-    # -X importtime would be slow: a torch that raises when imported shows as well that it is not touched
+    # a torch that raises when it is imported shows that it is not
     (folder.parent / f"{folder.name}-path").mkdir()
     (folder.parent / f"{folder.name}-path" / "torch.py").write_text(
         "raise SystemExit('torch was imported')"

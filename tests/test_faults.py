@@ -1,4 +1,7 @@
-"""What goes wrong in a training run by itself: numbers that are not finite; and what a run tells. Runs that are stopped: test_stops.py."""
+"""What goes wrong in a run by itself: numbers that are not finite. And what a run reports.
+
+Runs that are stopped are in test_stops.py.
+"""
 
 import json
 import math
@@ -88,7 +91,7 @@ def test_an_update_that_is_not_finite_is_left_out(folder, loss, gradient):
 
 
 def spoil(monkeypatch, steps):
-    """Makes the loss of these calls NaN; packs are large, so that each step with a signal is one call."""
+    """Makes the loss of these calls NaN; packs are large, so a step with a signal is one call."""
     calls, loss = [], train_grpo.grpo_loss
     monkeypatch.setattr(
         train_grpo,
@@ -148,8 +151,13 @@ TWO = """
 import math, os, sys
 import cli, train_grpo
 loss = train_grpo.grpo_loss
-train_grpo.grpo_loss = lambda *terms: loss(*terms) * (math.nan if os.environ["RANK"] == "1" else 1.0)
-settings = train_grpo.Settings(output_dir=sys.argv[1], prompts_per_step=8, num_generations=4, max_completion_length=48, eval_every=0, device="cpu", max_steps=9)
+train_grpo.grpo_loss = lambda *terms: (
+    loss(*terms) * (math.nan if os.environ["RANK"] == "1" else 1.0)
+)
+settings = train_grpo.Settings(
+    output_dir=sys.argv[1], prompts_per_step=8, num_generations=4, max_completion_length=48,
+    eval_every=0, device="cpu", max_steps=9,
+)
 cli.run(lambda: train_grpo.train(*train_grpo.check(settings)))
 """
 

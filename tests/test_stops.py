@@ -1,4 +1,7 @@
-"""Commands that are stopped: too little memory, full disks, kill -9, Ctrl-C, a lost process; and model folders that do not fit."""
+"""Commands that are stopped: too little memory, full disks, kill -9, Ctrl-C, a lost process.
+
+And model folders that do not fit.
+"""
 
 import json
 import os
@@ -51,7 +54,7 @@ def rows_of(folder):
 
 
 def test_a_second_process_into_the_same_folder_or_file_is_refused(folder, coin, tmp_path, capsys):
-    """The lock is that of an open file, so a holder in this process is as good as another one; it ends with its holder, however that ends."""
+    """An open file is locked, so this process may hold the lock; it ends with its holder."""
     pairs, out = tmp_path / "pairs.jsonl", tmp_path / "judged.jsonl"
     pairs.write_text(
         "".join(
@@ -116,7 +119,10 @@ def test_a_second_process_into_the_same_folder_or_file_is_refused(folder, coin, 
             list(map(str, arguments))
         )  # nothing was lost, and the one that was refused has left no lock
     assert out.read_text().count("\n") == 4
-    code = "import sys, time\nfrom runlog import sole_writer\nwith sole_writer(sys.argv[1]):\n    print(flush=True)\n    time.sleep(60)"
+    code = (
+        "import sys, time\nfrom runlog import sole_writer\n"
+        "with sole_writer(sys.argv[1]):\n    print(flush=True)\n    time.sleep(60)"
+    )
     with subprocess.Popen(
         [sys.executable, "-c", code, str(out)], cwd=ROOT, stdout=subprocess.PIPE
     ) as other:
@@ -247,7 +253,7 @@ def timeless(folder):
 def test_full_disks_kills_and_interrupts_of_supervised_training(
     folder, tmp_path, monkeypatch, capsys
 ):
-    """One run that meets all three, against one that nobody disturbed: the same metrics and weights."""
+    """A run that meets all three has the metrics and weights of one that nobody disturbed."""
     data, run = tmp_path / "rows.jsonl", tmp_path / "run"
     data.write_text(
         "".join(
@@ -456,8 +462,10 @@ def last_words(*terms):
         os.kill(os.getpid(), signal.SIGKILL)
     return loss(*terms)
 train_grpo.grpo_loss = last_words
-settings = train_grpo.Settings(output_dir=sys.argv[1], prompts_per_step=2, num_generations=4, max_completion_length=48, save_every=1, eval_every=0,
-                               device="cpu", dtype="float32", max_steps=9)
+settings = train_grpo.Settings(
+    output_dir=sys.argv[1], prompts_per_step=2, num_generations=4, max_completion_length=48,
+    save_every=1, eval_every=0, device="cpu", dtype="float32", max_steps=9,
+)
 cli.run(lambda: train_grpo.train(*train_grpo.check(settings)))
 """
 
@@ -517,7 +525,7 @@ def test_weights_and_tokenizers_of_another_model_are_refused(folder, tmp_path):
     )
     wide = changed_config(folder, tmp_path / "wide", hidden_size=64)
     for path, words in (
-        (cut, "not a whole safetensors file"),
+        (cut, "not a complete safetensors file"),
         (qwen, "q_norm|k_norm"),
         (wide, "do not match"),
     ):
@@ -533,7 +541,8 @@ def test_weights_and_tokenizers_of_another_model_are_refused(folder, tmp_path):
     )
     with pytest.raises(
         BadInput,
-        match=f"rows.jsonl line 2: the tokenizer makes token {len(tokenizer) - 1} .* knows {len(tokenizer) - 1}",
+        match=f"rows.jsonl line 2: the tokenizer makes token {len(tokenizer) - 1} "
+        f".* knows {len(tokenizer) - 1}",
     ):
         train_sft.train(
             *train_sft.check(

@@ -1,4 +1,4 @@
-"""train_grpo.py as a command: it learns, survives being killed, computes the same on two processes, writes what it promises."""
+"""train_grpo.py as a command: it learns, survives a kill, runs on two processes."""
 
 import json
 import os
@@ -31,10 +31,14 @@ SHORT = [
     "10",
 ]
 KEYS = set(
-    """step loss reward reward_std frac_reward_zero_std kl entropy clip_ratio/low_mean clip_ratio/high_mean completions/mean_length
-    completions/clipped_ratio grad_norm learning_rate num_tokens step_time judge/accuracy judge/position_bias judge/length_bias judge/parse_fail
-    judge/think_empty judge/think_length sampling/logp_diff_mean sampling/logp_diff_max skipped_steps timing/rollout timing/reward timing/update
-    timing/tokens_per_second""".split()
+    """
+    step loss reward reward_std frac_reward_zero_std kl entropy clip_ratio/low_mean
+    clip_ratio/high_mean completions/mean_length completions/clipped_ratio grad_norm
+    learning_rate num_tokens step_time judge/accuracy judge/position_bias judge/length_bias
+    judge/parse_fail judge/think_empty judge/think_length sampling/logp_diff_mean
+    sampling/logp_diff_max skipped_steps timing/rollout timing/reward timing/update
+    timing/tokens_per_second
+    """.split()
 )
 
 
@@ -75,7 +79,7 @@ def short_run(tmp_path_factory):
 
 
 def test_the_default_command_learns_to_think(tmp_path):
-    """The first steps of the default run: from thinking in half of the judgments to thinking in nearly all, and the accuracy that comes with it."""
+    """In the first steps of the default run the judge learns to think, and accuracy rises."""
     done = train(
         "--output_dir",
         tmp_path / "run",
@@ -315,7 +319,7 @@ def test_changed_settings_are_refused_by_name(short_run):
 
 
 def test_two_processes_give_the_run_of_one(short_run, tmp_path):
-    """Same rollouts, same losses; 7 pairs do not divide by 2. The checkpoint of two processes is gone on with by one."""
+    """Same rollouts and losses; 7 pairs do not divide by 2. One process resumes what two saved."""
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
     shorter = [*SHORT, "--output_dir", tmp_path / "two"]
     shorter[1] = "4"
@@ -360,7 +364,7 @@ def test_the_variants_run(flags, tmp_path):
 
 
 def test_real_model_trains_on_real_solutions(real_model, tmp_path):
-    """SmolLM2 on right and wrong GSM8K solutions: a step in fp32 with log-probs that agree, and a checkpoint that transformers loads."""
+    """SmolLM2 on GSM8K solutions: a step in fp32, log-probs that agree, a checkpoint that loads."""
     data = (
         Path(os.environ.get("RRM_DATA", ROOT.parent / "shared" / "data"))
         / "gsm8k"

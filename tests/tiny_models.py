@@ -1,4 +1,4 @@
-"""Model folders of a few hundred kilobytes, made in a second, with tokenizer, template and files as a real one has them."""
+"""Small model folders, made in a second, with tokenizer, template and files as real ones have."""
 
 import math
 from pathlib import Path
@@ -7,14 +7,17 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-CHATML = """{%- for message in messages %}{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}{%- endfor %}
+CHATML = """{%- for message in messages %}
+{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}
+{%- endfor %}
 {%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"""
 CORPUS = [
     "system user assistant The answer to the question is 42, the other answer is not.\n\n",
     "Compare the two responses.\n",
 ] * 20
 VERDICTS = "\\boxed{Assistant 1}", "\\boxed{Assistant 2}"
-# For make_scripted_folder: a judge that thinks for a while and then throws a coin; one verdict in five is missing.
+# For make_scripted_folder: a judge that thinks for a while, then throws a coin; one verdict in five
+# is missing.
 COIN = {
     "": {"<think>": 1},
     "<think>": {" hm": 1},
@@ -34,7 +37,7 @@ SIZES = dict(
 
 
 def make_tokenizer(words=()):
-    """Byte-level BPE with ChatML; <think>, </think> and `words` are single tokens without the "special" flag."""
+    """Byte-level BPE with ChatML; <think>, </think> and `words` are single tokens, none special."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -60,7 +63,7 @@ def make_tokenizer(words=()):
 
 
 def make_model_folder(path, model_type="llama", words=(), **config_overrides):
-    """Writes a model with random weights (seed 0) and its tokenizer; returns the folder. `config_overrides` go to config.json."""
+    """Writes a model with random weights (seed 0) and its tokenizer; returns the folder."""
     tokenizer = make_tokenizer(words)
     ends = dict(bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=None)
     config = AutoConfig.for_model(
@@ -73,11 +76,10 @@ def make_model_folder(path, model_type="llama", words=(), **config_overrides):
 
 
 def make_scripted_folder(path, script, **config_overrides):
-    """A model that writes what `script` says, {word: {next word: probability}}; "" is the beginning, a word without an entry the end.
+    """A model that writes what `script` says, {word: {next word: probability}}.
 
-        make_scripted_folder(path, {"": {"<think>": 1}, "<think>": {" hm": 0.5, "</think>": 0.5}, "</think>": {VERDICTS[0]: 1}})
-
-    Blocks add nothing, embeddings are one-hot, so the head is a table of log-probs (next word, word).
+    "" is the beginning, and a word without an entry ends the text: COIN is an example. Blocks add
+    nothing and embeddings are one-hot, so the head is a table of log-probs (next word, word).
     """
     words = sorted(
         {word for following in script.values() for word in following} - {"<think>", "</think>"}
