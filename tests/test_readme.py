@@ -82,7 +82,7 @@ def command_lines(page):
     shell = "\n".join(blocks(page, "") + blocks(page, "bash")).replace("\\\n", " ")
     inline = re.findall(r"`([^`\n]+)`", fenced(page)[1])
     lines = [line.removeprefix("$ ") for line in shell.splitlines()] + inline
-    return [line for line in lines if re.match(r"(\S+=\S+ )*(python|torchrun|bash) \S", line)]
+    return [line for line in lines if re.search(r"(^|\s)(python|torchrun|bash) \S", line)]
 
 
 def programs(line):
