@@ -126,8 +126,8 @@ def json_rows(path, content):
 
 
 def hub_rows(name, split):
-    pattern = r"(?s)([^/:@]*(?:/[^/:@]*)?)(?:/([^:@]*))?(?::([^@]*))?(?:@(.*))?"
-    repository, folder, config, own_split = re.fullmatch(pattern, name).groups()
+    parts = re.fullmatch(r"(?s)([^/:@]*(?:/[^/:@]*)?)(?:/([^:@]*))?(?::([^@]*))?(?:@(.*))?", name)
+    repository, folder, config, own_split = parts.groups()
     try:
         import datasets
 

@@ -1,4 +1,4 @@
-"""data.py: every format by hand-made rows, the real files by their known counts, splits and placement by count."""
+"""data.py: every format by hand-made rows, real files by their known counts, splits, placement."""
 
 import json
 import os
@@ -378,7 +378,7 @@ def test_a_pair_read_as_question(question_of):
 
 
 def longest_wins(pairs):
-    """Percent of pairs in which the longer answer is the better one, half a point for equal lengths."""
+    """Percent of pairs in which the longer answer is better; equal lengths count half."""
     lengths = [(len(pair.answers[pair.label]), len(pair.answers[1 - pair.label])) for pair in pairs]
     return (
         100
@@ -545,7 +545,7 @@ def test_real_math500():
 
 
 def some_pairs(count, seed=0):
-    """Pairs with several per question, questions written with different case and blanks, labels and lengths at random."""
+    """Three pairs a question, with different case and whitespace; random labels and lengths."""
     draw = random.Random(seed)
     pairs = []
     for number in range(count):
@@ -637,7 +637,10 @@ def test_place_is_a_fair_coin_of_seed_and_id():
 
 
 def test_place_does_not_change_between_processes():
-    code = "from data import Pair, place; print([place(Pair(str(n), [], ('', '')), 5)[0] for n in range(40)])"
+    code = (
+        "from data import Pair, place; "
+        "print([place(Pair(str(n), [], ('', '')), 5)[0] for n in range(40)])"
+    )
     runs = {
         subprocess.run(
             [sys.executable, "-c", code],
@@ -716,7 +719,8 @@ def test_formats_of_benchmarks_are_loaded_only_when_a_file_needs_them(tmp_path):
     rare = write(tmp_path / "rare.jsonl", rare)
     code = (
         "import sys, data; loaded = []\n"
-        "for load, path in ((data.load_pairs, 1), (data.load_questions, 2), (data.load_pairs, 3)):\n"
+        "loaders = data.load_pairs, data.load_questions, data.load_pairs\n"
+        "for load, path in zip(loaders, (1, 2, 3)):\n"
         "    load(sys.argv[path]); loaded.append('formats' in sys.modules)\n"
         "print(loaded)"
     )

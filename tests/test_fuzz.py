@@ -1,4 +1,7 @@
-"""Whatever stands in a file: the documented result or BadInput, never another exception, never a hang. Texts and arguments: test_fuzz_text.py."""
+"""Any file gives the documented result or BadInput, never another exception, never a hang.
+
+Texts and arguments: test_fuzz_text.py.
+"""
 
 import csv
 import gzip
@@ -43,7 +46,7 @@ def fuzz(examples):
 
 @contextmanager
 def time_limit(seconds, what):
-    """Endless work becomes a failure with a name: seconds of the processor, and regular expressions look for signals as they run."""
+    """Endless work fails by name: counts processor seconds; regular expressions notice signals."""
 
     def late(*_):
         raise TimeoutError(f"{what!r:.200} took more than {seconds} s")
@@ -58,7 +61,7 @@ def time_limit(seconds, what):
 
 
 def result_or_bad_input(function, *arguments, **options):
-    """What it returns, or None after a BadInput of one line; a hang is a failure. Notes on standard error are swallowed."""
+    """What it returns, or None after a BadInput of one line; a hang fails. Notes are not shown."""
     with time_limit(10, arguments), redirect_stderr(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -567,7 +570,7 @@ def test_templates_that_fail(tmp_path, template):
     (tmp_path / "chat_template.jinja").write_bytes(template)
     try:
         result_or_bad_input(chat.load_tokenizer, tmp_path)
-    except ValueError as error:  # a template that does more than insert and trim: documented, with the message's number
+    except ValueError as error:  # documented: a template that does more than insert and trim
         assert "chat template of" in str(error)
 
 

@@ -1,4 +1,4 @@
-"""Whatever a judge, a server or a command line says: parsers give the documented result or BadInput, and no regular expression hangs."""
+"""Any text gives a parser's documented result or BadInput, and no regular expression hangs."""
 
 import ast
 import email.utils
@@ -249,7 +249,7 @@ def test_pauses_that_a_server_wishes_for(header):
 )
 def test_addresses_of_a_server(address):
     url = result_or_bad_input(endpoint.check_base_url, address)
-    if url:  # then nothing but the network can fail: host, port and path are such that a request can be written down
+    if url:  # a request can be written to this host, port and path: only the network can fail
         parts = endpoint.urllib.parse.urlsplit(url)
         assert parts.port is None or parts.port > 0
         assert (
@@ -350,7 +350,7 @@ def test_arguments(name, monkeypatch):
 
 
 def expressions():
-    """(file and line, name of the function, pattern) of every call of the module re in the core; "x" for what an f-string fills in."""
+    """(file and line, function, pattern) of all calls of re in the core; "x" for f-string values."""
     for path in CORE:
         for node in ast.walk(ast.parse(path.read_text())):
             if not (
@@ -384,7 +384,7 @@ def expressions():
 
 
 def pumps(pattern, size):
-    """Long texts that a pattern nearly matches: its literal pieces and the members of its classes, many times over, and in pairs."""
+    """Long texts that a pattern nearly matches: pieces and class members, repeated, in pairs."""
     words = (
         {word for word in re.split(r"[\\()\[\]{}?*+|^$.]+|[A-Z]?<?[!=:]", pattern) if word}
         | set('0a A\n"\\,.{}[]<>/-_:=@|\x00é')
@@ -420,7 +420,7 @@ def test_the_expressions_are_found():
 
 @pytest.mark.parametrize("place, function, pattern", FOUND)
 def test_no_expression_hangs(place, function, pattern):
-    """Ten thousand characters take milliseconds: an expression with quadratic work would take seconds, one with exponential work for ever."""
+    """10,000 characters take milliseconds; quadratic or exponential work would take seconds."""
     compiled = re.compile(pattern)
     for text in pumps(pattern, 10_000):
         with time_limit(2, (place, pattern, text[:80])):

@@ -1,6 +1,8 @@
-"""What hostile data must not do: write a token of the template, speak for the judge, have a file opened or code run, see a key in a log.
+"""What hostile data must not do.
 
-The full table of attacks, tokenizers and prompts is made by runs/attacks/attacks.py; here is a part of it, and what bites beside it.
+It must not write a token of the template, speak for the judge, open a file, run code or see a key.
+
+runs/attacks/attacks.py makes the full table of attacks, tokenizers and prompts; a part is here.
 """
 
 import ast
@@ -281,7 +283,8 @@ def code_loading(source):
 
 def test_nothing_runs_code_but_the_reward_of_ones_own():
     bad = (
-        "import pickle\nfrom yaml import load\neval('1')\nos.system('x')\ntorch.load('f')\nsubprocess.run('x', shell=True)\nnp.load('f', allow_pickle=True)\n"
+        "import pickle\nfrom yaml import load\neval('1')\nos.system('x')\ntorch.load('f')\n"
+        "subprocess.run('x', shell=True)\nnp.load('f', allow_pickle=True)\n"
         "from_pretrained('m', trust_remote_code=True)\nimportlib.import_module('m')\n"
     )
     assert code_loading(bad) == [
@@ -297,7 +300,8 @@ def test_nothing_runs_code_but_the_reward_of_ones_own():
     ]
     assert (
         code_loading(
-            "model.eval()\nre.compile('x')\nf(trust_remote_code=False, shell=False)\nimport json\ntorch.compile(f)"
+            "model.eval()\nre.compile('x')\nf(trust_remote_code=False, shell=False)\n"
+            "import json\ntorch.compile(f)"
         )
         == []
     )
@@ -549,7 +553,7 @@ def test_the_key_stands_in_no_file_and_no_message(answer, serve, tmp_path, monke
 
 
 def test_the_key_stands_in_no_file_of_a_run(serve, tmp_path):
-    """A trainer whose judge sits behind a server: its settings, metrics, rollouts and checkpoint, and what it prints."""
+    """A trainer whose judge is a server: settings, metrics, rollouts, checkpoint and output."""
     server = serve(
         lambda request, attempt: (
             reply("\\boxed{Assistant 1}")

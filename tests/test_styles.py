@@ -1,4 +1,4 @@
-"""Prompt styles of chat.py: the files in prompts/, a user's own files, and the filling of their placeholders."""
+"""styles.py: the files in prompts/, a user's own files, and how their placeholders are filled."""
 
 import subprocess
 import sys
@@ -22,7 +22,10 @@ def test_the_rrm_prompt():
     assert (style.name, style.verdict) == ("rrm", "boxed")
     system, user = judge_messages(style, "QUERY", "FIRST", "SECOND")
     assert (system["role"], user["role"]) == ("system", "user")
-    start = "## Query\n\nQUERY\n\n## Assistant responses\n\n### Assistant 1\n\nFIRST\n\n### Assistant 2\n\nSECOND\n\n## Analysis\n\n"
+    start = (
+        "## Query\n\nQUERY\n\n## Assistant responses\n\n"
+        "### Assistant 1\n\nFIRST\n\n### Assistant 2\n\nSECOND\n\n## Analysis\n\n"
+    )
     assert user["content"].startswith(start) and user["content"].count("\n") == start.count("\n")
     assert user["content"].endswith(r"as \boxed{Assistant 1} or \boxed{Assistant 2}.")
     assert [f"\n{number}. " in system["content"] for number in range(1, 7)] == [True] * 5 + [False]
@@ -108,7 +111,10 @@ def test_malformed_styles_name_the_place(tmp_path, text, problem):
 
 def test_chat_imports_no_torch():
     """Arguments and files are checked before the slow imports."""
-    command = "import sys; from styles import load_style; load_style('rrm'); sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    command = (
+        "import sys; from styles import load_style; load_style('rrm'); "
+        "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    )
     assert (
         subprocess.run([sys.executable, "-c", command], cwd=Path(chat.__file__).parent).returncode
         == 0
