@@ -79,7 +79,9 @@ def test_links(page):
 
 def command_lines(page):
     """Lines of shell blocks and inline code in which a program of ours is started."""
-    shell = "\n".join(blocks(page, "") + blocks(page, "bash")).replace("\\\n", " ")
+    code = blocks(page, "") + blocks(page, "bash")
+    code = [block for block in code if not block.startswith("git checkout")]  # finished studies
+    shell = "\n".join(code).replace("\\\n", " ")
     inline = re.findall(r"`([^`\n]+)`", fenced(page)[1])
     lines = [line.removeprefix("$ ") for line in shell.splitlines()] + inline
     return [line for line in lines if re.search(r"(^|\s)(python|torchrun|bash) \S", line)]
