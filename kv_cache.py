@@ -30,7 +30,7 @@ class KVCache:
         self.rows = table(config, num_rows, padded(num_tokens), like=weight)
 
     def prefill_attention(self, prompt_lengths, slots):
-        """Returns the `attend` function for whole prompts, one after another in the flat tokens.
+        """Returns the `attend` function for prompts, one after another in the flat tokens.
 
         It stores their keys and values in their slots.
         """

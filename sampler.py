@@ -10,8 +10,8 @@ rows only, without padding and without finished rows. On a GPU the host looks fo
 every few steps, so the GPU does not wait.
 
 What makes it exact: log-probs are those of kernels.logprob.token_logprobs (fp32 log-softmax of
-logits / temperature over the whole vocabulary). The random number of a token depends on the seed
-of its prompt, its generation and its position alone, not on the other rows. A stop token is kept.
+logits / temperature over the vocabulary). The random number of a token depends on the seed of its
+prompt, its generation and its position alone, not on the other rows. A stop token is kept.
 """
 
 import contextlib
@@ -102,9 +102,7 @@ class Session:
         self.unfinished: dict[int, int] = {}  # prompt -> generations that are not finished
         weight = model.embed_tokens.weight  # of the dtype of hidden states
         self.last_hidden = weight.new_zeros(num_slots, model.config.hidden_size)  # of each prompt
-        self.stops = torch.tensor(
-            sorted(settings.stop_token_ids), dtype=torch.long, device=self.device
-        )
+        self.stops = torch.tensor(settings.stop_token_ids, dtype=torch.long, device=self.device)
         fast = cpu_kernels(self.device)
         self.head = fast.output_head(model.head_weight) if fast else model.head_weight.T
 
@@ -222,24 +220,17 @@ class Session:
             return
         tokens = self.rows.tokens[finished].tolist()
         logprobs = self.rows.logprobs[finished].tolist()
-        for index, row in enumerate(finished):
+        for row, row_tokens, row_logprobs in zip(finished, tokens, logprobs):
             length = min(lengths[row], limit)
-            is_stop = stopped[row] and lengths[row] <= limit
-            self.finish(
-                results,
-                self.running[row],
-                Completion(
-                    tokens[index][:length],
-                    logprobs[index][:length],
-                    "stop" if is_stop else "length",
-                ),
-            )
+            reason = "stop" if stopped[row] and lengths[row] <= limit else "length"
+            completion = Completion(row_tokens[:length], row_logprobs[:length], reason)
+            self.finish(self.running[row], completion, results)
         for row in reversed(finished):
             self.remove_row(row)
         if self.running:
             self.arrange_queries()
 
-    def finish(self, results, generation: tuple[int, int], completion: Completion):
+    def finish(self, generation: tuple[int, int], completion: Completion, results):
         if not all(math.isfinite(logprob) for logprob in completion.logprobs):
             raise FloatingPointError(
                 "the model's logits are not finite: its weights are damaged, or training has "
@@ -305,7 +296,7 @@ def row_budget(model, num_tokens, prompt_length, num_generations):
     config, weight = model.config, model.embed_tokens.weight
     kv_size = config.num_layers * config.num_kv_heads * config.head_dim
     bytes_per_token = 2 * kv_size * weight.element_size()
-    # there are twice as many slots as whole groups, but never more than rows
+    # `generate` makes twice as many slots as complete groups, but not more than rows
     slots_per_row = min(1, 2 / num_generations)
     bytes_per_row = bytes_per_token * (num_tokens + prompt_length * slots_per_row)
     if weight.device.type != "cuda":
@@ -364,7 +355,7 @@ def generate(
     total, longest_prompt = len(waiting), len(prompts[order[0]])
     num_rows = max_rows or row_budget(model, max_new_tokens, longest_prompt, num_generations)
     num_rows = min(total, num_rows)
-    # Twice the slots of whole groups: some groups finish their last rows while others start.
+    # Twice the slots of complete groups: some groups finish while others start.
     num_slots = min(len(prompts), num_rows, 2 * math.ceil(num_rows / num_generations))
     with fast_layers(model):
         session = Session(model, prompts, settings, streams, num_rows, num_slots)

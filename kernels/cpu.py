@@ -3,9 +3,9 @@
 Each docstring starts with the plain lines that the operation equals but for rounding. Those lines
 are the code that runs on a GPU, and on a CPU if this file is deleted (kernels/__init__.py).
 
-Four facts about CPUs are behind them. Calls on small tensors cost more than their arithmetic.
-Numbers in the cache are read several times as fast as numbers in memory. Products of contiguous
-matrices are faster. Processors with AVX512-BF16 multiply bf16 faster than fp32.
+They use four facts about CPUs. Calls on small tensors cost more than their arithmetic. Numbers in
+the cache are read several times as fast as numbers in memory. Products of contiguous matrices are
+faster. Processors with AVX512-BF16 multiply bf16 faster than fp32.
 """
 
 import functools
@@ -202,7 +202,7 @@ def heads_first(x, count):
 def take_rows(x, index):
     """x[index]
 
-    as an embedding, whose gradient adds whole rows. The gradient of indexing is far slower.
+    as an embedding: its gradient adds rows, and the gradient of indexing is far slower.
     """
     return F.embedding(index, x.flatten(1)).unflatten(-1, x.shape[1:])
 

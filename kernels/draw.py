@@ -51,8 +51,8 @@ def draw(weights, uniform):
     """Draws an index a row, (rows,), with probabilities in proportion to weights (rows, vocab).
 
     It equals `torch.searchsorted(weights.cumsum(-1), uniform * weights.sum(-1), right=True)` but
-    for rounding. It finds a block of the vocabulary first and then a word in it, because one
-    cumulative sum over the whole vocabulary is slow.
+    for rounding. It finds a block of the vocabulary first and then a word in it, because a
+    cumulative sum over the vocabulary is slow.
     """
     vocab_size = weights.shape[1]
     padding = -vocab_size % BLOCK

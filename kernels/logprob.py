@@ -111,15 +111,8 @@ class TokenLogprobs(torch.autograd.Function):
             hidden.new_empty(len(hidden), dtype=result_dtype(hidden)) for _ in range(4)
         )
         for chunk, logits in logit_chunks(hidden, weight):
-            rows_forward(
-                logits,
-                targets[chunk],
-                temperature,
-                logprobs[chunk],
-                highest[chunk],
-                total[chunk],
-                entropy[chunk],
-            )
+            results = logprobs[chunk], highest[chunk], total[chunk], entropy[chunk]
+            rows_forward(logits, targets[chunk], temperature, *results)
         ctx.save_for_backward(hidden, weight, targets, highest, total, entropy)
         ctx.temperature, ctx.backend = temperature, backend
         ctx.set_materialize_grads(False)  # backward gets None for a result that was not used
@@ -144,17 +137,9 @@ class TokenLogprobs(torch.autograd.Function):
             rounded = hidden.new_empty(chunk_size(hidden, weight), len(weight))
         for chunk, logits in logit_chunks(hidden, weight):
             dlogits = rounded[: len(logits)] if is_rounded else logits  # overwrites the logits
-            rows_backward(
-                logits,
-                targets[chunk],
-                ctx.temperature,
-                highest[chunk],
-                total[chunk],
-                entropy[chunk],
-                grad_logprobs[chunk],
-                None if grad_entropy is None else grad_entropy[chunk],
-                dlogits,
-            )
+            saved = highest[chunk], total[chunk], entropy[chunk]
+            grads = grad_logprobs[chunk], None if grad_entropy is None else grad_entropy[chunk]
+            rows_backward(logits, targets[chunk], ctx.temperature, *saved, *grads, dlogits)
             if needs_hidden:
                 torch.mm(dlogits, weight, out=d_hidden[chunk])
             if needs_weight:
@@ -205,7 +190,8 @@ def matmul_fp32(a, b, out, accumulate=False):
     return out
 
 
-# ---- the row operation in PyTorch: logits (rows, vocab) are overwritten, the rest is (rows,) ----
+# ---- the row operation in PyTorch ----
+# It overwrites logits (rows, vocab). Its other arguments are (rows,).
 
 
 def row_tiles(logits):
@@ -363,21 +349,14 @@ def triton_rows_backward(
 ):
     _, kernel = triton_kernels()
     has_entropy = grad_entropy is not None
-    sizes = dict(vocab=logits.shape[1], BLOCK=TRITON_BLOCK, num_warps=8)
+    sizes = dict(vocab=logits.shape[1], BLOCK=TRITON_BLOCK, num_warps=8, HAS_ENTROPY=has_entropy)
     # the backward of a sum gives one number expanded to all tokens: the kernel wants an array
     grad_logprobs = grad_logprobs.contiguous()
     grad_entropy = grad_entropy.contiguous() if has_entropy else entropy  # is not read then
-    saved_and_grads = highest, total, entropy, grad_logprobs, grad_entropy
+    saved = highest, total, entropy
+    grads = grad_logprobs, grad_entropy, dlogits
     with torch.cuda.device_of(logits):
-        kernel[(len(logits),)](
-            logits,
-            targets,
-            1 / temperature,
-            *saved_and_grads,
-            dlogits,
-            HAS_ENTROPY=has_entropy,
-            **sizes,
-        )
+        kernel[(len(logits),)](logits, targets, 1 / temperature, *saved, *grads, **sizes)
 
 
 ROW_OPERATIONS = {
