@@ -1,7 +1,8 @@
 """token_logprobs against the plain lines of its docstring, computed in fp64.
 
-Triton kernels run on the CPU through Triton's interpreter. It has to be switched on before Triton is imported and would stay on for
-every other test of the process, so all checks of that backend run in child processes: this file, started as a program.
+Triton kernels run on the CPU through Triton's interpreter. It must be switched on before Triton is
+imported, and stays on for the process. So all checks of that backend run in child processes: this
+file, started as a program.
 """
 
 import importlib.util
@@ -37,7 +38,10 @@ def make_inputs(tokens, hidden_size, vocab, dtype=torch.float32, scale=1.0, seed
 
 
 def evaluate(function, hidden, weight, targets, temperature, grads, dtype=None):
-    """logprobs, entropy, d_hidden, d_weight in fp64; grads: those of the two results (tokens,), None for a result that is not used."""
+    """Returns logprobs, entropy, d_hidden, d_weight in fp64.
+
+    grads: the gradients of the two results, each (tokens,), or None for a result that is not used.
+    """
     hidden, weight = (
         inputs.to(dtype or inputs.dtype).clone().requires_grad_() for inputs in (hidden, weight)
     )
@@ -58,9 +62,10 @@ def check_against_fp64(
     temperature=1.0,
     use=("logprobs", "entropy"),
 ):
-    """Each result is at most as far from fp64 as PyTorch's own operations in the same dtype, give or take two fp32 roundings.
+    """Each result is as close to fp64 as PyTorch's own operations, up to two fp32 roundings.
 
-    PyTorch's bf16 logits are so coarse that this says little for bf16 inputs: there a gradient may be off by bf16 rounding alone.
+    PyTorch's bf16 logits are so coarse that this says little for bf16 inputs: there a gradient may
+    differ by bf16 rounding alone.
     """
     inputs = make_inputs(tokens, hidden_size, vocab, dtype)
     generator = torch.Generator().manual_seed(1)
@@ -75,7 +80,7 @@ def check_against_fp64(
     )
     for name, ours_i, plain_i, expected_i in zip(RESULTS, ours, plain, expected):
         error, allowed = ((values - expected_i).norm().item() for values in (ours_i, plain_i))
-        # an entropy is the difference of two numbers as large as a log-prob, and is rounded as they are
+        # an entropy is the difference of two numbers as large as a log-prob
         scale = max(
             expected_i.norm().item(), expected[0].norm().item() if name == "entropy" else 0.0
         )
@@ -83,14 +88,15 @@ def check_against_fp64(
         if dtype == torch.bfloat16 and name.startswith("d_"):
             allowed = 2.0**-8 * expected_i.norm().item()
         assert error <= allowed, (
-            f"{backend} {name} {tokens}x{hidden_size}x{vocab} {dtype} T={temperature}: {error:.2e} > {allowed:.2e}"
+            f"{backend} {name} {tokens}x{hidden_size}x{vocab} {dtype} T={temperature}: "
+            f"{error:.2e} > {allowed:.2e}"
         )
     # fp32 sums of exact products: no bf16 step in the results, whatever the inputs
     assert (ours[0] - expected[0]).abs().max() < 2e-5 and (ours[1] - expected[1]).abs().max() < 2e-5
 
 
 def check_small_logits(backend, vocab):
-    """With all logits near 0, a column beyond the vocabulary that counts as a logit of 0 would change log V visibly."""
+    """With all logits near 0, one more column with logit 0 would change log V visibly."""
     hidden, weight, targets = make_inputs(5, 24, vocab, scale=1e-4)
     log_vocab = torch.tensor(float(vocab), dtype=torch.float64).log()
     hidden.requires_grad_()
@@ -107,7 +113,7 @@ def check_small_logits(backend, vocab):
 
 
 def check_very_negative_logits(backend):
-    """All logits near -1e4: a running maximum that starts at 0 would leave sum exp = 0 and NaN behind."""
+    """All logits near -1e4: a running maximum that starts at 0 would give sum exp = 0 and NaN."""
     weight = make_inputs(3, 24, 1031)[1] * 1e-3 - 100 / 24
     hidden, targets = torch.full((3, 24), 100.0), torch.arange(3)
     grads = [torch.ones(3), torch.ones(3)]
@@ -190,7 +196,8 @@ def test_gradcheck(temperature):
 
 
 def test_hand_computed():
-    # Probabilities 1/2, 1/4, 1/4 at temperature 1: log-prob -2 ln 2, entropy 1.5 ln 2; at temperature 1/2 they are 2/3, 1/6, 1/6
+    # Probabilities 1/2, 1/4, 1/4 at temperature 1: log-prob -2 ln 2, entropy 1.5 ln 2.
+    # At temperature 1/2 they are 2/3, 1/6, 1/6.
     weight, hidden, ln2 = (
         torch.tensor([[1.0], [0.0], [0.0]]),
         torch.full((1, 1), 2.0).log(),
@@ -230,7 +237,8 @@ def test_chunks_do_not_change_results(dtype, monkeypatch):
     assert logprob.chunk_size(*inputs[:2]) == (3 if dtype == torch.float64 else 7)
     chunked = evaluate(token_logprobs, *inputs, 0.7, grads)
     for name, whole_i, chunked_i in zip(RESULTS, whole, chunked):
-        # Only the order of some sums differs; in bf16 a gradient may then be rounded to the neighbour, at most 2^-7 away
+        # Only the order of some sums differs. In bf16 a gradient may then be rounded to the next
+        # number, at most 2^-7 away.
         relative = {
             torch.float64: 1e-14,
             torch.float32: 4e-6,
@@ -240,7 +248,7 @@ def test_chunks_do_not_change_results(dtype, monkeypatch):
 
 
 def test_weight_gradient_of_bf16_is_summed_in_fp32(monkeypatch):
-    """400 chunks of one token each: a sum kept in bf16 would stop growing once a chunk is 2^-9 of it."""
+    """400 chunks of one token: a sum in bf16 would stop growing once a chunk is 2^-9 of it."""
     monkeypatch.setitem(logprob.CHUNK_BYTES, "cpu", 1)
     hidden, weight, targets = (
         torch.ones(400, 8),
@@ -369,8 +377,15 @@ def child_process(*arguments, **environment):
 
 
 def test_triton_is_imported_only_when_used():
-    code = "import sys, torch; before = 'triton' in sys.modules; import kernels.logprob as l; t = torch.zeros(2, 3); "
-    code += "l.token_logprobs(t, t, torch.zeros(2, dtype=torch.int64)); print(before, 'triton' in sys.modules)"
+    code = """
+import sys
+import torch
+before = "triton" in sys.modules
+from kernels.logprob import token_logprobs
+x = torch.zeros(2, 3)
+token_logprobs(x, x, torch.zeros(2, dtype=torch.int64))
+print(before, "triton" in sys.modules)
+"""
     assert child_process("-c", code).stdout.split() == ["False", "False"]
 
 
@@ -384,7 +399,7 @@ def test_triton_kernels_in_the_interpreter():
 
 @pytest.mark.skipif(not importlib.util.find_spec("triton"), reason="Triton is not installed")
 def test_triton_kernels_compile_for_a_gpu(tmp_path):
-    """The interpreter accepts code that the compiler does not, and compiling for a GPU needs none."""
+    """The interpreter accepts code that the compiler refuses. Compiling needs no GPU."""
     done = child_process(__file__, "compile", TRITON_INTERPRET="0", TRITON_CACHE_DIR=str(tmp_path))
     assert done.returncode == 0 and "compiled" in done.stdout, done.stdout + done.stderr[-4000:]
 
@@ -418,7 +433,7 @@ def compile_for_a_gpu():
 
 
 def check_first_block_all_minus_infinity():
-    """-inf logits mean words that cannot occur; a whole block of them must not turn the row into NaN."""
+    """-inf logits are words that cannot occur. A block of them must not turn the row into NaN."""
     logits = torch.randn(3, 300)
     logits[:, :140] = -float("inf")  # the first block of 128 whole, and a part of the second
     targets, results = (
@@ -485,7 +500,8 @@ def check_full_size_on_a_gpu(backend, vocab):
     start = torch.cuda.memory_allocated()
     results = token_logprobs(hidden, weight, targets, temperature, backend)
     torch.autograd.backward(results, list(grads))
-    # a chunk of fp32 logits and its bf16 gradient, the weight gradient in fp32 and bf16, and half a GiB for the rest; naively 7.5 GB
+    # a chunk of fp32 logits and its bf16 gradient, the weight gradient in fp32 and bf16, and half a
+    # GiB of other tensors; all logits at once would take 7.5 GB
     assert torch.cuda.max_memory_allocated() - start < 1.5 * logprob.CHUNK_BYTES[
         "cuda"
     ] + 6 * weight.numel() + (1 << 29)

@@ -1,7 +1,8 @@
-"""The model against transformers: logits, greedy tokens, folders both ways; packed groups against padded sequences; refusals."""
+"""The model against transformers, and packed groups against padded sequences."""
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -39,10 +40,8 @@ KINDS = {
     "llama biased": ("llama", dict(attention_bias=True, mlp_bias=True, tie_word_embeddings=False)),
     "llama 3 rope": ("llama", dict(rope_parameters=LLAMA3, tie_word_embeddings=True)),
     "qwen2": ("qwen2", dict(tie_word_embeddings=True)),
-    "qwen3": (
-        "qwen3",
-        dict(head_dim=16, tie_word_embeddings=False),
-    ),  # heads * head_dim is not hidden_size
+    # heads * head_dim is not hidden_size
+    "qwen3": ("qwen3", dict(head_dim=16, tie_word_embeddings=False)),
 }
 
 
@@ -52,12 +51,8 @@ def build(kind, folder, **save_options):
     torch.manual_seed(0)
     config = transformers.AutoConfig.for_model(model_type, **SIZES, **changes)
     theirs = transformers.AutoModelForCausalLM.from_config(config).eval()
-    for (
-        name,
-        parameter,
-    ) in (
-        theirs.named_parameters()
-    ):  # biases start at 0 and norms at 1: then a forgotten one would not show
+    # biases start at 0 and norms at 1: a forgotten one would not show
+    for name, parameter in theirs.named_parameters():
         if parameter.dim() == 1:
             torch.nn.init.normal_(parameter, mean=1.0 if "norm" in name else 0.0, std=0.3)
     theirs.save_pretrained(folder, **save_options)
@@ -99,7 +94,7 @@ def test_real_model_equals_transformers(real_model):
     )
     ours = Model.from_pretrained(folder, dtype=torch.float32)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    text = open(__file__).read() + open(transformers.__file__).read()
+    text = Path(__file__).read_text() + Path(transformers.__file__).read_text()
     tokens = tokenizer.encode(text)[:512]
     assert len(tokens) == 512
     for length in (128, 512):
@@ -107,13 +102,11 @@ def test_real_model_equals_transformers(real_model):
             sdpa, plain = (
                 model(torch.tensor([tokens[:length]])).logits[0] for model in (theirs, eager)
             )
-        bound = (
-            1e-4 if length <= 128 else 2 * (sdpa - plain).abs().max().item()
-        )  # twice the noise of transformers itself
+        bound = 1e-4
+        if length > 128:  # twice the rounding error of transformers itself
+            bound = 2 * (sdpa - plain).abs().max().item()
         assert (logits_of(ours, tokens[:length]) - sdpa).abs().max().item() <= bound
-    theirs.generation_config.eos_token_id = (
-        None  # go on past the end of the turn: 64 tokens, all compared
-    )
+    theirs.generation_config.eos_token_id = None  # always 64 tokens
     for question in (
         "What is the capital of France?",
         "Write two sentences about rain.",
@@ -122,9 +115,8 @@ def test_real_model_equals_transformers(real_model):
         prompt = tokenizer.apply_chat_template(
             [{"role": "user", "content": question}], add_generation_prompt=True, return_dict=False
         )
-        prompt_tensor = torch.tensor(
-            [prompt]
-        )  # the mask is spelt out: pad is eos here, and transformers would hide every one of them
+        # pad is eos here: without a mask transformers would hide every eos token
+        prompt_tensor = torch.tensor([prompt])
         greedy = theirs.generate(
             prompt_tensor,
             attention_mask=torch.ones_like(prompt_tensor),
@@ -288,7 +280,7 @@ def test_pack_groups_is_the_example_of_its_docstring():
 
 
 def padded_logprobs(model, groups, temperature):
-    """Every completion as a sequence of its own with its prompt in front: what a textbook trainer computes."""
+    """Log-probs as a textbook trainer computes them: each completion after its own prompt."""
     rows = []
     for prompt, completions in groups:
         for completion in completions:
@@ -378,7 +370,6 @@ def test_a_completion_sees_its_prompt_and_itself_only(tmp_path):
 
     before = logprobs([([1, 2, 3], [[4, 5, 6], [7, 8, 9]]), ([10, 11], [[12, 13]])])
     after = logprobs([([1, 2, 3], [[44, 5, 66], [7, 8, 9]]), ([10, 111], [[12, 13]])])
-    assert torch.equal(
-        before[3:6], after[3:6]
-    )  # the second completion does not notice what became of the first, or of the next group
+    # the second completion does not depend on the first one, or on the next group
+    assert torch.equal(before[3:6], after[3:6])
     assert not torch.equal(before[:3], after[:3]) and not torch.equal(before[6:], after[6:])

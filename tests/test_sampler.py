@@ -1,4 +1,4 @@
-"""The sampler: independent rows, its log-probs against the trainer's, stopping, refilling, the random numbers themselves."""
+"""The sampler: independent rows, the trainer's log-probs, stopping, refilling, random numbers."""
 
 import pytest
 import torch
@@ -97,7 +97,10 @@ def test_real_model_logprobs_are_the_trainers(real_model):
 
 
 def test_a_row_does_not_depend_on_what_runs_beside_it(model):
-    """10,000 tokens, alone and in company, in another order, with other numbers of rows: the same tokens, log-probs to 1e-5."""
+    """10,000 tokens are the same alone, together, in another order and with fewer rows.
+
+    Their log-probs agree to 1e-5.
+    """
     prompts = random_prompts(10, seed=1)
     seeds = [100 + index for index in range(10)]
     together = generate(model, prompts, 10, 100, seed=seeds)
@@ -192,7 +195,7 @@ def test_no_work_for_finished_rows(model, monkeypatch):
 
 
 def test_prompts_wait_for_a_slot(model, monkeypatch):
-    """Many prompts of one generation, and groups that finish raggedly: slots are fewer than prompts, and nothing is lost."""
+    """With fewer slots than prompts nothing is lost."""
     import sampler
 
     slots = []
@@ -255,7 +258,7 @@ def test_logits_that_are_not_finite_stop_with_words(model):
 
 
 def test_looking_less_often_changes_nothing(model, monkeypatch):
-    """A GPU looks for finished rows every eight steps: what a row computes past its end is cut off."""
+    """A GPU looks for finished rows every eight steps: what a row adds after its end is cut off."""
     arguments = dict(
         num_generations=4,
         max_new_tokens=30,
