@@ -13,6 +13,7 @@ import argparse
 import dataclasses
 import difflib
 import errno
+import importlib
 import json
 import os
 import sys
@@ -203,6 +204,29 @@ def read_json_lines(path, flag="file", kind=(dict,)):
     for number, line in enumerate(read_text(path, flag).split("\n"), start=1):
         if line.strip():
             yield number, parse_json(line, f"{path} line {number}", kind)
+
+
+def import_function(name, flag):
+    """The function of a name MODULE:FUNCTION: the only place that runs code given by name.
+
+    The module may lie in the working directory or on the Python path. Raises BadInput.
+    """
+    module, _, function = name.partition(":")
+    if not module or not function:
+        raise BadInput(
+            f"{flag}: {name!r} is not known: --help lists the names, or give MODULE:FUNCTION for a "
+            "function of your own"
+        )
+    sys.path.insert(0, os.getcwd())
+    try:
+        value = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise BadInput(
+            f"{flag}: {name}: {error}: the module must be on the Python path and hold that function"
+        ) from error
+    if not callable(value):
+        raise BadInput(f"{flag}: {name} is not a function")
+    return value
 
 
 # ---- messages and failures ----

@@ -2,6 +2,8 @@
 
 import sys
 
+from tqdm import tqdm
+
 from checkpoint import is_embedded
 from cli import note, read_json_lines
 
@@ -89,6 +91,17 @@ def warnings_for(rows):
             "probabilities: try --dtype float32"
         )
     return warnings
+
+
+def open_bar(settings, first_step, runtime):
+    """A bar over steps for `show_progress`: on a terminal only, on the first process only."""
+    return tqdm(
+        total=settings.max_steps,
+        initial=first_step,
+        unit="step",
+        dynamic_ncols=True,
+        disable=None if runtime.is_main else True,  # None: tqdm looks for a terminal
+    )
 
 
 def show_progress(bar, rows, warned):

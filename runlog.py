@@ -6,6 +6,7 @@ This file imports no torch.
 import contextlib
 import dataclasses
 import hashlib
+import importlib.util
 import json
 import math
 import os
@@ -129,6 +130,19 @@ def sole_writer(path):
 
 
 # ---- the folder of a run ----
+
+
+def check_run(settings, free_to_change=()):
+    """Checks --output_dir, --resume and --report_to before anything is written. Raises BadInput."""
+    if settings.report_to != "none" and importlib.util.find_spec(settings.report_to) is None:
+        raise BadInput(
+            f"--report_to: {settings.report_to} is not installed: pip install {settings.report_to}"
+        )
+    if settings.resume and not settings.output_dir:
+        raise BadInput("--resume: needs --output_dir, the folder of the run to continue")
+    # The other processes might already see what the first one writes.
+    if settings.output_dir is not None and os.environ.get("RANK", "0") == "0":
+        check_output_dir(settings.output_dir, settings, free_to_change)
 
 
 def check_output_dir(output_dir, settings, free_to_change=()):

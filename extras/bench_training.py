@@ -10,6 +10,7 @@ import zlib
 
 import torch
 
+import rollout
 import train_grpo
 from chat import load_tokenizer
 from cli import BadInput
@@ -28,9 +29,8 @@ from extras.peers import (
 from extras.plan import sizes_of
 from kernels.logprob import token_logprobs
 from model import Model, pack_groups
-from rollouts import make_group, roll_out
 from seeding import hash64
-from styles import load_style
+from styles import judge_messages, load_style
 
 FULL_GRID = ",".join(
     f"{g}/{prompt}/{new}" for g in (4, 8, 16) for prompt in (256, 1024, 2048) for new in (128, 512)
@@ -289,6 +289,50 @@ def trl_trainer(settings, folder, groups, device, dtype, scratch, callback):
     )
 
 
+class Task:
+    """Pairs in one order, with a reward that needs no verdict."""
+
+    stops = ()
+
+    def __init__(self, tokenizer, style):
+        self.tokenizer = tokenizer
+        self.style = style
+
+    def messages(self, pair):
+        return judge_messages(self.style, pair.messages, *pair.answers)
+
+    def read(self, completion, opened_think):
+        return {"text": self.tokenizer.decode(completion.tokens)}
+
+    def rewards(self, groups):
+        return checksum_reward(None, [r["text"] for group in groups for r in group.records])
+
+
+def backward(policy, groups, options):
+    """Adds up the gradients of the loss of `groups`, as the loop of train_grpo.py does."""
+    totals = rollout.step_size(groups, policy.runtime)
+    batches, _ = rollout.micro_batches(groups, options, policy.runtime)
+    loss_sum = 0.0
+    for batch in batches:
+        logprobs, _ = policy.model.logprobs(batch.pack, options.temperature)
+        weights = train_grpo.sequence_weights(
+            batch.lengths, options.loss_type, *totals, options.max_completion_length
+        )
+        loss = train_grpo.grpo_loss(
+            logprobs,
+            logprobs.detach(),
+            batch.sampling_logprobs,
+            None,
+            batch.pack.sequence_ids,
+            batch.advantages,
+            weights,
+            options,
+        )
+        loss.backward()
+        loss_sum += loss.item()
+    return loss_sum
+
+
 def bench_step(settings, folder, device, dtype, limits):
     """TRL's trainer runs its loop; behind each of its steps a callback runs one of ours, with the same prompts. The first of each is not counted."""
     missing = [name for name in ("trl", "datasets") if importlib.util.find_spec(name) is None]
@@ -297,7 +341,8 @@ def bench_step(settings, folder, device, dtype, limits):
     from transformers import AutoModelForCausalLM, TrainerCallback
 
     tokenizer, style = load_tokenizer(folder), load_style("rrm")
-    groups = [make_group(item, [0, 1], tokenizer, style) for item in load_items(settings, 200)]
+    task = Task(tokenizer, style)
+    groups = [rollout.make_group(task, item, seed=0) for item in load_items(settings, 200)]
     groups = sorted(groups, key=lambda group: abs(len(group.prompt) - settings.prompt_tokens))[
         : settings.prompts
     ]
@@ -309,7 +354,6 @@ def bench_step(settings, folder, device, dtype, limits):
         num_generations=settings.generations,
         max_completion_length=settings.new_tokens,
         prompts_per_step=len(groups),
-        task="judge",
         scale_rewards="group",
         style="rrm",
         micro_batch_tokens=settings.micro_batch_tokens,
@@ -325,16 +369,18 @@ def bench_step(settings, folder, device, dtype, limits):
         )
 
         def sample():
-            roll_out(
-                policy,
-                groups,
-                [hash64(settings.seed, len(runs["ours"]), index) for index in range(len(groups))],
-                tokenizer,
-                style,
-                (),
-                options,
-            )
-            train_grpo.score(groups, checksum_reward, options)
+            for index, group in enumerate(groups):
+                group.seed = hash64(settings.seed, len(runs["ours"]), index)
+            rollout.sample(policy, task, groups, options.num_generations, options)
+            rewards = rollout.rewards(task, groups, options)
+            advantages = train_grpo.group_advantages(rewards, options.scale_rewards)
+            for group, own_advantages in zip(groups, advantages):
+                group.advantages = own_advantages.tolist()
+
+        def step():
+            sample()
+            loss = backward(policy, groups, options)
+            policy.step(optimizer, loss, options.max_grad_norm)
 
         class Turns(TrainerCallback):
             def on_step_begin(self, *_, **__):
@@ -352,29 +398,16 @@ def bench_step(settings, folder, device, dtype, limits):
                         "peak_bytes": max(0, memory_in_use(device, peak=True) - before),
                     }
                 )
-                runs["ours"].append(
-                    measure(
-                        lambda: (
-                            sample(),
-                            train_grpo.update(policy, None, optimizer, groups, options),
-                        ),
-                        device,
-                    )
-                )
+                runs["ours"].append(measure(step, device))
 
         trainer = trl_trainer(settings, folder, groups, device, dtype, scratch, Turns())
         sample()  # the check: our gradient of one group against its plain loss, on the same weights
-        size = (
-            len(groups[0].completions),
-            sum(len(completion.tokens) for completion in groups[0].completions),
-        )
-        train_grpo.accumulate(
-            policy, None, [[(groups[0], list(range(size[0])))]], [], size, options
-        )
+        size = len(groups[0].completions)
+        backward(policy, groups[:1], options)
 
         def plain(kind):
             peer = AutoModelForCausalLM.from_pretrained(folder, dtype=kind).to(device).eval()
-            return naive_gradients(peer, groups[0], size[0], options.importance_cap)
+            return naive_gradients(peer, groups[0], size, train_grpo.IMPORTANCE_CAP)
 
         exact = plain(torch.float32)
         gap = distance({name: weight.grad for name, weight in policy.masters.items()}, exact)

@@ -139,7 +139,7 @@ def work(jobs, reward, group_size, wait):
         prompts, completions = zip(*(job.items[index] for job, index in flat))
         try:
             rewards, error = (
-                reward(prompts, completions, known_spans=list(zip(ends, ends[1:]))),
+                reward(prompts, completions, spans=list(zip(ends, ends[1:]))),
                 None,
             )
         except Exception as caught:

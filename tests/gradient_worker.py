@@ -1,59 +1,40 @@
-"""Run by test_grpo.py, alone and under torchrun: gradients and losses of fixed rollouts."""
+"""Run by test_grpo.py, alone and under torchrun: gradients of fixed rollouts, written as JSON."""
 
 import json
 import sys
 
 import torch
-from test_grpo import ADVANTAGES, made_up_groups
+from loop import ADVANTAGES, load, made_up_groups, run_loop
 
-from distributed import Policy, load_model, start, unsharded
-from train_grpo import Settings, accumulate, micro_batches
+from distributed import start
 
 CASES = {
     f"{loss} {beta}": (dict(loss_type=loss, beta=beta), ADVANTAGES[:3])
     for loss in ("grpo", "dapo", "dr_grpo")
     for beta in (0.0, 0.1)
 }
-CASES["many packs"] = (
-    dict(micro_batch_tokens=1),
-    ADVANTAGES[:3],
-)  # 6 packs on one process, 3 on the other
-CASES["one group"] = (dict(), ADVANTAGES[:1])  # nothing at all on the second process
-CASES["many packs, beta"] = (
-    dict(micro_batch_tokens=1, beta=0.1),
-    ADVANTAGES[:3],
-)  # the reference is sharded as well
+# 6 micro-batches on one process, 3 on the other
+CASES["many packs"] = (dict(micro_batch_tokens=1), ADVANTAGES[:3])
+# the reference is sharded as well
+CASES["many packs, beta"] = (dict(micro_batch_tokens=1, beta=0.1), ADVANTAGES[:3])
+# nothing at all on the second process
+CASES["one group"] = (dict(), ADVANTAGES[:1])
 CASES["one group, beta"] = (dict(beta=0.1, gradient_checkpointing=True), ADVANTAGES[:1])
 torch.set_num_threads(1)
 
 with start("cpu", "float32") as runtime:
     results = {}
     for name, (changes, advantages) in CASES.items():
-        settings = Settings(temperature=0.8, max_completion_length=12, **changes)
-        policy = Policy(sys.argv[1], runtime, settings.gradient_checkpointing)
-        with policy.gathered() as model:  # the same rollouts on every process
-            groups = made_up_groups(
-                type("Whole", (), {"model": model}), advantages, temperature=0.8
-            )
-        reference = None
-        if settings.beta:
-            reference = load_model(sys.argv[1], runtime, torch.float32).requires_grad_(False)
-            with torch.no_grad():
-                (
-                    reference.norm.weight.to_local()
-                    if runtime.world_size > 1
-                    else reference.norm.weight
-                ).mul_(1.5)
-        lengths = [len(completion.tokens) for group in groups for completion in group.completions]
-        batches = list(
-            micro_batches(groups[runtime.rank :: runtime.world_size], settings.micro_batch_tokens)
+        groups = made_up_groups(load(sys.argv[1]), advantages, temperature=0.8)
+        seen = run_loop(
+            sys.argv[1], groups, runtime, scale_reference=1.5, temperature=0.8, **changes
         )
-        sums, _ = accumulate(policy, reference, batches, [], (len(lengths), sum(lengths)), settings)
-        gradient = torch.cat(
-            [unsharded(master.grad).flatten() for master in policy.masters.values()]
-        )
-        loss, *sums = runtime.sum(*sums.tolist())
-        results[name] = {"gradient": gradient.tolist(), "loss": loss, "sums": sums}
+        metrics = {key: value for key, value in seen.row.items() if "tim" not in key}
+        results[name] = {
+            "gradient": seen.gradients[0].tolist(),
+            "loss": metrics.pop("loss"),
+            "metrics": metrics,
+        }
     world, rank = runtime.world_size, runtime.rank
     sums = runtime.sum_by_name({"b": rank + 0.5, "a": 1})
     assert list(sums.items()) == [("b", 0.5 if world == 1 else 2.0), ("a", world)]
@@ -65,4 +46,5 @@ with start("cpu", "float32") as runtime:
         else:
             raise AssertionError("different names were summed")
     if runtime.is_main:
-        json.dump(results, open(sys.argv[2], "w"))
+        with open(sys.argv[2], "w") as file:
+            json.dump(results, file)

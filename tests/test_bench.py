@@ -15,7 +15,7 @@ from distributed import Policy, Runtime
 from extras import bench, bench_training, peers, plan
 from kernels.packed_attention import packed_attention
 from model import Config, Model, pack_groups
-from rollouts import Group
+from rollout import Group
 
 CPU = torch.device("cpu")
 SMALL = "--dtype float32 --repeats 1 --device cpu --json"
@@ -217,9 +217,9 @@ def test_the_plain_loss_of_the_step_is_the_trainers(folder):
     prompt = list(range(5, 25))
     group = Group(
         None,
-        None,
         [],
         prompt,
+        seed=0,
         completions=sampler.generate(model, [prompt], 3, 7)[0],
         advantages=[1.0, -0.5, -0.5],
     )
@@ -237,7 +237,7 @@ def test_the_plain_loss_of_the_step_is_the_trainers(folder):
         options = train_grpo.Settings(
             num_generations=3, max_completion_length=7, loss_type=loss_type
         )
-        train_grpo.accumulate(policy, None, [[(group, [0, 1, 2])]], [], (3, 17), options)
+        bench_training.backward(policy, [group], options)
         gaps.append(
             bench_training.distance(
                 {name: weight.grad for name, weight in policy.masters.items()}, reference

@@ -16,13 +16,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_models import COIN, make_model_folder, make_scripted_folder, make_tokenizer
 
+import judge_task
 import progress
 import train_grpo
 import train_sft
 from distributed import Policy, Runtime
 from extras import plot, train_dpo, view
+from judge_task import game_counts, game_rates
 from progress import progress_line, warnings_for
-from rollouts import game_counts, game_rates, token_pieces
+from rollout import token_pieces
 from runlog import record
 from sampler import Completion
 from styles import Style, load_style
@@ -52,7 +54,7 @@ def rows_of(folder):
 
 
 def grpo(**changes):
-    train_grpo.train(*train_grpo.check(train_grpo.Settings(**(SHORT | changes))))
+    train_grpo.main(train_grpo.Settings(**(SHORT | changes)))
 
 
 def weights(folder):
@@ -158,7 +160,7 @@ settings = train_grpo.Settings(
     output_dir=sys.argv[1], prompts_per_step=8, num_generations=4, max_completion_length=48,
     eval_every=0, device="cpu", max_steps=9,
 )
-cli.run(lambda: train_grpo.train(*train_grpo.check(settings)))
+cli.run(lambda: train_grpo.main(settings))
 """
 
 
@@ -276,11 +278,9 @@ def test_dpo_names_the_pairs(damaged, tmp_path, capsys):
 
 def test_a_reward_that_is_not_finite_is_refused_with_its_completion(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        train_grpo,
-        "load_reward",
-        lambda *_: (
-            lambda prompts, completions, **columns: [1.0] * 5 + [math.nan] * (len(prompts) - 5)
-        ),
+        judge_task,
+        "verdict_reward",
+        lambda prompts, **columns: [1.0] * 5 + [math.nan] * (len(prompts) - 5),
     )
     with pytest.raises(ValueError, match="--reward verdict: returned nan.*boxed"):
         grpo(output_dir=str(tmp_path / "run"), max_steps=1)

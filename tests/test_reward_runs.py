@@ -12,8 +12,8 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tiny"), str(ROOT / "runs/reward")]
 import student  # noqa: E402
 
-from cli import BadInput  # noqa: E402
-from rewards import final_answer, load_reward  # noqa: E402
+from cli import BadInput, import_function  # noqa: E402
+from rewards import final_answer  # noqa: E402
 
 rewards_tiny = importlib.import_module("runs.reward.rewards_tiny")
 SUM, DIFFERENCE = ([{"role": "user", "content": text}] for text in ("347+586", "92 minus 57"))
@@ -38,19 +38,19 @@ def in_root(monkeypatch):
     "name, expected", [("oracle", [1, 0, 1, 0, 1, 1, 0, 0]), ("majority", [1, 1, 1, 1, 1, 1, 0, 0])]
 )
 def test_rewards_by_name(in_root, name, expected):
-    reward = load_reward(f"runs.reward.rewards_tiny:{name}")
+    reward = import_function(f"runs.reward.rewards_tiny:{name}", "--reward")
     assert reward(prompts=[SUM] * 4 + [DIFFERENCE] * 4, completions=ANSWERS) == expected
 
 
 def test_an_exact_judge_ranks_right_before_wrong_and_other_names_are_refused(in_root):
-    reward = load_reward("runs.reward.rewards_tiny:fresh_100_win_rate")
-    values = reward(
+    reward = import_function("runs.reward.rewards_tiny:fresh_100_win_rate", "--reward")
+    values, _ = reward(
         prompts=[SUM] * 3, completions=["933", "923", "13,13,9: 923"]
     )  # each meets both others; the two wrong ones throw a coin
     assert values[0] == 1 and sorted(values[1:]) == [0, 0.5]
     for name in ("fresh_20", "fresh_075x", "fresh"):
         with pytest.raises(BadInput, match="50 to 100"):
-            load_reward(f"runs.reward.rewards_tiny:{name}")
+            import_function(f"runs.reward.rewards_tiny:{name}", "--reward")
 
 
 @pytest.mark.parametrize("kind", ["fresh", "fixed", "longer"])

@@ -19,6 +19,7 @@ from elo import elo
 from judge import Judge, as_pair
 from rewards import (
     answer_reward,
+    compare_groups,
     consistency_reward,
     cut_answers,
     draw_matches,
@@ -209,17 +210,16 @@ def test_identical_and_empty_answers_are_not_judged():
     reward = judge_reward(judge, opponents=9, scale="win_rate")
     assert reward(["q"] * 3, ["same", " same ", "<think>a</think>same"]) == [0.5] * 3
     assert reward(["q"] * 3, ["something", "", "<think>not finished"]) == [1.0, 0.25, 0.25]
-    assert judge.shown == [] and reward.last[0]["matches"] and reward.last[0]["games"] == 0
+    _, (group,) = compare_groups(judge, ["q"] * 3, ["something", "", "else"], opponents=9)
+    assert group.matches and group.num_games == 1 and len(judge.shown) == 1
     assert reward(["q"], ["alone"]) == [0.5]
 
 
 def test_a_game_without_verdict_is_a_draw_and_is_counted():
-    reward = judge_reward(OracleJudge(lambda first, second: None), opponents=3)
-    assert reward(["q"] * 4, list("abcd")) == [0.5] * 4
-    assert (
-        reward.last[0]["invalid"] == reward.last[0]["games"] == 6
-        and reward.last[0]["reliability"] == 0.0
-    )
+    judge = OracleJudge(lambda first, second: None)
+    rewards, (group,) = compare_groups(judge, ["q"] * 4, list("abcd"), opponents=3)
+    assert rewards == [0.5] * 4
+    assert group.num_invalid == group.num_games == 6 and group.reliability == 0.0
 
 
 def test_groups_are_judged_apart_and_in_any_shape_of_prompt():
@@ -258,7 +258,7 @@ def test_the_same_call_gives_the_same_rewards_and_trl_may_log():
     assert reward.__name__ == "judge_reward" and reward(["q"] * 5, answers) == reward(
         ["q"] * 5, answers, log_metric=logged.__setitem__
     )
-    assert logged["judge_reward/games"] == reward.last[0]["games"] <= num_matches(5, 2)
+    assert 0 < logged["judge_reward/games"] <= num_matches(5, 2)
 
 
 @pytest.fixture(scope="module")
@@ -292,21 +292,16 @@ def test_a_long_answer_keeps_its_end_and_fits(coin):
 
 
 def test_with_a_real_judge(coin):
-    reward = judge_reward(coin, opponents=3, max_completion_length=40)
+    options = dict(opponents=3, max_completion_length=40)
     prompts, completions = (
         ["what is 6 * 7?"] * 4,
         ["42", "<think>hm</think>43", "44", "the answer is 42 " * 100],
     )
-    values, told = reward(prompts, completions), reward.last[0]
-    assert (
-        told["cut"] == 1
-        and told["games"] == 6
-        and 0 <= told["invalid"] < 6
-        and sum(values) == pytest.approx(2)
-    )
-    assert {score for *_, score in told["matches"]} <= {0.0, 0.5, 1.0} and values == reward(
-        prompts, completions
-    )
+    values, (group,) = compare_groups(coin, prompts, completions, **options)
+    assert group.num_cut == 1 and group.num_games == 6 and 0 <= group.num_invalid < 6
+    assert sum(values) == pytest.approx(2)
+    assert {score for *_, score in group.matches} <= {0.0, 0.5, 1.0}
+    assert values == judge_reward(coin, **options)(prompts, completions)
 
 
 # ---- the other rewards ----
@@ -350,17 +345,17 @@ def test_consistency_leads_back_to_both_places_and_the_verdict_alone_does_not(p)
 
 
 def test_both_orders_of_a_pair_come_together():
-    from rollouts import pair_stream
+    from judge_task import comparison_stream
 
     pairs = [Pair(f"p{n}", [], ("a", "b"), n % 2) for n in range(6)]
-    stream = pair_stream(pairs, 0, both_orders=True)
+    stream = comparison_stream(pairs, 0, both_orders=True)
     epoch = [next(stream) for _ in range(12)]
-    assert sorted(pair.id for pair, _ in epoch[::2]) == [f"p{n}" for n in range(6)]
+    assert sorted(item.id for item in epoch[::2]) == [f"p{n}" for n in range(6)]
     assert all(
-        first == second and order == other[::-1]
-        for (first, order), (second, other) in zip(epoch[::2], epoch[1::2])
+        first.pair == second.pair and first.order == second.order[::-1]
+        for first, second in zip(epoch[::2], epoch[1::2])
     )
-    alone = pair_stream(pairs, 0)
+    alone = comparison_stream(pairs, 0)
     assert epoch[::2] == [next(alone) for _ in range(6)]
 
 
@@ -472,7 +467,7 @@ def test_a_judge_pays_a_solver_and_the_run_resumes(world):
             and row["grad_norm"] > 0
         )
     settings = json.loads((world / "whole" / "config.json").read_text())["settings"]
-    assert settings["task"] == "solve" and settings["scale_rewards"] == "none"
+    assert settings["scale_rewards"] == "none"
     group = json.loads((world / "whole" / "rollouts" / "2.jsonl").read_text().splitlines()[0])
     values, _ = match_rewards(group["matches"], 5)
     assert [completion["reward"] for completion in group["completions"]] == pytest.approx(
@@ -494,10 +489,8 @@ def test_a_judge_pays_a_solver_and_the_run_resumes(world):
 def test_a_function_of_ones_own_pays_a_solver(world):
     train(
         world,
-        "--task",
-        "solve",
         "--reward",
-        "likes_eight:reward",
+        "solve:likes_eight:reward",
         "--train_data",
         "asked.jsonl",
         "--max_steps",
@@ -542,20 +535,20 @@ def test_right_answers_pay_a_solver_and_are_evaluated(world):
 
 
 def test_metrics_of_judged_groups_by_hand():
-    from rollouts import Group, answer_counts, answer_rates
+    from rollout import Group
+    from solve_task import Exercise, SolveTask
 
-    judged = {
-        "matches": [[0, 1, 1.0], [2, 0, 0.5], [1, 2, 1.0]],
-        "games": 2,
-        "invalid": 1,
-        "cut": 1,
-        "reliability": 0.25,
-    }
-    games = [{"answered": True}, {"answered": True}, {"answered": False}]
-    group = Group(None, None, [], [], games=games, correct=[True, False, None], judged=judged)
-    rates = answer_rates(answer_counts([group, Group(None, None, [], [], games=games)]))
-    # one match sets right against wrong, and the right answer won it; the one with the verifier's error does not count
-    assert rates == {
+    matches = [[0, 1, 1.0], [2, 0, 0.5], [1, 2, 1.0]]
+    comparison = rewards.GroupMatches(
+        [], [], matches, num_cut=1, num_games=2, num_invalid=1, reliability=0.25
+    )
+    records = [{"answered": True}, {"answered": True}, {"answered": False}]
+    compared = Exercise(None, correct=[True, False, None], comparison=comparison)
+    groups = [Group(item, [], [], 0, records=records) for item in (compared, Exercise(None))]
+    task = SolveTask.__new__(SolveTask)
+    # one match sets right against wrong, and the right answer won it; the one with the verifier's
+    # error does not count
+    assert task.rates(task.counts(groups)) == {
         "reward/oracle": 1 / 3,
         "reward/checked": 1 / 2,
         "reward/verifier_error": 1 / 3,
@@ -584,7 +577,10 @@ BAD = {
         ["--train_data", "asked.jsonl", "answer"],
     ),
     "no opponents": ([*JUDGED, "--judge_opponents", "0"], ["--judge_opponents"]),
-    "verdicts of a solver": (["--task", "solve", "--train_data", "q.jsonl"], ["--task", "verdict"]),
+    "an unknown reward": (
+        ["--reward", "praise", "--train_data", "q.jsonl"],
+        ["--reward", "praise"],
+    ),
     "half a pair": (
         ["--reward", "consistency", "--train_data", "q.jsonl"],
         ["--prompts_per_step", "both orders"],

@@ -29,10 +29,9 @@ import chat  # noqa: E402
 import data  # noqa: E402
 import elo  # noqa: E402
 import judge as judge_command  # noqa: E402
-import rewards  # noqa: E402
 import tournament  # noqa: E402
 import train_grpo  # noqa: E402
-from cli import BadInput  # noqa: E402
+from cli import BadInput, import_function  # noqa: E402
 from endpoint import Endpoint  # noqa: E402
 from judge import Judge  # noqa: E402
 from styles import default_style, judge_messages, load_style
@@ -317,7 +316,7 @@ def test_nothing_runs_code_but_the_reward_of_ones_own():
         if (names := code_loading(path.read_text()))
     }
     assert found == {
-        "rewards.py": ["import_module"],
+        "cli.py": ["import_module"],
         "evaluate.py": ["import_module"],  # official benchmarks: a file of extras, by a fixed name
         "datafiles.py": ["load_dataset"],  # a hub dataset: no code since datasets 4
     }
@@ -333,11 +332,11 @@ def test_the_help_says_that_a_reward_of_ones_own_runs_code(tmp_path, monkeypatch
     (tmp_path / "trap.py").write_text("open('sprung', 'w')\ndef f(**columns): pass\n")
     for name in ("trap", "trap.f", ":trap", "trap:", "verdict", "../trap", "trap.py"):
         try:
-            rewards.load_reward(name)
+            import_function(name, "--reward")
         except BadInput:
             pass
     assert not (tmp_path / "sprung").exists()
-    rewards.load_reward("trap:f")
+    import_function("trap:f", "--reward")
     assert (tmp_path / "sprung").exists()  # this form alone, which is what it is for
     sys.modules.pop("trap")
 

@@ -75,9 +75,7 @@ def test_a_second_process_into_the_same_folder_or_file_is_refused(folder, coin, 
     ]
     runs = {
         "train": (
-            lambda arguments: train_grpo.train(
-                *train_grpo.check(cli.parse_settings(train_grpo.Settings, arguments))
-            ),
+            lambda arguments: train_grpo.main(cli.parse_settings(train_grpo.Settings, arguments)),
             [
                 "--train_data",
                 pairs,
@@ -231,7 +229,7 @@ def test_too_little_memory_names_what_to_lower(capsys):
 def test_the_three_training_commands_name_their_own_flags():
     for script in ("train_grpo.py", "train_sft.py", "extras/train_dpo.py"):
         advice = re.search(
-            r'lambda: train\(\*CHECKED\),\s*memory=((?:\s*"[^"]*")+)',
+            r'lambda: (?:train\(\*CHECKED\)|main\(.*\)),\s*memory=((?:\s*"[^"]*")+)',
             (ROOT / script).read_text(),
         )[1]
         fields = {
@@ -466,7 +464,7 @@ settings = train_grpo.Settings(
     output_dir=sys.argv[1], prompts_per_step=2, num_generations=4, max_completion_length=48,
     save_every=1, eval_every=0, device="cpu", dtype="float32", max_steps=9,
 )
-cli.run(lambda: train_grpo.train(*train_grpo.check(settings)))
+cli.run(lambda: train_grpo.main(settings))
 """
 
 
@@ -498,7 +496,7 @@ def test_a_lost_process_ends_the_other_and_one_alone_goes_on(tmp_path):
         max_steps=2,
         resume=True,
     )
-    train_grpo.train(*train_grpo.check(settings))
+    train_grpo.main(settings)
     rows = rows_of(tmp_path / "run")
     assert (
         [row["step"] for row in rows] == [1, 2]

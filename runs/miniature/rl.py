@@ -156,7 +156,7 @@ def grpo(
         folder,
         "--resume",
     ]
-    return folder / f"checkpoint-{steps}", command + ["--task", "judge"] * (reward != "verdict")
+    return folder / f"checkpoint-{steps}", command
 
 
 def default_judge(name="mixed", seed=0):

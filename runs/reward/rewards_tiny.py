@@ -1,10 +1,11 @@
 """Rewards for sums of the tiny world that know the right answer, or pretend to: what a judge as reward is held against.
 
-    python train_grpo.py --task solve --reward runs.reward.rewards_tiny:NAME --scale_rewards none ...        (from the repository's folder)
+    python train_grpo.py --reward solve:runs.reward.rewards_tiny:NAME --scale_rewards none ...        (from the repository's folder)
 
     oracle       1 for the right number, else 0
     majority     1 for the number that is most frequent in its group, else 0 (equally frequent ones: 1 each)
     coin         1 or 0, whatever the answer
+    tiny_elo     `judge_reward` with the embedded judge and another rating than `shrunk`; also tiny_win_rate
     fresh_75     `judge_reward` with a judge that prefers a right answer to a wrong one in 75 % of its games; each game errs for itself
     fixed_75     the same, but two answers to a question have one verdict, however often they meet: no number of games averages it out
     longer_75    in 2 * 25 % of its games the judge takes the longer answer, in the others the better one: 75 % where length says nothing
@@ -13,6 +14,7 @@ Between two right or two wrong answers these judges throw a coin (longer: in the
 from the real one: schedule, ratings and draws are those of rewards.py; fixed_75_elo or _win_rate takes another rating than `shrunk`.
 """
 
+import functools
 import random
 import re
 import sys
@@ -25,8 +27,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tiny")]
 import world  # noqa: E402
 
 from data import place  # noqa: E402
-from judge import as_pair
-from rewards import SCALES, final_answer, group_spans, judge_reward  # noqa: E402
+from judge import Judge, as_pair
+from rewards import SCALES, compare_groups, final_answer, group_spans  # noqa: E402
 from seeding import stable_hash  # noqa: E402
 from verdicts import BOTH_ORDERS, conclude  # noqa: E402
 
@@ -123,6 +125,26 @@ def draws(*keys):
     return lambda name: random.Random(stable_hash(*keys, name)).random()
 
 
+def compare_groups_of(judge, prompts, completions, scale, max_completion_length=1024, **columns):
+    """(rewards, GroupMatches): with the latter the trainer writes its metrics of the judge."""
+    return compare_groups(
+        judge, prompts, completions, scale=scale, max_completion_length=max_completion_length
+    )
+
+
+@functools.cache
+def tiny_judge():
+    return Judge("tiny", dtype="float32")
+
+
+def tiny_elo(prompts, completions, **columns):
+    return compare_groups_of(tiny_judge(), prompts, completions, "elo", 96)
+
+
+def tiny_win_rate(prompts, completions, **columns):
+    return compare_groups_of(tiny_judge(), prompts, completions, "win_rate", 96)
+
+
 def __getattr__(name):
     """Judges by name, such as fresh_75."""
     found = re.fullmatch(f"(fresh|fixed|longer)_(\\d{{2,3}})(?:_({'|'.join(SCALES)}))?", name)
@@ -130,4 +152,5 @@ def __getattr__(name):
         raise AttributeError(
             f"{name}: there are oracle, majority, coin, and fresh_, fixed_, longer_ with an accuracy of 50 to 100"
         )
-    return judge_reward(noisy_judge(found[1], int(found[2]) / 100), scale=found[3] or "shrunk")
+    judge = noisy_judge(found[1], int(found[2]) / 100)
+    return functools.partial(compare_groups_of, judge, scale=found[3] or "shrunk")

@@ -27,7 +27,7 @@ one() {  # NAME SEED flags: one run of the solver
     shift 2
     if [[ $name = forgetful* ]]; then policy=out/reward/forgetful/checkpoint-500; fi
     [ -d "out/reward/runs/$name-$seed/checkpoint-$STEPS" ] && return
-    python train_grpo.py --task solve --model "$policy" --train_data out/reward/questions.jsonl --eval_data out/reward/test.jsonl \
+    python train_grpo.py --model "$policy" --train_data out/reward/questions.jsonl --eval_data out/reward/test.jsonl \
         --eval_every 20 --eval_limit 400 --prompts_per_step 16 --num_generations 8 --max_completion_length 64 --max_steps "$STEPS" \
         --learning_rate 1e-4 --judge_max_completion_length 96 --dtype float32 --save_every 20 --resume --seed "$seed" \
         --output_dir "out/reward/runs/$name-$seed" "$@" 2> "out/reward/runs/$name-$seed.log" > /dev/null \
@@ -51,7 +51,7 @@ export -f one verdicts dpo
 export STEPS
 
 plan() {  # one run a line: a function and its arguments
-    local mine=runs.reward.rewards_tiny
+    local mine=solve:runs.reward.rewards_tiny
     for seed in $SEEDS; do
         case $1 in
         arms)
@@ -63,10 +63,10 @@ plan() {  # one run a line: a function and its arguments
         opponents) for d in 1 2 7; do echo "one judge_d$d $seed --reward judge --judge_model tiny --judge_opponents $d"; done ;;
         scales)
             for scale in win_rate elo; do
-                echo "one judge_${scale}_group $seed --reward judge --judge_model tiny --judge_scale $scale --scale_rewards group"
+                echo "one judge_${scale}_group $seed --reward $mine:tiny_$scale --scale_rewards group"
             done
-            echo "one judge_win_rate_none $seed --reward judge --judge_model tiny --judge_scale win_rate --scale_rewards none"
-            echo "one judge_shrunk_group $seed --reward judge --judge_model tiny --judge_scale shrunk --scale_rewards group" ;;
+            echo "one judge_win_rate_none $seed --reward $mine:tiny_win_rate --scale_rewards none"
+            echo "one judge_shrunk_group $seed --reward judge --judge_model tiny --scale_rewards group" ;;
         accuracy)
             for kind in $KINDS; do for p in $ACCURACIES; do
                 echo "one ${kind}_$p $seed --reward $mine:${kind}_$p --scale_rewards none"

@@ -18,7 +18,7 @@ from datasets import Dataset
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from judge import Judge  # noqa: E402
-from rewards import judge_reward, match_rewards, num_matches  # noqa: E402
+from rewards import compare_groups, match_rewards, num_matches  # noqa: E402
 
 QUESTIONS = [
     "What is the capital of France?",
@@ -34,9 +34,19 @@ def main(folder, num_generations=4, opponents=3):
     judge = Judge(
         folder, style=str(Path(__file__).with_name("short.txt")), device="cpu", dtype=torch.float32
     )
-    reward = judge_reward(
-        judge, opponents=opponents, group_size=num_generations, max_completion_length=24
-    )
+    last_groups = []
+
+    def reward(prompts, completions, **columns):  # judge_reward, but its matches are kept
+        rewards, last_groups[:] = compare_groups(
+            judge,
+            prompts,
+            completions,
+            opponents=opponents,
+            group_size=num_generations,
+            max_completion_length=24,
+        )
+        return rewards
+
     with tempfile.TemporaryDirectory() as scratch:
         options = trl.GRPOConfig(
             scratch,
@@ -74,14 +84,14 @@ def main(folder, num_generations=4, opponents=3):
             )
         )
     print("the groups of the last step:")
-    for group in reward.last:
+    for group in last_groups:
         print(
             json.dumps(
                 {
-                    "question": group["messages"][-1]["content"],
-                    "answers": group["answers"],
-                    "matches": group["matches"],
-                    "rewards": match_rewards(group["matches"], num_generations)[0],
+                    "question": group.messages[-1]["content"],
+                    "answers": group.answers,
+                    "matches": group.matches,
+                    "rewards": match_rewards(group.matches, num_generations)[0],
                 },
                 ensure_ascii=False,
             )

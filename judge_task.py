@@ -1,0 +1,289 @@
+r"""A judge in training: preference pairs become judging prompts, and its verdicts earn rewards.
+
+    comparison = Comparison(pair, order=[1, 0])     # answer 1 is shown first
+    comparison.right_verdict                        # 1 if answer 1 is the better one, else 2
+
+`JudgeTask` has what train_grpo.py and rollout.py need to know about a judge. `SolveTask` in
+solve_task.py has the same methods for a solver of questions, so neither caller asks which task it
+runs. Nothing here needs torch.
+"""
+
+import itertools
+import random
+from dataclasses import dataclass
+
+from cli import BadInput, import_function
+from data import Pair, balanced_orders, load_pairs
+from seeding import hash64, stable_hash
+from styles import format_rates, judge_messages, load_style
+from verdicts import (
+    BOTH_ORDERS,
+    as_row,
+    conclude,
+    parse_verdict,
+    read_completion,
+    verdict_counts,
+    verdict_rates,
+)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A pair as a judge reads it: the answer with index order[0] is shown first."""
+
+    pair: Pair
+    order: list
+
+    @property
+    def id(self):
+        return self.pair.id
+
+    @property
+    def answers(self):
+        """The answers in the order in which they are shown."""
+        return [self.pair.answers[index] for index in self.order]
+
+    @property
+    def right_verdict(self):
+        """The place of the better answer, counted from 1."""
+        return self.order.index(int(self.pair.label)) + 1
+
+    @property
+    def longer(self):
+        """The place of the longer answer, counted from 1; None if they are equally long."""
+        lengths = [len(answer) for answer in self.answers]
+        if lengths.count(max(lengths)) > 1:
+            return None
+        return lengths.index(max(lengths)) + 1
+
+
+def comparison_stream(pairs, seed, both_orders=False):
+    """Comparisons without end: each epoch shows every pair once, in a new random order.
+
+    Of the items 2k and 2k + 1, one has the better answer in the first place and the other has it
+    in the second. So a step is balanced as well as an epoch: a few unbalanced steps would teach a
+    weak judge to name one place, and then it has no variance left to learn from.
+    both_orders: each pair comes twice, in one order and then in the other.
+    """
+    for epoch in itertools.count():
+        orders = balanced_orders(pairs, seed=f"{seed}:{epoch}")
+        rng = random.Random(f"order:{seed}:{epoch}")
+        better_first, better_second = [], []
+        for index in rng.sample(range(len(pairs)), len(pairs)):
+            better_is_first = orders[index][0] == pairs[index].label
+            (better_first if better_is_first else better_second).append(index)
+        for couple in itertools.zip_longest(better_first, better_second):
+            couple = [index for index in couple if index is not None]
+            for index in rng.sample(couple, len(couple)):
+                yield Comparison(pairs[index], orders[index])
+                if both_orders:
+                    yield Comparison(pairs[index], orders[index][::-1])
+
+
+# ---- rewards ----
+
+
+def verdict_reward(prompts, completions, right_verdict, style, **columns):
+    """+1 for the right verdict, -1 for a wrong one and for none.
+
+    No extra reward for the format (RRM section 3.2; RM-R1 section 2.3.2).
+    completions: generated texts, with "<think>" in front where the prompt had opened it.
+    right_verdict: 1 or 2 for each completion. style: the judging style of each.
+    """
+    rewards = []
+    for text, right, name in zip(completions, right_verdict, style, strict=True):
+        rewards.append(1.0 if parse_verdict(text, name) == right else -1.0)
+    return rewards
+
+
+def consistency_reward(prompts, completions, right_verdict, style, pair, order, **columns):
+    """+1 where a verdict is right and its twin in the other order is right too, else -1.
+
+    The twin is the completion of equal number in the pair's other order (J1, arXiv 2505.10320).
+    A judge that names the first place with probability p, whatever it reads, is right half of the
+    time under verdict_reward for any p. So nothing corrects its position bias. Here both are right
+    with probability p (1 - p), so the gradient leads back to p = 1/2.
+    pair: a data.Pair for each completion. order: [0, 1] or [1, 0] for each.
+    Raises ValueError unless both orders of a pair have as many completions.
+    """
+    rewards = verdict_reward(prompts, completions, right_verdict, style)
+    indices_by_order = {}  # pair id -> the completions' indices in each order
+    for index, (item, shown) in enumerate(zip(pair, order, strict=True)):
+        indices_by_order.setdefault(item.id, ([], []))[shown[0]].append(index)
+    for name, (first, second) in indices_by_order.items():
+        if len(first) != len(second):
+            raise ValueError(
+                f"pair {name}: {len(first)} completions in one order, {len(second)} in the other: "
+                "the reward needs both orders"
+            )
+        for twins in zip(first, second):
+            worst = min(rewards[index] for index in twins)
+            for index in twins:
+                rewards[index] = worst
+    return rewards
+
+
+# ---- metrics ----
+
+
+def game_counts(records, style):
+    """`verdict_counts`, thinking tokens of valid verdicts and, for RM-R1's style, its format.
+
+    Returns {name: number}, always with the same names in the same order.
+    """
+    counts = verdict_counts(records)
+    valid = [record for record in records if record["verdict"] is not None]
+    counts["thinking"] = sum(record["think_tokens"] for record in valid)
+    if "<type>" in style.system + style.user:
+        rates = format_rates([record["text"] for record in records])
+        counts |= {name: rate * len(records) for name, rate in rates.items()}
+    return counts
+
+
+def game_rates(counts):
+    """`verdict_rates`, judge/think_length (mean thinking tokens of valid verdicts), format."""
+    rates = verdict_rates(counts)
+    rates["judge/think_length"] = counts["thinking"] / max(1, counts["valid"])
+    for name in counts:
+        if name.startswith("judge/"):
+            rates[name] = counts[name] / max(1, counts["games"])
+    return rates
+
+
+# ---- the task ----
+
+
+class JudgeTask:
+    """Learns to judge: what a step of train_grpo.py asks for, group by group."""
+
+    embedded_data = ("train.jsonl", "test.jsonl")  # beside the embedded model
+
+    def __init__(self, settings):
+        """Checks the settings and loads the pairs. Raises BadInput."""
+        self.settings = settings
+        self.style = load_style(settings.style)
+        self.both_orders = settings.reward == "consistency"
+        self.adjacent_groups = 1  # so many groups side by side must be on one process
+        if self.both_orders:
+            self.adjacent_groups = len(BOTH_ORDERS)
+        if settings.prompts_per_step % self.adjacent_groups:
+            raise BadInput(
+                f"--prompts_per_step: {settings.prompts_per_step} is odd: with --reward "
+                "consistency every pair comes in both orders"
+            )
+        if settings.judge_model or settings.judge_base_url or settings.judge_style:
+            raise BadInput(
+                "--judge_model, --judge_base_url, --judge_style: go with --reward judge, not "
+                f"{settings.reward}"
+            )
+        own_rewards = {"verdict": verdict_reward, "consistency": consistency_reward}
+        self.reward_function = own_rewards.get(settings.reward)
+        if self.reward_function is None:
+            self.reward_function = import_function(settings.reward, "--reward")
+
+    def load_items(self, name, flag, split):
+        """The labelled pairs of --train_data or --eval_data. Raises BadInput if there is none."""
+        pairs = [pair for pair in load_pairs(name, split) if pair.label is not None]
+        if not pairs:
+            use = "training" if flag == "--train_data" else "evaluation"
+            raise BadInput(
+                f"{flag}: {name}: no pair has a label: {use} needs to know the better answer"
+            )
+        return pairs
+
+    def load(self, tokenizer, stops, runtime):
+        """What the methods below need beyond settings, once torch is there."""
+        self.tokenizer = tokenizer
+        self.stops = stops
+
+    @property
+    def checkpoint_style(self):
+        """The judging prompt that a checkpoint was trained with."""
+        return self.settings.style
+
+    def stream(self, pairs):
+        return comparison_stream(pairs, self.settings.seed, self.both_orders)
+
+    def all_prompts(self, pair):
+        """The messages of every prompt that this pair may become."""
+        return [self.messages(Comparison(pair, order)) for order in BOTH_ORDERS]
+
+    def messages(self, comparison):
+        return judge_messages(self.style, comparison.pair.messages, *comparison.answers)
+
+    def read(self, completion, opened_think):
+        """The record of a completion: verdict, status, text, tokens, think_tokens."""
+        return read_completion(self.tokenizer, completion, self.style, opened_think, self.stops)
+
+    def rewards(self, groups):
+        """One reward for each completion, group after group."""
+        columns = {"prompts": [], "completions": []}
+        columns |= {"right_verdict": [], "style": [], "pair": [], "order": []}
+        for group in groups:
+            for record in group.records:
+                columns["prompts"].append(group.messages)
+                columns["completions"].append(record["text"])
+                columns["right_verdict"].append(group.item.right_verdict)
+                columns["style"].append(self.settings.style)
+                columns["pair"].append(group.item.pair)
+                columns["order"].append(group.item.order)
+        return self.reward_function(**columns)
+
+    def describe(self, group):
+        """How the group's line in rollouts/STEP.jsonl begins."""
+        return {
+            "id": group.item.id,
+            "order": group.item.order,
+            "right_verdict": group.item.right_verdict,
+        }
+
+    # metrics: counts are summed over processes, then become rates
+
+    def counts(self, groups):
+        records = []
+        for group in groups:
+            places = {"right": group.item.right_verdict, "longer": group.item.longer}
+            records += [record | places for record in group.records]
+        return game_counts(records, self.style)
+
+    def rates(self, counts):
+        return game_rates(counts)
+
+    # evaluation: every held-out pair once in each order
+
+    def eval_items(self, pairs):
+        """[(comparison, seed of its sampling), ...]: equal to those of `Judge.judge`."""
+        items = []
+        for pair in pairs:
+            for order in BOTH_ORDERS:
+                seed = hash64(self.settings.seed, stable_hash(pair.id), order[0])
+                items.append((Comparison(pair, order), seed))
+        return items
+
+    def judgments(self, groups):
+        """[(pair, Judgment), ...] of evaluated groups; those of a pair stand side by side."""
+        judgments = []
+        for _, same_pair in itertools.groupby(groups, key=lambda group: group.item.id):
+            games = []
+            for group in same_pair:
+                games += [{"order": list(group.item.order)} | record for record in group.records]
+            judgments.append((group.item.pair, conclude(games)))
+        return judgments
+
+    def eval_rows(self, groups):
+        rows = []
+        for pair, judgment in self.judgments(groups):
+            row = {"id": pair.id, "messages": pair.messages}
+            row |= {"answers": pair.answers, "label": pair.label}
+            rows.append(row | as_row(judgment))
+        return rows
+
+    def eval_counts(self, groups, folder):
+        judgments = [judgment for _, judgment in self.judgments(groups)]
+        counts = self.counts(groups)
+        counts["pairs"] = len(judgments)
+        counts["consistent"] = sum(bool(judgment.consistent) for judgment in judgments)
+        return counts
+
+    def eval_rates(self, counts):
+        return self.rates(counts) | {"judge/consistency": counts["consistent"] / counts["pairs"]}

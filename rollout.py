@@ -1,0 +1,369 @@
+"""The rollouts of a step: groups, sampling, micro-batches, metrics, files.
+
+A group is one prompt and its completions. What a prompt is, how a completion is read and what it
+earns, a task decides: judge_task.py or solve_task.py. Nothing here depends on which one runs.
+"""
+
+import itertools
+import math
+from dataclasses import dataclass, field
+
+import torch
+
+from chat import decode_completion, encode_chat, opens_think
+from cli import BadInput, note
+from model import Pack, pack_groups
+from runlog import json_lines, write_atomically
+from sampler import generate
+
+
+@dataclass
+class Group:
+    """One prompt of a step and its completions; the lists have one entry for each completion."""
+
+    item: object  # of the task: a Comparison or an Exercise
+    messages: list  # the prompt as messages
+    prompt: list  # its token ids
+    seed: int  # of its sampling
+    completions: list = field(default_factory=list)  # sampler.Completion
+    records: list = field(default_factory=list)  # what the task reads in them, dicts with "text"
+    rewards: list = field(default_factory=list)
+    advantages: list = field(default_factory=list)
+
+
+def make_group(task, item, seed):
+    messages = task.messages(item)
+    return Group(item, messages, encode_chat(task.tokenizer, messages), seed)
+
+
+def own_indices(task, settings, runtime):
+    """Which of a step's prompts belong to this process.
+
+    Groups are never divided, so advantages need no communication.
+    """
+    indices = range(settings.prompts_per_step)
+    owners = [index // task.adjacent_groups % runtime.world_size for index in indices]
+    return [index for index in indices if owners[index] == runtime.rank]
+
+
+def longest_prompt(config, settings):
+    """How many tokens of a prompt the model's context can hold. Raises BadInput if none."""
+    context = config.raw.get("max_position_embeddings", 2**31)
+    if context - settings.max_completion_length < 1:
+        raise BadInput(
+            f"--max_completion_length: {settings.max_completion_length} leaves no room for a "
+            "prompt in the model's context"
+        )
+    return context - settings.max_completion_length
+
+
+def drop_long(task, items, limit, flag):
+    """Leaves out items with a prompt of more than `limit` tokens, and says how many.
+
+    Raises BadInput if none is left.
+    """
+
+    def fits(messages):
+        num_bytes = sum(len(message["content"].encode()) for message in messages)
+        if num_bytes + 1024 < limit:  # no text has more tokens than bytes
+            return True
+        return len(encode_chat(task.tokenizer, messages)) <= limit
+
+    kept = [item for item in items if all(fits(prompt) for prompt in task.all_prompts(item))]
+    if len(kept) < len(items):
+        note(
+            f"{flag}: {len(items) - len(kept)} of {len(items)} dropped: their prompt is longer "
+            f"than {limit} tokens"
+        )
+    if items and not kept:
+        raise BadInput(
+            f"{flag}: every prompt is longer than {limit} tokens: lower --max_completion_length "
+            "or use a model of longer context"
+        )
+    return kept
+
+
+# ---- sampling ----
+
+
+def sample(policy, task, groups, num_generations, settings):
+    """Samples the completions of this process's groups; the task reads them."""
+    with policy.gathered() as model:
+        results = generate(
+            model,
+            [group.prompt for group in groups],
+            num_generations,
+            settings.max_completion_length,
+            settings.temperature,
+            stop_token_ids=task.stops,
+            seed=[group.seed for group in groups],
+        )
+    for group, completions in zip(groups, results):
+        opened = opens_think(task.tokenizer, group.prompt)
+        group.completions = completions
+        group.records = [task.read(completion, opened) for completion in completions]
+
+
+def rewards(task, groups, settings):
+    """The task's rewards of this process's groups, (groups, num_generations) in fp32.
+
+    Raises ValueError for a reward that is missing or not a finite number.
+    """
+    if not groups:
+        return torch.zeros(0, settings.num_generations)
+    values = task.rewards(groups)
+    completions = [(group, record) for group in groups for record in group.records]
+    if len(values) != len(completions):
+        raise ValueError(
+            f"--reward {settings.reward}: returned {len(values)} rewards for "
+            f"{len(completions)} completions"
+        )
+    for value, (group, record) in zip(values, completions):
+        # A group with a NaN would pass for one with equal rewards.
+        if not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise ValueError(
+                f"--reward {settings.reward}: returned {value}, which is no finite number, for "
+                f"{record['text'][:200]!r} after {group.messages!r:.200}"
+            )
+    return torch.tensor(values, dtype=torch.float32).view(len(groups), -1)
+
+
+def add_logprobs(task, group):
+    """Adds the tokens' log-probs to the records of one group, as [[text, log-prob], ...]."""
+    opened = opens_think(task.tokenizer, group.prompt)
+    for record, completion in zip(group.records, group.completions):
+        record["logprobs"] = token_pieces(task.tokenizer, completion, opened, task.stops)
+
+
+def token_pieces(tokenizer, completion, opened_think, stops):
+    """[[text, log-prob], ...] of a completion's tokens; the texts join to that of its record.
+
+    Tokens that make a character only together, or nothing alone, form one piece with the sum of
+    their log-probs. A token is decoded after the piece before it: it may need a space from there.
+    """
+    tokens = completion.tokens
+    if tokens[-1] in stops:
+        tokens = tokens[:-1]
+    pieces = [["<think>", 0.0]] if opened_think else []
+    previous, start, total = 0, 0, 0.0  # where the previous piece and this one start
+    for end, logprob in enumerate(completion.logprobs[: len(tokens)], start=1):
+        total += logprob
+        known = decode_completion(tokenizer, tokens[previous:start], ())
+        text = decode_completion(tokenizer, tokens[previous:end], ())
+        is_whole = len(text) > len(known) and not text.endswith("\ufffd")
+        if is_whole or end == len(tokens):
+            pieces.append([text[len(known) :], round(total, 3)])
+            previous, start, total = start, end, 0.0
+    return pieces
+
+
+# ---- micro-batches ----
+
+
+@dataclass
+class MicroBatch:
+    """The completions of one forward pass. Sequences are completions, targets are their tokens."""
+
+    pack: Pack
+    advantages: torch.Tensor  # (sequences,)
+    lengths: torch.Tensor  # (sequences,) tokens of each completion
+    sampling_logprobs: torch.Tensor  # (targets,) as the sampler computed them
+    old_logprobs: torch.Tensor | None = None  # (targets,) of the first update on these rollouts
+    ref_logprobs: torch.Tensor | None = None  # (targets,) of the reference model
+    is_filler: bool = False  # counts for nothing, but the other processes need this pass
+
+
+def step_size(groups, runtime):
+    """(sequences, tokens) of the whole step, over all processes."""
+    lengths = [len(completion.tokens) for group in groups for completion in group.completions]
+    return runtime.sum(len(lengths), sum(lengths))
+
+
+def micro_batches(groups, settings, runtime):
+    """(this process's MicroBatches of about micro_batch_tokens tokens, whether they teach).
+
+    A group with equal rewards teaches nothing at beta 0, so it is left out. If that leaves no
+    group on any process, all groups come back, to be measured only.
+    """
+    useful = [group for group in groups if settings.beta > 0 or any(group.advantages)]
+    learns = runtime.max(len(useful)) > 0
+    chosen = useful if learns else groups
+    batches = []
+    for chunk in chunks(chosen, settings.micro_batch_tokens):
+        batches.append(micro_batch(chunk, runtime.device))
+    # Gathering sharded weights needs every process, in the same order.
+    for _ in range(len(batches), int(runtime.max(len(batches)))):
+        zero = torch.zeros(1, device=runtime.device)
+        pack = pack_groups([([0], [[0]])], runtime.device)
+        batches.append(MicroBatch(pack, zero, zero + 1, zero, is_filler=True))
+    return batches, learns
+
+
+def chunks(groups, budget):
+    """Cuts groups into chunks of about `budget` tokens: lists of (group, [completion index, ...]).
+
+    A prompt is repeated only where its group is cut.
+    """
+    chunk, size = [], 0
+    for group in groups:
+        for index, completion in enumerate(group.completions):
+            cost = len(completion.tokens)
+            if not chunk or chunk[-1][0] is not group:
+                cost += len(group.prompt)
+            if chunk and size + cost > budget:
+                yield chunk
+                chunk, size = [], 0
+                cost = len(completion.tokens) + len(group.prompt)
+            if not chunk or chunk[-1][0] is not group:
+                chunk.append((group, []))
+            chunk[-1][1].append(index)
+            size += cost
+    if chunk:
+        yield chunk
+
+
+def micro_batch(chunk, device):
+    packed, advantages, lengths, sampling_logprobs = [], [], [], []
+    for group, indices in chunk:
+        completions = [group.completions[index] for index in indices]
+        packed.append((group.prompt, [completion.tokens for completion in completions]))
+        advantages += [group.advantages[index] for index in indices]
+        for completion in completions:
+            lengths.append(float(len(completion.tokens)))
+            sampling_logprobs += completion.logprobs
+    return MicroBatch(
+        pack_groups(packed, device),
+        torch.tensor(advantages, device=device),
+        torch.tensor(lengths, device=device),
+        torch.tensor(sampling_logprobs, device=device),
+    )
+
+
+def add_ref_logprobs(batches, reference, settings):
+    if reference is None:
+        return
+    for batch in batches:
+        with torch.no_grad():
+            batch.ref_logprobs, _ = reference.logprobs(batch.pack, settings.temperature)
+
+
+# ---- metrics and files ----
+
+
+def group_counts(groups):
+    """What this process saw of a step: {name: number}, to be summed over processes."""
+    completions = [completion for group in groups for completion in group.completions]
+    rewards = [reward for group in groups for reward in group.rewards]
+    num_tokens = sum(len(completion.tokens) for completion in completions)
+    equal = [max(group.rewards) - min(group.rewards) <= 1e-6 for group in groups]
+    return {
+        "groups": len(groups),
+        "completions": len(completions),
+        "reward": sum(rewards),
+        "reward_std": sum(torch.tensor(group.rewards).std().item() for group in groups),
+        "equal_rewards": sum(equal),
+        "completion_tokens": num_tokens,
+        "prompt_tokens": sum(len(group.prompt) for group in groups),
+        "cut_off": sum(completion.finish_reason == "length" for completion in completions),
+    }
+
+
+def step_metrics(task, groups, batches, token_sums, grad_norm, settings, runtime):
+    """The metrics of one step from what each process saw of it.
+
+    token_sums: {name: sum over this process's tokens}, of all updates (train_grpo.token_sums).
+    """
+    step = runtime.sum_by_name(group_counts(groups))
+    names = "loss", "tokens", "entropy", "clipped_low", "clipped_high", "kl", "logp_diff"
+    tokens = runtime.sum_by_name({name: token_sums.get(name, 0.0) for name in names})
+    scored = max(tokens["tokens"], 1)
+    gaps = [0.0]  # between trainer and sampler
+    for batch in batches:
+        if not batch.is_filler:
+            gaps.append((batch.old_logprobs - batch.sampling_logprobs).abs().max().item())
+    metrics = {
+        "loss": tokens["loss"],
+        "reward": step["reward"] / step["completions"],
+        "reward_std": step["reward_std"] / step["groups"],
+        "frac_reward_zero_std": step["equal_rewards"] / step["groups"],
+        "kl": tokens["kl"] / scored,
+        "entropy": tokens["entropy"] / scored,
+        "clip_ratio/low_mean": tokens["clipped_low"] / scored,
+        "clip_ratio/high_mean": tokens["clipped_high"] / scored,
+        "completions/mean_length": step["completion_tokens"] / step["completions"],
+        "completions/clipped_ratio": step["cut_off"] / step["completions"],
+        "grad_norm": grad_norm,
+        "learning_rate": settings.learning_rate,
+        "num_tokens": step["completion_tokens"] + step["prompt_tokens"],
+    }
+    metrics |= task.rates(runtime.sum_by_name(task.counts(groups)))
+    metrics["sampling/logp_diff_mean"] = tokens["logp_diff"] / scored
+    metrics["sampling/logp_diff_max"] = runtime.max(max(gaps))
+    return metrics
+
+
+def timings(times, metrics, settings):
+    """Seconds of a step from its four moments: start, sampled, rewarded, updated."""
+    start, sampled, rewarded, updated = times
+    num_completions = settings.prompts_per_step * settings.num_generations
+    num_tokens = metrics["completions/mean_length"] * num_completions
+    return {
+        "step_time": updated - start,
+        "timing/rollout": sampled - start,
+        "timing/reward": rewarded - sampled,
+        "timing/update": updated - rewarded,
+        "timing/tokens_per_second": num_tokens / (updated - start),
+    }
+
+
+def write_rollouts(path, task, groups, runtime):
+    """One line for each group: the prompt once, then what became of each completion.
+
+    The first group has its tokens' log-probs as well. Those of all would take most of the space.
+    """
+    if runtime.is_main:
+        add_logprobs(task, groups[0])
+    rows = []
+    for group in groups:
+        completions = []
+        for record, completion, reward, advantage in zip(
+            group.records, group.completions, group.rewards, group.advantages
+        ):
+            outcome = {"reward": reward, "advantage": advantage}
+            outcome["finish_reason"] = completion.finish_reason
+            completions.append(record | outcome)
+        row = task.describe(group)
+        rows.append(row | {"prompt": group.messages, "completions": completions})
+    write_rows(path, rows, runtime)
+
+
+def write_rows(path, own_rows, runtime):
+    """A JSON-lines file of every process's rows, in the order in which they were dealt out."""
+    rows_by_process = runtime.gather(own_rows)
+    if not runtime.is_main:
+        return
+    rows = []
+    for round_of_rows in itertools.zip_longest(*rows_by_process):
+        rows += [row for row in round_of_rows if row is not None]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json_lines(rows))
+
+
+def evaluate(policy, task, items, settings, path):
+    """One completion for each held-out prompt; the items are shared out over the processes.
+
+    Writes what came out to `path`, and returns metrics under eval/.
+    """
+    runtime = policy.runtime
+    own_items = task.eval_items(items[runtime.rank :: runtime.world_size])
+    groups = [make_group(task, item, seed) for item, seed in own_items]
+    sample(policy, task, groups, 1, settings)
+    write_rows(path, task.eval_rows(groups), runtime)
+    runtime.barrier()  # the file is there
+    own_counts = task.eval_counts(groups, path.parent)
+    own_counts["eval_completions"] = len(groups)
+    own_counts["eval_tokens"] = sum(len(group.completions[0].tokens) for group in groups)
+    counts = runtime.sum_by_name(own_counts)
+    metrics = task.eval_rates(counts)
+    metrics["completions/mean_length"] = counts["eval_tokens"] / counts["eval_completions"]
+    return {f"eval/{name}": value for name, value in metrics.items()}

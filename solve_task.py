@@ -1,0 +1,325 @@
+"""A solver in training: questions are asked as they are, and answers earn rewards.
+
+    answer                  1 for an answer that equals the question's reference, else 0
+    judge                   a pairwise judge compares the answers of a group (rewards.py)
+    solve:MODULE:FUNCTION   a function of the user's own
+
+`SolveTask` has the methods of `JudgeTask` in judge_task.py, so train_grpo.py and rollout.py run
+either without asking which one it is.
+"""
+
+import importlib.util
+import itertools
+import random
+from dataclasses import dataclass
+
+from chat import decode_completion
+from checkpoint import check_model_folder, resolve_model
+from cli import BadInput, import_function, note, read_json_lines
+from data import Question, load_questions
+from rewards import (
+    GroupMatches,
+    answer_reward,
+    compare_groups,
+    cut_answers,
+    final_answer,
+    num_matches,
+)
+from seeding import hash64, stable_hash
+from styles import default_style, load_style
+
+JUDGE_SCALE = "shrunk"  # from matches to rewards: see match_rewards in rewards.py
+
+
+@dataclass
+class Exercise:
+    """A question of a step, and how the completions of its group did."""
+
+    question: Question
+    correct: list | None = (
+        None  # equals the reference? one entry a completion; None: verifier failed
+    )
+    comparison: GroupMatches | None = None  # where a judge compared the answers
+
+
+class SolveTask:
+    """Learns to solve: what a step of train_grpo.py asks for, group by group."""
+
+    embedded_data = None  # the embedded model has pairs only
+    adjacent_groups = 1  # so many groups side by side must be on one process
+    checkpoint_style = None  # a solver's checkpoint has no judging prompt
+
+    def __init__(self, settings):
+        """Checks the settings and imports a reward function. Raises BadInput."""
+        self.settings = settings
+        if importlib.util.find_spec("math_verify") is None:
+            raise BadInput(
+                f"--reward {settings.reward}: checking answers needs the package math-verify: "
+                "pip install math-verify"
+            )
+        self.judge = None
+        if settings.reward == "judge":
+            check_judge(settings)
+            return
+        if settings.judge_model or settings.judge_base_url or settings.judge_style:
+            raise BadInput(
+                "--judge_model, --judge_base_url, --judge_style: go with --reward judge, not "
+                f"{settings.reward}"
+            )
+        self.reward_function = answer_reward
+        if settings.reward != "answer":
+            name = settings.reward.removeprefix("solve:")
+            self.reward_function = import_function(name, "--reward")
+
+    def load_items(self, name, flag, split):
+        """The questions of --train_data or --eval_data. Raises BadInput if there is none."""
+        questions = load_questions(name, split)
+        use = "training" if flag == "--train_data" else "evaluation"
+        if self.settings.reward == "answer" or use == "evaluation":
+            answered = [question for question in questions if question.answer is not None]
+            if 0 < len(answered) < len(questions):
+                num_left_out = len(questions) - len(answered)
+                note(f"{flag}: {num_left_out} questions without an answer left out")
+            questions = answered
+        if not questions:
+            raise BadInput(
+                f"{flag}: {name}: no question has an answer: {use} needs one to compare with"
+            )
+        return questions
+
+    def load(self, tokenizer, stops, runtime):
+        """What the methods below need beyond settings: here, the judge that compares answers."""
+        self.tokenizer = tokenizer
+        self.stops = stops
+        settings = self.settings
+        if settings.reward != "judge":
+            return
+        from judge import Judge
+
+        self.judge = Judge(
+            settings.judge_model,
+            style=settings.judge_style,
+            base_url=settings.judge_base_url,
+            device=runtime.device,
+            dtype=runtime.dtype,
+            seed=settings.seed,
+        )
+        matches = num_matches(settings.num_generations, settings.judge_opponents)
+        note(
+            f"judge: {matches} matches a group, at most {matches * settings.prompts_per_step} "
+            "judgments a step"
+        )
+
+    def stream(self, questions):
+        """Exercises without end: each epoch asks every question once, in a new random order."""
+        for epoch in itertools.count():
+            rng = random.Random(f"order:{self.settings.seed}:{epoch}")
+            for question in rng.sample(questions, len(questions)):
+                yield Exercise(question)
+
+    def all_prompts(self, question):
+        """The messages of every prompt that this question may become."""
+        return [question.messages]
+
+    def messages(self, exercise):
+        return exercise.question.messages
+
+    def read(self, completion, opened_think):
+        """The record of a completion: text, tokens, answered (it ended, after its thinking)."""
+        opening = "<think>" if opened_think else ""
+        text = opening + decode_completion(self.tokenizer, completion.tokens, self.stops)
+        return {
+            "text": text,
+            "tokens": len(completion.tokens),
+            "answered": completion.finish_reason == "stop" and final_answer(text) != "",
+        }
+
+    def rewards(self, groups):
+        """One reward for each completion, group after group; fills in the groups' Exercises."""
+        columns = {"prompts": [], "completions": []}
+        columns |= {"answer": [], "correct": [], "question": []}
+        for group in groups:
+            check_answers_of(group)
+            size = len(group.records)
+            question = group.item.question
+            columns["prompts"] += [group.messages] * size
+            columns["completions"] += [record["text"] for record in group.records]
+            columns["answer"] += [question.answer] * size
+            columns["correct"] += group.item.correct or [None] * size
+            columns["question"] += [question] * size
+        if self.judge is None:
+            result = self.reward_function(**columns)
+        else:
+            result = self.compare(columns)
+        if not isinstance(result, tuple):
+            return result
+        rewards, comparisons = result  # of a judge, or of a function that calls compare_groups
+        for group, comparison in zip(groups, comparisons, strict=True):
+            group.item.comparison = comparison
+        return rewards
+
+    def compare(self, columns):
+        return compare_groups(
+            self.judge,
+            columns["prompts"],
+            columns["completions"],
+            opponents=self.settings.judge_opponents,
+            scale=JUDGE_SCALE,
+            group_size=self.settings.num_generations,
+            seed=self.settings.seed,
+            max_completion_length=self.settings.judge_max_completion_length,
+        )
+
+    def describe(self, group):
+        """How the group's line in rollouts/STEP.jsonl begins."""
+        exercise = group.item
+        return {
+            "id": exercise.question.id,
+            "answer": exercise.question.answer,
+            "correct": exercise.correct,
+            "matches": exercise.comparison and exercise.comparison.matches,
+        }
+
+    # metrics: counts are summed over processes, then become rates
+
+    def counts(self, groups):
+        """Counts over completions and a judge's games: the same names in the same order always."""
+        checked = [right for group in groups for right in group.item.correct or []]
+        records = [record for group in groups for record in group.records]
+        comparisons = [group.item.comparison for group in groups if group.item.comparison]
+        shares = [share for group in groups for share in shares_of_right_answers(group.item)]
+        return {
+            "completions": len(records),
+            "checked": len(checked),
+            "right": sum(right is True for right in checked),
+            "errors": sum(right is None for right in checked),
+            "unanswered": sum(not record["answered"] for record in records),
+            "compared_groups": len(comparisons),
+            "matches": sum(len(comparison.matches) for comparison in comparisons),
+            "games": sum(comparison.num_games for comparison in comparisons),
+            "invalid": sum(comparison.num_invalid for comparison in comparisons),
+            "cut": sum(comparison.num_cut for comparison in comparisons),
+            "reliability": sum(comparison.reliability for comparison in comparisons),
+            "decided": len(shares),
+            "shares": sum(shares),
+        }
+
+    def rates(self, counts):
+        """The reward/... metrics of `counts`; 0.0 where there is nothing to divide by.
+
+        oracle: share of right completions among those whose question has a reference (checked:
+        the share of these). judge_accuracy: what the judge gave to the right answer in a match
+        against a wrong one; a draw counts half. judge_matches, judge_games: numbers of the step;
+        identical and empty answers are not judged. judge_reliability: mean over groups
+        (`match_rewards`).
+        """
+
+        def share(part, total):
+            return counts[part] / counts[total] if counts[total] else 0.0
+
+        return {
+            "reward/oracle": share("right", "checked"),
+            "reward/checked": share("checked", "completions"),
+            "reward/verifier_error": share("errors", "checked"),
+            "reward/unanswered": share("unanswered", "completions"),
+            "reward/judge_matches": counts["matches"],
+            "reward/judge_games": counts["games"],
+            "reward/judge_invalid": share("invalid", "games"),
+            "reward/judge_accuracy": share("shares", "decided"),
+            "reward/judge_reliability": share("reliability", "compared_groups"),
+            "reward/judge_cut": share("cut", "completions"),
+        }
+
+    # evaluation: every held-out question once
+
+    def eval_items(self, questions):
+        """[(exercise, seed of its sampling), ...]"""
+        seed = self.settings.seed
+        return [
+            (Exercise(question), hash64(seed, stable_hash(question.id))) for question in questions
+        ]
+
+    def eval_rows(self, groups):
+        rows = []
+        for group in groups:
+            check_answers_of(group)
+            row = {"id": group.item.question.id, "correct": group.item.correct[0]}
+            rows.append(row | group.records[0])
+        return rows
+
+    def eval_counts(self, groups, folder):
+        counts = self.counts(groups)
+        counts["wins"] = self.wins_against_start(groups, folder) if self.judge else 0.0
+        return counts
+
+    def wins_against_start(self, groups, folder):
+        """How often the judge prefers the answers of now to those of step 0, in both orders.
+
+        That is what the judge believes, to be compared with reward/oracle. An equal answer
+        counts half.
+        """
+        limit = self.settings.judge_max_completion_length
+        rows = [row for _, row in read_json_lines(folder / "eval-0.jsonl")]
+        texts_at_start = {row["id"]: row["text"] for row in rows}
+        wins, duels = 0.0, []
+        for group in groups:
+            texts = [group.records[0]["text"], texts_at_start[group.item.question.id]]
+            answers = [final_answer(text) for text in texts]
+            now, at_start = cut_answers(self.judge, group.messages, answers, limit)
+            if now == at_start:
+                wins += 0.5
+            else:
+                duels.append((group.messages, now, at_start))
+        if duels:
+            judgments = self.judge.judge(duels, max_completion_length=limit)
+            wins += sum(judgment.p_first for judgment in judgments)
+        return wins
+
+    def eval_rates(self, counts):
+        rates = self.rates(counts)
+        names = ("reward/oracle", "reward/verifier_error", "reward/unanswered")
+        metrics = {name: rates[name] for name in names}
+        metrics["reward/win_rate"] = counts["wins"] / counts["completions"]
+        return metrics
+
+
+def check_judge(settings):
+    """Raises BadInput for what is wrong with the judge of --reward judge."""
+    if not settings.judge_model:
+        raise BadInput(
+            "--judge_model: is needed with --reward judge: a judge's folder or hub name, or its "
+            "name behind --judge_base_url"
+        )
+    if settings.judge_base_url:
+        from endpoint import check_base_url
+
+        check_base_url(settings.judge_base_url)
+        load_style(settings.judge_style or "rrm")
+        return
+    folder = resolve_model(settings.judge_model)
+    config = check_model_folder(folder)
+    load_style(settings.judge_style or default_style(folder, config))
+
+
+def check_answers_of(group):
+    """Fills in which completions of a group equal the reference, if its question has one."""
+    reference = group.item.question.answer
+    if reference is None:
+        return
+    from verify import check_answers
+
+    answers = [final_answer(record["text"]) for record in group.records]
+    group.item.correct = check_answers(answers, [reference] * len(answers))
+
+
+def shares_of_right_answers(exercise):
+    """What the judge gave to the right answer, for each match of a right with a wrong one."""
+    if exercise.comparison is None or exercise.correct is None:
+        return []
+    shares = []
+    for i, j, score in exercise.comparison.matches:
+        if (exercise.correct[i], exercise.correct[j]) == (True, False):
+            shares.append(score)
+        elif (exercise.correct[i], exercise.correct[j]) == (False, True):
+            shares.append(1 - score)
+    return shares
