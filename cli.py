@@ -16,6 +16,7 @@ import errno
 import importlib
 import json
 import os
+import re
 import sys
 import time
 import traceback
@@ -227,6 +228,17 @@ def import_function(name, flag):
     if not callable(value):
         raise BadInput(f"{flag}: {name} is not a function")
     return value
+
+
+def one_line(text, width=60):
+    """A user's text on one line of at most `width` characters, without control characters.
+
+    Terminals obey those below 32 and from 127 to 159, and the marks that turn the direction of
+    writing. Halves of characters (surrogates) cannot be printed.
+    """
+    unsafe = "[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+    text = " ".join(re.sub(unsafe, " ", text).split())
+    return text if len(text) <= width else text[: width - 3] + "..."
 
 
 # ---- messages and failures ----

@@ -154,8 +154,9 @@ def play_item(item, settings, judged):
     judged: {(item id, i, j, repetition): games}. Schedules choose later matches by the results of
     earlier ones, so this function is called again whenever more matches have been judged.
     """
-    from elo import run_schedule
-    from tournament import cached, knockout
+    from ranking import cached
+    from schedules import run_schedule
+    from tournament import knockout
 
     played, size = [], len(item.answers)
 

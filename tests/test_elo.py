@@ -4,6 +4,7 @@ import json
 import math
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -592,6 +593,35 @@ def test_rating_a_file_needs_no_torch(tmp_path):
     )
 
 
+STANDALONE = """
+import sys
+from pathlib import Path
+import elo
+import tournament
+own = lambda: sorted(
+    name for name, module in sys.modules.items()
+    if getattr(module, "__file__", None) and Path(module.__file__).parent == Path(elo.__file__).parent
+)
+imported = own()
+elo.main(["--matches", sys.argv[1]])
+assert own() == imported, own()
+print(*imported, "torch" in sys.modules)
+"""
+
+
+def test_ratings_and_knockouts_stand_alone(tmp_path):
+    """Five files without the others are enough to import both modules and to rate a file."""
+    files = ["cli", "elo", "match_files", "schedules", "tournament"]
+    for name in files:
+        shutil.copy(ROOT / f"{name}.py", tmp_path)
+    matches = write(tmp_path, "i,j,score\n0,1,1\n1,0,1\n")
+    done = subprocess.run(
+        [sys.executable, "-c", STANDALONE, matches], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == f"{' '.join(files)} False"
+
+
 def test_an_interrupted_ranking_resumes_and_other_schedules_use_its_matches(tmp_path):
     candidates, cache = write(tmp_path, "\n".join(WORDS), "c.txt"), tmp_path / "cache.jsonl"
     once = command(*QUICK, "--candidates", candidates, "--json")
@@ -685,7 +715,9 @@ BAD_COMMANDS = [
     ([], "--query and --candidates are needed"),
     (["--query", "q"], "needed"),
     (["--candidates", "C"], "needed"),
-    (["--matches", "M", "--query", "q"], "--matches rates what has been played"),
+    (["--matches", "M", "--query", "q"], "--query: --matches rates what has been played"),
+    (["--num-votes=2", "--matches=M"], "--num-votes: --matches rates what has been played"),
+    (["--matches"], "--matches"),
     (["--matches", "./none.csv"], "none.csv"),
     (["--matches", "BAD"], "bad.csv line 3: score is '2'"),
     (["--matches", "M", "--candidates", "ONE"], "line 2: unknown player 1"),

@@ -19,11 +19,12 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 import chat
+import cli
 import data
 import elo
 import evaluate
+import ranking
 import scoring
-import tournament
 from checkpoint import check_model_folder
 from cli import BadInput
 from extras import benchmarks
@@ -281,9 +282,9 @@ def test_names_of_data(name, ending):
 def test_candidates(folder, content, name):
     path = folder / name
     path.write_bytes(content)
-    answers = result_or_bad_input(tournament.read_candidates, str(path))
+    answers = result_or_bad_input(ranking.read_candidates, str(path))
     assert answers is None or answers and all(answer.encode() is not None for answer in answers)
-    assert all(len(tournament.shown(answer)) <= 60 for answer in answers or [])
+    assert all(len(cli.one_line(answer)) <= 60 for answer in answers or [])
 
 
 MATCHES = [
@@ -308,7 +309,7 @@ def check_matches(path, names):
             math.isfinite(row[key]) for row in rows for key in ("strength", "low", "high", "elo")
         )
         for player in players:  # what the command prints
-            assert tournament.shown(str(player)).encode() is not None
+            assert cli.one_line(str(player)).encode() is not None
 
 
 @fuzz(250)
@@ -337,7 +338,7 @@ def test_a_very_long_cell_in_a_match_file(folder):
 def test_caches_of_matches(folder, content):
     path = folder / "cache.jsonl"
     path.write_bytes(content)
-    known = result_or_bad_input(tournament.read_cache, str(path))
+    known = result_or_bad_input(ranking.read_cache, str(path))
     left = path.read_bytes()
     assert content.startswith(left)
     if known is None:

@@ -29,7 +29,7 @@ import chat  # noqa: E402
 import data  # noqa: E402
 import elo  # noqa: E402
 import judge as judge_command  # noqa: E402
-import tournament  # noqa: E402
+import ranking  # noqa: E402
 import train_grpo  # noqa: E402
 from cli import BadInput, import_function  # noqa: E402
 from endpoint import Endpoint  # noqa: E402
@@ -445,7 +445,7 @@ def test_paths_inside_data_are_texts(tmp_path, watch, serve, monkeypatch, capsys
         pair.answers[0] for pair in loaded
     ] == forms
     assert len(data.load_questions(str(tmp_path / "pairs.jsonl"))) == len(forms)
-    assert tournament.read_candidates(str(tmp_path / "candidates.txt")) == forms
+    assert ranking.read_candidates(str(tmp_path / "candidates.txt")) == forms
     assert elo.read_matches(str(tmp_path / "matches.jsonl"))[1][:2] == [forms[0], "other"]
     tokenizer = tokenizer_of("Qwen3-like")
     for pair in loaded:

@@ -21,6 +21,7 @@ import cli
 import elo
 import evaluate
 import judge
+import ranking
 import tournament
 import train_grpo
 import train_sft
@@ -403,7 +404,7 @@ def test_ctrl_c_and_a_full_disk_while_evaluating(coin, tmp_path, monkeypatch, ca
 @pytest.mark.parametrize("main", [tournament.main, elo.main])
 def test_ctrl_c_while_ranking(main, coin, tmp_path, monkeypatch, capsys):
     (tmp_path / "candidates.txt").write_text("one\ntwo\nthree\nfour\nfive\n")
-    monkeypatch.setattr(tournament, "CHUNK_MATCHES", 1)
+    monkeypatch.setattr(ranking, "CHUNK_MATCHES", 1)
     arguments = [
         "--query",
         "q",

@@ -1,4 +1,4 @@
-"""The knockout for any number of players, its tree, the cache of judged matches, the files of candidates, and the command."""
+"""tournament.py and ranking.py: knockout, tree, cache of matches, files of candidates, command."""
 
 import json
 import math
@@ -16,7 +16,8 @@ from tiny_models import COIN, make_scripted_folder
 import elo
 import tournament
 from cli import BadInput
-from tournament import cached, draw_tree, knockout, read_candidates
+from ranking import cached, read_candidates
+from tournament import draw_tree, knockout
 
 ROOT = Path(__file__).parents[1]
 

@@ -23,8 +23,9 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import cli  # noqa: E402
 from cli import BadInput, setting  # noqa: E402
 from early_stopping import STOPS, enough
-from elo import SCHEDULES, elo, intransitive_triples, run_schedule  # noqa: E402
+from elo import elo, intransitive_triples  # noqa: E402
 from extras import split_arguments  # noqa: E402
+from schedules import SCHEDULES, run_schedule  # noqa: E402
 from tournament import knockout  # noqa: E402
 from verdicts import first_share, majority  # noqa: E402
 
@@ -124,7 +125,7 @@ def num_recorded(rows):
 
 
 def recorded_play(row, num_votes, stop, seed, spent):
-    """A `play` for schedules; counts generations and tokens in `spent`. Equal answers draw unplayed, as in tournament.cached."""
+    """A `play` for schedules; counts generations and tokens in `spent`. Equal answers draw unplayed, as in ranking.cached."""
     met = Counter()
 
     def play_one(i, j):
@@ -154,7 +155,7 @@ def recorded_play(row, num_votes, stop, seed, spent):
 
 
 def pick(row, schedule, games, play, seed):
-    """The answer that a schedule picks: knockout, or one of elo.py's with its number of matches."""
+    """The answer that a schedule picks: knockout, or one of schedules.py's with its number of matches."""
     size = len(row["scores"])
     if schedule == "knockout":
         return knockout(size, play, seed).winner

@@ -15,7 +15,7 @@ answer to a wrong one, averaged over such pairs; between two right or two wrong 
     circles     convincing, and 1.0 sin(a_i - a_j) added for random angles a: rock, paper, scissors among the answers
 
 A match is judged in both orders, one generation each, if not said otherwise; knockout with v votes: v in each order. The schedules are
-those of elo.py (stage sizes, pairing rules), written for arrays of trials; a test compares both.
+those of schedules.py (stage sizes, pairing rules), written for arrays of trials; a test compares both.
 """
 
 import functools
@@ -29,7 +29,7 @@ import numpy as np
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1]))
 
-from elo import stage_sizes  # noqa: E402
+from schedules import stage_sizes  # noqa: E402
 
 NOISES = "fresh", "fixed", "mixed", "convincing", "position", "circles"
 
@@ -138,7 +138,7 @@ def by_lead(world, lead):
 
 
 def swiss_round(world, lead, met, size, left):
-    """One round as in elo.leaders_round without repeats; `left`: matches that each trial may still play. Returns i, j, which are played."""
+    """One round as in schedules.leaders_round without repeats; `left`: matches that each trial may still play. Returns i, j, which are played."""
     order, free, left = by_lead(world, lead), np.ones(lead.shape, bool), left.copy()
     place = np.argsort(order, axis=1)
     row, chosen = world.row[:, 0], []
