@@ -275,7 +275,8 @@ class FileSettings:
 def main(argv=None):
     argv = sys.argv[1:] if argv is None else argv
     flags = [argument.partition("=")[0] for argument in argv if argument.startswith("--")]
-    if "--matches" in flags and "--help" not in flags:
+    asks_for_help = "--help" in argv or "-h" in argv
+    if "--matches" in flags and not asks_for_help:
         check_no_judge(flags)
         rate_file(cli.parse_settings(FileSettings, argv))
     else:

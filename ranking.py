@@ -4,7 +4,6 @@ play, spent = judged_play(settings, candidates, num_matches)
 scores = play([(0, 1), (2, 3)])     # of candidates 0 and 2, from the cache or from the judge
 """
 
-import json
 import re
 from collections import Counter
 from dataclasses import asdict, dataclass
@@ -17,7 +16,7 @@ from cli import BadInput, note, setting
 from data import Pair
 from early_stopping import STOP_HELP, STOPS, in_words, spending
 from judge import JudgeSettings, check_judge, judge_of
-from runlog import own_rows
+from runlog import append_rows, resumable_rows
 from schedules import SCHEDULES
 from seeding import stable_hash
 from styles import load_style
@@ -217,7 +216,7 @@ def cached(play, path, names):
             scores = dict(zip(chunk_keys, play(chunk_turns, repetitions), strict=True))
             known.update(scores)
             if path:
-                add_to_cache(path, scores)
+                append_rows(path, cache_rows(scores))
         return [
             known[key] if turn == tuple(pair) else 1 - known[key]
             for turn, key, pair in zip(turns, keys, pairs)
@@ -229,7 +228,7 @@ def cached(play, path, names):
 def read_cache(path):
     """{(name of i, name of j, repetition): score of i}. BadInput for a file of another kind."""
     known = {}
-    for number, row in own_rows(path, "--cache", b'{"i": "'):
+    for number, row in resumable_rows(path, "--cache", b'{"i": "'):
         key = row.get("i"), row.get("j"), row.get("repetition")
         score = row.get("score")
         types = [type(value) for value in (*key, score)]
@@ -242,8 +241,8 @@ def read_cache(path):
     return known
 
 
-def add_to_cache(path, scores):
-    with open(path, "a", encoding="utf-8") as file:
-        for (i, j, repetition), score in scores.items():
-            row = {"i": i, "j": j, "repetition": repetition, "score": score}
-            file.write(json.dumps(row) + "\n")
+def cache_rows(scores):
+    return [
+        {"i": i, "j": j, "repetition": repetition, "score": score}
+        for (i, j, repetition), score in scores.items()
+    ]
