@@ -102,8 +102,7 @@ def first_present(row, names):
 
 
 # ---- readers of the common formats: (row, where) -> Pair or Question ----
-# They pop the fields that they use; what is left becomes `meta`. They return None for a row that
-# holds two different prompts.
+# They pop the fields that they use; the others become `meta`. None: the row has two prompts.
 
 
 def two_answers(row, where, prompt, first, second, label):
@@ -121,10 +120,8 @@ def several_answers(messages, candidates, scores, where, answer=None):
         valid = valid and all(type(score) in (bool, int, float) for score in scores)
         valid = valid and all(abs(score) < 1e300 for score in scores)  # NaN is not
     if not valid:
-        raise BadInput(
-            f"{where}: answers {candidates!r:.60}, scores {scores!r:.60}: expected a list of "
-            "answers, a number for each: correct"
-        )
+        found = f"answers {candidates!r:.60}, scores {scores!r:.60}"
+        raise BadInput(f"{where}: {found}: expected a list of answers, a number for each: correct")
     for number, candidate in enumerate(candidates, start=1):
         checked_text(candidate, f"answer {number} of {len(candidates)}", where)
     scores = None if scores is None else [float(score) for score in scores]
@@ -145,7 +142,8 @@ def preference(row, where):
     name = first_present(row, PROMPT)
     prompt = to_messages(row.pop(name), name, where) if name else []
     chosen, rejected = row.pop("chosen"), row.pop("rejected")
-    if name and is_list_of_text(chosen) and is_list_of_text(rejected):
+    heads = [side[0] if isinstance(side, list) and side else None for side in (chosen, rejected)]
+    if name and all(isinstance(head, str) for head in heads):
         import formats
 
         return formats.several_chosen(row, where, prompt, chosen, rejected)
@@ -172,10 +170,6 @@ def preference(row, where):
     score = row.get("score_chosen")
     tied = score is not None and score == row.get("score_rejected")
     return Pair("", before, (first, second), 0.5 if tied else 0)
-
-
-def is_list_of_text(value):
-    return isinstance(value, list) and value != [] and isinstance(value[0], str)
 
 
 def split_answer(value, name, where):
@@ -340,11 +334,10 @@ def pairs_of(item):
 
 
 def load_pairs(name_or_path, split="train", limit=None, keep_ties=False):
-    """The pairs of files, a folder or a hub dataset, in their order. Raises BadInput.
+    """The pairs of files, a folder or a hub dataset, in their order; at most `limit`.
 
-    `limit`: only the first ones that are kept. Dropped and counted: ties, and answers that differ
-    only in outer whitespace. With `keep_ties` both stay, but equal answers of which a label calls
-    one better are dropped still.
+    Dropped and counted: ties, and answers that differ only in outer whitespace. With `keep_ties`
+    both stay, except equal answers of which a label calls one better. Raises BadInput.
     """
     dropped = Counter({"ties": 0, "identical answers": 0})
 
@@ -414,10 +407,10 @@ def split_by_question(items, held_out, seed=0):
     """
     keys = [question_key(item) for item in items]
     hashes = {key: uniform(f"split:{seed}:{key}") for key in keys}
-    number = held_out
-    if not isinstance(held_out, int):
+    number = held_out if isinstance(held_out, int) else 0
+    if isinstance(held_out, float) and 0 < held_out < 1:
         number = sum(value < held_out for value in hashes.values())
-        number = min(max(number, 1), len(hashes) - 1) if 0 < held_out < 1 else 0
+        number = min(max(number, 1), len(hashes) - 1)
     if not 0 < number < len(hashes):
         raise BadInput(
             f"held_out is {held_out} with {len(hashes)} questions: hold out a share below 1 "

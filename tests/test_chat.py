@@ -482,7 +482,7 @@ def test_a_length_limit_of_the_tokenizer_is_not_applied():
 
 
 def test_a_content_cannot_swallow_a_token_of_the_template():
-    """'<turn>' and '<turn>\\n\\n\\n' are added tokens: a content must not turn one into the other."""
+    """'<turn>' and '<turn>\\n\\n\\n' are added tokens: no content turns one into the other."""
     tokenizer = build("words")
     tokenizer.chat_template = "{{- messages[0]['content'] + '<turn>' + messages[0]['content'] }}"
     ids = chat.encode_chat(tokenizer, [{"role": "user", "content": "<"}])

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_fuzz import JSON, VALUES, damaged, fuzz, result_or_bad_input, time_limit
 
-import cli
 import backends
+import cli
 import endpoint
 import evaluate
 import judge
@@ -23,7 +23,7 @@ import train_grpo
 import train_sft
 import verify
 from cli import BadInput
-from endpoint import TransientError, Reply
+from endpoint import Reply, TransientError
 from styles import judge_messages, load_style, task_type
 from verdicts import find_verdicts
 
@@ -350,7 +350,7 @@ def test_arguments(name, monkeypatch):
 
 
 def expressions():
-    """(file and line, function, pattern) of all calls of re in the core; "x" for f-string values."""
+    """(file and line, function, pattern) of all calls of re in the core; "x" for f-string parts."""
     for path in CORE:
         for node in ast.walk(ast.parse(path.read_text())):
             if not (
