@@ -11,13 +11,13 @@ from typing import Literal, Optional
 import tqdm
 
 import data
+from backends import load_model
 from chat import decode_completion, encode_chat, load_tokenizer, opens_think, stop_token_ids
 from checkpoint import check_model_folder, resolve_model
 from cli import BadInput, setting
 from data import load_questions
 from endpoint import Endpoint
 from extras.store import Base, named_pairs
-from backends import load_model
 from rewards import final_answer
 from seeding import stable_hash, uniform
 from styles import format_rates, judge_messages, load_style, task_type

@@ -3,7 +3,7 @@
     items = load("judgebench", "gpt-4o.jsonl")
     score(BENCHMARKS["judgebench"], rows)          # {"overall": 0.657, "knowledge": ...}
 
-evaluate.py loads this file when --benchmark names one of these sets.
+evaluate.py scores these sets when --benchmark names one.
 """
 
 import math
@@ -11,6 +11,8 @@ import re
 
 from cli import BadInput
 from data import Pair
+from extras.items import better_against_worse, drawn, labelled_items, read_items, report_size
+from extras.predictions import stored_game
 from extras.rewardbench import (
     rewardbench2_cells,
     rewardbench2_group,
@@ -22,9 +24,7 @@ from extras.rewardbench import (
     strengths,
     ties_cells,
 )
-from items import better_against_worse, drawn, labelled_items, read_items, report_size
-from predictions import stored_game
-from scoring import (
+from extras.scoring import (
     PAIRS,
     Benchmark,
     choice_cells,

@@ -18,7 +18,7 @@ import numpy as np
 import cli
 from cli import BadInput, note, setting
 from extras import split_arguments
-from scoring import OUTCOMES, decided, share, verdict_share
+from extras.scoring import OUTCOMES, decided, share, verdict_share
 from seeding import uniform
 
 COLOURS = dict(zip(OUTCOMES, ("#4c956c", "#c8553d", "#b0b0b0", "#e0a458", "#7a6c9d", "#5b8fb0")))

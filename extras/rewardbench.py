@@ -3,7 +3,7 @@
 import math
 
 from data import Pair, question_key
-from scoring import mean_of, means, order_winners, ratings, with_better
+from extras.scoring import mean_of, means, order_winners, ratings, with_better
 
 
 def strengths(row):

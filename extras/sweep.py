@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cli import BadInput
-from evaluate import check, evaluate, shown
+from extras.evaluate import check, evaluate, shown
 
 SWEPT = {
     "num_votes": int,

@@ -26,7 +26,7 @@ import cli
 from cli import BadInput, setting
 from data import Pair, load_pairs, load_questions
 from extras import split_arguments
-from scoring import outcome
+from extras.scoring import outcome
 from verdicts import majority, vote_of
 
 MAX_STEPS = 25  # of a run, unless --steps names them

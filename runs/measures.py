@@ -17,8 +17,8 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-import scoring  # noqa: E402
-from results import read_result  # noqa: E402
+from extras import scoring  # noqa: E402
+from extras.results import read_result  # noqa: E402
 from verdicts import vote_of  # noqa: E402
 
 # ---- rows ----

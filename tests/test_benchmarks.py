@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pytest
 
-import evaluate
-import scoring
 from cli import BadInput
+from extras import evaluate, scoring
 from extras.benchmarks import BENCHMARKS, RMB_PARTS, best_of_k, load
 from extras.rewardbench import SECTIONS, SUBSETS
-from scoring import add_cells, means, outcome
+from extras.scoring import add_cells, means, outcome
 
 DATA = Path(os.environ.get("RRM_DATA", Path(__file__).parents[2] / "shared" / "data"))
 

@@ -13,11 +13,10 @@ from test_benchmarks import FILES, match, single, write
 from tiny_models import COIN, VERDICTS, make_scripted_folder
 
 import cli
-import evaluate
 import judge as judge_file
-import scoring
+from extras import evaluate, scoring
 from extras.benchmarks import BENCHMARKS, load
-from scoring import add_cells, means, question_cells, votes_of
+from extras.scoring import add_cells, means, question_cells, votes_of
 from verdicts import majority
 
 torch.set_num_threads(1)
@@ -177,7 +176,8 @@ def test_note_every(capsys):
 # ---- the same file, whatever happens ----
 
 KILLED = """
-import os, sys, evaluate
+import os, sys
+from extras import evaluate
 evaluate.CHUNK_ITEMS, calls, judge_items = 4, [], evaluate.judge_items
 evaluate.judge_items = lambda *rest: calls.append(1) or (os._exit(9) if len(calls) == 3 else judge_items(*rest))
 evaluate.main(sys.argv[1:])

@@ -22,13 +22,11 @@ import chat
 import cli
 import data
 import elo
-import evaluate
 import ranking
-import scoring
 from checkpoint import check_model_folder
 from cli import BadInput
-from extras import benchmarks
-from items import labelled_items
+from extras import benchmarks, evaluate, scoring
+from extras.items import labelled_items
 from runlog import append_rows
 from styles import PLACEHOLDERS, VERDICT_RULES, default_style, judge_messages, load_style
 

@@ -17,7 +17,6 @@ from test_fuzz import JSON, VALUES, damaged, fuzz, result_or_bad_input, time_lim
 import backends
 import cli
 import endpoint
-import evaluate
 import judge
 import train_grpo
 import train_sft

@@ -5,8 +5,8 @@ import json
 import pytest
 from test_benchmarks import single
 
-import scoring
 from cli import BadInput
+from extras import scoring
 from extras.benchmarks import BENCHMARKS
 
 report = pytest.importorskip("extras.report")

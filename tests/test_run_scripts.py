@@ -12,7 +12,6 @@ sys.path.insert(0, str(ROOT / "runs/smollm2"))
 
 import constraints  # noqa: E402
 
-
 # ---- training pairs ----
 
 

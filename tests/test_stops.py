@@ -19,7 +19,6 @@ from tiny_models import COIN, make_model_folder, make_scripted_folder, make_toke
 
 import cli
 import elo
-import evaluate
 import judge
 import ranking
 import tournament
@@ -27,7 +26,7 @@ import train_grpo
 import train_sft
 from cli import BadInput
 from distributed import Policy, Runtime
-from extras import train_dpo
+from extras import evaluate, train_dpo
 from judge import Judge
 from runlog import append_rows, resumable_rows, sole_writer
 

@@ -1,0 +1,395 @@
+"""Runs a judge over labelled answers, or scores stored verdicts; accuracy with intervals.
+
+    python evaluate.py --benchmark pairs --data pairs.jsonl --model MODEL --output_dir out/pairs
+    python evaluate.py --benchmark judgebench --data gpt-4o.jsonl --predictions judged.jsonl
+    python evaluate.py --benchmark gsm8k_solutions --data solutions.jsonl --strategy knockout
+    python evaluate.py --benchmark gsm8k_solutions --data solutions.jsonl --sweep "num_votes=1,4"
+    python evaluate.py --predictions out/new/results.json --compare out/old/results.json
+
+Every pair is judged in both orders. OUTPUT_DIR/results.json holds all settings, the numbers and one
+row an item with its games. A killed evaluation goes on where it stopped and ends with the same
+file. Intervals come from a bootstrap over questions, because pairs of one question are not
+independent. A missing verdict is never right. A knockout decides drawn matches by a coin, so the
+share of such matches is reported with the result.
+"""
+
+import functools
+import hashlib
+import json
+import os
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Optional
+
+import cli
+from cli import BadInput, note, note_every, setting
+from early_stopping import STOP_HELP, STOPS, in_words, spending
+from extras.benchmarks import BENCHMARKS, GROUP_OF, load, stored_games
+from extras.predictions import match_predictions, own_games, read_predictions
+from extras.results import earlier_rows, head_of, read_result, write_results
+from extras.scoring import BASELINES, OUTCOMES, compared, share, summarise
+from judge import JudgeSettings, check_judge, judge_of
+from runlog import append_rows, json_lines, sole_writer, write_atomically
+from seeding import uniform
+
+CHUNK_ITEMS = 32  # judged together and written together
+OFFICIAL = tuple(GROUP_OF)
+# Sets of N answers, among which any schedule of matches may choose; the others fix their pairs.
+BEST_OF_N = "gsm8k_solutions", "ppe", "rewardbench2", "pairs"
+SCHEDULES = {
+    "elo": "full",
+    "random": "random",
+    "halving": "halving",
+    "leaders": "leaders",
+    "swiss": "swiss",
+}
+STRATEGIES = "pairs", "knockout", *SCHEDULES
+
+
+@dataclass
+class Settings(JudgeSettings):
+    benchmark: Optional[str] = setting(
+        None,
+        f"pairs (any preference set, or questions with candidates and scores), or one of "
+        f"{', '.join(OFFICIAL)}",
+        group="what to evaluate",
+    )
+    data: Optional[str] = setting(
+        None, "its official files (paths joined by commas), or a hub name"
+    )
+    predictions: Optional[str] = setting(
+        None,
+        "score these verdicts instead of running a model: a results.json, the --out of judge.py, "
+        "JudgeBench's judgments, PandaLM's verdict file, or rows {id, winner: a | b | tie | null}",
+    )
+    strategy: Literal["auto", *STRATEGIES] = setting(
+        "auto",
+        "which matches to play among N answers: pairs = each better against each worse one, elo = "
+        "all against all, the others as in tournament.py and elo.py; auto: elo for "
+        "gsm8k_solutions and rewardbench2, else pairs",
+        group="how to judge",
+    )
+    games: Optional[int] = setting(
+        None, "matches an item, for random, halving, leaders and swiss; default: 3 an answer"
+    )
+    stop: Literal[tuple(STOPS)] = setting("never", STOP_HELP)
+    one_order: bool = setting(False, "judge in one order, chosen by the pair's id, instead of both")
+    force_verdict: bool = setting(
+        False,
+        "budget forcing: close the thinking of truncated completions and take the likelier verdict",
+    )
+    confidence: bool = setting(
+        False,
+        "read the verdict token's probability after the thinking: one more pass over every "
+        "completion",
+    )
+    limit: Optional[int] = setting(
+        None, "this many items, drawn by a hash of seed and id", group="run"
+    )
+    output_dir: Optional[str] = setting(
+        None,
+        "where results.json goes; default: new each time, under out/ (nowhere with --predictions)",
+    )
+    compare: Optional[str] = setting(
+        None, "an earlier results.json of the same benchmark: differences on their common items"
+    )
+    sweep: Optional[str] = setting(
+        None,
+        'an evaluation for each combination of values, accuracy against tokens: "num_votes=1,4 '
+        'strategy=knockout,elo"',
+    )
+    json: bool = setting(False, "print the numbers as one JSON object")
+
+
+# ---- rows from a judge ----
+
+
+class MissingMatches(Exception):
+    """A schedule asks for matches that nobody has judged yet."""
+
+    def __init__(self, keys):
+        super().__init__(keys)
+        self.keys = keys  # (item id, i, j, repetition)
+
+
+def play_item(item, settings, judged):
+    """The row of an item whose matches are all in `judged`; raises MissingMatches otherwise.
+
+    judged: {(item id, i, j, repetition): games}. Schedules choose later matches by the results of
+    earlier ones, so this function is called again whenever more matches have been judged.
+    """
+    from ranking import cached
+    from schedules import run_schedule
+    from tournament import knockout
+
+    played, size = [], len(item.answers)
+
+    def look_up(pairs, repetitions):
+        keys = [(item.id, *pair, number) for pair, number in zip(pairs, repetitions)]
+        missing = [key for key in keys if key not in judged]
+        if missing:
+            raise MissingMatches(missing)
+        new = [{"pair": [i, j], "games": judged[_, i, j, number]} for _, i, j, number in keys]
+        played.extend(new)
+        return [share(match) for match in new]
+
+    # A match always goes in one direction, the better answer first as in Item.matches.
+    best_first = sorted(range(size), key=lambda player: (-item.scores[player], player))
+    names = [f"{best_first.index(player):9}" for player in range(size)]
+    play = cached(look_up, None, names)
+    seed = int(uniform(f"schedule:{settings.seed}:{item.id}") * 2**53)
+    winner = None
+    if settings.strategy == "pairs":
+        look_up(item.matches, [0] * len(item.matches))
+    elif settings.strategy == "knockout":
+        winner = knockout(size, play, seed).winner
+    else:
+        run_schedule(size, play, SCHEDULES[settings.strategy], settings.games, seed)
+    return row_of(item, played) | {"ranked": settings.strategy != "pairs", "pick": winner}
+
+
+def row_of(item, matches):
+    return {
+        "id": item.id,
+        "question": hashlib.sha256(item.question.encode()).hexdigest()[:16],
+        "group": item.group,
+        "scores": [float(score) for score in item.scores],
+        "lengths": [len(answer) for answer in item.answers],
+        "ranked": False,
+        "pick": None,
+        "matches": matches,
+    }
+
+
+def judge_items(items, settings, judge):
+    """The rows of some items. The matches that all of them wait for are judged together."""
+    judged, rows = {}, {}
+    by_id = {item.id: item for item in items}
+    while len(rows) < len(items):
+        wanted = []
+        for item in items:
+            if item.id in rows:
+                continue
+            try:
+                rows[item.id] = play_item(item, settings, judged)
+            except MissingMatches as missing:
+                wanted += missing.keys
+        pairs = [by_id[name].pair(*match) for name, *match in wanted]
+        if pairs:
+            for key, games in zip(wanted, play_games(pairs, settings, judge)):
+                judged[key] = games
+    return [rows[item.id] for item in items]
+
+
+def play_games(pairs, settings, judge):
+    """The games of each pair, as lists of dicts."""
+    judgments = judge.judge(
+        pairs,
+        settings.num_votes,
+        not settings.one_order,
+        settings.temperature,
+        settings.max_completion_length,
+        settings.stop,
+    )
+    games = [judgment.games for judgment in judgments]
+    if settings.force_verdict or settings.confidence:
+        from extras.forced_verdicts import read_verdicts  # imports torch
+
+        flat = [(pair, game) for pair, own in zip(pairs, games) for game in own]
+        read_verdicts(judge, flat, settings)
+    return games
+
+
+def judged_rows(settings, items, head, load_judge):
+    """The rows of all items: those that OUTPUT_DIR holds already, the others from the judge.
+
+    Whole chunks are kept, because the last bits of a log-prob may depend on the batch.
+    """
+    path = Path(settings.output_dir) / "rows.jsonl"
+    rows = earlier_rows(path, head)
+    if len(rows) == len(items):
+        return rows
+    rows = rows[: len(rows) - len(rows) % CHUNK_ITEMS]
+    if rows:
+        note(f"{path.parent}: {len(rows)} of {len(items)} items are judged already")
+    else:
+        note(f"{len(items)} items to judge")
+    judge, started, say = load_judge(), time.perf_counter(), note_every(30)
+    judge.seed = settings.seed  # a sweep may change it
+    with sole_writer(path.parent):
+        write_atomically(path, json_lines([head, *rows]))
+        for start in range(len(rows), len(items), CHUNK_ITEMS):
+            new = judge_items(items[start : start + CHUNK_ITEMS], settings, judge)
+            append_rows(path, new)
+            rows += new
+            seconds = time.perf_counter() - started
+            say(f"{len(rows)} of {len(items)} items judged, {seconds:.0f} s")
+    note(f"{len(items)} items, {time.perf_counter() - started:.0f} s")
+    return rows
+
+
+def evaluate(settings, load_judge):
+    """One evaluation -> (its numbers, its rows), written to OUTPUT_DIR/results.json at the end."""
+    items = load(settings.benchmark, settings.data, settings.limit, settings.seed)
+    head = head_of(settings, items)
+    if settings.predictions:
+        rows = predicted_rows(settings.predictions, items)
+    else:
+        rows = judged_rows(settings, items, head, load_judge)
+    result = numbers_of(head["settings"], rows)
+    if settings.output_dir:
+        write_results(Path(settings.output_dir) / "results.json", head, result, rows)
+    return result, rows
+
+
+def predicted_rows(path, items):
+    """The rows of stored verdicts, in our own form or in that of a benchmark's authors."""
+
+    def read_row(row):
+        return own_games(row) or stored_games(row)
+
+    matched = match_predictions(path, read_predictions(path, read_row), items)
+    return [row_of(item, matches) for item, matches in matched]
+
+
+def numbers_of(settings, rows):
+    """All numbers of rows; with --stop also how many votes were left out. settings: a dict."""
+    result = summarise(BENCHMARKS[settings["benchmark"]], rows)
+    if settings.get("stop", "never") != "never":
+        spent = Counter()
+        for match in (match for row in rows for match in row["matches"]):
+            num_orders = 1 if settings["one_order"] else 2
+            spent.update(spending(match["games"], settings["num_votes"], num_orders))
+        result["votes"] = dict(spent)
+    return result
+
+
+# ---- command line ----
+
+
+def check(settings):
+    """Checks settings before torch is imported, and fills in those that depend on others."""
+    if settings.benchmark not in ("pairs", *OFFICIAL):
+        problem = "is missing" if settings.benchmark is None else f"{settings.benchmark!r} is none"
+        raise BadInput(
+            f"--benchmark: {problem}: choose one of {', '.join(OFFICIAL)}, or pairs for any "
+            "preference set"
+        )
+    if not settings.data:
+        raise BadInput("--data is missing: give the official files of the benchmark")
+    if settings.strategy == "auto":
+        plays_all = settings.benchmark in ("gsm8k_solutions", "rewardbench2")
+        settings.strategy = "elo" if plays_all and not settings.predictions else "pairs"
+    for name, known in (("strategy", STRATEGIES), ("stop", STOPS)):  # --sweep may have set them
+        if getattr(settings, name) not in known:
+            raise BadInput(
+                f"--{name}: {getattr(settings, name)!r} is none: choose one of {', '.join(known)}"
+            )
+    if settings.strategy != "pairs" and settings.benchmark not in BEST_OF_N:
+        raise BadInput(
+            f"--strategy {settings.strategy}: is for sets of N answers, {', '.join(BEST_OF_N)}: "
+            f"{settings.benchmark} fixes its pairs"
+        )
+    chooses_games = settings.strategy in ("random", "halving", "leaders", "swiss")
+    if settings.games is not None and (settings.games < 1 or not chooses_games):
+        raise BadInput(
+            "--games: must be at least 1, and goes with --strategy random, halving, leaders or "
+            "swiss"
+        )
+    if settings.predictions and (settings.sweep or settings.strategy != "pairs"):
+        raise BadInput(
+            "--predictions are of the pairs that the benchmark fixes: leave out --sweep and "
+            "--strategy"
+        )
+    if settings.base_url and (settings.force_verdict or settings.confidence):
+        raise BadInput(
+            "--force_verdict and --confidence read the probabilities of a local model: leave out "
+            "--base_url"
+        )
+    if settings.output_dir is None and settings.predictions is None:
+        settings.output_dir = f"out/{settings.benchmark}-{time.strftime('%Y%m%d-%H%M%S')}"
+    check_writable(settings.output_dir or "")
+    if settings.predictions is None:
+        check_judge(settings)
+    return settings
+
+
+def check_writable(folder):
+    path = Path(folder).absolute()
+    existing = next(parent for parent in (path, *path.parents) if parent.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise BadInput(f"--output_dir: {existing} cannot hold results: give another folder")
+
+
+def shown(name, value):
+    """A number as tables show it: percent, except for Brier scores (0 to 1) and counts."""
+    if "Brier" in name:
+        return f"{value:7.3f}"
+    return f"{value:7.2f}" if name.endswith("an item") else f"{value * 100:7.2f}"
+
+
+def show(result):
+    """Prints values with intervals, and trivial judges where the result has them."""
+    kinds = list(BASELINES) if "baselines" in result else []
+    titles = {"rule": f"rule of {result['benchmark']}", "protocol": "pairs with a better answer"}
+    for part, title in titles.items():
+        heads = "  ".join(f"{kind:>8}" for kind in kinds)
+        print(f"{title:34}   value    95 % interval    {heads}")
+        for name, value in result[part].items():
+            if value is None or name in OUTCOMES:
+                continue
+            middle, low, high = (shown(name, number) for number in value)
+            columns = []
+            if part == "rule" or name == "accuracy":
+                for kind in kinds:
+                    trivial = result["baselines"][kind].get(name)
+                    columns.append("-" if trivial is None else shown(name, trivial))
+            trivials = "  ".join(f"{column:>8}" for column in columns)
+            print(f"{name:34} {middle}  {low} ...{high}   {trivials}")
+        print()
+    if "outcomes" not in result:
+        print(f"{result['items']} items")
+        return
+    outcomes = ", ".join(f"{count} {name}" for name, count in result["outcomes"].items())
+    forced = f" ({result['forced']} games by force)" if result.get("forced") else ""
+    print(f"{result['items']} items of {result['questions']} questions; pairs: {outcomes}{forced}")
+    if "votes" in result:
+        print(in_words(result["votes"]))
+
+
+def main(argv=None):
+    settings = cli.parse_settings(Settings, argv, description=__doc__)
+    earlier = None
+    if settings.predictions:
+        earlier = read_result(settings.predictions, "--predictions", settings.benchmark)
+    if earlier:
+        settings.benchmark = earlier["settings"]["benchmark"]
+    other = None
+    if settings.compare:
+        other = read_result(settings.compare, "--compare", settings.benchmark)
+        if other is None:
+            raise BadInput(f"--compare: {settings.compare} is no results.json of this command")
+    load_judge = functools.cache(lambda: judge_of(settings))
+    if settings.sweep is not None:
+        from extras.sweep import run_sweep  # which imports this file
+
+        run_sweep(check(settings), load_judge)
+        return
+    if earlier:
+        rows = earlier["rows"]
+        result = numbers_of(earlier["settings"], rows)
+    else:
+        result, rows = evaluate(check(settings), load_judge)
+    if other:
+        differences = compared(BENCHMARKS[settings.benchmark], rows, other["rows"])
+        result["compared"] = {"benchmark": settings.benchmark} | differences
+    if settings.json:
+        print(json.dumps(result, allow_nan=False))
+        return
+    show(result)
+    if other:
+        own = settings.predictions if earlier else settings.output_dir or settings.predictions
+        print(f"\nDifferences in percentage points: {own} minus {settings.compare}\n")
+        show(result["compared"])
