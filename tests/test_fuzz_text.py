@@ -23,6 +23,7 @@ import train_sft
 import verify
 from cli import BadInput
 from endpoint import Reply, TransientError
+from extras import evaluate
 from styles import judge_messages, load_style, task_type
 from verdicts import find_verdicts
 
