@@ -1,6 +1,8 @@
 """README.md and docs/: links lead somewhere, commands and flags exist, and every diff and code block works."""
 
 import importlib.util
+import json
+import os
 import re
 import shlex
 import subprocess
@@ -160,6 +162,13 @@ def test_flags_in_prose():
             assert re.search(rf"^ +{flag}: ", sources, re.MULTILINE), f"{flag} in {page.name}"
 
 
+def test_file_map():
+    """The README's map names every file of the core, and no other."""
+    rows = re.findall(r"^\| (`.*?) \|", read(ROOT / "README.md"), re.MULTILINE)
+    named = set(re.findall(r"`([a-z_]+\.py)`", " ".join(rows)))
+    assert named == {path.name for path in ROOT.glob("*.py")}
+
+
 # ---- code blocks ----
 
 
@@ -197,16 +206,15 @@ def diffs():
     return found
 
 
-def apply(file, hunks):
-    """The text of a file with a diff applied; the lines that a hunk replaces are there exactly once."""
-    text = read(ROOT / file)
+def apply(text, hunks):
+    """The text with a diff applied. The lines that a hunk replaces are there exactly once."""
     for hunk in hunks:
         if not hunk:
             continue
         lines = hunk.splitlines()
         old = "".join(line[1:] + "\n" for line in lines if line[:1] in " -")
         new = "".join(line[1:] + "\n" for line in lines if line[:1] in " +")
-        assert text.count(old) == 1, f"{file}: not found once:\n{old}"
+        assert text.count(old) == 1, f"not found once:\n{old}"
         text = text.replace(old, new)
     return text
 
@@ -214,7 +222,7 @@ def apply(file, hunks):
 @pytest.mark.parametrize("key", diffs(), ids=lambda key: f"{key[0]}-{key[1]}")
 def test_diffs_apply(key):
     file, hunks = diffs()[key]
-    text = apply(file, hunks)
+    text = apply(read(ROOT / file), hunks)
     compile(text, file, "exec")
     too_long = [line for hunk in hunks for line in hunk.splitlines() if len(line) > 101]
     assert not too_long
@@ -224,7 +232,7 @@ def changed(tmp_path, beginning):
     """A module made by the diff that holds `beginning`, under a name of its own."""
     file, hunks = next(diff for diff in diffs().values() if beginning in "".join(diff[1]))
     path = tmp_path / f"changed_{file}"
-    path.write_text(apply(file, hunks), encoding="utf-8")
+    path.write_text(apply(read(ROOT / file), hunks), encoding="utf-8")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module  # dataclasses look for their module there
@@ -264,6 +272,33 @@ def test_gspo_by_hand(tmp_path, seed):
     assert torch.allclose(loss, expected, rtol=0, atol=1e-15)
     assert torch.allclose(ours, theirs, rtol=0, atol=1e-15)
     assert (ours == 0).any()  # some sequences are clipped
+
+
+def test_changed_training(tmp_path):
+    """Leave-one-out advantages, GSPO and the learning-rate schedule, all in one short run."""
+    text, seen = read(ROOT / "train_grpo.py"), set()
+    for file, hunks in diffs().values():
+        if file == "train_grpo.py" and tuple(hunks) not in seen:  # README and page share one
+            text = apply(text, hunks)
+            seen.add(tuple(hunks))
+    (tmp_path / "train_grpo.py").write_text(text, encoding="utf-8")
+    flags = (
+        "--max_steps 4 --prompts_per_step 4 --num_generations 4 --scale_rewards none "
+        "--num_iterations 2 --epsilon 3e-4 --epsilon_high 4e-4 --eval_every 0"
+    )
+    command = [sys.executable, str(tmp_path / "train_grpo.py"), *flags.split()]
+    run_folder = tmp_path / "run"
+    done = subprocess.run(
+        [*command, "--output_dir", str(run_folder)],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in read(run_folder / "metrics.jsonl").splitlines()]
+    assert [row["learning_rate"] for row in rows] == pytest.approx([1e-5, 2e-5, 3e-5, 2.5e-5])
+    assert all(row["grad_norm"] > 0 for row in rows)
 
 
 def test_another_model(tmp_path, monkeypatch):
