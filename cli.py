@@ -241,6 +241,16 @@ def one_line(text, width=60):
     return text if len(text) <= width else text[: width - 3] + "..."
 
 
+def load_extra(name):
+    """The module extras/NAME.py. Only some flags need it: the core runs without that folder."""
+    try:
+        return importlib.import_module(f"extras.{name}")
+    except ModuleNotFoundError as error:
+        if error.name not in ("extras", f"extras.{name}"):
+            raise
+        raise BadInput(f"this needs extras/{name}.py, which is missing") from error
+
+
 # ---- messages and failures ----
 
 

@@ -6,21 +6,7 @@
 The command is written in extras/evaluate.py: nothing in the core needs an evaluation.
 """
 
-import importlib
-
 import cli
-from cli import BadInput
-
-
-def main():
-    try:
-        command = importlib.import_module("extras.evaluate")
-    except ModuleNotFoundError as error:
-        if error.name not in ("extras", "extras.evaluate"):
-            raise
-        raise BadInput("evaluation needs the folder extras/, which is missing") from error
-    command.main()
-
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(lambda: cli.load_extra("evaluate").main())

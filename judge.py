@@ -20,9 +20,9 @@ from typing import Literal, Optional
 
 import cli
 import judge_file
-from backends import LocalBackend, ServerBackend
+from backends import LocalBackend
 from checkpoint import check_model_folder, resolve_model
-from cli import BadInput, Progress, note, setting
+from cli import BadInput, Progress, load_extra, note, setting
 from data import Pair, load_pairs, place
 from early_stopping import STOP_HELP, STOPS, in_words, play_in_rounds, spending
 from seeding import stable_hash
@@ -92,7 +92,7 @@ class Judge:
         seed=0,
     ):
         if base_url:
-            self.backend = ServerBackend(base_url, model, style)
+            self.backend = load_extra("server").ServerBackend(base_url, model, style)
         else:
             self.backend = LocalBackend(model, tokenizer, style, device, dtype)
         self.style = self.backend.style

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from chat import decode_completion
 from checkpoint import check_model_folder, resolve_model
-from cli import BadInput, import_function, note, read_json_lines
+from cli import BadInput, import_function, load_extra, note, read_json_lines
 from data import Question, load_questions
 from rewards import (
     GroupMatches,
@@ -291,9 +291,7 @@ def check_judge(settings):
             "name behind --judge_base_url"
         )
     if settings.judge_base_url:
-        from endpoint import check_base_url
-
-        check_base_url(settings.judge_base_url)
+        load_extra("endpoint").check_base_url(settings.judge_base_url)
         load_style(settings.judge_style or "rrm")
         return
     folder = resolve_model(settings.judge_model)

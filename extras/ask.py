@@ -16,7 +16,7 @@ from chat import decode_completion, encode_chat, load_tokenizer, opens_think, st
 from checkpoint import check_model_folder, resolve_model
 from cli import BadInput, setting
 from data import load_questions
-from endpoint import Endpoint
+from extras.endpoint import Endpoint
 from extras.store import Base, named_pairs
 from rewards import final_answer
 from seeding import stable_hash, uniform

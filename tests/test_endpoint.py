@@ -10,9 +10,9 @@ import time
 import pytest
 from loopback import KEY, Handler, chat, text_of
 
-import endpoint
 from cli import BadInput
-from endpoint import Endpoint, Reply, check_base_url, read_reply, retry_after
+from extras import endpoint
+from extras.endpoint import Endpoint, Reply, check_base_url, read_reply, retry_after
 
 
 def ask(text="hi", **more):

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 from loopback import KEY, chat, text_of
 
-import endpoint
 import judge as judge_command
-from backends import LocalBackend, ServerBackend, disarm
+from backends import LocalBackend
 from cli import BadInput
+from extras import endpoint
+from extras.server import ServerBackend, disarm
 from judge import Judge
 from styles import load_style
 
@@ -206,7 +207,7 @@ def test_the_command(serve, tmp_path, monkeypatch):
         command,
         capture_output=True,
         text=True,
-        cwd=Path(endpoint.__file__).parent,
+        cwd=Path(endpoint.__file__).parents[1],
         env=dict(os.environ),
     )
     assert (

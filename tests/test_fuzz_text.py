@@ -14,16 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_fuzz import JSON, VALUES, damaged, fuzz, result_or_bad_input, time_limit
 
-import backends
 import cli
-import endpoint
 import judge
 import train_grpo
 import train_sft
 import verify
 from cli import BadInput
-from endpoint import Reply, TransientError
-from extras import evaluate
+from extras import endpoint, evaluate
+from extras.endpoint import Reply, TransientError
+from extras.server import disarm
 from styles import judge_messages, load_style, task_type
 from verdicts import find_verdicts
 
@@ -461,7 +460,7 @@ def test_parsers_of_long_texts(unit):
         for style in STYLES:
             judge.parse_verdict(text, style)
         task_type(text)
-        backends.disarm(text)
+        disarm(text)
         verify.stated_answer(text)
         verify.quick_check(text, "7"), verify.quick_check("7", text)
         judge_messages(load_style("rrm"), text, text, text)

@@ -356,7 +356,7 @@ def test_a_server_that_fails_leaves_the_rest_for_the_next_call(tmp_path, monkeyp
         "--out",
         str(tmp_path / "a.jsonl"),
     ]
-    monkeypatch.setattr("endpoint.MAX_PAUSE", 0.01)
+    monkeypatch.setattr("extras.endpoint.MAX_PAUSE", 0.01)
     with pytest.raises(RuntimeError, match="1 questions got no answer"):
         make_data.main(arguments)
     assert not (tmp_path / "a.jsonl").exists()

@@ -32,7 +32,7 @@ import judge as judge_command  # noqa: E402
 import ranking  # noqa: E402
 import train_grpo  # noqa: E402
 from cli import BadInput, import_function  # noqa: E402
-from endpoint import Endpoint  # noqa: E402
+from extras.endpoint import Endpoint  # noqa: E402
 from judge import Judge  # noqa: E402
 from styles import default_style, judge_messages, load_style
 

@@ -30,8 +30,8 @@ from tokenizers import normalizers, pre_tokenizers  # noqa: E402
 
 import chat  # noqa: E402
 import data  # noqa: E402
-from backends import disarm  # noqa: E402
 from cli import BadInput  # noqa: E402
+from extras.server import disarm  # noqa: E402
 from judge import Judge  # noqa: E402
 from styles import Style, judge_messages, load_style
 
