@@ -111,8 +111,8 @@ class Piece:
     queries: range
 
     @property
-    def keys(self):
-        return [*self.prompt, *self.queries]
+    def num_keys(self):
+        return len(self.prompt) + len(self.queries)
 
 
 def packed_attention(pack):
@@ -132,12 +132,12 @@ def packed_attention(pack):
     output_index = [0] * len(pack.tokens)  # where the output of each token is among query_index
     for batch in [*batches_of_similar(prompts), *batches_of_similar(completions)]:
         num_queries = max(len(piece.queries) for piece in batch)
-        num_keys = max(len(piece.keys) for piece in batch)
+        num_keys = max(piece.num_keys for piece in batch)
         for piece in batch:
             first, last = piece.queries.start, piece.queries.stop
             output_index[first:last] = range(len(query_index), len(query_index) + last - first)
             query_index += padded(piece.queries, num_queries)
-            key_index += padded(piece.keys, num_keys)
+            key_index += padded([*piece.prompt, *piece.queries], num_keys)
         shapes.append((len(batch), num_queries, num_keys))
         masks.append(batch_mask(batch, num_queries, num_keys))
     query_counts = [count * num_queries for count, num_queries, _ in shapes]
@@ -167,11 +167,11 @@ def packed_attention(pack):
 def batches_of_similar(pieces):
     """[[piece] for piece in pieces], with pieces of similar length joined"""
     batches = []
-    for piece in sorted(pieces, key=lambda piece: len(piece.keys)):
-        num_keys = len(piece.keys)
+    for piece in sorted(pieces, key=lambda piece: piece.num_keys):
+        num_keys = piece.num_keys
         if (
             batches
-            and num_keys <= MAX_PADDING * len(batches[-1][0].keys)
+            and num_keys <= MAX_PADDING * batches[-1][0].num_keys
             and len(batches[-1]) * num_keys < MAX_BATCH_KEYS
         ):
             batches[-1].append(piece)
