@@ -1,32 +1,36 @@
-"""Supervised fine-tuning: next-token loss on completions, packed, for any model that model.py runs.
+"""Supervised fine-tuning: next-token loss on completions, packed, for any model of model.py.
 
     torchrun train_sft.py --model M --train_data chains.jsonl --output_dir out/sft
     torchrun --nproc_per_node 8 train_sft.py ...
 
-It is the first stage of RM-R1 (judgments of a stronger teacher, before GRPO) and makes the base of the embedded judge. A row of the data is
-{"messages": [..., {"role": "assistant", "content": ...}]}, {"question": ..., "answer": ...}, or {"prompt": ..., "completion": ...} where the
-prompt is a list of messages or plain text (which then gets no chat template). Only the completion is learned; its tags (<think>, </think>)
-become the tokenizer's tokens.
+It is the first stage of RM-R1 (judgments of a stronger teacher, before GRPO), and it makes the
+base of the embedded judge. A row of the data is one of
+
+    {"messages": [..., {"role": "assistant", "content": ...}]}
+    {"question": ..., "answer": ...}
+    {"prompt": ..., "completion": ...}      prompt: messages, or text that gets no chat template
+
+Only the completion is learned. Its tags (<think>, </think>) become the tokenizer's tokens.
 """
 
+import dataclasses
 import itertools
 import math
-import os
 import random
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Optional
 
 import cli
 from chat import encode_chat, load_tokenizer, opens_think, stop_token_ids
-from checkpoint import check_model_folder, resolve_model
+from checkpoint import check_model_folder, is_embedded, resolve_model
 from cli import BadInput, note, setting
 from data import checked_text, to_messages
-from runlog import check_output_dir
+from runlog import check_run, newest_checkpoint, open_run, record, reporter
 from styles import load_style
 
-FREE_TO_CHANGE = ("output_dir", "save_every", "report_to", "resume")
+FREE_TO_CHANGE = ("output_dir", "save_every", "report_to", "resume")  # on --resume
 
 
 @dataclass
@@ -44,20 +48,17 @@ class Settings:
     weight_decay: float = setting(0.0, "of AdamW")
     max_grad_norm: float = setting(1.0, "gradients are scaled down to this norm")
     max_length: int = setting(4096, "tokens of a row at most; longer ones are left out and counted")
-    micro_batch_tokens: int = setting(
-        8192,
-        "packed tokens a forward pass; out of memory: lower it, and set --gradient_checkpointing",
-    )
+    micro_batch_tokens: int = setting(8192, "packed tokens in a forward pass; lower it to fit")
     gradient_checkpointing: bool = setting(
         False, "keep block inputs only, compute the rest again: less memory, a third more time"
     )
     judge_style: Optional[str] = setting(
         None,
-        "judging prompt that the rows use: written into config.json, so that judge.py takes it by default",
+        "judging prompt that the rows use; judge.py then takes it for this model by default",
         group="run",
     )
     save_every: int = setting(100, "steps between checkpoints; the last step is always saved")
-    resume: bool = setting(False, "go on from the newest checkpoint in output_dir, or start there")
+    resume: bool = setting(False, "continue from the newest checkpoint in output_dir, or start")
     seed: int = setting(0, "decides the order of the rows")
     report_to: Literal["none", "tensorboard", "wandb"] = setting(
         "none", "copy the metrics to tensorboard or wandb as well"
@@ -68,94 +69,123 @@ class Settings:
     )
 
 
+# ---- before torch is imported ----
+
+
 def check(settings):
-    """Everything that can be wrong before a model is loaded. Returns (settings, model folder, rows as (prompt, completion, place))."""
+    """Raises BadInput for all that can be wrong before a model is loaded.
+
+    Returns the rows as [(prompt: messages or text, completion: text, place), ...]; place is where
+    the row was read, as in "chains.jsonl line 3".
+    """
     for name in ("max_steps", "batch_size", "max_length", "micro_batch_tokens", "save_every"):
         if getattr(settings, name) < 1:
             raise BadInput(f"--{name}: must be at least 1, got {getattr(settings, name)}")
     for name in ("learning_rate", "max_grad_norm"):
-        if not 0 < getattr(settings, name) < float("inf"):
+        if not 0 < getattr(settings, name) < math.inf:
             raise BadInput(f"--{name}: must be above 0, got {getattr(settings, name)}")
-    if settings.warmup_steps < 0 or not 0 <= settings.weight_decay < float("inf"):
+    if settings.warmup_steps < 0 or not 0 <= settings.weight_decay < math.inf:
         raise BadInput("--warmup_steps, --weight_decay: must not be negative")
     if settings.train_data is None:
         raise BadInput(
             "--train_data: give a file of JSON lines with messages, or with prompt and completion"
         )
-    if settings.resume and not settings.output_dir:
-        raise BadInput("--resume: needs --output_dir, the folder of the run to go on with")
     if settings.judge_style:
         load_style(settings.judge_style)
-    folder = resolve_model(settings.model)
-    check_model_folder(folder)
-    if settings.output_dir is not None and os.environ.get("RANK", "0") == "0":
-        check_output_dir(settings.output_dir, settings, FREE_TO_CHANGE)
-    lines = [
-        (f"{settings.train_data} line {number}", row)
-        for number, row in cli.read_json_lines(settings.train_data, "--train_data")
-    ]
-    rows = [(*read_row(row, place), place) for place, row in lines]
+    check_model_folder(resolve_model(settings.model))
+    check_run(settings, FREE_TO_CHANGE)
+    rows = []
+    for number, row in cli.read_json_lines(settings.train_data, "--train_data"):
+        place = f"{settings.train_data} line {number}"
+        rows.append((*read_row(row, place), place))
     if not rows:
         raise BadInput(
             f"--train_data: {settings.train_data} has no rows: write one JSON object a line"
         )
-    return settings, folder, rows
+    return rows
 
 
 def read_row(row, place):
-    """A row of the data as (prompt: messages or text, completion: text)."""
-    if isinstance(row.get("question"), str) and isinstance(
-        row.get("answer"), str
-    ):  # GSM8K and its kin
-        row = {
-            "prompt": [{"role": "user", "content": row["question"]}],
-            "completion": row["answer"],
-        }
+    """A row of the data as (prompt: messages or text, completion: text). Raises BadInput."""
     prompt, completion = row.get("prompt"), row.get("completion")
-    if isinstance(prompt, list) and isinstance(completion, list):
-        row = {"messages": prompt + completion}
-    if "messages" in row:
-        messages = to_messages(row["messages"], "messages", place)
-        if len(messages) < 2 or messages[-1]["role"] != "assistant":
-            raise BadInput(
-                f"{place}: messages must end with an assistant's after at least one other: correct or leave out this row"
-            )
-        return messages[:-1], messages[-1]["content"]
+    question, answer = row.get("question"), row.get("answer")
+    if isinstance(question, str) and isinstance(answer, str):  # as in GSM8K
+        prompt, completion = [{"role": "user", "content": question}], answer
+    elif "messages" in row:
+        return split_messages(row["messages"], place)
+    elif isinstance(prompt, list) and isinstance(completion, list):
+        return split_messages(prompt + completion, place)
     if not isinstance(prompt, (str, list)) or not isinstance(completion, str):
         raise BadInput(
-            f"{place}: found the fields {', '.join(map(str, row))}: a row needs messages, or prompt and completion (text)"
+            f"{place}: found the fields {', '.join(map(str, row))}: a row needs messages, or "
+            "prompt and completion (text)"
         )
     checked_text(completion, "completion", place)
-    prompt = (
+    if isinstance(prompt, str):
         checked_text(prompt, "prompt", place)
-        if isinstance(prompt, str)
-        else to_messages(prompt, "prompt", place)
-    )
+    else:
+        prompt = to_messages(prompt, "prompt", place)
     if not prompt:
         raise BadInput(f"{place}: prompt is empty: write what comes before the completion")
     return prompt, completion
 
 
-if __name__ == "__main__":  # arguments and files are looked at before the slow imports below
-    CHECKED = cli.run(lambda: check(cli.parse_settings(Settings, description=__doc__)))
+def split_messages(messages, place):
+    """A conversation as (the messages before the assistant's last one, its text)."""
+    messages = to_messages(messages, "messages", place)
+    if len(messages) < 2 or messages[-1]["role"] != "assistant":
+        raise BadInput(
+            f"{place}: messages must end with an assistant's after at least one other: correct or "
+            "leave out this row"
+        )
+    return messages[:-1], messages[-1]["content"]
 
-import torch  # noqa: E402
 
-from checkpoint import is_embedded  # noqa: E402
-from distributed import Policy, load_checkpoint, save_checkpoint, start
-from model import pack_groups  # noqa: E402
-from runlog import newest_checkpoint, open_run, record, reporter  # noqa: E402
+# ---- rows and packs: a row is (prompt, [completion, ...], place) in token ids ----
 
 
 def encode_row(prompt, completion, tokenizer, end):
-    """Token ids (prompt, completion); the completion ends with the end-of-turn token, as the sampler's do."""
+    """Token ids (prompt, completion). The completion ends with the end-of-turn token `end`."""
     if isinstance(prompt, str):
-        ids = tokenizer.encode(prompt, add_special_tokens=False)
+        prompt_ids = tokenizer.encode(prompt, add_special_tokens=False)
     else:
-        ids = encode_chat(tokenizer, prompt)
-        if opens_think(tokenizer, ids):  # the template has written the opening tag already
+        prompt_ids = encode_chat(tokenizer, prompt)
+        if opens_think(tokenizer, prompt_ids):  # the template has written the opening tag already
             completion = completion.removeprefix("<think>").removeprefix("\n")
-    return ids, [*tokenizer.encode(completion, add_special_tokens=False), end]
+    return prompt_ids, [*tokenizer.encode(completion, add_special_tokens=False), end]
+
+
+def end_of_turn(tokenizer, folder):
+    """The token that ends a completion."""
+    if tokenizer.eos_token_id is not None:
+        return tokenizer.eos_token_id
+    return stop_token_ids(tokenizer, folder)[0]
+
+
+def usable_rows(rows, settings, vocab_size):
+    """The rows that settings.max_length allows.
+
+    Raises BadInput if none is left, and for a token that the model does not know: an added token
+    of the tokenizer, for which nobody made the embedding larger.
+    """
+    for prompt, completions, place in rows:
+        largest = max(itertools.chain(prompt, *completions), default=0)
+        if largest >= vocab_size:
+            raise BadInput(
+                f"{place}: the tokenizer makes token {largest} of it and the model knows "
+                f"{vocab_size}: use the tokenizer of this model"
+            )
+    kept = [row for row in rows if len(row[0]) + max(map(len, row[1])) <= settings.max_length]
+    if not kept:
+        raise BadInput(
+            f"--train_data: every row has more than {settings.max_length} tokens: raise "
+            "--max_length"
+        )
+    note(
+        f"{len(kept)} rows, {len(rows) - len(kept)} left out as too long; {settings.max_steps} "
+        f"steps of {settings.batch_size}: {settings.output_dir}"
+    )
+    return kept
 
 
 def row_stream(rows, seed):
@@ -166,31 +196,15 @@ def row_stream(rows, seed):
         yield from (rows[index] for index in order)
 
 
-def usable_rows(rows, settings, vocab_size):
-    """The rows (prompt, [completion, ...], place) of token ids that settings.max_length allows. BadInput for a token that the model does not
-    know (an added token of the tokenizer, for which nobody made the embedding larger), and where no row is left."""
-    for prompt, completions, place in rows:
-        if max(largest := max(ids, default=0) for ids in (prompt, *completions)) >= vocab_size:
-            raise BadInput(
-                f"{place}: the tokenizer makes token {largest} of it and the model knows {vocab_size}: use the tokenizer of this model"
-            )
-    kept = [row for row in rows if len(row[0]) + max(map(len, row[1])) <= settings.max_length]
-    if not kept:
-        raise BadInput(
-            f"--train_data: every row has more than {settings.max_length} tokens: raise --max_length"
-        )
-    note(
-        f"{len(kept)} rows, {len(rows) - len(kept)} left out as too long; {settings.max_steps} steps of {settings.batch_size}: {settings.output_dir}"
-    )
-    return kept
-
-
 def row_size(row):
     return len(row[0]) + sum(map(len, row[1]))
 
 
 def packs_of(rows, budget):
-    """Cuts rows into packs of about `budget` tokens, one row at least. Short rows come together, so that packs are filled well."""
+    """Cuts rows into packs of about `budget` tokens, one row at least.
+
+    Short rows come together, so packs are filled well.
+    """
     pack, size = [], 0
     for row in sorted(rows, key=row_size):
         if pack and size + row_size(row) > budget:
@@ -212,45 +226,28 @@ def learning_rate_at(step, settings):
     return settings.learning_rate * (0.55 + 0.45 * math.cos(math.pi * progress))
 
 
-def train_step(policy, optimizer, rows, settings):
-    """One update on this process's rows (prompt, [completion], place): mean loss over the completion tokens of all processes. Returns metrics."""
-    runtime = policy.runtime
-    (num_tokens,) = runtime.sum(sum(len(row[1][0]) for row in rows))
-    packs = list(packs_of(rows, settings.micro_batch_tokens))
-    count, loss_sum = int(runtime.max(len(packs))), torch.zeros((), device=runtime.device)
-    for index in range(count):
-        # a process with fewer packs keeps the others company with an empty one: gathering shards needs everyone
-        groups = [row[:2] for row in packs[index]] if index < len(packs) else [([0], [[0]])]
-        pack = pack_groups(groups, runtime.device)
-        logprobs, _ = policy.model.logprobs(pack)
-        loss = -logprobs.sum() / num_tokens * (index < len(packs))
-        (
-            loss * runtime.world_size
-        ).backward()  # FSDP averages gradients over processes; the loss is a sum
-        loss_sum += loss.detach()
-    grad_norm = policy.step(optimizer, loss_sum.item(), settings.max_grad_norm)
-    return {
-        "loss": runtime.sum(loss_sum.item())[0],
-        "grad_norm": grad_norm,
-        "num_tokens": num_tokens,
-    }
+# ---- the loop ----
 
 
-def train(settings, folder, rows):
+def main(settings):
+    texts = check(settings)
+
+    import torch  # only now: bad input is answered at once
+
+    from distributed import Policy, load_checkpoint, save_checkpoint, start
+    from model import pack_groups
+
     if is_embedded(settings.model):
-        torch.set_num_threads(1)
+        torch.set_num_threads(1)  # products this small are faster on one thread
     with start(settings.device, settings.dtype) as runtime:
+        # Setup: model and optimizer, the rows, the folder of the run.
         if settings.output_dir is None:
             settings.output_dir = runtime.gather(time.strftime("out/sft-%Y%m%d-%H%M%S"))[0]
         output_dir = Path(settings.output_dir)
         checkpoint = newest_checkpoint(output_dir, runtime) if settings.resume else None
-        tokenizer = load_tokenizer(checkpoint or folder)
-        end = (
-            tokenizer.eos_token_id
-            if tokenizer.eos_token_id is not None
-            else stop_token_ids(tokenizer, folder)[0]
-        )
-        policy = Policy(checkpoint or folder, runtime, settings.gradient_checkpointing)
+        folder = checkpoint or resolve_model(settings.model)
+        tokenizer = load_tokenizer(folder)
+        policy = Policy(folder, runtime, settings.gradient_checkpointing)
         optimizer = torch.optim.AdamW(
             policy.masters.values(),
             lr=settings.learning_rate,
@@ -258,48 +255,69 @@ def train(settings, folder, rows):
             fused=True,
         )
         first_step = load_checkpoint(checkpoint, policy, optimizer) if checkpoint else 0
-        encoded = [
-            (ids, [completion], place)
-            for *row, place in rows
-            for ids, completion in [encode_row(*row, tokenizer, end)]
-        ]
-        kept = usable_rows(encoded, settings, policy.model.config.vocab_size)
-        written, report = (
-            open_run(output_dir, asdict(settings), first_step if checkpoint else -1, runtime),
-            reporter(settings),
-        )
-        stream = itertools.islice(
-            row_stream(kept, settings.seed), first_step * settings.batch_size, None
-        )
+        end, rows = end_of_turn(tokenizer, folder), []
+        for prompt, completion, place in texts:
+            prompt_ids, completion_ids = encode_row(prompt, completion, tokenizer, end)
+            rows.append((prompt_ids, [completion_ids], place))
+        rows = usable_rows(rows, settings, policy.model.config.vocab_size)
+        last_step = first_step if checkpoint else -1
+        log = open_run(output_dir, dataclasses.asdict(settings), last_step, runtime)
+        report = reporter(settings)
+
+        # Step s reads rows (s - 1) * batch_size and on, so a resumed run only skips.
+        stream = row_stream(rows, settings.seed)
+        stream = itertools.islice(stream, first_step * settings.batch_size, None)
         for step in range(first_step + 1, settings.max_steps + 1):
             started = time.perf_counter()
+
+            # 1. Draw the rows of this step; each process takes its share of them.
             batch = list(itertools.islice(stream, settings.batch_size))
+            own_rows = batch[runtime.rank :: runtime.world_size]
+            packs = list(packs_of(own_rows, settings.micro_batch_tokens))
+            # Gathering sharded weights needs every process: one with fewer packs adds empty ones.
+            packs += [[]] * (int(runtime.max(len(packs))) - len(packs))
+
+            # 2. Follow the gradient of the mean loss over the completion tokens of all processes.
+            own_tokens = sum(len(completion) for _, (completion,), _ in own_rows)
+            (num_tokens,) = runtime.sum(own_tokens)
+            loss_sum = torch.zeros((), device=runtime.device)
+            for rows_of_pack in packs:
+                groups = [(prompt, completions) for prompt, completions, _ in rows_of_pack]
+                pack = pack_groups(groups or [([0], [[0]])], runtime.device)
+                logprobs, _ = policy.model.logprobs(pack)
+                loss = -logprobs.sum() / num_tokens
+                if not rows_of_pack:
+                    loss = loss * 0
+                # The loss is a sum, and FSDP averages gradients over processes.
+                (loss * runtime.world_size).backward()
+                loss_sum += loss.detach()
+            learning_rate = learning_rate_at(step, settings)
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate_at(step, settings)
-            row = {"step": step} | train_step(
-                policy, optimizer, batch[runtime.rank :: runtime.world_size], settings
-            )
-            row |= {
-                "learning_rate": learning_rate_at(step, settings),
-                "step_time": time.perf_counter() - started,
-            }
-            row = record(output_dir, written, row, runtime, "; ".join(place for *_, place in batch))
+                group["lr"] = learning_rate
+            grad_norm = policy.step(optimizer, loss_sum.item(), settings.max_grad_norm)
+
+            # 3. Log and save.
+            row = {"step": step, "loss": runtime.sum(loss_sum.item())[0], "grad_norm": grad_norm}
+            row |= {"num_tokens": num_tokens, "learning_rate": learning_rate}
+            row["step_time"] = time.perf_counter() - started
+            places = "; ".join(place for *_, place in batch)
+            row = record(output_dir, log, row, runtime, places)
             report(step, row)
             left = int(row["step_time"] * (settings.max_steps - step))
             note(
-                f"step {step}/{settings.max_steps}  loss {row['loss']:.4f}  grad {row['grad_norm']:.2f}  {row['step_time']:.2f} s  "
+                f"step {step}/{settings.max_steps}  loss {row['loss']:.4f}  "
+                f"grad {row['grad_norm']:.2f}  {row['step_time']:.2f} s  "
                 f"{left // 60}:{left % 60:02d} left"
             )
             if step % settings.save_every == 0 or step == settings.max_steps:
-                save_checkpoint(
-                    output_dir, step, policy, optimizer, tokenizer, settings.judge_style
-                )
+                style = settings.judge_style
+                save_checkpoint(output_dir, step, policy, optimizer, tokenizer, style)
         if runtime.is_main:
             print(output_dir / f"checkpoint-{settings.max_steps}")
 
 
 if __name__ == "__main__":
     cli.run(
-        lambda: train(*CHECKED),
+        lambda: main(cli.parse_settings(Settings, description=__doc__)),
         memory="lower --micro_batch_tokens, or set --gradient_checkpointing",
     )

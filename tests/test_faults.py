@@ -219,19 +219,17 @@ def test_supervised_training_names_the_rows(damaged, tmp_path, capsys):
                 for completion in completions
             )
         )
-        train_sft.train(
-            *train_sft.check(
-                train_sft.Settings(
-                    model=damaged,
-                    train_data=str(data),
-                    output_dir=str(tmp_path / name),
-                    max_steps=steps,
-                    batch_size=1,
-                    learning_rate=1e-3,
-                    device="cpu",
-                    dtype="float32",
-                    **changes,
-                )
+        train_sft.main(
+            train_sft.Settings(
+                model=damaged,
+                train_data=str(data),
+                output_dir=str(tmp_path / name),
+                max_steps=steps,
+                batch_size=1,
+                learning_rate=1e-3,
+                device="cpu",
+                dtype="float32",
+                **changes,
             )
         )
         return rows_of(tmp_path / name), capsys.readouterr().err

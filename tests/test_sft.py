@@ -12,14 +12,14 @@ import torch
 import transformers
 from tiny_models import make_model_folder, make_tokenizer
 
-from distributed import Policy, Runtime
+import train_sft
+from distributed import Policy
 from kernels.packed_attention import packed_attention
 from model import Model, pack_groups
-from train_sft import Settings, encode_row, learning_rate_at, packs_of, train_step
+from train_sft import Settings, encode_row, learning_rate_at, packs_of
 
 torch.set_num_threads(1)
 ROOT = Path(__file__).parents[1]
-ALONE = Runtime(0, 1, torch.device("cpu"), torch.float32)
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,9 @@ def test_a_tag_that_the_template_has_opened_is_not_written_twice():
 
 
 @pytest.mark.parametrize("budget", [10_000, 40, 1])
-def test_loss_and_gradient_are_the_mean_over_completion_tokens(folder, budget):
+def test_loss_and_gradient_are_the_mean_over_completion_tokens(
+    folder, budget, tmp_path, monkeypatch
+):
     rows = [
         ([5, 6, 7], [[8, 9]], "line 1"),
         ([10], [[11, 12, 13, 14]], "line 2"),
@@ -112,15 +114,18 @@ def test_loss_and_gradient_are_the_mean_over_completion_tokens(folder, budget):
         )
     expected = sum(losses) / 7
     expected.backward()
-    policy = Policy(folder, ALONE)
     gradients = {}
-    optimizer = torch.optim.AdamW(policy.masters.values())
-    optimizer.step = lambda: gradients.update(
-        {name: master.grad.clone() for name, master in policy.masters.items()}
-    )
-    row = train_step(
-        policy, optimizer, rows, Settings(micro_batch_tokens=budget, max_grad_norm=1e9)
-    )
+
+    def keep_gradients(policy, optimizer, loss, max_grad_norm):
+        gradients.update({name: master.grad for name, master in policy.masters.items()})
+        return 1.0
+
+    monkeypatch.setattr(Policy, "step", keep_gradients)
+    monkeypatch.setattr(train_sft, "check", lambda settings: [("", "", "")])
+    monkeypatch.setattr(train_sft, "usable_rows", lambda *arguments: rows)
+    options = dict(micro_batch_tokens=budget, batch_size=3, max_steps=1, dtype="float32")
+    train_sft.main(Settings(str(folder), output_dir=str(tmp_path / "run"), **options))
+    (row,) = rows_of(tmp_path / "run")
     assert row["num_tokens"] == 7 and row["loss"] == pytest.approx(expected.item(), rel=1e-5)
     for name, weight in model.named_parameters():
         torch.testing.assert_close(gradients[name], weight.grad, rtol=1e-4, atol=1e-6)

@@ -271,8 +271,8 @@ def test_full_disks_kills_and_interrupts_of_supervised_training(
     def stopped(code):  # what a run that goes on has told when it ends early
         with pytest.raises(SystemExit) as ended:
             cli.run(
-                lambda: train_sft.train(
-                    *train_sft.check(train_sft.Settings(**flags, output_dir=str(run), resume=True))
+                lambda: train_sft.main(
+                    train_sft.Settings(**flags, output_dir=str(run), resume=True)
                 )
             )
         told = capsys.readouterr().err
@@ -314,9 +314,7 @@ def test_full_disks_kills_and_interrupts_of_supervised_training(
         patch.setattr(train_sft, "save_checkpoint", lambda *_: signal.raise_signal(signal.SIGINT))
         assert stopped(130) == "interrupted"
     for path, resume in ((run, True), (tmp_path / "whole", False)):
-        train_sft.train(
-            *train_sft.check(train_sft.Settings(**flags, output_dir=str(path), resume=resume))
-        )
+        train_sft.main(train_sft.Settings(**flags, output_dir=str(path), resume=resume))
     assert timeless(run) == timeless(tmp_path / "whole") and len(timeless(run)) == 18
     for name in ("model.safetensors", "trainer/optimizer.safetensors"):
         assert (run / "checkpoint-18" / name).read_bytes() == (
@@ -542,14 +540,12 @@ def test_weights_and_tokenizers_of_another_model_are_refused(folder, tmp_path):
         match=f"rows.jsonl line 2: the tokenizer makes token {len(tokenizer) - 1} "
         f".* knows {len(tokenizer) - 1}",
     ):
-        train_sft.train(
-            *train_sft.check(
-                train_sft.Settings(
-                    model=str(tmp_path / "added"),
-                    train_data=str(tmp_path / "rows.jsonl"),
-                    output_dir=str(tmp_path / "run"),
-                    device="cpu",
-                    dtype="float32",
-                )
+        train_sft.main(
+            train_sft.Settings(
+                model=str(tmp_path / "added"),
+                train_data=str(tmp_path / "rows.jsonl"),
+                output_dir=str(tmp_path / "run"),
+                device="cpu",
+                dtype="float32",
             )
         )
