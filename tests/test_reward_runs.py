@@ -1,4 +1,4 @@
-"""runs/reward: rewards that know the sums, judges of a given accuracy, and the rows that the student learns from."""
+"""runs/reward: rewards that know the sums, judges of a given accuracy, the student, the table."""
 
 import importlib
 import itertools
@@ -16,6 +16,7 @@ from cli import BadInput, import_function  # noqa: E402
 from rewards import final_answer  # noqa: E402
 
 rewards_tiny = importlib.import_module("runs.reward.rewards_tiny")
+table = importlib.import_module("runs.reward.table")
 SUM, DIFFERENCE = ([{"role": "user", "content": text}] for text in ("347+586", "92 minus 57"))
 ANSWERS = [
     "<think> ones 7+6=13</think>933",
@@ -43,11 +44,12 @@ def test_rewards_by_name(in_root, name, expected):
 
 
 def test_an_exact_judge_ranks_right_before_wrong_and_other_names_are_refused(in_root):
-    reward = import_function("runs.reward.rewards_tiny:fresh_100_win_rate", "--reward")
-    values, _ = reward(
-        prompts=[SUM] * 3, completions=["933", "923", "13,13,9: 923"]
-    )  # each meets both others; the two wrong ones throw a coin
-    assert values[0] == 1 and sorted(values[1:]) == [0, 0.5]
+    reward = import_function("runs.reward.rewards_tiny:fresh_100", "--reward")
+    values, (group,) = reward(prompts=[SUM] * 3, completions=["933", "923", "13,13,9: 923"])
+    assert values[0] == max(values) and len(set(values)) == 3
+    scores = {(i, j): score for i, j, score in group.matches}  # the two wrong ones toss a coin
+    scores |= {(j, i): 1 - score for (i, j), score in scores.items()}
+    assert scores[0, 1] == scores[0, 2] == 1 and len(scores) == 6
     for name in ("fresh_20", "fresh_075x", "fresh"):
         with pytest.raises(BadInput, match="50 to 100"):
             import_function(f"runs.reward.rewards_tiny:{name}", "--reward")
@@ -102,3 +104,15 @@ def test_the_student_never_sees_a_held_out_question_and_errs_as_it_should():
     ]
     assert abs(lengths[0] - lengths[1]) < 0.04  # the longer form is no sign of quality
     assert all("answer" not in row for row in itertools.islice(student.questions(False), 10))
+
+
+def test_the_table_of_the_log():
+    """Every number that table.py prints stands in solver.md, which has more columns."""
+    rows = table.read_rows(table.HERE / "solver.jsonl")
+    runs = {row["name"]: [other for other in rows if other["name"] == row["name"]] for row in rows}
+    page = (table.HERE / "solver.md").read_text().splitlines()
+    lines = table.table(runs, list(runs)).splitlines()[2:]
+    assert len(lines) == 29
+    for line in lines:
+        cells = line.strip("| ").split(" | ")
+        assert any(set(cells) <= set(other.strip("| ").split(" | ")) for other in page), line

@@ -5,12 +5,10 @@
 #   bash runs/reward/solver.sh --full                 everything below, seeds 0 to 4
 #   SEEDS="0 1" JOBS=2 bash runs/reward/solver.sh arms accuracy              (KINDS="fresh" ACCURACIES="75 95": a part of it)
 #
-#   base          the policy, tiny/student (made only if it is not there), its questions, and the judge on its answers
+#   base          the policy, tiny/student (made only if it is not there), and its questions
 #   arms          oracle, judge, majority, coin, untrained judge
 #   opponents     the judge with 1, 2 and 7 opponents each (arms: 4)
-#   scales        the judge's win rates and Elo ratings, divided by their standard deviation or not (arms: shrunk, not divided)
 #   accuracy      judges of 55 to 99 % accuracy: fresh errors, fixed errors, a liking for length; 16 matches a group as in arms
-#   noisy_scales  a judge of 75 % with fixed errors under the other ratings
 #   forgetful     oracle, judge, majority with a policy that leaves out carries: its most frequent answer is wrong where there is one
 #   dpo           pairs of the student's answers, labelled by the judge, by the truth, by a coin
 #   consistency   a judge trained with the reward for both orders, against the plain verdict
@@ -61,35 +59,24 @@ plan() {  # one run a line: a function and its arguments
             echo "one coin $seed --reward $mine:coin --scale_rewards group"
             echo "one untrained $seed --reward judge --judge_model tiny-base" ;;
         opponents) for d in 1 2 7; do echo "one judge_d$d $seed --reward judge --judge_model tiny --judge_opponents $d"; done ;;
-        scales)
-            for scale in win_rate elo; do
-                echo "one judge_${scale}_group $seed --reward $mine:tiny_$scale --scale_rewards group"
-            done
-            echo "one judge_win_rate_none $seed --reward $mine:tiny_win_rate --scale_rewards none"
-            echo "one judge_shrunk_group $seed --reward judge --judge_model tiny --scale_rewards group" ;;
         accuracy)
             for kind in $KINDS; do for p in $ACCURACIES; do
                 echo "one ${kind}_$p $seed --reward $mine:${kind}_$p --scale_rewards none"
             done; done ;;
-        noisy_scales)
-            for scale in win_rate elo; do
-                echo "one fixed_75_${scale}_group $seed --reward $mine:fixed_75_$scale --scale_rewards group"
-            done
-            echo "one fixed_75_win_rate_none $seed --reward $mine:fixed_75_win_rate --scale_rewards none" ;;
         forgetful)
             echo "one forgetful_oracle $seed --reward $mine:oracle --scale_rewards group"
             echo "one forgetful_judge $seed --reward judge --judge_model tiny"
             echo "one forgetful_majority $seed --reward $mine:majority --scale_rewards group" ;;
         dpo) for labels in judge oracle coin; do echo "dpo $labels $seed"; done ;;
         consistency) for reward in verdict consistency; do echo "verdicts $reward $seed"; done ;;
-        *) echo "solver.sh: $1 is no part: base arms opponents scales accuracy noisy_scales forgetful dpo consistency" >&2; exit 2 ;;
+        *) echo "solver.sh: $1 is no part: base arms opponents accuracy forgetful dpo consistency" >&2; exit 2 ;;
         esac
     done
 }
 
 parts=("${@:-arms}")
 if [ "${1:-}" = --full ]; then
-    parts=(arms opponents scales accuracy noisy_scales forgetful dpo consistency)
+    parts=(arms opponents accuracy forgetful dpo consistency)
     SEEDS="${SEEDS:-0 1 2 3 4}"
 fi
 SEEDS="${SEEDS:-0}"
@@ -105,7 +92,6 @@ if [ ! -d tiny/student ]; then
 fi
 [ -f $work/questions.jsonl ] || python runs/reward/student.py questions 8000 $work/questions.jsonl
 [ -f $work/test.jsonl ] || python runs/reward/student.py test 400 $work/test.jsonl
-[ -f $work/own.log ] || { python runs/reward/answers.py measure tiny/student tiny > $work/own.part && mv $work/own.part $work/own.log; }
 
 for part in "${parts[@]}"; do
     [ "$part" = base ] && continue
