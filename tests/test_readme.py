@@ -1,4 +1,4 @@
-"""README.md and docs/: links lead somewhere, commands and flags exist, and every diff and code block works."""
+"""README.md and the pages: links, commands and flags exist; diffs and code blocks work."""
 
 import importlib.util
 import json
@@ -117,7 +117,7 @@ def help_of(*command):
 
 
 def known_flags(program, arguments):
-    """The text in which the flags of a program are found: its help, or its source for scripts in runs/."""
+    """A text that names the flags of a program: its help, or the source of a script in runs/."""
     if program.startswith("extras."):
         subcommands = arguments[:1] if program == "extras.make_data" else []
         return help_of("-m", program, *subcommands)
@@ -174,7 +174,7 @@ def test_file_map():
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_python_blocks_run(page, capsys):
-    """Python blocks run as they are, with the embedded judge; what a comment promises is printed."""
+    """Python blocks run as they are. They print what their comments promise."""
     for code in blocks(page, "python"):
         exec(compile(code, page.name, "exec"), {})
         promised = re.findall(r"^print\(.*\)  # (.*)$", code, re.MULTILINE)

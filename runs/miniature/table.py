@@ -1,8 +1,8 @@
 """Makes runs/miniature/README.md from runs/miniature/results: python runs/miniature/table.py
 
-A result is results/NAME.json, as rl.write_result writes it. NAME-full.json has several RL seeds. What is
-missing is listed as not run. head.md and experiments.md say what an experiment does and when a claim
-counts as reproduced; that does not depend on the results.
+A result is results/NAME.json, as rl.write_result writes it. NAME-full.json has several RL seeds.
+What is missing is listed as not run. head.md and experiments.md say what an experiment does and
+when a claim counts as reproduced; that does not depend on the results.
 """
 
 import json
@@ -38,8 +38,9 @@ def table(columns, rows):
 
 def section(name, result):
     many = len(result["seeds"]) > 1
+    seeds = f"RL seed{'s' * many} {' '.join(map(str, result['seeds']))}"
     what = (
-        f"`{result['command']}`: RL seed{'s' * many} {' '.join(map(str, result['seeds']))}, {result['steps']} steps of 32 prompts x 8, "
+        f"`{result['command']}`: {seeds}, {result['steps']} steps of 32 prompts x 8, "
         f"{result['pairs']} held-out pairs in both orders, {result['machine']}."
     )
     parts = [what, table(["claim", "figure", "verdict"], result["claims"])]
