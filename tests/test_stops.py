@@ -18,6 +18,7 @@ import torch
 from tiny_models import COIN, make_model_folder, make_scripted_folder, make_tokenizer
 
 import cli
+import distributed
 import elo
 import judge
 import ranking
@@ -311,7 +312,7 @@ def test_full_disks_kills_and_interrupts_of_supervised_training(
     process.kill()
     assert process.wait() == -signal.SIGKILL  # it had not ended by itself
     with monkeypatch.context() as patch:
-        patch.setattr(train_sft, "save_checkpoint", lambda *_: signal.raise_signal(signal.SIGINT))
+        patch.setattr(distributed, "save_checkpoint", lambda *_: signal.raise_signal(signal.SIGINT))
         assert stopped(130) == "interrupted"
     for path, resume in ((run, True), (tmp_path / "whole", False)):
         train_sft.main(train_sft.Settings(**flags, output_dir=str(path), resume=resume))
