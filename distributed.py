@@ -21,16 +21,9 @@ import torch
 import torch.distributed as dist
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch.distributed.fsdp import (
-    FSDPModule,
-    MixedPrecisionPolicy,
-    fully_shard,
-    register_fsdp_forward_method,
-)
-from torch.distributed.tensor import DTensor
 
-from checkpoint import check_model_folder, read_weights, resolve_model, save_model_folder
-from model import Config, Model, choose_device, compute_dtype
+from checkpoint import save_model_folder
+from model import Model, choose_device, compute_dtype
 from runlog import sha256, sync, write_json
 
 MOMENTS = "exp_avg", "exp_avg_sq"  # of AdamW
@@ -142,26 +135,13 @@ class Policy:
             for name, weight in self.model.named_parameters():
                 weight.register_post_accumulate_grad_hook(gradient_into(self.masters[name]))
 
-    @contextlib.contextmanager
     def gathered(self):
-        """Yields a plain Model to sample from, with all weights on this process.
-
-        Shards are gathered once and let go afterwards.
-        """
+        """A context that yields a plain Model to sample from, with all weights on this process."""
         if self.runtime.world_size == 1:
-            yield self.model
-            return
-        units = [module for module in self.model.modules() if isinstance(module, FSDPModule)]
-        for unit in units:
-            unit.unshard()
-        with torch.device("meta"):
-            plain = Model(self.model.config)
-        weights = {name: weight.detach() for name, weight in self.model.named_parameters()}
-        plain.load_state_dict(weights, assign=True)
-        yield plain
-        del plain, weights
-        for unit in units:
-            unit.reshard()
+            return contextlib.nullcontext(self.model)
+        from sharding import gathered
+
+        return gathered(self.model)
 
     def step(self, optimizer, loss, max_grad_norm):
         """One optimizer step on gradients whose global norm is scaled down to max_grad_norm.
@@ -197,45 +177,30 @@ def gradient_into(master):
 
 
 def load_model(folder, runtime, dtype):
-    """A Model on this process's device; with several processes FSDP2 shards of it.
-
-    No process ever holds more than its shards and one full tensor.
-    """
+    """A Model on this process's device; with several processes FSDP2 shards of it."""
     if runtime.world_size == 1:
         return Model.from_pretrained(folder, runtime.device, dtype)
-    folder = resolve_model(folder)
-    with torch.device("meta"):
-        model = Model(Config.from_dict(check_model_folder(folder))).to(dtype)
-    mesh = dist.device_mesh.init_device_mesh(runtime.device.type, (runtime.world_size,))
-    precision = MixedPrecisionPolicy(
-        param_dtype=runtime.dtype, reduce_dtype=torch.float32, cast_forward_inputs=False
-    )
-    # One unit a block. Embedding, norm and head are the root unit, which stays gathered until its
-    # backward is done.
-    for block in model.layers:
-        fully_shard(block, mesh=mesh, mp_policy=precision)
-    fully_shard(model, mesh=mesh, mp_policy=precision, reshard_after_forward=False)
-    register_fsdp_forward_method(model, "logprobs")  # gathers the head before it is read
-    model.to_empty(device=runtime.device)
-    parameters = dict(model.named_parameters())
-    with torch.no_grad():
-        for name, tensor in read_weights(model, folder):
-            copy_into(parameters[name], tensor)
-    return model
+    from sharding import load_shards
+
+    return load_shards(folder, runtime, dtype)
 
 
 def copy_into(parameter, tensor):
     """Copies a full tensor into a parameter, or its part into this process's shard of it."""
-    if isinstance(parameter, DTensor):
-        pieces = tensor.chunk(parameter.device_mesh.size())  # FSDP2 cuts the first dimension
-        rank = parameter.device_mesh.get_local_rank()
-        tensor = pieces[rank] if rank < len(pieces) else tensor[:0]
+    if is_sharded(parameter):
+        from sharding import own_shard
+
+        tensor = own_shard(parameter, tensor)
         parameter = parameter.to_local()
     parameter.copy_(tensor)
 
 
 def unsharded(tensor):
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return tensor.full_tensor() if is_sharded(tensor) else tensor
+
+
+def is_sharded(tensor):
+    return hasattr(tensor, "full_tensor")  # a DTensor
 
 
 # ---- checkpoints of a training ----

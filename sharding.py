@@ -1,0 +1,64 @@
+"""FSDP2: the weights of a run with several processes, in fp32 shards. Loaded only by such a run."""
+
+import contextlib
+
+import torch
+import torch.distributed as dist
+from torch.distributed.fsdp import (
+    FSDPModule,
+    MixedPrecisionPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
+
+from checkpoint import check_model_folder, read_weights, resolve_model
+from model import Config, Model
+
+
+def load_shards(folder, runtime, dtype):
+    """A Model of which this process holds its shards, cast to runtime.dtype as they are gathered.
+
+    No process ever holds more than its shards and one full tensor.
+    """
+    folder = resolve_model(folder)
+    with torch.device("meta"):
+        model = Model(Config.from_dict(check_model_folder(folder))).to(dtype)
+    mesh = dist.device_mesh.init_device_mesh(runtime.device.type, (runtime.world_size,))
+    precision = MixedPrecisionPolicy(
+        param_dtype=runtime.dtype, reduce_dtype=torch.float32, cast_forward_inputs=False
+    )
+    # One unit a block. Embedding, norm and head are the root unit, which stays gathered until its
+    # backward is done.
+    for block in model.layers:
+        fully_shard(block, mesh=mesh, mp_policy=precision)
+    fully_shard(model, mesh=mesh, mp_policy=precision, reshard_after_forward=False)
+    register_fsdp_forward_method(model, "logprobs")  # gathers the head before it is read
+    model.to_empty(device=runtime.device)
+    parameters = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, tensor in read_weights(model, folder):
+            parameters[name].to_local().copy_(own_shard(parameters[name], tensor))
+    return model
+
+
+def own_shard(parameter, tensor):
+    """This process's part of a full tensor: FSDP2 cuts the first dimension."""
+    pieces = tensor.chunk(parameter.device_mesh.size())
+    rank = parameter.device_mesh.get_local_rank()
+    return pieces[rank] if rank < len(pieces) else tensor[:0]
+
+
+@contextlib.contextmanager
+def gathered(model):
+    """Yields a plain Model with all weights on this process; the shards are let go afterwards."""
+    units = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    for unit in units:
+        unit.unshard()
+    with torch.device("meta"):
+        plain = Model(model.config)
+    weights = {name: weight.detach() for name, weight in model.named_parameters()}
+    plain.load_state_dict(weights, assign=True)
+    yield plain
+    del plain, weights
+    for unit in units:
+        unit.reshard()
