@@ -30,6 +30,7 @@ SIZES = (  # required
     "num_hidden_layers",
     "num_attention_heads",
 )
+FETCHED = "qwen2.5-coder-1.5b", "qwen2.5-coder-0.5b", "smollm2-135m"  # extras/fetch.py makes them
 HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]  # no pickles
 INDEX = "model.safetensors.index.json"
 MAX_SHARD_BYTES = 5_000_000_000
@@ -54,6 +55,11 @@ def resolve_model(name):
         folder = Path(__file__).parent / "tiny" / (str(name)[5:] or "judge")
     if folder.is_dir():
         return folder
+    if folder.name in FETCHED:
+        raise BadInput(
+            f"--model: no such folder {name}: make it with python -m extras.fetch {folder.name} "
+            f"{name}"
+        )
     if str(name).startswith((".", "/", "~")) or str(name).count("/") != 1:
         raise BadInput(
             f"--model: no such folder {name}: give a Hugging Face folder or a hub name such as "
