@@ -136,7 +136,7 @@ import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 
 from chat import load_tokenizer, stop_token_ids  # noqa: E402
-from distributed import Policy, load_checkpoint, load_model, save_checkpoint, start
+from distributed import Policy, load_checkpoint, load_model, save_checkpoint, start  # noqa: E402
 from model import pack_groups  # noqa: E402
 from runlog import newest_checkpoint, open_run, record, reporter  # noqa: E402
 from train_sft import encode_row, packs_of, row_size, row_stream, usable_rows  # noqa: E402

@@ -3,6 +3,7 @@
 The fixture `serve` starts it.
 """
 
+import contextlib
 import json
 import threading
 import time
@@ -76,10 +77,8 @@ class Handler(BaseHTTPRequestHandler):
         for name, value in ({"Content-Length": str(len(body))} | headers).items():
             self.send_header(name, value)
         self.end_headers()
-        try:
+        with contextlib.suppress(OSError):
             self.wfile.write(body)
-        except OSError:
-            pass
 
     def log_message(self, *arguments):
         pass

@@ -555,7 +555,7 @@ def test_chains_go_on_where_the_teacher_broke_off(tmp_path):
         )
     )
     for stop in (7, 14):
-        server.behave = lambda request, attempt: (
+        server.behave = lambda request, attempt, stop=stop: (
             (401, {}, b"") if len(server.seen) > stop else teacher(request, attempt)
         )
         with pytest.raises(BadInput, match="401"):

@@ -127,7 +127,10 @@ def test_rules_are_read_from_the_question_alone():
 def test_files_share_no_question_and_the_hint_is_in_the_prompt_alone(tmp_path):
     rubric_chains.main(tmp_path, 48, 16, 16)
     rows = {
-        name: [json.loads(line) for line in open(tmp_path / f"{name}.jsonl", encoding="utf-8")]
+        name: [
+            json.loads(line)
+            for line in (tmp_path / f"{name}.jsonl").read_text("utf-8").splitlines()
+        ]
         for name in ("teacher", "asked", "rl")
     }
     assert [len(part) for part in rows.values()] == [48, 16, 16] and len(

@@ -6,6 +6,7 @@ runs/attacks/attacks.py makes the full table of attacks, tokenizers and prompts;
 """
 
 import ast
+import contextlib
 import json
 import os
 import subprocess
@@ -22,7 +23,7 @@ sys.path.insert(0, str(ROOT / "runs" / "attacks"))
 
 import attacks  # noqa: E402
 from loopback import KEY, text_of  # noqa: E402
-from loopback import chat as reply
+from loopback import chat as reply  # noqa: E402
 from tiny_models import COIN, make_scripted_folder  # noqa: E402
 
 import chat  # noqa: E402
@@ -34,7 +35,7 @@ import train_grpo  # noqa: E402
 from cli import BadInput, import_function  # noqa: E402
 from extras.endpoint import Endpoint  # noqa: E402
 from judge import Judge  # noqa: E402
-from styles import default_style, judge_messages, load_style
+from styles import default_style, judge_messages, load_style  # noqa: E402
 
 WANTED = attacks.attacks()
 SMOLLM2 = os.environ.get("RRM_SMOLLM2")
@@ -331,10 +332,8 @@ def test_the_help_says_that_a_reward_of_ones_own_runs_code(tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     (tmp_path / "trap.py").write_text("open('sprung', 'w')\ndef f(**columns): pass\n")
     for name in ("trap", "trap.f", ":trap", "trap:", "verdict", "../trap", "trap.py"):
-        try:
+        with contextlib.suppress(BadInput):
             import_function(name, "--reward")
-        except BadInput:
-            pass
     assert not (tmp_path / "sprung").exists()
     import_function("trap:f", "--reward")
     assert (tmp_path / "sprung").exists()  # this form alone, which is what it is for
@@ -352,10 +351,8 @@ def test_code_in_a_model_folder_is_not_run(tmp_path):
     (tmp_path / "trap.py").write_text(
         f"open({str(tmp_path / 'sprung')!r}, 'w')\nclass Trap: pass\n"
     )
-    try:
+    with contextlib.suppress(BadInput):
         chat.load_tokenizer(tmp_path)
-    except BadInput:
-        pass
     assert not (tmp_path / "sprung").exists()
 
 

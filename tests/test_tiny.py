@@ -15,7 +15,7 @@ sys.path.insert(0, str(FOLDER))
 import world  # noqa: E402
 
 from chat import load_tokenizer  # noqa: E402
-from styles import load_style
+from styles import load_style  # noqa: E402
 
 SETS = {
     name: [json.loads(line) for line in (FOLDER / f"{name}.jsonl").read_text().splitlines()]

@@ -33,7 +33,7 @@ import data  # noqa: E402
 from cli import BadInput  # noqa: E402
 from extras.server import disarm  # noqa: E402
 from judge import Judge  # noqa: E402
-from styles import Style, judge_messages, load_style
+from styles import Style, judge_messages, load_style  # noqa: E402
 
 # ---- tokenizers ----
 

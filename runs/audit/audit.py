@@ -25,7 +25,7 @@ from sklearn.linear_model import LogisticRegression
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1]))
 
-from data import items_of
+from data import items_of  # noqa: E402
 from elo import fit_strengths, win_table  # noqa: E402
 from extras.benchmarks import BENCHMARKS, load  # noqa: E402
 from seeding import uniform  # noqa: E402

@@ -89,7 +89,7 @@ def main():
     print(f"| rule | {' | '.join(names)} | all |\n|{'---|' * (len(names) + 2)}")
     for rule, score in RULES.items():
 
-        def right(row):
+        def right(row, score=score):
             task, better = parse(row), row["ab"[row["label"]]]
             difference = score(task, better) - score(task, row["ab"[1 - row["label"]]])
             return 0.5 if difference == 0 else float(difference > 0)

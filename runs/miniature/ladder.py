@@ -82,7 +82,7 @@ def chain(form, task, answers, better):
 
 def make_rows():
     """Files of conversations: verdicts.jsonl (all training pairs) and one of CHAINS judgments for each form."""
-    pairs = [json.loads(line) for line in open(ROOT / "tiny/train.jsonl")]
+    pairs = [json.loads(line) for line in (ROOT / "tiny/train.jsonl").read_text().splitlines()]
     rng, rows = random.Random("ladder"), {"verdicts": [], **{form: [] for form in FORMS}}
     for number, row in enumerate(rng.sample(pairs, len(pairs))):
         order = rng.choice([[0, 1], [1, 0]])
@@ -173,7 +173,11 @@ def measure(start, runs):
     right, rows = {arm: rl.table(found) for arm, found in paths.items()}, []
     for arm, label in LABEL.items():
         families = [
-            told(rl.accuracy(rl.table(paths[arm], keep=lambda game: game["family"] == family)))
+            told(
+                rl.accuracy(
+                    rl.table(paths[arm], keep=lambda game, family=family: game["family"] == family)
+                )
+            )
             for family in ("sums", "lines")
         ]
         cycles = [rl.cycle_rate(path_of(f"{name}-triples")) for name in names[arm]]

@@ -15,9 +15,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
-from chat import encode_chat, load_tokenizer, stop_token_ids
+from chat import encode_chat, load_tokenizer, stop_token_ids  # noqa: E402
 from checkpoint import resolve_model  # noqa: E402
-from cli import read_json_lines
+from cli import read_json_lines  # noqa: E402
 from seeding import stable_hash  # noqa: E402
 from styles import judge_messages, load_style  # noqa: E402
 from verdicts import read_completion  # noqa: E402
@@ -83,7 +83,7 @@ def play(judge, rows, forced="", votes=1, temperature=1.0, max_completion_length
         seed=seeds,
     )
     results = []
-    for (row, order, answers, prompt, begun), completions in zip(games, drawn):
+    for (row, order, answers, _, begun), completions in zip(games, drawn):
         better, lengths = order.index(row["label"]) + 1, [len(answer) for answer in answers]
         for completion in completions:
             whole = Completion(

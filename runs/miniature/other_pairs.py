@@ -71,13 +71,17 @@ def worse_is_longer(row):
 
 def teacher_rows(start, runs, teachers):
     """(rows of the table, claims, claim of the whole) of one base. runs: {labels: {name of games: folder}}; teachers: {labels: share right}."""
-    held_out = [json.loads(line) for line in open(ROOT / "tiny/test.jsonl")][: rl.LIMIT]
+    held_out = [json.loads(line) for line in (ROOT / "tiny/test.jsonl").read_text().splitlines()][
+        : rl.LIMIT
+    ]
     longer_wrong = {row["id"] for row in held_out if worse_is_longer(row)}
     rows, right, bias, over = [], {}, {}, {}
     for labels, names in runs.items():
         paths = [path_of(name) for name in names]
         right[labels], bias[labels] = rl.table(paths), rl.table(paths, rl.chose_longer)
-        over[labels] = estimate(lambda value: value - teachers[labels], right[labels])
+        over[labels] = estimate(
+            lambda value, teacher=teachers[labels]: value - teacher, right[labels]
+        )
         fooled = rl.table(paths, keep=lambda game: game["id"] in longer_wrong)
         cycles = np.mean([rl.cycle_rate(path_of(f"{name}-triples")) for name in names])
         rows.append(

@@ -238,7 +238,7 @@ def play_list(path):
     """What a process of `play_all` does; a file of games is there whole or not at all."""
     from measure import load_judge, load_rows, play
 
-    for one in map(json.loads, open(path)):
+    for one in map(json.loads, Path(path).read_text().splitlines()):
         print("*", one["result"], file=sys.stderr, flush=True)
         rows = load_rows(one["pairs"], one["limit"])
         partial = write_rows(
@@ -358,7 +358,10 @@ def verdict(triple, yes="reproduced"):
 # ---- what is kept ----
 
 
-def make_triples(count=max(4, LIMIT // 5)):
+TRIPLES = max(4, LIMIT // 5)
+
+
+def make_triples(count=TRIPLES):
     """Three lines of different quality for each of `count` test questions, as the three pairs of each."""
     path, rng, rows = OUT / "data/triples.jsonl", random.Random("triples"), []
     while not path.exists() and len(rows) < 3 * count:
@@ -416,7 +419,7 @@ def write_logs(runs):
     folder.mkdir(parents=True, exist_ok=True)
     for name, model in runs.items():
         lines, metrics = [], Path(model).parent / "metrics.jsonl"
-        for row in map(json.loads, open(metrics) if metrics.exists() else ()):
+        for row in map(json.loads, metrics.read_text().splitlines() if metrics.exists() else ()):
             if "eval/judge/accuracy" in row:
                 found = "  ".join(f"{metric} {row[f'eval/judge/{metric}']:.3f}" for metric in names)
                 lines.append(
@@ -429,7 +432,8 @@ def write_logs(runs):
 
 
 def machine():
-    lines = open("/proc/cpuinfo").read().splitlines() if os.path.exists("/proc/cpuinfo") else []
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     name = next(
         (line.split(": ")[1] for line in lines if line.startswith("model name")),
         platform.processor() or platform.machine(),

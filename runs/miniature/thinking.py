@@ -76,7 +76,7 @@ def donors(games, rng):
     found = []
     for game in games:
 
-        def another(verdict):
+        def another(verdict, game=game):
             others = kinds[game["family"], game["level"], verdict]
             drawn = (rng.choice(others) for _ in range(100 * bool(others)))
             return next(

@@ -475,7 +475,9 @@ def main():
     if (
         "--report" in sys.argv
     ):  # tables and plot from the log: a line of names, lines of values, a line on the run
-        names, *lines, _ = [json.loads(line) for line in open(HERE / "simulate.log")]
+        names, *lines, _ = [
+            json.loads(line) for line in (HERE / "simulate.log").read_text().splitlines()
+        ]
         rows = [dict(zip(names, line)) for line in lines]
     else:
         with open(HERE / "simulate.log", "w") as log:
