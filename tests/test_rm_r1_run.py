@@ -1,4 +1,4 @@
-"""The program that writes chains for runs/rm_r1_smollm2.sh: whole format, right verdict, no question in two files."""
+"""The chains of runs/rm_r1_smollm2.sh: the format, the right verdict, no question in two files."""
 
 import json
 import sys
@@ -10,6 +10,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "runs" / "smollm2"))
 
 import constraints
 import rubric_chains
+from measures import read_rows
 from rubric_chains import chain, rule_of
 from tiny_models import make_model_folder
 
@@ -24,7 +25,7 @@ STYLE = load_style("rm_r1")
 
 @pytest.mark.parametrize("held_out", [False, True])
 def test_every_chain_is_right_and_whole(held_out):
-    """Both places; the wrong chain keeps the format and names the other answer, the one that speaks of the note is found out."""
+    """The wrong chain keeps the format; the chain that mentions the note is found out."""
     pairs = constraints.pairs(0, 400, held_out) + rubric_chains.sum_pairs(0, 100, held_out)
     assert {pair["source"] for pair in pairs} == {
         f"constraint {kind}" for kind in constraints.KINDS
@@ -78,21 +79,6 @@ def test_every_chain_is_right_and_whole(held_out):
             ["ends with a period", "ends with an exclamation mark"],
         ),
         (
-            "Mention a food in one sentence about a king.",
-            ("He sold rice.", "He sold it."),
-            ["names a food", "names no food"],
-        ),
-        (
-            "Use only capital letters in one sentence about a king.",
-            ("He won.", "HE WON."),
-            ["has mixed letters", "has capital letters"],
-        ),
-        (
-            'Begin with the word "Often" and write one sentence about a king.',
-            ("Often he won.", "He won."),
-            ["begins with Often", "begins with He"],
-        ),
-        (
             "A shop has 12 apples and gets 30 more. How many apples does it have now?",
             ("It has 41 apples.", "It has 42 apples."),
             ["says 41", "says 42"],
@@ -108,14 +94,9 @@ def test_what_the_evaluation_says(query, answers, expected):
 
 
 def test_rules_are_read_from_the_question_alone():
-    assert rule_of('Do not use the word "silver" in one sentence about a nurse.') == (
-        "avoid",
-        "silver",
-    )
-    assert rule_of("Use at least 9 words in one sentence about a king.") == (
-        "words",
-        ("at least", 9),
-    )
+    question = 'Do not use the word "silver" in one sentence about a nurse.'
+    assert rule_of(question) == ("avoid", "silver")
+    assert rule_of("Use at least 9 words in one sentence about a king.") == ("words", "at least 9")
     with pytest.raises(ValueError, match="no rule"):
         rule_of("Write one sentence about a king.")
     with pytest.raises(ValueError, match="2 of the two sentences"):
@@ -126,13 +107,7 @@ def test_rules_are_read_from_the_question_alone():
 
 def test_files_share_no_question_and_the_hint_is_in_the_prompt_alone(tmp_path):
     rubric_chains.main(tmp_path, 48, 16, 16)
-    rows = {
-        name: [
-            json.loads(line)
-            for line in (tmp_path / f"{name}.jsonl").read_text("utf-8").splitlines()
-        ]
-        for name in ("teacher", "asked", "rl")
-    }
+    rows = {name: read_rows(tmp_path / f"{name}.jsonl") for name in ("teacher", "asked", "rl")}
     assert [len(part) for part in rows.values()] == [48, 16, 16] and len(
         {row["id"] for name in ("asked", "rl") for row in rows[name]}
     ) == 32
@@ -152,7 +127,7 @@ def test_files_share_no_question_and_the_hint_is_in_the_prompt_alone(tmp_path):
 
 
 def test_a_chunk_is_what_a_kill_loses(tmp_path, monkeypatch):
-    """`make_data sample --chunk 3`: three questions are on the disk when the process ends in its second chunk; the next call ends with the same file."""
+    """A process that ends in its second chunk has written the first; the next call completes it."""
     model = make_model_folder(tmp_path / "model")
     questions = tmp_path / "q.jsonl"
     questions.write_text(
