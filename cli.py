@@ -173,7 +173,7 @@ def read_value(value, flag):
 def read_text(path, flag):
     """The text of a UTF-8 file. Raises BadInput with the flag and the file's name."""
     try:
-        return Path(path).read_text(encoding="utf-8")
+        return Path(path).read_text(encoding="utf-8-sig")  # without a byte order mark
     except UnicodeDecodeError as error:
         raise BadInput(
             f"{flag}: {path} is not UTF-8 text (byte {error.start}): save it as UTF-8"

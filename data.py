@@ -1,21 +1,22 @@
 """Preference and verifiable data: every public format becomes a Pair or a Question.
 
-`load_pairs` and `load_questions` read files, folders and hub datasets; datafiles.py turns those
-into rows. The first row of a file decides its format, and every later row needs the same fields.
-The common formats are below. formats.py has the others and is loaded only when a file needs it.
-A row that cannot be read raises BadInput with file, line and field. Rows that are left out are
-counted on standard error.
+The first row of a file decides its format. The common formats of pairs are below; formats.py and
+questions.py have the others, and datafiles.py reads files that are not .jsonl. All three are loaded
+only when a file needs them. A row that cannot be read raises BadInput with file, line and field.
+Rows that are left out are counted on standard error.
 In most sets the better answer comes first: show answers in the order of `place`, or for a whole
 set of `balanced_orders`.
 """
 
 import json
+import os
 import re
 from collections import Counter
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 
-from cli import BadInput, note
+from cli import BadInput, note, read_json_lines
 from seeding import uniform
 
 
@@ -47,6 +48,8 @@ class Question:
 
 # ---- values of a row; `where` is the file and line that an error message names ----
 
+ROLES = ("system", "user", "assistant", "tool")
+
 
 def checked_text(value, name, where):
     """The value itself. Raises BadInput unless it is text that UTF-8 can hold."""
@@ -66,12 +69,8 @@ def text_or_number(value, name, where):
 def to_messages(value, name, where):
     """A prompt as a list of {"role", "content"}; plain text is one user message."""
     turns = [{"role": "user", "content": value}] if isinstance(value, str) else value
-    roles = ("system", "user", "assistant", "tool")
-    if (
-        not isinstance(turns, list)
-        or not turns
-        or not all(isinstance(turn, dict) and turn.get("role") in roles for turn in turns)
-    ):
+    valid = isinstance(turns, list) and turns != []
+    if not valid or not all(isinstance(turn, dict) and turn.get("role") in ROLES for turn in turns):
         raise BadInput(
             f"{where}: {name} is {value!r:.120}, expected text or messages of role system, user, "
             "assistant or tool: correct it"
@@ -112,22 +111,6 @@ def two_answers(row, where, prompt, first, second, label):
     return Pair("", to_messages(row.pop(prompt), prompt, where), answers, label)
 
 
-def several_answers(messages, candidates, scores, where, answer=None):
-    """A Question with candidates, and with one score for each unless `scores` is None."""
-    valid = isinstance(candidates, list) and candidates != []
-    if valid and scores is not None:
-        valid = isinstance(scores, list) and len(scores) == len(candidates)
-        valid = valid and all(type(score) in (bool, int, float) for score in scores)
-        valid = valid and all(abs(score) < 1e300 for score in scores)  # NaN is not
-    if not valid:
-        found = f"answers {candidates!r:.60}, scores {scores!r:.60}"
-        raise BadInput(f"{where}: {found}: expected a list of answers, a number for each: correct")
-    for number, candidate in enumerate(candidates, start=1):
-        checked_text(candidate, f"answer {number} of {len(candidates)}", where)
-    scores = None if scores is None else [float(score) for score in scores]
-    return Question("", messages, answer, candidates, scores)
-
-
 def judge_input(row, where):
     """The judge's own format: {query | messages, a, b}, with or without a label."""
     label = label_of(row, "label", where, {0: 0, 1: 1, 0.5: 0.5, None: None, "": None})
@@ -142,18 +125,12 @@ def preference(row, where):
     name = first_present(row, PROMPT)
     prompt = to_messages(row.pop(name), name, where) if name else []
     chosen, rejected = row.pop("chosen"), row.pop("rejected")
-    heads = [side[0] if isinstance(side, list) and side else None for side in (chosen, rejected)]
-    if name and all(isinstance(head, str) for head in heads):
+    if isinstance(chosen, list) and isinstance(next(iter(chosen), None), str):
         import formats
 
         return formats.several_chosen(row, where, prompt, chosen, rejected)
-    split = split_answer
-    if not name and (isinstance(chosen, str) or isinstance(rejected, str)):
-        import formats
-
-        split = formats.split_transcript
-    before, first = split(chosen, "chosen", where)
-    other_before, second = split(rejected, "rejected", where)
+    before, first = split_answer(chosen, "chosen", where, prompt)
+    other_before, second = split_answer(rejected, "rejected", where, prompt)
     same_type = type(chosen) is type(rejected)
     if not same_type or not (prompt or before or other_before):
         problem = "prompt is missing" if same_type else "chosen and rejected differ in type"
@@ -172,10 +149,15 @@ def preference(row, where):
     return Pair("", before, (first, second), 0.5 if tied else 0)
 
 
-def split_answer(value, name, where):
+def split_answer(value, name, where, prompt):
     """One side of a preference: the messages before the answer, and the answer."""
     if isinstance(value, str):
-        return [], checked_text(value, name, where)
+        text = checked_text(value, name, where)
+        if prompt:
+            return [], text
+        import formats
+
+        return formats.split_transcript(text)
     messages = to_messages(value, name, where)
     if messages[-1]["role"] != "assistant":
         raise BadInput(
@@ -185,61 +167,14 @@ def split_answer(value, name, where):
     return messages[:-1], messages[-1]["content"]
 
 
-def question(row, where):
-    """A prompt with an answer (GSM8K, MATH-500, verl, Tulu), with candidates, or alone."""
-    name, answer_name = first_present(row, QUESTION), first_present(row, ANSWER)
-    messages = to_messages(row.pop(name), name, where)
-    if len(messages) > 1 and messages[-1]["role"] == "assistant":
-        messages = messages[:-1]  # supervised sets end with the answer
-    candidates, scores = row.pop("candidates", None), row.pop("scores", None)
-    solved = [key for key in row if key != answer_name and is_model_solution(row[key])]
-    if solved:
-        import formats
-
-        return formats.model_solutions(row, where, messages, answer_name, solved)
-    answer = reference_answer(row, answer_name, where) if answer_name else None
-    if candidates is None:
-        return Question("", messages, answer)
-    return several_answers(messages, candidates, scores, where, answer)
-
-
-def is_model_solution(value):
-    return isinstance(value, dict) and {"is_correct", "solution"} <= value.keys()
-
-
-def reference_answer(row, name, where, mark="####"):
-    """The answer as text; files write a text, a number, or verl's {"ground_truth": answer}.
-
-    GSM8K writes a rationale before the mark. It is kept as the row's "rationale".
-    """
-    value = row.pop(name)
-    if isinstance(value, dict):
-        value = value.get("ground_truth")
-    answer = text_or_number(value, name, where).strip()
-    if mark in answer:
-        rationale, _, answer = answer.rpartition(mark)
-        row["rationale"] = rationale.strip()
-        answer = answer.strip().replace(",", "")
-    if not answer:
-        raise BadInput(f"{where}: {name} has no answer in it: add it, or remove the field")
-    return answer
-
-
 PROMPT = "prompt|question|instruction|query"
-QUESTION = "problem|question|query|prompt|messages"
-ANSWER = "answer|ground_truth|reward_model"
 ID_FIELDS = "id|pair_id|pair_uid|bon_uid|prompt_id|question_id|unique_id|uid|idx"
 # (name, required fields, reader); "x|y" asks for one of two fields. The first that fits is taken.
 FORMATS = [
     ("judge input", "query|messages a b", judge_input),
     ("preference", f"{PROMPT} chosen rejected", preference),
     ("preference with the prompt inside", "chosen rejected", preference),
-    ("question and candidates", f"{QUESTION} candidates", question),
-    ("question and answer", f"{QUESTION} {ANSWER}", question),
-    ("question alone", QUESTION, question),
 ]
-# Each format of formats.py requires one of these fields; a row without them never loads that file.
-UNCOMMON_FIELDS = {"response1", "response_1", "response_A", "output_1", "conversation_input"}
 
 
 def missing_fields(row, required):
@@ -249,20 +184,30 @@ def missing_fields(row, required):
 
 def find_format(row):
     """The first format that a row fits, as (name, required fields, reader), or None."""
-    known_formats = FORMATS
-    if not UNCOMMON_FIELDS.isdisjoint(row):
-        import formats
+    for known in FORMATS:
+        if not missing_fields(row, known[1]):
+            return known
+    import formats
 
-        known_formats = formats.FORMATS + FORMATS
-    fitting = [known for known in known_formats if not missing_fields(row, known[1])]
-    # A prompt with fields of unknown meaning is rather a misspelt row of another format.
-    alone = {*f"{QUESTION}|{ID_FIELDS}|source|data_source|meta".split("|")}
-    if not fitting or fitting[0][1] == QUESTION and not row.keys() <= alone:
-        return None
-    return fitting[0]
+    return formats.find_format(row)
 
 
-# ---- items ----
+# ---- files and their items ----
+
+
+def sources(name_or_path, split):
+    """[(name for messages, source, rows)], one for each file; rows are (place in the file, row)."""
+    if str(name_or_path).endswith(".jsonl") and os.path.isfile(name_or_path):
+        path = Path(name_or_path)
+        return [(str(path), path.stem, json_lines(path))]
+    import datafiles
+
+    return datafiles.sources(name_or_path, split)
+
+
+def json_lines(path):
+    for number, row in read_json_lines(path, "data"):
+        yield f"line {number}", row
 
 
 def items_of(name_or_path, split, dropped):
@@ -270,15 +215,11 @@ def items_of(name_or_path, split, dropped):
 
     Ids are the file's own, or else SOURCE-LINE; a repeated one gets "-2", "-3", ...
     """
-    from datafiles import sources
-
-    used, seen = Counter(), set()
+    used = Counter()
     for name, source, rows in sources(name_or_path, split):
         known = None
         for position, row in rows:
             where = f"{name} {position}"
-            if not isinstance(row, dict):
-                raise BadInput(f"{where}: expected an object, got {row!r:.80}: correct the row")
             known = known or find_format(row)
             if known is None or missing_fields(row, known[1]):
                 import formats
@@ -289,12 +230,6 @@ def items_of(name_or_path, split, dropped):
             if item is None:
                 dropped["rows with two different prompts"] += 1
                 continue
-            if isinstance(row.get("extra_info"), dict):
-                import formats
-
-                if formats.is_repeated(row, item, seen):
-                    dropped["repeated rows"] += 1
-                    continue
             own_id, default = first_present(row, ID_FIELDS), f"{source}-{position.split()[1]}"
             identity = own_id and text_or_number(row[own_id], own_id, where)
             item.id, item.source = unique_id(identity or default, used), source
@@ -314,25 +249,6 @@ def unique_id(identity, used):
     return unique
 
 
-def pairs_of(item):
-    """A Pair itself, or of a Question each better candidate (first) with each worse one."""
-    if isinstance(item, Pair):
-        return [item]
-    pairs, scores = [], item.scores or []
-    for i, high in enumerate(scores):
-        for j, low in enumerate(scores):
-            if high > low:
-                meta = dict(item.meta)
-                for key in ("generators", "styles"):
-                    values = meta.get(key)
-                    if isinstance(values, list) and len(values) == len(scores):
-                        meta[key] = [values[i], values[j]]
-                identity = f"{item.id}-{i}-{j}" if len(scores) > 2 else item.id
-                answers = (item.candidates[i], item.candidates[j])
-                pairs.append(Pair(identity, item.messages, answers, 0, item.source, meta))
-    return pairs
-
-
 def load_pairs(name_or_path, split="train", limit=None, keep_ties=False):
     """The pairs of files, a folder or a hub dataset, in their order; at most `limit`.
 
@@ -342,35 +258,35 @@ def load_pairs(name_or_path, split="train", limit=None, keep_ties=False):
     dropped = Counter({"ties": 0, "identical answers": 0})
 
     def kept_pairs():
-        for item in items_of(name_or_path, split, dropped):
-            pairs = pairs_of(item)
-            if not pairs:
-                dropped["rows without a winner"] += 1
-            for pair in pairs:
-                same = pair.answers[0].strip() == pair.answers[1].strip()
-                if pair.label == 0.5 and not keep_ties:
-                    dropped["ties"] += 1
-                elif same and (pair.label in (0, 1) or not keep_ties):
-                    dropped["identical answers"] += 1
-                else:
-                    yield pair
+        for pair in pairs_of(items_of(name_or_path, split, dropped), dropped):
+            same = pair.answers[0].strip() == pair.answers[1].strip()
+            if pair.label == 0.5 and not keep_ties:
+                dropped["ties"] += 1
+            elif same and (pair.label in (0, 1) or not keep_ties):
+                dropped["identical answers"] += 1
+            else:
+                yield pair
 
     return collect(kept_pairs(), limit, "pairs", name_or_path, dropped)
 
 
+def pairs_of(items, dropped):
+    for item in items:
+        if isinstance(item, Pair):
+            yield item
+        else:
+            import questions
+
+            yield from questions.pairs_by_score(item, dropped)
+
+
 def load_questions(name_or_path, split="train", limit=None):
     """The same as questions; a Pair becomes a question with two candidates. Raises BadInput."""
+    import questions
+
     dropped = Counter()
-    items = items_of(name_or_path, split, dropped)
-    return collect(map(as_question, items), limit, "questions", name_or_path, dropped)
-
-
-def as_question(item):
-    if isinstance(item, Question):
-        return item
-    scores = {0: [1.0, 0.0], 1: [0.0, 1.0], 0.5: [0.5, 0.5], None: None}[item.label]
-    candidates = list(item.answers)
-    return Question(item.id, item.messages, None, candidates, scores, item.source, item.meta)
+    items = questions.questions_of(items_of(name_or_path, split, dropped), dropped)
+    return collect(items, limit, "questions", name_or_path, dropped)
 
 
 def collect(items, limit, noun, name, dropped):
@@ -390,36 +306,7 @@ def collect(items, limit, noun, name, dropped):
     return kept
 
 
-# ---- splits and placement ----
-
-
-def question_key(item):
-    """What splits go by: the prompt without system messages; case and whitespace are ignored."""
-    contents = [turn["content"] for turn in item.messages if turn["role"] != "system"]
-    return " ".join(" ".join(contents).casefold().split())
-
-
-def split_by_question(items, held_out, seed=0):
-    """(train, test) without a common question, whatever the order of rows. Raises BadInput.
-
-    `held_out`: a number (int) or a share (float) of the questions. A share takes the questions
-    whose hash is below it (at least one, not all), so each is on the same side in every file.
-    """
-    keys = [question_key(item) for item in items]
-    hashes = {key: uniform(f"split:{seed}:{key}") for key in keys}
-    number = held_out if isinstance(held_out, int) else 0
-    if isinstance(held_out, float) and 0 < held_out < 1:
-        number = sum(value < held_out for value in hashes.values())
-        number = min(max(number, 1), len(hashes) - 1)
-    if not 0 < number < len(hashes):
-        raise BadInput(
-            f"held_out is {held_out} with {len(hashes)} questions: hold out a share below 1 "
-            f"or a number below {len(hashes)}"
-        )
-    test_keys = set(sorted(hashes, key=hashes.get)[:number])
-    train = [item for item, key in zip(items, keys) if key not in test_keys]
-    test = [item for item, key in zip(items, keys) if key in test_keys]
-    return train, test
+# ---- placement ----
 
 
 def place(pair, seed=0):

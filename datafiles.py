@@ -17,8 +17,6 @@ from cli import BadInput, parse_json
 from data import find_format
 
 ENDING = re.compile(r"(\.jsonl|\.json|\.csv|\.parquet)(\.gz)?$", re.IGNORECASE)
-# What damaged files raise; pyarrow's errors and UnicodeDecodeError are ValueErrors.
-READ_ERRORS = (OSError, EOFError, ValueError, NotImplementedError, zlib.error)
 
 
 def file_rows(path):
@@ -26,38 +24,32 @@ def file_rows(path):
     kind, zipped = ENDING.search(path.name.lower()).groups()
     try:
         if kind == ".parquet":
-            yield from numbered(parquet_rows(path))
+            yield from numbered(parquet_rows(path), path)
             return
         content = path.read_bytes()
         if zipped:
             content = gzip.decompress(content)
         content = content.decode("utf-8-sig")
-    except READ_ERRORS as error:
+    # what damaged files raise; pyarrow's errors and UnicodeDecodeError are ValueErrors
+    except (OSError, EOFError, ValueError, NotImplementedError, ImportError, zlib.error) as error:
         raise BadInput(
             f"{path}: cannot be read ({str(error)!r:.300}): check the path, save text as UTF-8, "
-            "or fetch it again"
+            "fetch it again, or pip install pyarrow (for parquet)"
         ) from error
-    rows = json_rows(path, content) if kind == ".json" else None
-    if rows is not None:
-        yield from numbered(rows)
-    elif kind == ".csv":
-        yield from csv_rows(path, content)
-    else:
-        yield from json_lines(path, content)
+    readers = {".jsonl": json_lines, ".json": json_rows, ".csv": csv_rows}
+    yield from readers[kind](path, content)
 
 
-def numbered(rows):
+def numbered(rows, path):
     for number, row in enumerate(rows, start=1):
+        if not isinstance(row, dict):
+            raise BadInput(f"{path} row {number}: expected an object, got {row!r:.80}: correct it")
         yield f"row {number}", row
 
 
 def parquet_rows(path):
-    try:
-        import pyarrow.parquet
-    except ImportError as error:
-        raise BadInput(
-            f"{path}: reading parquet needs the package pyarrow: pip install pyarrow"
-        ) from error
+    import pyarrow.parquet
+
     for batch in pyarrow.parquet.ParquetFile(path).iter_batches(1024):
         yield from batch.to_pylist()
 
@@ -97,15 +89,13 @@ def csv_rows(path, content):
 
 
 def json_rows(path, content):
-    """The rows of a list, of an object with "data" or with one list, or a single row.
-
-    None for a file with one row a line, which .json files often are.
-    """
+    """A list of rows, an object with "data" or with one list, a single row, or one row a line."""
     try:
         value = json.loads(content)
     except (ValueError, RecursionError) as error:
         if str(error).startswith("Extra data"):
-            return None
+            yield from json_lines(path, content)
+            return
         raise BadInput(
             f"{path}: not valid JSON ({error}): correct the file, or fetch it again"
         ) from error
@@ -122,7 +112,7 @@ def json_rows(path, content):
             f'{path}: expected a list of rows, or an object with one list such as "data", '
             f"got {value!r:.80}: correct the file"
         )
-    return value
+    yield from numbered(value, path)
 
 
 def hub_rows(name, split):
@@ -137,7 +127,7 @@ def hub_rows(name, split):
             f"{name}: no such file, folder or hub dataset ({str(error)!r:.300}): "
             "check it, or pip install datasets"
         ) from error
-    return numbered(rows)
+    return numbered(rows, name)
 
 
 def files_of_split(folder, split):
@@ -164,16 +154,17 @@ def sources(name_or_path, split):
         names = [name.strip() for name in names[0].split(",")]
     for name in names:
         path = Path(os.path.expanduser(name))
-        files = [path]
         if name and os.path.isdir(path):
             files = files_of_split(path, split)
-        elif not ENDING.search(name):
-            if os.path.exists(path) or not re.match(r"\w", name):
-                raise BadInput(
-                    f"{name}: no such file, or of unknown ending: "
-                    "give a .jsonl, .json, .csv (each also .gz) or .parquet"
-                )
+        elif ENDING.search(name):
+            files = [path]
+        elif os.path.exists(path) or not re.match(r"\w", name):
+            raise BadInput(
+                f"{name}: no such file, or of unknown ending: "
+                "give a .jsonl, .json, .csv (each also .gz) or .parquet"
+            )
+        else:
+            files = []
             yield name, name, hub_rows(name, split)
-            continue
         for file in files:
             yield str(file), ENDING.sub("", file.name), file_rows(file)

@@ -1,7 +1,7 @@
 """The less common data formats: benchmarks and public sets whose fields have names of their own.
 
-data.py loads this file when a row has one of their fields. A reader takes (a copy of the row, its
-file and line) and returns a Pair or a Question; it pops the fields that it uses.
+data.py loads this file for a row that fits none of its own formats. A reader takes (a copy of the
+row, its file and line) and returns a Pair or a Question; it pops the fields that it uses.
 """
 
 import re
@@ -12,13 +12,11 @@ from data import (
     checked_text,
     label_of,
     missing_fields,
-    question_key,
-    reference_answer,
-    several_answers,
-    split_answer,
     to_messages,
     two_answers,
 )
+from questions import FORMATS as QUESTION_FORMATS
+from questions import QUESTION, several_answers
 
 # HelpSteer 2 and 3: a negative number means that the FIRST answer is better.
 PREFERENCE_SIGN = {-3: 0, -2: 0, -1: 0, 0: 0.5, 1: 1, 2: 1, 3: 1}
@@ -104,7 +102,37 @@ def best_and_losers(row, where, best, losers):
     return several_answers(messages, candidates, [1] + [0] * len(losers), where)
 
 
-# (name, required fields, reader) as in data.FORMATS. Each needs a field of data.UNCOMMON_FIELDS.
+def several_chosen(row, where, prompt, chosen, rejected):
+    """RM-Bench and RewardBench 2: lists of right and of wrong answers to one prompt."""
+    if not prompt or not isinstance(rejected, list):
+        raise BadInput(
+            f"{where}: rejected is {rejected!r:.80}, and the fields are {list(row)!r:.80}: "
+            "a list of chosen answers needs a list of rejected ones, and a prompt"
+        )
+    if len(chosen) == len(rejected) == 3:
+        row["styles"] = [0, 1, 2, 0, 1, 2]  # RM-Bench: concise, detailed, markdown
+    scores = [1] * len(chosen) + [0] * len(rejected)
+    return several_answers(prompt, chosen + rejected, scores, where)
+
+
+def split_transcript(text):
+    """The messages before the answer, and the answer, of "\n\nHuman: ...\n\nAssistant: ...".
+
+    hh-rlhf writes both in one text; 5 of its 2,312 harmless test rows have two different prompts.
+    """
+    before, mark, answer = f"\n\n{text.lstrip()}".rpartition("\n\nAssistant:")
+    turns = re.split(r"\n\n(Human|Assistant):", before)  # "", speaker, words, speaker, words, ...
+    if not mark or turns[0] or turns[1:2] != ["Human"]:
+        return [], text
+    roles = {"Human": "user", "Assistant": "assistant"}
+    messages = [
+        {"role": roles[speaker], "content": words.strip()}
+        for speaker, words in zip(turns[1::2], turns[2::2])
+    ]
+    return messages, answer.strip()
+
+
+# (name, required fields, reader) as in data.FORMATS
 FORMATS = [
     ("HelpSteer3", "context response1 response2 overall_preference", helpsteer3),
     ("HelpSteer2 preference", "prompt response_1 response_2 preference_strength", helpsteer2),
@@ -116,6 +144,17 @@ FORMATS = [
     ("RMB best-of-N", "conversation_input bon_best loser_list", rmb_best_of_n),
     ("RMB pairwise", "conversation_input chosen reject", rmb_pairwise),
 ]
+
+
+def find_format(row):
+    """The first format of this file or questions.py that a row fits, or None."""
+    known_formats = FORMATS + QUESTION_FORMATS
+    fitting = [known for known in known_formats if not missing_fields(row, known[1])]
+    # A prompt with fields of unknown meaning is rather a misspelt row of another format.
+    alone = {*f"{QUESTION}|{data.ID_FIELDS}|source|data_source|meta".split("|")}
+    if not fitting or fitting[0][1] == QUESTION and not row.keys() <= alone:
+        return None
+    return fitting[0]
 
 
 def misfit(row, known, name, where):
@@ -137,67 +176,5 @@ def nearest(row):
     def fit(known):
         return len(known[1].split()) - 2 * len(missing_fields(row, known[1]))
 
-    return max(reversed(FORMATS + data.FORMATS[:-1]), key=fit)
-
-
-# ---- variants of the common formats, told by the values of a row ----
-
-
-def several_chosen(row, where, prompt, chosen, rejected):
-    """RM-Bench and RewardBench 2: lists of right and of wrong answers to one prompt."""
-    if len(chosen) == len(rejected) == 3:
-        row["styles"] = [0, 1, 2, 0, 1, 2]  # RM-Bench: concise, detailed, markdown
-    scores = [1] * len(chosen) + [0] * len(rejected)
-    return several_answers(prompt, chosen + rejected, scores, where)
-
-
-def split_transcript(value, name, where):
-    """One side of hh-rlhf: a transcript "\\n\\nHuman: ...\\n\\nAssistant: ..." in one text.
-
-    Returns the messages before the answer and the answer, which follows the last "Assistant:". 5 of
-    the 2,312 harmless test rows have two sides with different prompts.
-    """
-    if not isinstance(value, str):
-        return split_answer(value, name, where)
-    transcript = "\n\n" + checked_text(value, name, where).lstrip()
-    before, mark, answer = transcript.rpartition("\n\nAssistant:")
-    turns = re.split(r"\n\n(Human|Assistant):", before)  # "", speaker, words, speaker, words, ...
-    if not mark or turns[0] or turns[1:2] != ["Human"]:
-        return [], value
-    roles = {"Human": "user", "Assistant": "assistant"}
-    messages = [
-        {"role": roles[speaker], "content": words.strip()}
-        for speaker, words in zip(turns[1::2], turns[2::2])
-    ]
-    return messages, answer.strip()
-
-
-def model_solutions(row, where, messages, answer_name, names):
-    """OpenAI's model solutions to TEST questions of GSM8K: one {is_correct, solution} a model.
-
-    The reference answer follows "A:".
-    """
-    solutions = [row.pop(name) for name in names]
-    row.update(generators=names, test_set="GSM8K", question=messages[0]["content"])
-    answer = None
-    if answer_name:
-        row["rationale"] = ""
-        answer = reference_answer(row, answer_name, where, mark="\nA:").replace(",", "")
-    candidates = [solution["solution"] for solution in solutions]
-    scores = [solution["is_correct"] for solution in solutions]
-    return several_answers(messages, candidates, scores, where, answer)
-
-
-def is_repeated(row, item, seen):
-    """DAPO-Math-17k holds each of its rows a hundred times: whether index and prompt were seen.
-
-    `seen` is updated.
-    """
-    index = row["extra_info"].get("index")
-    if index is None:
-        return False
-    key = (str(index), question_key(item))
-    if key in seen:
-        return True
-    seen.add(key)
-    return False
+    known_formats = FORMATS + data.FORMATS + QUESTION_FORMATS[:-1]  # without "question alone"
+    return max(reversed(known_formats), key=fit)

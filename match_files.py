@@ -50,7 +50,7 @@ def read_matches(path, names=None):
 
 def match_rows(path):
     """Yields (line number, row as a dict) of a JSON-lines file or of a csv file with a header."""
-    text = cli.read_text(path, "--matches").removeprefix("\ufeff")
+    text = cli.read_text(path, "--matches")
     if text.lstrip().startswith(("{", "[")):
         yield from cli.read_json_lines(path, "--matches")
         return

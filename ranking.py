@@ -68,7 +68,7 @@ def read_candidates(path):
     A file holds JSON lines if its name ends in .jsonl or .json, or if its first line is a JSON
     string or looks like the beginning of an object.
     """
-    text = cli.read_text(path, "--candidates").removeprefix("\ufeff")
+    text = cli.read_text(path, "--candidates")
     lines = []
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():

@@ -62,7 +62,7 @@ def load_style(name_or_path):
             f"choose one of {', '.join(sorted(known))}, or give the path of a file"
         )
     verdict, sections, section = None, {}, None
-    lines = read_text(path, "--style").removeprefix("\ufeff").split("\n")
+    lines = read_text(path, "--style").split("\n")
     for number, line in enumerate(lines, start=1):
         if line.startswith("==="):
             section = line.strip("= ")

@@ -18,6 +18,7 @@ from cli import BadInput, setting
 from data import load_questions
 from extras.endpoint import Endpoint
 from extras.store import Base, named_pairs
+from questions import question_key
 from rewards import final_answer
 from seeding import stable_hash, uniform
 from styles import format_rates, judge_messages, load_style, task_type
@@ -65,7 +66,7 @@ def sample(settings, store):
             raise BadInput(f"--{name}: must be at least 1, got {getattr(settings, name)}")
     questions, distinct = load_questions(settings.data), {}
     for question in questions:
-        distinct.setdefault(data.question_key(question), question)
+        distinct.setdefault(question_key(question), question)
     chosen = set(
         sorted(distinct, key=lambda key: uniform(f"limit:{settings.seed}:{key}"))[: settings.limit]
     )

@@ -8,7 +8,8 @@ from collections import Counter
 from dataclasses import dataclass
 
 from cli import BadInput, note
-from data import Pair, items_of, question_key
+from data import Pair, items_of
+from questions import question_key
 from seeding import uniform
 
 

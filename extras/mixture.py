@@ -9,7 +9,8 @@ import re
 from collections import Counter, defaultdict
 
 from cli import note
-from data import Pair, question_key
+from data import Pair
+from questions import question_key
 from seeding import uniform
 
 NGRAM = 8  # words; Tulu 3 (arXiv 2411.15124, section 3.2) decontaminates with 8-grams that cover half of a test prompt

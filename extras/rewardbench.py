@@ -2,8 +2,9 @@
 
 import math
 
-from data import Pair, question_key
+from data import Pair
 from extras.scoring import mean_of, means, order_winners, ratings, with_better
+from questions import question_key
 
 
 def strengths(row):

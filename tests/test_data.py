@@ -1,4 +1,4 @@
-"""data.py: every format by hand-made rows, real files by their known counts, splits, placement."""
+"""data.py: every format by hand-made rows, real files by their known counts, placement."""
 
 import json
 import os
@@ -14,15 +14,8 @@ import pytest
 import data
 import formats
 from cli import BadInput
-from data import (
-    Pair,
-    balanced_orders,
-    load_pairs,
-    load_questions,
-    place,
-    question_key,
-    split_by_question,
-)
+from data import Pair, balanced_orders, load_pairs, load_questions, place
+from questions import question_key
 
 DATA = Path(os.environ.get("RRM_DATA", Path(__file__).parents[2] / "shared" / "data"))
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"no data folder (set RRM_DATA): {DATA}")
@@ -541,7 +534,7 @@ def test_real_math500():
     )
 
 
-# ---- splits ----
+# ---- questions ----
 
 
 def some_pairs(count, seed=0):
@@ -571,52 +564,6 @@ def test_question_key():
     assert key(("user", "a"), ("assistant", "b"), ("user", "c")) != key(
         ("user", "a"), ("assistant", "d"), ("user", "c")
     )
-
-
-@pytest.mark.parametrize("held_out", [0.1, 0.5, 1, 40, 99])
-def test_split_keeps_questions_apart(held_out):
-    pairs = some_pairs(300)
-    train, test = split_by_question(pairs, held_out, seed=3)
-    train_keys, test_keys = ({question_key(pair) for pair in side} for side in (train, test))
-    assert train_keys and test_keys and not train_keys & test_keys and len(train) + len(test) == 300
-    if isinstance(held_out, int):
-        assert len(test_keys) == held_out
-    else:
-        assert (
-            abs(len(test_keys) - held_out * 100) < 16
-        )  # a share is met in the mean: three standard deviations of 100 questions
-    shuffled = random.Random(1).sample(pairs, 300)
-    assert {pair.id for pair in split_by_question(shuffled, held_out, seed=3)[1]} == {
-        pair.id for pair in test
-    }
-    assert [pair.id for pair in test] == [
-        pair.id for pair in pairs if question_key(pair) in test_keys
-    ]  # order is kept
-    assert {
-        question_key(pair) for pair in split_by_question(pairs, held_out, seed=4)[1]
-    } != test_keys
-
-
-def test_a_share_puts_a_question_on_the_same_side_in_every_file():
-    pairs = some_pairs(300)
-    test = {question_key(pair) for pair in split_by_question(pairs, 0.3)[1]}
-    half = pairs[:150]
-    assert {question_key(pair) for pair in split_by_question(half, 0.3)[1]} == test & {
-        question_key(pair) for pair in half
-    }
-
-
-@pytest.mark.parametrize("held_out", [0, 0.0, 1.0, 100, 101, -1, -0.5, float("nan")])
-def test_split_refuses_an_empty_side(held_out):
-    with pytest.raises(BadInput, match="held_out"):
-        split_by_question(some_pairs(300), held_out)
-
-
-def test_split_of_few_questions_leaves_both_sides_some():
-    for share in (0.001, 0.999):
-        assert [len(side) for side in split_by_question(some_pairs(6), share, seed=7)] == [3, 3]
-    with pytest.raises(BadInput):
-        split_by_question(some_pairs(3), 0.5)
 
 
 # ---- placement ----
@@ -712,28 +659,32 @@ def test_balanced_orders_cannot_be_guessed_from_label_id_order_or_length():
     assert abs(shown_longer_first - 2000) < 130
 
 
-def test_formats_of_benchmarks_are_loaded_only_when_a_file_needs_them(tmp_path):
-    common = write(tmp_path / "common.jsonl", [{"prompt": "Q", "chosen": "x", "rejected": "y"}])
-    questions = write(tmp_path / "gsm8k.jsonl", [{"question": "Q", "answer": "so\n#### 1"}])
-    rare = [{"input": "Q", "output_1": "x", "output_2": "y", "label": 1}]
-    rare = write(tmp_path / "rare.jsonl", rare)
+def test_a_plain_file_of_pairs_loads_data_py_alone(tmp_path):
+    """The default training reads tiny/train.jsonl."""
+    rows = {
+        "conversations": {"chosen": [USER, GOOD], "rejected": [USER, BAD]},
+        "texts": {"prompt": "Q", "chosen": "x", "rejected": "y"},
+        "questions": {"question": "Q", "answer": "so\n#### 1"},
+        "rare": {"input": "Q", "output_1": "x", "output_2": "y", "label": 1},
+    }
+    paths = [write(tmp_path / f"{name}.jsonl", [row]) for name, row in rows.items()]
     code = (
-        "import sys, data; loaded = []\n"
-        "loaders = data.load_pairs, data.load_questions, data.load_pairs\n"
-        "for load, path in zip(loaders, (1, 2, 3)):\n"
-        "    load(sys.argv[path]); loaded.append('formats' in sys.modules)\n"
-        "print(loaded)"
+        "import sys, data\n"
+        "def loaded(load, path):\n"
+        "    load(path)\n"
+        "    return [name for name in ('datafiles', 'formats', 'questions') if name in sys.modules]\n"
+        "for path in sys.argv[1:4]:\n"
+        "    assert loaded(data.load_pairs, path) == [], path\n"
+        "assert loaded(data.load_questions, sys.argv[4]) == ['formats', 'questions']\n"
+        "assert loaded(data.load_pairs, sys.argv[5]) == ['formats', 'questions']\n"
     )
-    found = subprocess.run(
-        [sys.executable, "-c", code, common, questions, rare],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=Path(data.__file__).parent,
-    )
-    assert found.stdout.strip() == "[False, False, True]"
+    core = Path(data.__file__).parent
+    command = [sys.executable, "-c", code, core / "tiny/train.jsonl", *paths]
+    subprocess.run(command, check=True, cwd=core)
 
 
-def test_every_uncommon_format_is_found_by_one_of_its_fields():
-    for _, fields, _ in formats.FORMATS:
-        assert data.UNCOMMON_FIELDS & set(fields.split())
+@pytest.mark.parametrize("known", formats.FORMATS, ids=lambda known: known[0])
+def test_no_common_format_takes_the_row_of_an_uncommon_one(known):
+    row = {name: "x" for name in known[1].split()}
+    assert data.find_format(row) == known
+    assert data.find_format(row | {"ground_truth": "x", "id": 1}) == known

@@ -1,0 +1,131 @@
+"""Questions: prompts with an answer that can be checked, or with several candidates and scores.
+
+Rows of questions, their change into pairs, and pairs read as questions. data.py loads this file
+only when a file needs it.
+"""
+
+from cli import BadInput
+from data import Pair, Question, checked_text, first_present, text_or_number, to_messages
+
+QUESTION = "problem|question|query|prompt|messages"
+ANSWER = "answer|ground_truth|reward_model"
+
+
+def question(row, where):
+    """A prompt with an answer (GSM8K, MATH-500, verl, Tulu), with candidates, or alone."""
+    name, answer_name = first_present(row, QUESTION), first_present(row, ANSWER)
+    messages = to_messages(row.pop(name), name, where)
+    if len(messages) > 1 and messages[-1]["role"] == "assistant":
+        messages = messages[:-1]  # supervised sets end with the answer
+    candidates, scores = row.pop("candidates", None), row.pop("scores", None)
+    models = [key for key in row if key != answer_name and is_model_solution(row[key])]
+    if models:
+        # OpenAI's model solutions to TEST questions of GSM8K: one {is_correct, solution} a model
+        solutions = [row.pop(model) for model in models]
+        candidates = [solution["solution"] for solution in solutions]
+        scores = [solution["is_correct"] for solution in solutions]
+        row.update(generators=models, test_set="GSM8K", question=messages[0]["content"])
+    answer = None
+    if answer_name:
+        answer = reference_answer(row, answer_name, where, "\nA:" if models else "####")
+    if candidates is None:
+        return Question("", messages, answer)
+    return several_answers(messages, candidates, scores, where, answer)
+
+
+def is_model_solution(value):
+    return isinstance(value, dict) and {"is_correct", "solution"} <= value.keys()
+
+
+def reference_answer(row, name, where, mark):
+    """The answer as text; files write a text, a number, or verl's {"ground_truth": answer}.
+
+    GSM8K writes a rationale before the mark. It is kept as the row's "rationale".
+    """
+    value = row.pop(name)
+    if isinstance(value, dict):
+        value = value.get("ground_truth")
+    answer = text_or_number(value, name, where).strip()
+    if mark in answer:
+        rationale, _, answer = answer.rpartition(mark)
+        row["rationale"] = rationale.strip()
+        answer = answer.strip().replace(",", "")
+    if not answer:
+        raise BadInput(f"{where}: {name} has no answer in it: add it, or remove the field")
+    return answer
+
+
+def several_answers(messages, candidates, scores, where, answer=None):
+    """A Question with candidates, and with one score for each unless `scores` is None."""
+    valid = isinstance(candidates, list) and candidates != []
+    if valid and scores is not None:
+        valid = isinstance(scores, list) and len(scores) == len(candidates)
+        valid = valid and all(type(score) in (bool, int, float) for score in scores)
+        valid = valid and all(abs(score) < 1e300 for score in scores)  # NaN is not
+    if not valid:
+        found = f"answers {candidates!r:.60}, scores {scores!r:.60}"
+        raise BadInput(f"{where}: {found}: expected a list of answers, a number for each: correct")
+    for number, candidate in enumerate(candidates, start=1):
+        checked_text(candidate, f"answer {number} of {len(candidates)}", where)
+    scores = None if scores is None else [float(score) for score in scores]
+    return Question("", messages, answer, candidates, scores)
+
+
+# (name, required fields, reader) as in data.FORMATS
+FORMATS = [
+    ("question and candidates", f"{QUESTION} candidates", question),
+    ("question and answer", f"{QUESTION} {ANSWER}", question),
+    ("question alone", QUESTION, question),
+]
+
+
+# ---- questions as pairs, and pairs as questions ----
+
+
+def pairs_by_score(question, dropped):
+    """Each better candidate (first) with each worse one; counts in `dropped` questions without."""
+    pairs, scores = [], question.scores or []
+    for i, high in enumerate(scores):
+        for j, low in enumerate(scores):
+            if high > low:
+                meta = dict(question.meta)
+                for key in ("generators", "styles"):
+                    values = meta.get(key)
+                    if isinstance(values, list) and len(values) == len(scores):
+                        meta[key] = [values[i], values[j]]
+                identity = f"{question.id}-{i}-{j}" if len(scores) > 2 else question.id
+                answers = (question.candidates[i], question.candidates[j])
+                pairs.append(Pair(identity, question.messages, answers, 0, question.source, meta))
+    if not pairs:
+        dropped["rows without a winner"] += 1
+    return pairs
+
+
+def question_key(item):
+    """What splits go by: the prompt without system messages; case and whitespace are ignored."""
+    contents = [turn["content"] for turn in item.messages if turn["role"] != "system"]
+    return " ".join(" ".join(contents).casefold().split())
+
+
+def questions_of(items, dropped):
+    """Yields items as questions; counts in `dropped` the repeated rows.
+
+    DAPO-Math-17k holds each of its rows a hundred times, with equal index and prompt.
+    """
+    seen = set()
+    for item in items:
+        extra = item.meta.get("extra_info")
+        index = extra.get("index") if isinstance(extra, dict) else None
+        key = (str(index), question_key(item))
+        if index is not None and key in seen:
+            dropped["repeated rows"] += 1
+            continue
+        seen.add(key)
+        yield as_question(item) if isinstance(item, Pair) else item
+
+
+def as_question(pair):
+    """A question with the two answers as candidates."""
+    scores = {0: [1.0, 0.0], 1: [0.0, 1.0], 0.5: [0.5, 0.5], None: None}[pair.label]
+    candidates = list(pair.answers)
+    return Question(pair.id, pair.messages, None, candidates, scores, pair.source, pair.meta)
