@@ -1,6 +1,6 @@
 """Splits by question: no question is in both parts, however many pairs it has.
 
-    train, test = split_by_question(load_pairs("pairs.jsonl"), held_out=200)
+train, test = split_by_question(load_pairs("pairs.jsonl"), held_out=200)
 """
 
 from cli import BadInput
