@@ -147,10 +147,7 @@ class SolveTask:
             columns["answer"] += [question.answer] * size
             columns["correct"] += group.item.correct or [None] * size
             columns["question"] += [question] * size
-        if self.judge is None:
-            result = self.reward_function(**columns)
-        else:
-            result = self.compare(columns)
+        result = self.reward_function(**columns) if self.judge is None else self.compare(columns)
         if not isinstance(result, tuple):
             return result
         rewards, comparisons = result  # of a judge, or of a function that calls compare_groups

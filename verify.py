@@ -2,9 +2,11 @@
 
     check_answers(["so it is \\boxed{\\frac{1}{2}}", "#### 7"], ["0.5", "8"])        # [True, False]
 
-math-verify guards itself by a signal handler, which fails in threads and cannot stop every hang, and by default a failure inside it looks
-like a wrong answer. Here it runs unguarded in worker processes that import no torch. Each sets itself an alarm with the system's own
-effect, death, so that nothing it computes can outlive its deadline; the next task gets a new worker. What was not decided is None.
+math-verify guards itself by a signal handler. That fails in threads and cannot stop every hang, and
+by default a failure inside it looks like a wrong answer. So it runs unguarded here, in worker
+processes that import no torch. Each worker sets itself an alarm with the system's own effect,
+death, so nothing it computes can outlive its deadline. The next task then gets a new worker. The
+result of a task that was not decided is None.
 """
 
 import atexit
@@ -26,20 +28,20 @@ TAIL = 2000  # characters at the end of an unmarked solution in which an answer 
 NUMBER = re.compile(
     r"[-+]?(\d+|\d{1,3}(,\d{3})+)?(\.\d*)?(?<=[\d.])([eE][-+]?\d{1,3})?(/[1-9]\d*)?"
 )
-CLOSED = [
-    {"true", "false"},
-    {"yes", "no"},
-    set("abcdefghij"),
-]  # an answer from the same set is right or wrong, whatever it spells
+# An answer from the same set as the reference is right or wrong, whatever it spells.
+CLOSED = [{"true", "false"}, {"yes", "no"}, set("abcdefghij")]
 workers, lock = [], threading.Lock()  # idle ones; they stay for the next call
 
 
 def check_answers(answers, references, timeout=10.0, num_workers=None):
-    """[True | False | None, ...]: does each text end in an answer that equals its reference? None: the verifier failed or cannot tell.
+    """Does each text end in an answer that equals its reference? A list of True, False or None.
 
-    answers: whole solutions; the last \\boxed{...} counts, else what follows the last "####", else what math-verify finds near the end.
-    references: LaTeX, numbers, words, or a JSON list of texts of which one must fit (Skywork-OR1). timeout: seconds for one comparison;
-    num_workers: processes, None: up to 4, by the cores and the work. Raises BadInput where math-verify is not installed.
+    None: the verifier failed or cannot tell.
+    answers: whole solutions. The last \\boxed{...} counts, else what follows the last "####", else
+    what math-verify finds near the end.
+    references: LaTeX, numbers, words, or a JSON list of texts of which one must fit (Skywork-OR1).
+    timeout: seconds for one comparison. num_workers: processes; None: up to 4, by cores and work.
+    Raises BadInput where math-verify is not installed.
     """
     found, tasks = [[] for _ in answers], deque()
     for results, answer, reference in zip(found, answers, references, strict=True):
@@ -48,29 +50,34 @@ def check_answers(answers, references, timeout=10.0, num_workers=None):
             verdict = quick_check(answer.strip() if stated is None else stated, option)
             if verdict != "ask":
                 results.append(verdict)
-            else:
-                tasks.append(
-                    (
-                        results,
-                        answer[-TAIL:] if stated is None else f"\\boxed{{{plain(stated)}}}",
-                        f"\\boxed{{{plain(option)}}}",
-                    )
-                )
+                continue
+            text = answer[-TAIL:] if stated is None else f"\\boxed{{{plain(stated)}}}"
+            tasks.append((results, text, f"\\boxed{{{plain(option)}}}"))
     cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     num_workers = num_workers or max(1, min(4, cores, len(tasks) // 32))
-    with lock, ThreadPoolExecutor(num_workers) as pool:  # these threads only wait
-        for job in [
-            pool.submit(work_off, tasks, timeout) for _ in range(num_workers if tasks else 0)
-        ]:
-            job.result()
-    return [True if True in results else None if None in results else False for results in found]
+    if tasks:
+        with lock, ThreadPoolExecutor(num_workers) as pool:  # these threads only wait
+            jobs = [pool.submit(work_off, tasks, timeout) for _ in range(num_workers)]
+            for job in jobs:
+                job.result()
+    return [best_of(results) for results in found]
+
+
+def best_of(results):
+    """The result of an answer from those against each of its references."""
+    if True in results:
+        return True
+    return None if None in results else False
 
 
 # ---- what needs no algebra ----
 
 
 def stated_answer(text):
-    """The content of the last \\boxed{...} ("" if it is never closed), else the line behind the last "####", else None."""
+    """The content of the last \\boxed{...}, else the line after the last "####", else None.
+
+    "" for a box that is never closed.
+    """
     start = text.rfind("\\boxed{") + 7
     if start < 7:
         return text.rpartition("####")[2].strip().split("\n")[0] if "####" in text else None
@@ -83,7 +90,10 @@ def stated_answer(text):
 
 
 def alternatives(reference):
-    """The texts of a JSON list such as '["18"]', else the reference alone: its box, if it is a whole solution."""
+    """The texts of a JSON list such as '["18"]', else the reference alone.
+
+    Of a reference that is a whole solution, its stated answer.
+    """
     if reference.lstrip().startswith('["'):
         try:
             return [str(option) for option in json.loads(reference)]
@@ -93,42 +103,43 @@ def alternatives(reference):
 
 
 def plain(text):
-    """Without dollar signs and blanks around it; 3 1/2 is written as LaTeX, since math-verify reads it as 31/2."""
-    return re.sub(
-        r"(?<![\d./])(\d+) (\d+)/(\d+)(?![\d./])",
-        r"\1\\frac{\2}{\3}",
-        text.replace("\\$", "").replace("$", "").strip().rstrip("."),
-    )
+    """The text without dollar signs, outer blanks and a final period.
+
+    3 1/2 is written as LaTeX, because math-verify reads it as 31/2.
+    """
+    text = text.replace("\\$", "").replace("$", "").strip().rstrip(".")
+    return re.sub(r"(?<![\d./])(\d+) (\d+)/(\d+)(?![\d./])", r"\1\\frac{\2}{\3}", text)
+
+
+def normalized(text):
+    """The text in lower case, without blanks, \\text{} and the parentheses of a choice (B)."""
+    text = re.sub(r"\\text\w*\{([^{}]*)\}", r"\1", plain(text))
+    text = "".join(text.casefold().split())
+    return re.sub(r"^\((\w)\)$", r"\1", text)
+
+
+def as_fraction(number):
+    return Fraction(*map(Fraction, number.replace(",", "").split("/")))
 
 
 def quick_check(answer, reference):
-    """True, False or None where equal texts, numbers or words decide; "ask" where math-verify has to.
+    """True, False or None where equal texts, numbers or words decide; "ask" if math-verify has to.
 
-    Words are never handed on: math-verify multiplies their letters, so that "act" would equal "cat".
+    Words are never handed on: math-verify multiplies their letters, so "act" would equal "cat".
     """
-    answer, reference = (
-        "".join(re.sub(r"\\text\w*\{([^{}]*)\}", r"\1", plain(text)).casefold().split())
-        for text in (answer, reference)
-    )
-    answer, reference = (re.sub(r"^\((\w)\)$", r"\1", text) for text in (answer, reference))  # (B)
+    answer, reference = normalized(answer), normalized(reference)
     if answer == reference or not answer:
         return answer == reference and reference != ""
     if any({answer, reference} <= options for options in CLOSED):
         return False
-    if (
-        len(answer + reference) < 4000 and NUMBER.fullmatch(answer) and NUMBER.fullmatch(reference)
-    ):  # Python refuses longer integers
-        values = [
-            Fraction(*map(Fraction, text.replace(",", "").split("/")))
-            for text in (answer, reference)
-        ]
-        if values[0] == values[1] or values[0].denominator == values[1].denominator == 1:
-            return values[0] == values[1]
-    if re.search(r"[^\W\d_]{3}", re.sub(r"\\[a-z]+", "", reference)) and not re.search(
-        r"\d", reference
-    ):
-        return None
-    return "ask"
+    is_short = len(answer + reference) < 4000  # Python refuses longer integers
+    if is_short and NUMBER.fullmatch(answer) and NUMBER.fullmatch(reference):
+        given, expected = as_fraction(answer), as_fraction(reference)
+        if given == expected or given.denominator == expected.denominator == 1:
+            return given == expected
+    has_word = re.search(r"[^\W\d_]{3}", re.sub(r"\\[a-z]+", "", reference))
+    has_digit = re.search(r"\d", reference)
+    return None if has_word and not has_digit else "ask"
 
 
 # ---- the workers ----
@@ -170,8 +181,9 @@ def take_worker():
             raise BadInput(
                 f"checking answers needs the package math-verify ({line}): pip install math-verify"
             )
+        reason = line or "look above for its last words"
         raise RuntimeError(
-            f"the process that runs math-verify ended before its first task: {line or 'look above for its last words'}"
+            f"the process that runs math-verify ended before its first task: {reason}"
         )
     return worker
 
@@ -188,13 +200,15 @@ def end_workers():
 
 
 def compare(answer, reference):
-    """math-verify's word on two texts: True, False, or None where the reference holds nothing that it can read, or where it fails."""
+    """What math-verify says of two texts: True, False or None.
+
+    None: it can read nothing in the reference, or it fails.
+    """
     from math_verify import parse, verify
 
     try:
-        gold, stated = (
-            parse(text, parsing_timeout=None, raise_on_error=True) for text in (reference, answer)
-        )
+        gold = parse(reference, parsing_timeout=None, raise_on_error=True)
+        stated = parse(answer, parsing_timeout=None, raise_on_error=True)
         return verify(gold, stated, timeout_seconds=None, raise_on_error=True) if gold else None
     except (Exception, RecursionError, MemoryError):
         return None
@@ -215,17 +229,15 @@ def serve():
     sys.setrecursionlimit(5000)
     try:
         import math_verify  # noqa: F401
-
-        # an installation that is broken would make every result None, and a training run would not learn why
-        problem = (
-            ""
-            if compare("\\boxed{\\frac{4}{2}}", "\\boxed{x = 2}") is True
-            else "it finds 4/2 unequal to 2"
-        )
     except ImportError as error:
-        problem = str(error)
-    print(problem or "ready", file=output, flush=True)
-    for line in () if problem else sys.stdin:
+        print(str(error), file=output, flush=True)
+        return
+    # With a broken installation every result would be None, and a training would not learn why.
+    if compare("\\boxed{\\frac{4}{2}}", "\\boxed{x = 2}") is not True:
+        print("it finds 4/2 unequal to 2", file=output, flush=True)
+        return
+    print("ready", file=output, flush=True)
+    for line in sys.stdin:
         timeout, answer, reference = json.loads(line)
         signal.setitimer(signal.ITIMER_REAL, timeout)
         verdict = compare(answer, reference)
