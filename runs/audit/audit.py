@@ -24,7 +24,7 @@ from measures import markdown_table  # noqa: E402
 from data import items_of  # noqa: E402
 from elo import fit_strengths, win_table  # noqa: E402
 from extras.benchmarks import BENCHMARKS, load  # noqa: E402
-from scoring import add_cells, intervals, means  # noqa: E402
+from extras.scoring import add_cells, intervals, means  # noqa: E402
 from seeding import uniform  # noqa: E402
 
 FOLDS = 5

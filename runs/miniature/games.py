@@ -96,21 +96,18 @@ def verdict_tokens(tokenizer):
 def forced(judge, tasks, thinking):
     """The games in which the likelier verdict follows a thinking: a list of token ids a task.
 
-    Only the token in which the two verdicts differ is looked at; p_first is the softmax over both.
+    Only the token in which both verdicts differ is looked at. p_first: its share for verdict 1.
     """
-    import torch
-
-    from model import pack_groups
+    from extras.forced_verdicts import first_place_probabilities
 
     model, tokenizer, _ = judge
     common, one, two = verdict_tokens(tokenizer)
-    contexts = [prompt_of(tokenizer, task) + part for task, part in zip(tasks, thinking)]
     games = []
     for start in range(0, len(tasks), 64):
-        groups = [(context + common, [[one], [two]]) for context in contexts[start : start + 64]]
-        with torch.no_grad():
-            logprobs, _ = model.logprobs(pack_groups(groups))
-        chances = torch.sigmoid(logprobs[0::2] - logprobs[1::2]).tolist()
+        groups = []
+        for task, part in zip(tasks[start : start + 64], thinking[start : start + 64]):
+            groups.append((prompt_of(tokenizer, task) + part + common, [[one], [two]]))
+        chances = first_place_probabilities(model, groups)
         for task, chance in zip(tasks[start : start + 64], chances):
             verdict = 1 if chance > 0.5 else 2
             right = verdict == better_place(task)
