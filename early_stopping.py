@@ -13,7 +13,7 @@ Blackburn 1986). Adaptive-Consistency (Aggarwal et al., arXiv 2305.11860) uses t
 without the horizon. Under this prior the winner differs from that of all votes in at most 5 % of
 the pairs (2.5 % with num_votes 8). In the hardest pair, an even coin, it differs in 2 % with
 num_votes 5, in 8 % with 8 or 16 and in 12 % with 32. A judge with an order bias changes fewer
-winners, because votes of two unequal orders vary less in sum (runs/ranking/vote_study.py).
+winners, because votes of two unequal orders vary less in sum (runs/ranking).
 """
 
 import functools

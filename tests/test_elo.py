@@ -406,45 +406,6 @@ def test_a_play_that_returns_nonsense():
         run_schedule(4, lambda pairs: [2.0] * len(pairs), "full")
 
 
-# ---- the study of schedules ----
-
-
-@pytest.mark.parametrize(
-    "schedule, games",
-    [
-        ("full", None),
-        ("random", 24),
-        ("halving", 24),
-        ("leaders", 24),
-        ("swiss", 24),
-        ("knockout", None),
-    ],
-)
-def test_the_simulation_plays_the_schedules_of_this_file(schedule, games, monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "runs" / "ranking"))
-    import simulate
-
-    from tournament import knockout
-
-    row = simulate.measure(
-        schedule, 1 if schedule == "knockout" else games, 6000, 8, 0.25, 0.75, "fresh", orders=1
-    )
-    draw, hits, trials = random.Random(0), 0, 1500
-
-    def coin(pairs):
-        return [float(draw.random() < 0.5 + 0.25 * ((i < 2) - (j < 2))) for i, j in pairs]
-
-    for seed in range(trials):
-        if schedule == "knockout":
-            hits += knockout(8, coin, seed).winner < 2
-        else:
-            ratings = np.array(
-                elo(run_schedule(8, coin, schedule, games, seed), 8, k=1e-3)
-            )  # so small a k ranks by wins less losses
-            hits += draw.choice(np.flatnonzero(ratings > ratings.max() - 1e-6).tolist()) < 2
-    assert abs(hits / trials - row["right"]) < 4 * math.sqrt(0.25 / trials)
-
-
 # ---- files ----
 
 

@@ -1,0 +1,263 @@
+"""runs/ranking: simulated judges, the numbers of the vote study, recording and replay."""
+
+import gzip
+import json
+import math
+import random
+import sys
+from collections import Counter
+from itertools import combinations
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_models import COIN, make_scripted_folder
+
+from cli import BadInput
+from data import Pair
+from early_stopping import enough
+from judge import Judge
+from verdicts import vote_of
+
+torch.set_num_threads(1)
+ROOT = Path(__file__).parents[1]
+RANKING = ROOT / "runs" / "ranking"
+sys.path.insert(0, str(RANKING))
+
+import record  # noqa: E402
+import replay  # noqa: E402
+import simulate  # noqa: E402
+
+# ---- simulated judges ----
+
+
+def test_the_table_of_the_docs_is_that_of_the_log():
+    found = {}
+    for line in simulate.table(simulate.read_log()).splitlines()[2:]:
+        schedule, votes, generations, *shares = line.strip("| ").split(" | ")
+        found[schedule, generations] = shares
+    docs = (ROOT / "docs" / "ranking.md").read_text()
+    table = docs[docs.index("| schedule | generations |") :].split("\n\n")[0].splitlines()[2:]
+    assert len(table) == 5
+    for line in table:
+        schedule, generations, *columns = line.strip("| ").split(" | ")
+        rows = [found[schedule.split(",")[0], number] for number in generations.split(" / ")]
+        assert [column.split(" / ") for column in columns] == [list(part) for part in zip(*rows)]
+
+
+@pytest.mark.parametrize("noise", ["fresh", "fixed", "mixed"])
+def test_simulated_judges_err_as_their_names_say(noise):
+    rights, repeats = [], []
+    for seed in range(400):
+        play = simulate.simulated_play(2, 0.8, noise, votes=1, seed=seed)
+        first, turned, even = play([(0, 2), (2, 0), (0, 1)])
+        rights.append(first)
+        repeats.append(first == 1 - turned)
+        assert first in (0, 0.5, 1) and even in (0, 0.5, 1)
+    assert abs(sum(rights) / 400 - 0.8) < 0.07
+    same = 0.64**2 + 0.32**2 + 0.04**2  # two matches of two fresh generations each
+    expected = {"fresh": same, "fixed": 1, "mixed": (1 + same) / 2}[noise]
+    assert abs(sum(repeats) / 400 - expected) < 0.1
+
+
+@pytest.mark.parametrize("schedule", ["full", "random", "halving", "leaders", "swiss", "knockout"])
+def test_the_schedules_pick_as_often_as_in_the_log(schedule):
+    """simulate.log is the work of another program, which had schedules of its own."""
+    names, *lines, _ = map(json.loads, (RANKING / "simulate.log").read_text().splitlines())
+    cell = {"n": 8, "orders": 1, "share": 0.15, "accuracy": 0.8, "method": schedule}
+    rows = [dict(zip(names, line)) for line in lines]
+    row = next(row for row in rows if cell.items() <= row.items() and row["trials"] == 20_000)
+    games = None if schedule in ("full", "knockout") else row["matches"]
+    draw, hits, trials = random.Random(0), 0, 1500
+
+    def coin(pairs):  # one of the eight answers is right
+        return [float(draw.random() < 0.5 + 0.3 * ((i < 1) - (j < 1))) for i, j in pairs]
+
+    for seed in range(trials):
+        hits += replay.pick(8, schedule, games, coin, seed) < 1
+    assert abs(hits / trials - row["right"]) < 4 * math.sqrt(0.25 / trials)
+
+
+# ---- the vote study: its log against the stop rules as they are ----
+
+
+def enumerated(p, num_votes, stop):
+    """(generations, right, differs) of a pair, exactly, as in vote_study.log.
+
+    Each vote is right with probability p. A draw counts half. differs: the probability that the
+    winner is not that of all votes.
+    """
+    states = {(0, 0, None): 1.0}  # (right votes, wrong votes, winner of a stopped match)
+    generations = 0.0
+    for remaining in reversed(range(num_votes)):
+        generations += 2 * sum(chance for state, chance in states.items() if state[2] is None)
+        following = Counter()
+        for (good, bad, stopped), chance in states.items():
+            for more, weight in ((0, (1 - p) ** 2), (1, 2 * p * (1 - p)), (2, p * p)):
+                right, wrong = good + more, bad + 2 - more
+                winner = stopped
+                if stopped is None and enough([0] * right + [1] * wrong, 2 * remaining, stop):
+                    winner = (right > wrong) - (right < wrong)
+                following[right, wrong, winner] += chance * weight
+        states = following
+    right = sum((winner + 1) / 2 * chance for (_, _, winner), chance in states.items())
+    differs = 0.0
+    for (good, bad, winner), chance in states.items():
+        differs += chance * (winner != (good > bad) - (good < bad))
+    return generations, right, differs
+
+
+@pytest.mark.parametrize("stop", ["never", "decided", "likely"])
+def test_the_numbers_of_the_vote_study(stop):
+    checked = 0
+    for row in map(json.loads, (RANKING / "vote_study.log").read_text().splitlines()):
+        if row.get("judge", "").startswith("coin") and row["stop"] == stop:
+            expected = row["generations"], row["right"], row["differs"]
+            p = float(row["judge"].split()[1])
+            assert enumerated(p, row["num_votes"], stop) == pytest.approx(expected, abs=1e-4)
+            checked += 1
+    assert checked == 36
+
+
+# ---- recording ----
+
+
+@pytest.fixture(scope="module")
+def coin(tmp_path_factory):
+    return make_scripted_folder(tmp_path_factory.mktemp("models") / "coin", COIN)
+
+
+def test_recording_a_judge(coin, tmp_path):
+    questions = tmp_path / "q.jsonl"
+    rows = [
+        {"query": f"What is {n} + {n}?", "candidates": [str(2 * n), "no", str(2 * n), "ü"]}
+        for n in range(3)
+    ]
+    questions.write_text("".join(json.dumps(row | {"scores": [1, 0, 1, 0]}) + "\n" for row in rows))
+
+    def run(name, *more):
+        arguments = f"--questions {questions} --model {coin} --num_votes 2 --device cpu".split()
+        arguments += "--max_completion_length 40 --dtype float32".split()
+        record.main([*arguments, "--out", str(tmp_path / name), *more])
+        return (tmp_path / name).read_bytes()
+
+    complete = run("a.jsonl.gz")
+    lines = gzip.decompress(complete).split(b"\n")
+    assert len(lines) == 4 and not list(tmp_path.glob("*.partial"))
+    for length in (5, len(lines[0]) + 1, len(lines[0] + lines[1]) + 2):  # what a kill can leave
+        (tmp_path / "b.jsonl.gz.partial").write_bytes(gzip.decompress(complete)[:length])
+        assert run("b.jsonl.gz") == complete
+        (tmp_path / "b.jsonl.gz").unlink()
+    row = json.loads(lines[1])
+    pair = Pair(f"{row['id']} 1-3", [{"role": "user", "content": rows[1]["query"]}], ("no", "ü"))
+    judge = Judge(str(coin), device="cpu", dtype="float32")
+    games = judge.judge([pair], num_votes=2, max_completion_length=40)[0].games
+    votes = [vote_of(game) for game in games]
+    letters = "".join({0: "1", 1: "0", None: "?"}[vote] for vote in votes)
+    assert row["votes"]["1-3"] == [letters[:2], letters[2:]]
+    tokens = [game["tokens"] for game in games]
+    assert row["tokens"]["1-3"] == [tokens[:2], tokens[2:]]
+    assert row["votes"]["0-2"] == [] == row["tokens"]["0-2"]
+    assert row["texts"] == rows[1]["candidates"] and row["settings"]["num_votes"] == 2
+    read = replay.read_recording(tmp_path / "a.jsonl.gz")
+    assert read[1]["votes"][1, 3] == [votes[:2], votes[2:]]
+    # settings that differ are not mixed, and a finished recording is not written over
+    (tmp_path / "b.jsonl.gz.partial").write_bytes(lines[0] + b"\n")
+    for name, more, words in [
+        ("b.jsonl.gz", ["--seed", "1"], "line 1 was recorded with other settings"),
+        ("a.jsonl.gz", [], "exists"),
+        ("c.jsonl", [], ".jsonl.gz"),
+    ]:
+        with pytest.raises(BadInput, match=words):
+            run(name, *more)
+
+
+# ---- replay ----
+
+
+def test_replayed_matches_by_hand():
+    row = {
+        "votes": {(0, 1): [[0, 0, 0], [0, 0, 1]], (0, 2): [[1, 0, None], [0, 0, 0]], (1, 2): []},
+        "tokens": {(0, 1): [[1, 2, 4], [8, 16, 32]], (0, 2): [[1] * 3, [1] * 3], (1, 2): []},
+    }
+    spent = Counter()
+    play = replay.recorded_play(row, 3, "never", 0, spent)
+    assert play([(0, 1), (1, 0), (2, 1), (2, 0)]) == pytest.approx([5 / 6, 1 / 6, 0.5, 1 - 4.5 / 6])
+    assert spent == {"generations": 18, "tokens": 63 * 2 + 6}
+    for seed in range(12):  # three meetings with one vote each use the three recorded ones
+        play = replay.recorded_play(row, 1, "never", seed, Counter())
+        shares = [score for _ in range(3) for score in play([(0, 1)] * 3)]
+        assert sorted(shares) == [0.5] * 3 + [1.0] * 6
+    found = set()
+    for seed in range(12):  # the vote for 1 comes third, and is not asked for, or before
+        spent = Counter()
+        (score,) = replay.recorded_play(row, 3, "decided", seed, spent)([(0, 1)])
+        found.add((score, spent["generations"]))
+    assert found == {(1.0, 4), (5 / 6, 6)}
+    for schedule, games in (("knockout", None), ("random", 9), ("swiss", 9)):
+        play = replay.recorded_play(row, 3, "never", 1, Counter())
+        assert replay.pick(3, schedule, games, play, 1) == 0
+
+
+def recording(num_questions, draw_accuracy, num_votes=4):
+    """Rows of read_recording: 2 of 8 answers are right, draw_accuracy(rng) for each such pair."""
+    rng, rows = random.Random(0), []
+    for _ in range(num_questions):
+        scores = rng.sample([1.0] * 2 + [0.0] * 6, 8)
+        votes = {}
+        for i, j in combinations(range(8), 2):
+            chance = draw_accuracy(rng)
+            if scores[i] <= scores[j]:
+                chance = 0.5 if scores[i] == scores[j] else 1 - chance
+            votes[i, j] = [[int(rng.random() >= chance) for _ in range(num_votes)] for _ in "ab"]
+        tokens = {pair: [[10] * num_votes] * 2 for pair in votes}
+        rows.append({"scores": scores, "votes": votes, "tokens": tokens})
+    return rows
+
+
+def test_replay_of_simulated_judges():
+    perfect = recording(6, lambda rng: 1.0, num_votes=3)
+    for schedule, per_player in [("knockout", None), ("full", None), ("halving", 5), ("swiss", 5)]:
+        never = replay.measure(perfect, schedule, per_player, 3, "never", 2)
+        stopped = replay.measure(perfect, schedule, per_player, 3, "decided", 2)
+        matches = {"knockout": 7, "full": 28}.get(schedule, 8 * (per_player or 0))
+        assert stopped["right"] == never["right"] == 1
+        assert never["generations"] == 6 * matches
+        assert 4 * matches <= stopped["generations"] < 6 * matches
+        assert stopped["tokens"] == pytest.approx(10 * stopped["generations"])
+    assert replay.vote_errors(perfect)[0] == 1
+    accuracy, again = replay.vote_errors(recording(60, lambda rng: 0.7))
+    assert abs(accuracy - 0.7) < 0.03 and abs(again - 0.7) < 0.03  # fresh errors
+    accuracy, again = replay.vote_errors(recording(60, lambda rng: float(rng.random() < 0.7)))
+    assert abs(accuracy - 0.7) < 0.05 and again == 0  # fixed ones
+
+
+def test_the_recording_of_the_embedded_judge_gives_its_log():
+    rows = replay.read_recording(RANKING / "tiny.jsonl.gz")
+    line = replay.table([replay.measure(rows, "knockout", None, 1, "never", 2)]).splitlines()[-1]
+    log = (RANKING / "tiny.log").read_text()
+    assert line in log
+    accuracy, again = replay.vote_errors(rows)
+    assert f"a vote is right {accuracy:.3f}" in log and f"with a wrong one {again:.3f}" in log
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"votes": {}}, "line 1: KeyError"),
+        ({"votes": {"0-1": ["12", "11"]}}, "line 1: KeyError"),
+        ({"scores": None}, "line 1: TypeError"),
+        ({"votes": {"0-1": ["11", "1"]}}, "equally many votes"),
+        ({"votes": {"0-1": []}}, "equally many votes"),
+        ({"tokens": {}}, "line 1: KeyError"),
+    ],
+)
+def test_damaged_recordings(tmp_path, change, words):
+    row = {"id": "a", "scores": [1, 0], "votes": {"0-1": ["11", "10"]}, "tokens": {"0-1": [[], []]}}
+    path = tmp_path / "r.jsonl.gz"
+    path.write_bytes(gzip.compress(json.dumps(row | change).encode()))
+    with pytest.raises(BadInput, match=words):
+        replay.main([str(path)])
+    path.write_bytes(path.read_bytes()[:20])
+    with pytest.raises(BadInput, match="cannot read"):
+        replay.main([str(path)])
