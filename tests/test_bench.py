@@ -1,4 +1,7 @@
-"""The benchmarks: that they run, measure by turns, and see a wrong result; the plan against counted parameters, real tensors and hand-made numbers."""
+"""The benchmarks run, measure by turns, and see a wrong result.
+
+The plan is compared with counted parameters, real tensors and numbers worked out by hand.
+"""
 
 import importlib.util
 import json
@@ -97,7 +100,8 @@ def test_limits_by_hand():
         kv_width=5,
     )
     assert peers.training_operations(sizes, 10, 4) == 6 * (100 * 10 + 20 * 4)
-    # one prompt of 3 tokens, 4 rows, 10 steps in fp32: 600 operations once; a step reads 480 bytes or does 960 operations; a token holds 80 bytes
+    # One prompt of 3 tokens, 4 rows, 10 steps in fp32: 600 operations once.
+    # A step reads 480 bytes or does 960 operations; a token holds 80 bytes.
     least = peers.rollout_seconds(sizes, [[1, 2, 3]], 4, 10, 4, 600.0, 1000.0)
     assert least == pytest.approx(1 + 10 * max(0.48, 1.6) + 80 * (10 * 3 + 4 * 50) / 1000)
 
@@ -165,7 +169,8 @@ def test_packing_and_a_wrong_gradient(folder, capsys, monkeypatch):
     command = f"packing --grid 3/20/8,2/9/5 --micro_batch_tokens 34 {SMALL}"
     code, result = run(capsys, folder, command)
     tokens = [int(row["check"].split()[-3]) for row in result["rows"][:3]]
-    # lengths 8, 6, 4: packs of two and one, [prompt, 7, 5] and [prompt, 3]; each alone with its prompt; all as if 8 long
+    # Lengths 8, 6, 4: packs of two and one, [prompt, 7, 5] and [prompt, 3];
+    # each alone with its prompt; all as if 8 long.
     assert code == 0 and tokens == [20 + 7 + 5 + 20 + 3, 3 * 20 + 7 + 5 + 3, 3 * (20 + 7)]
     right = bench_training.pack_groups
 
@@ -210,8 +215,11 @@ def test_step_beside_trl(folder, capsys):
 
 
 def test_the_plain_loss_of_the_step_is_the_trainers(folder):
-    """The reference that the step is checked against, and that the check would see another loss. The prompt has the token that transformers pads
-    with, whose gradient as an input it drops; the rollout is that of a model a little different, so that importance weights are not 1."""
+    """The reference of the step is right, and the check would see another loss.
+
+    The prompt has transformers' padding token, whose gradient as an input it drops. The rollout
+    is that of a model a little different, so that importance weights are not 1.
+    """
     model, peer = peers.load_both(folder, CPU, torch.float32)
     peer.get_input_embeddings().padding_idx = 7
     prompt = list(range(5, 25))

@@ -1,4 +1,4 @@
-"""Every benchmark's rule by hand, on published outputs, and on the official files where they are at hand."""
+"""Every benchmark's rule by hand, on published outputs, and on official files that are there."""
 
 import json
 import math
@@ -140,7 +140,7 @@ def test_the_place_of_the_better_answer_makes_no_difference():
 
 
 def matrix(wins, group="chat", identity="a"):
-    """wins[i][j]: what both games say of chosen style i against rejected style j, 0 = chosen wins."""
+    """wins[i][j]: the winner of chosen style i against rejected style j, 0 = chosen wins."""
     return row(
         identity,
         group,
@@ -177,7 +177,10 @@ def test_rm_bench_matrix():
 
 
 def test_rm_bench_rotated_files_are_noticed():
-    """RM-R1's script read its third file twice: cells (0,1), (1,2), (2,0) held results of (0,2), (1,0), (2,1)."""
+    """RM-R1's script read its third file twice.
+
+    Cells (0,1), (1,2), (2,0) held results of (0,2), (1,0), (2,1).
+    """
     wins = [[0, 1, 0], [0, 0, 0], [1, 0, 0]]
     rotated = [list(line) for line in wins]
     rotated[0][1], rotated[1][2], rotated[2][0] = wins[0][2], wins[1][0], wins[2][1]
@@ -284,7 +287,8 @@ def test_rewardbench2_ties_by_hand():
     ]
     for entry in rows:
         entry["question"] = entry["id"].partition(":")[2]
-    # 7: both right; gaps 1.5 and 2, spread 1: preferred, also by the smaller gap. 8: tied right, ref wrong; gaps -1 and 1, spread 3: neither.
+    # 7: both right; gaps 1.5 and 2, spread 1: preferred, also by the smaller gap.
+    # 8: tied right, ref wrong; gaps -1 and 1, spread 3: neither.
     # 9: both right; gaps 0.2 and 2, spread 1: preferred, but not by the smaller gap
     margins = math.tanh(1.5 - 1), math.tanh(-1 / 3 - 1), math.tanh(0.2 - 1)
     expected = 0.3 * 1 + 0.3 * 2 / 3 + 0.2 * 2 / 3 + 0.2 * 1 / 3 + 0.01 * sum(margins) / 3

@@ -1,4 +1,7 @@
-"""extras/train_dpo.py: the loss by hand and against separate unpacked sequences, labels of a judge, the command with resume, bad input."""
+"""extras/train_dpo.py: the loss by hand and against separate unpacked sequences.
+
+Also labels of a judge, the command with resume, and bad input.
+"""
 
 import json
 import math

@@ -61,7 +61,8 @@ def crowd():
 
 
 def test_elo_by_hand():
-    # even players: the winner gains k / 2; then 1002 meets 1000: expected 1 / (1 + 10 ** (-2 / 400)) = 0.502878...
+    # Even players: the winner gains k / 2.
+    # Then 1002 meets 1000: expected 1 / (1 + 10 ** (-2 / 400)) = 0.502878...
     assert elo([(0, 1, 1.0)], 3) == [1002.0, 998.0, 1000.0]
     expected = 1 / (1 + 10 ** (-2 / 400))
     assert elo([(0, 1, 1.0), (2, 0, 0.25)], 3) == pytest.approx(
@@ -71,7 +72,8 @@ def test_elo_by_hand():
 
 
 def test_elo_of_pizza_burger_sushi():
-    # the example of evalica's README: pizza beats burger, burger loses to sushi, pizza and sushi draw; K = 30
+    # The example of evalica's README, K = 30:
+    # pizza beats burger, burger loses to sushi, pizza and sushi draw.
     ratings = elo([(0, 1, 1.0), (1, 2, 0.0), (0, 2, 0.5)], 3, k=30)
     assert ratings == pytest.approx([1014.972058, 970.647200, 1014.380742], abs=1e-6)
 
@@ -137,7 +139,8 @@ def test_bradley_terry_equals_evalica_on_strongly_connected_sets(seed):
 
 
 def test_the_likelihood_has_no_slope_at_the_solution():
-    # a chain in which player p beats p + 1 in 99 of 100 matches: strengths from +50 to -50, known exactly
+    # A chain in which player p beats p + 1 in 99 of 100 matches:
+    # strengths from +50 to -50, known exactly.
     matches = [(p, p + 1, 0.99) for p in range(22)]
     steps = np.diff(bradley_terry(matches, 23))
     assert steps == pytest.approx([-math.log(99)] * 22, abs=1e-9)
@@ -146,7 +149,8 @@ def test_the_likelihood_has_no_slope_at_the_solution():
 def test_one_who_won_all():
     with pytest.warns(UserWarning, match="draw against"):
         strengths = bradley_terry([(0, 1, 1.0)], 2)
-    # 1 - P(2s) = P(s) - 1/2, with P the logistic function: the draw against strength 0 holds the winner
+    # 1 - P(2s) = P(s) - 1/2, with P the logistic function:
+    # the draw against strength 0 holds the winner back.
     top = strengths[0]
     assert 1 / (1 + math.exp(2 * top)) == pytest.approx(
         1 / (1 + math.exp(-top)) - 0.5, abs=1e-9
@@ -241,7 +245,8 @@ def test_impossible_matches_are_refused(match):
 def test_intervals_narrow_with_the_square_root_of_the_matches():
     matches = [(0, 1, float(number % 4 > 0)) for number in range(400)]
     low, high = bootstrap(matches, 2)
-    # delta method: the log odds of 300 of 400 have standard error sqrt(1 / 300 + 1 / 100); a strength is half of that
+    # Delta method: the log odds of 300 of 400 have standard error sqrt(1 / 300 + 1 / 100).
+    # A strength is half of that.
     assert high[0] - low[0] == pytest.approx(2 * 1.96 * math.sqrt(1 / 300 + 1 / 100) / 2, rel=0.1)
     assert low[0] < math.log(3) / 2 < high[0] and low[1] == pytest.approx(-high[0])
     assert all(np.array_equal(one, other) for one, other in zip(bootstrap(matches, 2), (low, high)))
@@ -431,7 +436,8 @@ def test_formats_agree(tmp_path):
         read_matches(
             write(
                 tmp_path,
-                "\ufeffi, j, score\r\npizza, burger, 1\r\nburger, sushi, 0.0\r\npizza, sushi, 5e-1\r\n",
+                "\ufeffi, j, score\r\npizza, burger, 1\r\n"
+                "burger, sushi, 0.0\r\npizza, sushi, 5e-1\r\n",
             )
         )
         == expected
@@ -561,7 +567,8 @@ import elo
 import tournament
 own = lambda: sorted(
     name for name, module in sys.modules.items()
-    if getattr(module, "__file__", None) and Path(module.__file__).parent == Path(elo.__file__).parent
+    if getattr(module, "__file__", None)
+    and Path(module.__file__).parent == Path(elo.__file__).parent
 )
 imported = own()
 elo.main(["--matches", sys.argv[1]])
@@ -604,7 +611,8 @@ def test_an_interrupted_ranking_resumes_and_other_schedules_use_its_matches(tmp_
     again = command(*QUICK, "--candidates", candidates, "--json", "--cache", cache)
     assert json.loads(again.stdout) == result and cache.read_bytes() == b"".join(lines)
 
-    # everything is known now: the candidates in another order and the other command need no judge, hence no torch
+    # Every match is known now: another order of the candidates and the other command need no
+    # judge, hence no torch.
     (tmp_path / "no").mkdir()
     (tmp_path / "no" / "torch.py").write_text("raise SystemExit('torch was imported')")
     shuffled, blocked = (

@@ -1,4 +1,7 @@
-"""python evaluate.py: a cheap judge over every benchmark, resume, schedules, intervals, predictions, forced verdicts, and bad input."""
+"""python evaluate.py with a cheap judge over every benchmark.
+
+Also resume, schedules, intervals, predictions, forced verdicts, and bad input.
+"""
 
 import json
 import os
@@ -44,7 +47,7 @@ def coin_judge(coin):
 
 @pytest.fixture
 def run(monkeypatch, capsys, coin, coin_judge):
-    """The command within this process, with one loaded judge: (exit code, standard output, standard error)."""
+    """The command in this process, with one loaded judge: (exit code, stdout, stderr)."""
     monkeypatch.setattr(evaluate, "judge_of", lambda *settings: coin_judge)
     monkeypatch.setattr(evaluate, "CHUNK_ITEMS", 4)
 
@@ -109,7 +112,11 @@ def test_the_real_command_without_torch_for_predictions(tmp_path, questions):
             for j in (0, 1, 2)
         ],
     )
-    script = "import sys, runpy\ntry: runpy.run_path('evaluate.py', run_name='__main__')\nfinally: print('torch' in sys.modules, file=sys.stderr)"
+    script = (
+        "import sys, runpy\n"
+        "try: runpy.run_path('evaluate.py', run_name='__main__')\n"
+        "finally: print('torch' in sys.modules, file=sys.stderr)"
+    )
     words = [
         sys.executable,
         "-c",
@@ -133,7 +140,7 @@ def test_the_real_command_without_torch_for_predictions(tmp_path, questions):
 
 
 def test_a_log_file_shows_that_the_work_goes_on(run, monkeypatch, tmp_path, questions):
-    """Without a terminal there is no bar: a line comes every half minute, here after every step of the work."""
+    """Without a terminal there is no bar, but a line every half minute (here: every step)."""
     arguments = [
         "--benchmark",
         "gsm8k_solutions",
@@ -179,7 +186,12 @@ KILLED = """
 import os, sys
 from extras import evaluate
 evaluate.CHUNK_ITEMS, calls, judge_items = 4, [], evaluate.judge_items
-evaluate.judge_items = lambda *rest: calls.append(1) or (os._exit(9) if len(calls) == 3 else judge_items(*rest))
+def judge_or_exit(*arguments):
+    calls.append(1)
+    if len(calls) == 3:
+        os._exit(9)
+    return judge_items(*arguments)
+evaluate.judge_items = judge_or_exit
 evaluate.main(sys.argv[1:])
 """
 
@@ -380,7 +392,10 @@ def test_coins_of_a_knockout_are_counted(run, tmp_path, questions):
 
 
 def test_votes_are_left_out(run, tmp_path, questions):
-    """The same winners of pairs with fewer votes, the first ones; and what was saved stands below the table, also when it is shown again."""
+    """The same winners of pairs with fewer votes, the first ones.
+
+    The line on what was saved is below the table, also when it is shown again.
+    """
     arguments = [
         "--benchmark",
         "pairs",

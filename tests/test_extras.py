@@ -1,4 +1,4 @@
-"""Figures and pages about runs: what they show, by hand; the page in a real browser; and the core without extras/."""
+"""Figures and pages about runs, by hand; the page in a real browser; the core without extras."""
 
 import base64
 import hashlib
@@ -34,8 +34,11 @@ def test_the_core_imports_without_extras(tmp_path):
     for folder in ("kernels", "prompts"):
         shutil.copytree(ROOT / folder, tmp_path / folder)
     code = (
-        "import importlib, importlib.util, pathlib, sys; sys.argv = ['x']; assert importlib.util.find_spec('extras') is None\n"
-        "files = sorted(path.stem for path in pathlib.Path().glob('*.py')); assert 'train_grpo' in files and len(files) > 10\n"
+        "import importlib, importlib.util, pathlib, sys\n"
+        "sys.argv = ['x']\n"
+        "assert importlib.util.find_spec('extras') is None\n"
+        "files = sorted(path.stem for path in pathlib.Path().glob('*.py'))\n"
+        "assert 'train_grpo' in files and len(files) > 10\n"
         "for name in [*files, 'kernels.logprob']: importlib.import_module(name)"
     )
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
@@ -359,7 +362,10 @@ def test_a_large_run_is_thinned_and_says_so(tmp_path):
             view.make_page(tmp_path, steps=steps)
 
 
-EVIL = '</script><script>document.title="owned"</script><img src=x onerror="document.title=1"><!-- <script> & @DATA@ \u2028'
+EVIL = (
+    '</script><script>document.title="owned"</script><img src=x onerror="document.title=1">'
+    "<!-- <script> & @DATA@ \u2028"
+)
 
 
 def test_model_texts_stay_texts(tmp_path):
@@ -427,18 +433,23 @@ def browse(page, tmp_path, fragment=""):
 
 
 USER = """
-const log = [], seen = () => [...document.querySelectorAll("article")].map(card => card.querySelector("b").textContent
-  + ":" + [...card.querySelectorAll(".badge")].map(badge => badge.textContent)).join(" ");
+const log = [], every = selector => [...document.querySelectorAll(selector)];
+const badges = card => [...card.querySelectorAll(".badge")].map(badge => badge.textContent);
+const cardText = card => card.querySelector("b").textContent + ":" + badges(card);
+const seen = () => every("article").map(cardText).join(" ");
 const type = (id, value) => {
   const field = document.getElementById(id);
   field.value = value;
   field.dispatchEvent(new Event("input"));
   log.push(seen());
 };
-const click = word => { [...document.querySelectorAll(".chip")].find(chip => chip.textContent.startsWith(word)).click(); log.push(seen()); };
+const click = word => {
+  every(".chip").find(chip => chip.textContent.startsWith(word)).click();
+  log.push(seen());
+};
 log.push(seen());
 type("text", "NEEDLE");
-log.push(document.querySelectorAll("mark").length + " " + [...document.querySelectorAll("details")].map(fold => fold.open));
+log.push(every("mark").length + " " + every("details").map(fold => fold.open));
 type("text", "a.b");
 type("text", "");
 click("wrong");
@@ -452,8 +463,9 @@ type("high", "");
 type("step", "2");
 log.push(location.hash, document.getElementById("count").textContent);
 type("step", "");
-log.push([...document.querySelectorAll(".sides h2")].map(title => title.textContent).join(), document.querySelectorAll(".sides").length);
-log.push([...document.querySelectorAll("pre span")].map(token => token.textContent + token.title + token.style.background).join("|"));
+log.push(every(".sides h2").map(title => title.textContent).join(), every(".sides").length);
+const tokenText = token => token.textContent + token.title + token.style.background;
+log.push(every("pre span").map(tokenText).join("|"));
 document.body.textContent = "LOG" + JSON.stringify(log) + "END";
 """
 
@@ -488,8 +500,8 @@ def test_filters_and_search_in_a_browser(tmp_path):
     )
     everything = next(log)
     assert (
-        everything
-        == "one:right,wrong,truncated both:right,wrong,truncated,wrong,right,truncated two:wrong,right,truncated"
+        everything == "one:right,wrong,truncated both:right,wrong,truncated,wrong,right,truncated "
+        "two:wrong,right,truncated"
     )
     assert (
         next(log) == "one:right" and next(log) == "1 false,true"
@@ -518,7 +530,8 @@ def test_filters_and_search_in_a_browser(tmp_path):
     assert next(log) == everything
     assert next(log) == "better answer first,better answer second" and next(log) == 1
     assert next(log) == (
-        "<think>a needleprobability 1.00rgba(213, 94, 0, 0)| here</think>probability 0.500rgba(213, 94, 0, 0.35)|"
+        "<think>a needleprobability 1.00rgba(213, 94, 0, 0)|"
+        " here</think>probability 0.500rgba(213, 94, 0, 0.35)|"
         "\\boxed{Assistant 1}probability 0.100rgba(213, 94, 0, 0.63)"
     )
 

@@ -1,4 +1,4 @@
-"""The arithmetic of GRPO against values worked out by hand, and the step as a whole on small random models."""
+"""GRPO's arithmetic by hand, and a whole step on small random models."""
 
 import json
 import math
@@ -387,7 +387,10 @@ def test_a_reward_by_name():
 
 @pytest.mark.parametrize("processes", [2])
 def test_gradients_of_two_processes_equal_those_of_one(folder, tmp_path, processes):
-    """Given the same rollouts: one group more on one process, one of them without signal, packs of different number."""
+    """The same rollouts on two processes, of which one has more groups and more packs.
+
+    One group has no signal.
+    """
     script = [str(Path(__file__).parent / "gradient_worker.py"), str(folder)]
     environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
     subprocess.run(

@@ -1,4 +1,7 @@
-"""extras.make_data: cleaning, pairing, mixing by hand; sampling and chains killed half-way and resumed; the commands as they are typed."""
+"""extras.make_data: cleaning, pairing, mixing by hand.
+
+Sampling and chains are killed half-way and resumed; commands run as they are typed.
+"""
 
 import json
 import random
@@ -34,7 +37,10 @@ def read(path):
 
 
 def test_planted_benchmark_items_are_all_removed(tmp_path):
-    """Fifty GSM8K test questions, wrapped, cut and re-spelt, in prompts, early turns and answers among 40 clean pairs."""
+    """Fifty GSM8K test questions among 40 clean pairs.
+
+    They are wrapped, cut and re-spelt, and are in prompts, early turns and answers.
+    """
     if not DATA.is_dir():
         pytest.skip("no data folder beside the project")
     benchmark, rng = DATA / "gsm8k" / "model_solutions.jsonl", random.Random(0)
@@ -147,10 +153,14 @@ def test_clean_drops_sources_and_reads_back(tmp_path, capsys):
 
 def test_formats_of_rm_r1(tmp_path):
     single = (
-        "[Client Question]\n{}\n\n[The Start of Chatbot A's Response]\n{}\n[The End of Chatbot A's Response]\n\n"
+        "[Client Question]\n{}\n\n"
+        "[The Start of Chatbot A's Response]\n{}\n[The End of Chatbot A's Response]\n\n"
         "[The Start of Chatbot B's Response]\n{}\n[The End of Chatbot B's Response]"
     )
-    talk = "[The Start of the Conversation between Chatbot {} and the Client]\n{{}}\n[The End of the Conversation between Chatbot {} and the Client]"
+    talk = (
+        "[The Start of the Conversation between Chatbot {} and the Client]\n{{}}\n"
+        "[The End of the Conversation between Chatbot {} and the Client]"
+    )
     several = talk.format("A", "A") + "\n\n" + talk.format("B", "B")
 
     def row(user, winner):
@@ -370,7 +380,7 @@ def test_a_server_that_fails_leaves_the_rest_for_the_next_call(tmp_path, monkeyp
 
 
 def test_sampling_that_is_killed_goes_on_to_the_same_result(tmp_path, monkeypatch):
-    """The own sampler, in chunks; it ends after the first one, with half a line at the end of its file."""
+    """Our sampler ends after its first chunk, with half a line at the end of its file."""
     model = make_model_folder(tmp_path / "model")
     questions = write(
         tmp_path / "q.jsonl",
@@ -428,7 +438,10 @@ def test_sampling_that_is_killed_goes_on_to_the_same_result(tmp_path, monkeypatc
 
 
 def teacher(request, attempt):
-    """Reads which answer holds "good"; the first teacher is wrong for odd questions, the second is told and gossips for question 9."""
+    """Reads which answer holds "good".
+
+    The first teacher is wrong for odd questions. The second one mentions its hint at question 9.
+    """
     asked = text_of(request)
     number = int(asked.split("question ")[1].split("\n")[0])
     right = "A" if asked.index("good") < asked.index("bad") else "B"
@@ -612,22 +625,26 @@ def test_no_chain_at_all_is_said(tmp_path):
         ("", 1, "malformed"),
         (f"<type>Reasoning</type><solution>1</solution>{EVAL}<answer>[[B]]</answer>", 1, "wrong"),
         (
-            "<type>Reasoning</type><solution>1</solution><eval>the previous judgment</eval><answer>[[A]]</answer>",
+            "<type>Reasoning</type><solution>1</solution>"
+            "<eval>the previous judgment</eval><answer>[[A]]</answer>",
             1,
             "kept",
         ),
         (
-            "<type>Reasoning</type><solution>1</solution><eval>the previous judgment</eval><answer>[[A]]</answer>",
+            "<type>Reasoning</type><solution>1</solution>"
+            "<eval>the previous judgment</eval><answer>[[A]]</answer>",
             2,
             "contaminated",
         ),
         (
-            "<type>Reasoning</type><solution>1</solution><eval>As I was told, A</eval><answer>[[A]]</answer>",
+            "<type>Reasoning</type><solution>1</solution>"
+            "<eval>As I was told, A</eval><answer>[[A]]</answer>",
             2,
             "contaminated",
         ),
         (
-            "<type>Reasoning</type><solution>the correct answer is 4</solution><eval>A is right</eval><answer>[[A]]</answer>",
+            "<type>Reasoning</type><solution>the correct answer is 4</solution>"
+            "<eval>A is right</eval><answer>[[A]]</answer>",
             2,
             "kept",
         ),

@@ -1,4 +1,4 @@
-"""extras.mixture: what is dropped as repeated or contaminated, which pairs are made, how they are mixed and described; all by hand."""
+"""extras.mixture by hand: repeated and contaminated pairs, pairs made, mixed and described."""
 
 import itertools
 import json
@@ -44,7 +44,10 @@ def test_deduplication():
     }
 
 
-LONG = "Natalia sold clips to 48 of her friends in April, and then she sold half as many clips in May. How many clips did she sell altogether?"
+LONG = (
+    "Natalia sold clips to 48 of her friends in April, and then she sold half as many clips in "
+    "May. How many clips did she sell altogether?"
+)
 SHORT = "What is 6 * 7?"
 
 
@@ -120,7 +123,10 @@ def test_which_questions_make_pairs():
 
 
 def test_pairs_are_balanced_by_length_and_generator():
-    """Right answers are twice as long, and the strong model is right three times as often: neither shows in the pairs."""
+    """Neither length nor generator predicts the label of the pairs.
+
+    Right answers are twice as long here, and the strong model is right three times as often.
+    """
     rng, rows = random.Random(1), []
     for number in range(600):
         entries = []
@@ -208,7 +214,7 @@ def test_mixing_by_weights():
 
 
 def test_few_training_questions_of_gsm8k_are_near_copies_of_test_questions():
-    """Of 7,473 three: stamps of Bella and Max, and two trains; nothing else that only sounds alike."""
+    """Three of 7,473: stamps of Bella and Max, and two trains; nothing that only sounds alike."""
     if not DATA.is_dir():
         pytest.skip("no data folder beside the project")
     train, test = (

@@ -1,4 +1,7 @@
-"""extras/probe.py: what its numbers mean for judges whose weakness is known, and that no trick reaches past the text of an answer."""
+"""extras/probe.py: its numbers for judges with a known weakness.
+
+No trick gets out of the text of an answer.
+"""
 
 import json
 import os

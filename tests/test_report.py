@@ -66,7 +66,11 @@ def test_page(tmp_path, capsys):
 
 
 def test_parts_without_data_are_left_out():
-    """Games of another tool have no tokens; one evaluation makes no curve; rows that humans tied have no outcomes and nothing to calibrate."""
+    """Parts of the page without data are left out.
+
+    Games of another tool have no tokens. One evaluation makes no curve. Rows that humans tied
+    have no outcomes and nothing to calibrate.
+    """
 
     def titles(rows, count=1):
         from matplotlib.figure import Figure

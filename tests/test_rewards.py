@@ -1,4 +1,7 @@
-"""rewards.py: schedules and ratings of a group by hand, what a judge gets to see and what not, and the trainer that is paid so."""
+"""rewards.py: schedules and ratings of a group by hand.
+
+Also what a judge gets to see, and a trainer with these rewards.
+"""
 
 import json
 import os
@@ -35,7 +38,8 @@ from verdicts import conclude
 
 torch.set_num_threads(1)
 ROOT = Path(__file__).parents[1]
-# Solvers for the commands: one answers "seven" or "eight", sometimes after thinking, sometimes without end
+# Solvers for the commands: one answers "seven" or "eight", sometimes after thinking,
+# sometimes without an end
 SOLVER = {
     "": {"<think>": 0.5, " seven": 0.25, " eight": 0.25},
     "<think>": {" hm": 1},
@@ -46,7 +50,7 @@ SOLVER = {
 
 
 class OracleJudge:
-    """A judge without a model: `verdict(first, second)` -> 1, 2 or None. It keeps what it was shown."""
+    """A judge without a model: `verdict(first, second)` -> 1, 2 or None. It keeps its inputs."""
 
     tokenizer = None
 
@@ -120,14 +124,16 @@ def test_opponents_are_drawn_evenly():
 def test_match_rewards_by_hand():
     chain = [(0, 1, 1.0), (2, 0, 0.0), (1, 2, 1.0)]
     assert match_rewards(chain, 3, "win_rate") == ([1.0, 0.5, 0.0], pytest.approx(0.4))
-    # squares about the mean: 1/4 + 0 + 1/4; coins: six scores of 1/4, each over 2^2; 0.5 / (0.5 + 2 * 0.375) = 0.4
+    # Squares about the mean: 1/4 + 0 + 1/4. Coins: six scores of 1/4, each over 2^2.
+    # 0.5 / (0.5 + 2 * 0.375) = 0.4
     assert match_rewards(chain, 3, "shrunk") == (pytest.approx([0.7, 0.5, 0.3]), pytest.approx(0.4))
     assert match_rewards(chain, 3, "elo")[0] == pytest.approx(
         [(rating - 1000) / 200 + 0.5 for rating in elo(chain, 3)]
     )
     assert match_rewards([(0, 1, 0.5), (1, 2, 0.5)], 3, "shrunk") == ([0.5] * 3, 0.0)
     assert match_rewards([], 1, "shrunk") == ([0.5], 0.0)
-    # a match whose orders disagree says nothing, and makes no noise either: 1/8 + 0 + 1/8 against four halves over 2^2
+    # A match whose orders disagree says nothing, and makes no noise either:
+    # 1/8 + 0 + 1/8 against four halves over 2^2.
     assert match_rewards([(0, 1, 0.5), (1, 2, 0.5), (0, 2, 1.0)], 3)[1] == pytest.approx(
         0.125 / (0.125 + 2 * 2 * 0.25 / 4)
     )
@@ -324,7 +330,10 @@ def test_consistency_pays_where_both_orders_are_right():
 
 @pytest.mark.parametrize("p", [0.2, 0.5, 0.8])
 def test_consistency_leads_back_to_both_places_and_the_verdict_alone_does_not(p):
-    """The push on the logit of `first` of a judge that does not read: over both orders the mean of reward * (said first - p)."""
+    """The gradient on the logit of `first`, of a judge that does not read.
+
+    The mean over both orders of reward * (said first - p).
+    """
     count, pair = 8000, Pair("p", [], ("a", "b"), 0)
     said_first = [random.Random(f"{p}:{index}").random() < p for index in range(2 * count)]
     texts = ["\\boxed{Assistant 1}" if first else "\\boxed{Assistant 2}" for first in said_first]

@@ -1,4 +1,7 @@
-"""RM-R1: its prompts, its format, and completions written to mislead, over all styles; the defects of the releases that a prompt or parser had."""
+"""RM-R1: its prompts, its format, and misleading completions, over all styles.
+
+Also the defects that prompts and parsers of the releases had.
+"""
 
 import importlib
 import itertools
@@ -28,9 +31,12 @@ A, B, ONE, TWO = (
 )
 EVAL = "<eval><quote_A>x</quote_A> <summary_B>y</summary_B></eval>"
 REASONING = f"<type>Reasoning</type>\n<solution>42</solution>\n{EVAL}\n"
-CHAT = f"<type>Chat</type>\n<rubric>tone 60%, facts 40% <justify>small talk</justify></rubric>\n{EVAL}\n"
+CHAT = (
+    "<type>Chat</type>\n"
+    f"<rubric>tone 60%, facts 40% <justify>small talk</justify></rubric>\n{EVAL}\n"
+)
 
-# ---- completions: text, verdict by RM-R1's rule, verdict by RRM's rule, type of the task, format kept ----
+# ---- completions: text, verdict by RM-R1's rule and by RRM's, type of the task, format kept ----
 
 TABLE = [
     # as asked
@@ -120,7 +126,8 @@ TABLE = [
     (B + "\n" * 90, None, None, None, False),
     ("<answer>[[A]]\u200b</answer>", None, None, None, False),
     ("<type>" * 4000 + A, 1, None, None, False),
-    # the defects of the releases: a bare digit, two names in a box, the first </think> of two, "Solution" for "Assistant"
+    # The defects of the releases: a bare digit, two names in a box, the first </think> of two,
+    # "Solution" for "Assistant".
     (r"<think>a</think>\boxed{1}", None, None, None, False),
     (r"<think>a</think>\boxed{Assistant 1, not Assistant 2}", None, None, None, False),
     (f"<think>a</think>{ONE}</think>{TWO}", None, 2, None, False),
@@ -176,7 +183,8 @@ def test_all_styles_are_there():
 
 def test_blocks_and_tags_of_the_prompts():
     blocks = (
-        "[Client Question]\nQUERY\n\n[The Start of Chatbot A's Response]\nFIRST\n[The End of Chatbot A's Response]\n\n"
+        "[Client Question]\nQUERY\n\n"
+        "[The Start of Chatbot A's Response]\nFIRST\n[The End of Chatbot A's Response]\n\n"
         "[The Start of Chatbot B's Response]\nSECOND\n[The End of Chatbot B's Response]"
     )
     prompts = {name: judge_messages(load_style(name), "QUERY", "FIRST", "SECOND") for name in RM_R1}
@@ -225,8 +233,10 @@ def swap_sides(text):
 
 @pytest.mark.parametrize("name", STYLES)
 def test_no_word_of_a_prompt_knows_the_label(name, tmp_path):
-    """RM-R1's data script spells one side "Chabot" in conversations where the better answer is on side A. Here the words around the
-    answers are the same for every pair, whichever side wins and however many turns it has; and both sides are named alike."""
+    """The words around the answers are the same for every pair, and name both sides alike.
+
+    RM-R1's data script spells one side "Chabot" in conversations whose better answer is side A.
+    """
     turns = [
         {"role": "user", "content": "u1"},
         {"role": "assistant", "content": "a1"},
@@ -339,8 +349,11 @@ if "--out" in given:
     ],
 )
 def test_every_command_of_a_run_is_one_that_exists(name, arguments, tmp_path):
-    """Python and torchrun are replaced by a program that writes down how it is called. RM-R1's own scripts train the 32B from the 7B's name
-    and give the distilled models' data to the instruct ones."""
+    """Python and torchrun are replaced by a program that writes down how it is called.
+
+    RM-R1's own scripts train the 32B from the 7B's name, and give the distilled models' data to
+    the instruct ones.
+    """
     pytest.importorskip("extras.make_data")
     for program in ("python", "torchrun"):
         (tmp_path / program).write_text(STUB)

@@ -1,4 +1,4 @@
-"""extras/serve_reward.py: OpenRLHF's request answered, many clients at once, groups that arrive in pieces, and what it refuses."""
+"""extras/serve_reward.py: OpenRLHF's request, many clients, groups in pieces, refusals."""
 
 import http.client
 import json

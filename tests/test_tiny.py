@@ -1,4 +1,7 @@
-"""The embedded world: its labels are right, nothing but the question tells the better answer, and no test question is ever trained on."""
+"""The embedded world: its labels are right, and only the question tells the better answer.
+
+No test question is ever trained on.
+"""
 
 import itertools
 import json
@@ -81,8 +84,10 @@ def test_no_question_is_in_both_sets_nor_in_what_the_base_learned_from():
 
 
 def test_whatever_is_better_is_as_often_worse():
-    """Siblings: each two answers occur under two questions that decide between them in opposite ways. So every rule that looks at the
-    answers alone, however clever, is right in exactly half of the pairs."""
+    """Siblings: two answers occur under two questions that decide between them in opposite ways.
+
+    So every rule that looks at the answers alone is right in exactly half of the pairs.
+    """
     for rows in SETS.values():
         wins = defaultdict(Counter)
         for row in rows:
@@ -91,7 +96,10 @@ def test_whatever_is_better_is_as_often_worse():
 
 
 def test_a_linear_model_of_the_answers_alone_is_at_chance():
-    """Character n-grams of both answers, hashed, a perceptron over five epochs; siblings stay on one side of the split."""
+    """A perceptron on hashed character n-grams of both answers, over five epochs.
+
+    Siblings stay on one side of the split.
+    """
     rows = SETS["train"][:3000]
     texts = sorted({frozenset((row["a"], row["b"])) for row in rows}, key=sorted)
     tested = {pair for pair in texts if random.Random(f"fold {sorted(pair)}").random() < 0.3}
@@ -134,7 +142,7 @@ def test_length_and_place_say_nothing():
 
 
 def test_the_working_leads_to_the_right_verdict():
-    """Whatever the base is taught to write about a pair: its last marks, or its last totals, name the better answer."""
+    """In all thinking that the base learns, the last marks or totals name the better answer."""
     rng = random.Random(3)
     for _ in range(300):
         family, _, queries, tasks, answers, _ = world.siblings(rng, levels=(1, 2, 3, 4))
@@ -163,8 +171,10 @@ def test_the_working_of_a_line():
     ]
     lines = ["Oat fig tea ham", "rice pea"]
     assert world.think(task, lines) == (
-        " has fig first Oat fig y3 second rice pea n0 no tea first Oat fig tea n3 second rice pea y2 max 3 first 4 n3 second 2 y3"
-        " lower first Oat n3 second rice y5 starts oat first Oat y4 second rice n5 ends ham first ham y7 second pea n5"
+        " has fig first Oat fig y3 second rice pea n0"
+        " no tea first Oat fig tea n3 second rice pea y2 max 3 first 4 n3 second 2 y3"
+        " lower first Oat n3 second rice y5 starts oat first Oat y4 second rice n5"
+        " ends ham first ham y7 second pea n5"
     )
     assert (
         [world.quality(task, line) for line in lines]

@@ -1,4 +1,4 @@
-"""verify.py: what counts as the same answer, what cannot be told, and a verifier that hangs, dies or is not there."""
+"""verify.py: equal answers, undecidable ones, and a verifier that hangs, dies or is missing."""
 
 import json
 import os
@@ -146,7 +146,10 @@ def run_elsewhere(tmp_path, module):
 
 
 def test_a_verifier_that_is_missing_or_broken_says_so(tmp_path):
-    """A broken installation would turn every answer into None, or with math-verify's own defaults into a wrong one."""
+    """A broken installation would turn every answer into None, or into a wrong one.
+
+    math-verify's own defaults do the latter.
+    """
     missing = run_elsewhere(tmp_path, "raise ImportError(\"No module named 'math_verify'\")")
     assert (
         missing.returncode == 2
