@@ -387,7 +387,8 @@ def test_every_command_of_a_run_is_one_that_exists(name, arguments, tmp_path):
                 rest[1:],
             )
         else:
-            kind = importlib.import_module(command).Settings
+            module = importlib.import_module(command)
+            kind = module.JudgeCommandSettings if command == "judge" else module.Settings
         settings.setdefault(command, []).append(cli.parse_settings(kind, rest))
     size, (grpo,), sft = (
         name.split("_")[-1].upper(),
