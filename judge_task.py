@@ -15,15 +15,13 @@ from dataclasses import dataclass
 from cli import BadInput, import_function
 from data import Pair, balanced_orders, load_pairs
 from seeding import hash64, stable_hash
-from styles import format_rates, judge_messages, load_style
+from styles import judge_messages, load_style
 from verdicts import (
     BOTH_ORDERS,
     as_row,
     conclude,
     parse_verdict,
     read_completion,
-    verdict_counts,
-    verdict_rates,
 )
 
 
@@ -127,26 +125,55 @@ def consistency_reward(prompts, completions, right_verdict, style, pair, order, 
 
 
 def game_counts(records, style):
-    """`verdict_counts`, thinking tokens of valid verdicts and, for RM-R1's style, its format.
+    """Counts over games, to be summed over processes: always the same names in one order.
 
-    Returns {name: number}, always with the same names in the same order.
+    A record: verdict (1, 2, None), right (1 or 2: place of the better answer), longer (1, 2,
+    None: equally many characters), think_tokens, text.
     """
-    counts = verdict_counts(records)
     valid = [record for record in records if record["verdict"] is not None]
-    counts["thinking"] = sum(record["think_tokens"] for record in valid)
+    unequal = [record for record in valid if record["longer"] is not None]
+    counts = {
+        "games": len(records),
+        "valid": len(valid),
+        "unequal": len(unequal),
+        "right": sum(record["verdict"] == record["right"] for record in valid),
+        "first": sum(record["verdict"] == 1 for record in valid),
+        "thinking": sum(record["think_tokens"] for record in valid),
+        "think_empty": sum(record["think_tokens"] < 8 for record in valid),
+        "for_longer": sum(record["verdict"] == record["longer"] for record in unequal),
+        "longer_right": sum(record["right"] == record["longer"] for record in unequal),
+    }
     if "<type>" in style.system + style.user:
-        rates = format_rates([record["text"] for record in records])
-        counts |= {name: rate * len(records) for name, rate in rates.items()}
+        from rm_r1 import format_counts
+
+        counts |= format_counts([record["text"] for record in records])
     return counts
 
 
 def game_rates(counts):
-    """`verdict_rates`, judge/think_length (mean thinking tokens of valid verdicts), format."""
-    rates = verdict_rates(counts)
-    rates["judge/think_length"] = counts["thinking"] / max(1, counts["valid"])
+    """The judge/... metrics of `game_counts`; 0.0 where there is nothing to divide by.
+
+    Four games, the better and longer answer first in each: verdicts 1, 1, 2 and none, after 5,
+    50, 50 and 50 thinking tokens. Then accuracy is 2/4, position_bias 2/3 - 1/2, length_bias
+    2/3 - 3/3 (two of three verdicts name the longer answer, which is better in all three),
+    parse_fail 1/4, think_empty 1/4, think_length 105/3. A judge that is always right has length
+    bias 0, however often the longer answer is the better one.
+    """
+
+    def share(part, total):
+        return part / counts[total] if counts[total] else 0.0
+
+    rates = {
+        "judge/accuracy": share(counts["right"], "games"),  # no verdict = wrong
+        "judge/position_bias": share(counts["first"] - counts["valid"] / 2, "valid"),
+        "judge/length_bias": share(counts["for_longer"] - counts["longer_right"], "unequal"),
+        "judge/parse_fail": share(counts["games"] - counts["valid"], "games"),
+        "judge/think_empty": share(counts["think_empty"], "games"),
+        "judge/think_length": share(counts["thinking"], "valid"),
+    }
     for name in counts:
-        if name.startswith("judge/"):
-            rates[name] = counts[name] / max(1, counts["games"])
+        if name.startswith("judge/"):  # RM-R1's format
+            rates[name] = share(counts[name], "games")
     return rates
 
 

@@ -68,32 +68,27 @@ def parse_verdict(text, style):
     return places.pop() if len(places) == 1 else None
 
 
-def thinking_end(text, style):
-    """The offset where the thinking ends: the last </think>, else the first verdict, else None."""
-    if "</think>" in text:
-        return text.rfind("</think>")
-    found = find_verdicts(text, verdict_rule(style))
-    return found[0][0] if found else None
-
-
 def read_verdict(text, style, num_tokens, finish_reason, count_tokens=None):
     """The record of a game, without its order, from a text with "<think>" in front.
 
     status: "valid" if there is a verdict, even in a text that was cut off after it; else
-    "truncated" (finish_reason "length") or "unparsable". count_tokens(end): the number of
-    generated tokens in text[:end]. Without an end of the thinking, all tokens are thinking.
+    "truncated" (finish_reason "length") or "unparsable". Thinking ends with the last </think>, else
+    with the first verdict, else never. count_tokens(end): the generated tokens in text[:end].
     """
-    verdict, end = parse_verdict(text, style), thinking_end(text, style)
+    verdict = parse_verdict(text, style)
     if verdict is not None:
         status = "valid"
     else:
         status = "truncated" if finish_reason == "length" else "unparsable"
+    ends = [offset for offset, _ in find_verdicts(text, verdict_rule(style))]
+    if "</think>" in text:
+        ends = [text.rfind("</think>")]
     return {
         "verdict": verdict,
         "status": status,
         "text": text,
         "tokens": num_tokens,
-        "think_tokens": num_tokens if end is None else count_tokens(end),
+        "think_tokens": count_tokens(ends[0]) if ends else num_tokens,
     }
 
 
@@ -168,48 +163,3 @@ def conclude(games):
     if len(votes_by_order) > 1:
         consistent = len(winners) == 1 and None not in winners
     return Judgment(majority(votes), first_share(votes), consistent, games)
-
-
-# ---- metrics of a judge in training ----
-
-
-def verdict_counts(records):
-    """Counts over games, to be summed over processes: always the same keys in one order.
-
-    A record: verdict (1, 2, None), right (1 or 2: place of the better answer), longer (1, 2,
-    None: equally many characters), think_tokens.
-    """
-    valid = [record for record in records if record["verdict"] is not None]
-    unequal = [record for record in valid if record["longer"] is not None]
-    return {
-        "games": len(records),
-        "valid": len(valid),
-        "unequal": len(unequal),
-        "right": sum(record["verdict"] == record["right"] for record in valid),
-        "first": sum(record["verdict"] == 1 for record in valid),
-        "think_empty": sum(record["think_tokens"] < 8 for record in valid),
-        "for_longer": sum(record["verdict"] == record["longer"] for record in unequal),
-        "longer_right": sum(record["right"] == record["longer"] for record in unequal),
-    }
-
-
-def verdict_rates(counts):
-    """The judge/... metrics of `verdict_counts`; 0.0 where there is nothing to divide by.
-
-    Four games, the better and longer answer first in each: verdicts 1, 1, 2 and none, after 5,
-    50, 50 and 50 thinking tokens. Then accuracy is 2/4, position_bias 2/3 - 1/2, length_bias
-    2/3 - 3/3 (two of three verdicts name the longer answer, which is better in all three),
-    parse_fail 1/4, think_empty 1/4. A judge that is always right has length bias 0, however often
-    the longer answer is the better one.
-    """
-
-    def share(part, total):
-        return part / counts[total] if counts[total] else 0.0
-
-    return {
-        "judge/accuracy": share(counts["right"], "games"),  # no verdict = wrong
-        "judge/position_bias": share(counts["first"] - counts["valid"] / 2, "valid"),
-        "judge/length_bias": share(counts["for_longer"] - counts["longer_right"], "unequal"),
-        "judge/parse_fail": share(counts["games"] - counts["valid"], "games"),
-        "judge/think_empty": share(counts["think_empty"], "games"),
-    }

@@ -20,8 +20,9 @@ from extras.endpoint import Endpoint
 from extras.store import Base, named_pairs
 from questions import question_key
 from rewards import final_answer
+from rm_r1 import format_rates, task_type
 from seeding import stable_hash, uniform
-from styles import format_rates, judge_messages, load_style, task_type
+from styles import judge_messages, load_style
 from verdicts import VERDICTS, parse_verdict
 
 CHUNK = 32  # questions that are answered and written together

@@ -23,7 +23,8 @@ from cli import BadInput
 from extras import endpoint, evaluate
 from extras.endpoint import Reply, TransientError
 from extras.server import disarm
-from styles import judge_messages, load_style, task_type
+from rm_r1 import task_type
+from styles import judge_messages, load_style
 from verdicts import find_verdicts
 
 ROOT = Path(__file__).parents[1]

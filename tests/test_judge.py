@@ -15,9 +15,10 @@ import sampler
 from cli import BadInput
 from data import Pair
 from judge import Judge
+from judge_task import game_counts, game_rates
 from sampler import Completion
 from styles import Style, judge_messages, load_style
-from verdicts import BOTH_ORDERS, parse_verdict, read_completion, verdict_counts, verdict_rates
+from verdicts import BOTH_ORDERS, parse_verdict, read_completion
 
 torch.set_num_threads(1)
 ONE, TWO = VERDICTS  # \boxed{Assistant 1}, \boxed{Assistant 2}
@@ -216,15 +217,17 @@ def record(verdict, right=1, longer=1, think_tokens=50):
     return {"verdict": verdict, "right": right, "longer": longer, "think_tokens": think_tokens}
 
 
-def test_verdict_rates_by_hand():
+def test_game_rates_by_hand():
+    rrm = load_style("rrm")
     docstring = [record(1, think_tokens=5), record(1), record(2), record(None)]
-    rates = verdict_rates(verdict_counts(docstring))
+    rates = game_rates(game_counts(docstring, rrm))
     expected = {
         "accuracy": 0.5,
         "position_bias": 1 / 6,
         "length_bias": -1 / 3,
         "parse_fail": 0.25,
         "think_empty": 0.25,
+        "think_length": 35,
     }
     assert rates == pytest.approx({f"judge/{name}": value for name, value in expected.items()})
     # seven games, six of them valid, five of these with a longer answer: four verdicts name it,
@@ -238,13 +241,14 @@ def test_verdict_rates_by_hand():
         record(2, 1, 2, 0),
         record(None, 2, 2, 3),
     ]
-    counts = verdict_counts(records)
+    counts = game_counts(records, rrm)
     assert counts == {
         "games": 7,
         "valid": 6,
         "unequal": 5,
         "right": 3,
         "first": 2,
+        "thinking": 165,
         "think_empty": 2,
         "for_longer": 4,
         "longer_right": 1,
@@ -255,20 +259,24 @@ def test_verdict_rates_by_hand():
         "judge/length_bias": 4 / 5 - 1 / 5,
         "judge/parse_fail": 1 / 7,
         "judge/think_empty": 2 / 7,
+        "judge/think_length": 165 / 6,
     }
-    assert verdict_rates(counts) == pytest.approx(expected)
-    halves = [verdict_counts(records[:3]), verdict_counts(records[3:])]  # as two processes see them
+    assert game_rates(counts) == pytest.approx(expected)
+    halves = [
+        game_counts(records[:3], rrm),
+        game_counts(records[3:], rrm),
+    ]  # as two processes see them
     assert [list(half) for half in halves] == [list(counts)] * 2
-    assert verdict_rates(
-        {key: sum(half[key] for half in halves) for key in counts}
-    ) == pytest.approx(expected)
+    assert game_rates({key: sum(half[key] for half in halves) for key in counts}) == pytest.approx(
+        expected
+    )
     perfect = [record(1, 1, 1), record(2, 2, 2), record(1, 1, 2), record(1, 1, None)]
-    assert verdict_rates(verdict_counts(perfect))["judge/length_bias"] == 0.0
+    assert game_rates(game_counts(perfect, rrm))["judge/length_bias"] == 0.0
     for records in ([], [record(None)], [record(1, 1, None)]):
         assert all(
-            value == value for value in verdict_rates(verdict_counts(records)).values()
+            value == value for value in game_rates(game_counts(records, rrm)).values()
         )  # no NaN
-    assert set(verdict_rates(verdict_counts([])).values()) == {0.0}
+    assert set(game_rates(game_counts([], rrm)).values()) == {0.0}
 
 
 # ---- judgments, from texts that a stub of the sampler hands out ----

@@ -18,7 +18,8 @@ from test_judge import BOXED, TAGGED
 import chat
 import cli
 from data import load_pairs
-from styles import SECTIONS, format_rates, judge_messages, load_style, task_type
+from rm_r1 import SECTIONS, format_rates, task_type
+from styles import judge_messages, load_style
 from verdicts import parse_verdict
 
 STYLES = sorted(path.stem for path in (Path(chat.__file__).parent / "prompts").glob("*.txt"))

@@ -17,7 +17,7 @@ from tiny_models import make_model_folder
 import cli
 from extras import ask, make_data
 from extras.ask import fate_of, load_style
-from styles import format_rates, task_type
+from rm_r1 import format_rates, task_type
 from verdicts import parse_verdict
 
 STYLE = load_style("rm_r1")
