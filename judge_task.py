@@ -58,18 +58,20 @@ class Comparison:
 def comparison_stream(pairs, seed, both_orders=False):
     """Comparisons without end: each epoch shows every pair once, in a new random order.
 
-    Of the items 2k and 2k + 1, one has the better answer in the first place and the other has it
-    in the second. So a step is balanced as well as an epoch: a few unbalanced steps would teach a
-    weak judge to name one place, and then it has no variance left to learn from.
-    both_orders: each pair comes twice, in one order and then in the other.
+    Comparisons come in couples: one has the better answer in the first place, the other has it in
+    the second (an odd pair stays alone at the end of an epoch). This balances each step, not only
+    each epoch. After a few unbalanced steps a weak judge always names one place, and equal rewards
+    teach it nothing. both_orders: each pair comes twice, in one order and then in the other.
     """
     for epoch in itertools.count():
         orders = balanced_orders(pairs, seed=f"{seed}:{epoch}")
         rng = random.Random(f"order:{seed}:{epoch}")
         better_first, better_second = [], []
         for index in rng.sample(range(len(pairs)), len(pairs)):
-            better_is_first = orders[index][0] == pairs[index].label
-            (better_first if better_is_first else better_second).append(index)
+            if orders[index][0] == pairs[index].label:
+                better_first.append(index)
+            else:
+                better_second.append(index)
         for couple in itertools.zip_longest(better_first, better_second):
             couple = [index for index in couple if index is not None]
             for index in rng.sample(couple, len(couple)):
@@ -97,17 +99,18 @@ def verdict_reward(prompts, completions, right_verdict, style, **columns):
 def consistency_reward(prompts, completions, right_verdict, style, pair, order, **columns):
     """+1 where a verdict is right and its twin in the other order is right too, else -1.
 
-    The twin is the completion of equal number in the pair's other order (J1, arXiv 2505.10320).
+    The twin is the completion with the same index in the pair's other order (J1, arXiv 2505.10320).
     A judge that names the first place with probability p, whatever it reads, is right half of the
     time under verdict_reward for any p. So nothing corrects its position bias. Here both are right
     with probability p (1 - p), so the gradient leads back to p = 1/2.
     pair: a data.Pair for each completion. order: [0, 1] or [1, 0] for each.
-    Raises ValueError unless both orders of a pair have as many completions.
+    Raises ValueError unless both orders of a pair have equally many completions.
     """
     rewards = verdict_reward(prompts, completions, right_verdict, style)
     indices_by_order = {}  # pair id -> the completions' indices in each order
     for index, (item, shown) in enumerate(zip(pair, order, strict=True)):
-        indices_by_order.setdefault(item.id, ([], []))[shown[0]].append(index)
+        both_orders = indices_by_order.setdefault(item.id, ([], []))
+        both_orders[shown[0]].append(index)
     for name, (first, second) in indices_by_order.items():
         if len(first) != len(second):
             raise ValueError(
@@ -181,7 +184,7 @@ def game_rates(counts):
 
 
 class JudgeTask:
-    """Learns to judge: what a step of train_grpo.py asks for, group by group."""
+    """The task of judging: what train_grpo.py and rollout.py ask of it."""
 
     embedded_data = ("train.jsonl", "test.jsonl")  # beside the embedded model
 
@@ -190,7 +193,7 @@ class JudgeTask:
         self.settings = settings
         self.style = load_style(settings.style)
         self.both_orders = settings.reward == "consistency"
-        self.adjacent_groups = 1  # so many groups side by side must be on one process
+        self.adjacent_groups = 1  # consecutive groups that must share a process
         if self.both_orders:
             self.adjacent_groups = len(BOTH_ORDERS)
         if settings.prompts_per_step % self.adjacent_groups:
@@ -219,12 +222,12 @@ class JudgeTask:
         return pairs
 
     def load(self, tokenizer, stops, runtime):
-        """What the methods below need beyond settings, once torch is there."""
+        """Stores tokenizer and stop tokens; called after torch is imported."""
         self.tokenizer = tokenizer
         self.stops = stops
 
     @property
-    def checkpoint_style(self):
+    def judge_style(self):
         """The judging prompt that a checkpoint was trained with."""
         return self.settings.style
 
@@ -291,10 +294,10 @@ class JudgeTask:
         """[(pair, Judgment), ...] of evaluated groups; those of a pair stand side by side."""
         judgments = []
         for _, same_pair in itertools.groupby(groups, key=lambda group: group.item.id):
-            games = []
+            same_pair, games = list(same_pair), []
             for group in same_pair:
                 games += [{"order": list(group.item.order)} | record for record in group.records]
-            judgments.append((group.item.pair, conclude(games)))
+            judgments.append((same_pair[0].item.pair, conclude(games)))
         return judgments
 
     def eval_rows(self, groups):

@@ -1,7 +1,7 @@
 """The rollouts of a step: groups, sampling, micro-batches, metrics, files.
 
-A group is one prompt and its completions. What a prompt is, how a completion is read and what it
-earns, a task decides: judge_task.py or solve_task.py. Nothing here depends on which one runs.
+A group is one prompt and its completions. A task (judge_task.py or solve_task.py) decides what a
+prompt is, how a completion is read and what reward it gets. Nothing here asks which task runs.
 """
 
 import itertools
@@ -39,7 +39,7 @@ def make_group(task, item, seed):
 def own_indices(task, settings, runtime):
     """Which of a step's prompts belong to this process.
 
-    Groups are never divided, so advantages need no communication.
+    A group stays on one process, so advantages need no communication.
     """
     indices = range(settings.prompts_per_step)
     owners = [index // task.adjacent_groups % runtime.world_size for index in indices]
@@ -136,10 +136,10 @@ def add_logprobs(task, group):
 
 
 def token_pieces(tokenizer, completion, opened_think, stops):
-    """[[text, log-prob], ...] of a completion's tokens; the texts join to that of its record.
+    """[[text, log-prob], ...] of a completion's tokens; joined, the texts are that of its record.
 
-    Tokens that make a character only together, or nothing alone, form one piece with the sum of
-    their log-probs. A token is decoded after the piece before it: it may need a space from there.
+    Several tokens form one piece where one alone is no whole character. Each is decoded together
+    with the piece before it, because some tokenizers put a space between them.
     """
     tokens = completion.tokens
     if tokens[-1] in stops:
@@ -173,21 +173,22 @@ class MicroBatch:
     is_filler: bool = False  # counts for nothing, but the other processes need this pass
 
 
-def step_size(groups, runtime):
-    """(sequences, tokens) of the whole step, over all processes."""
+def count_completions(groups, runtime):
+    """(completions, their tokens) of the whole step, over all processes."""
     lengths = [len(completion.tokens) for group in groups for completion in group.completions]
     return runtime.sum(len(lengths), sum(lengths))
 
 
 def micro_batches(groups, settings, runtime):
-    """(this process's MicroBatches of about micro_batch_tokens tokens, whether they teach).
+    """(this process's MicroBatches, whether any process has a signal to learn from).
 
-    A group with equal rewards teaches nothing at beta 0, so it is left out. If that leaves no
-    group on any process, all groups come back, to be measured only.
+    A micro-batch has at most micro_batch_tokens tokens, or one completion. A group with equal
+    rewards teaches nothing at beta 0, so it is left out. If that leaves no group on any process,
+    all groups come back, to be measured only.
     """
     useful = [group for group in groups if settings.beta > 0 or any(group.advantages)]
-    learns = runtime.max(len(useful)) > 0
-    chosen = useful if learns else groups
+    has_signal = runtime.max(len(useful)) > 0
+    chosen = useful if has_signal else groups
     batches = []
     for chunk in chunks(chosen, settings.micro_batch_tokens):
         batches.append(micro_batch(chunk, runtime.device))
@@ -196,25 +197,24 @@ def micro_batches(groups, settings, runtime):
         zero = torch.zeros(1, device=runtime.device)
         pack = pack_groups([([0], [[0]])], runtime.device)
         batches.append(MicroBatch(pack, zero, zero + 1, zero, is_filler=True))
-    return batches, learns
+    return batches, has_signal
 
 
 def chunks(groups, budget):
-    """Cuts groups into chunks of about `budget` tokens: lists of (group, [completion index, ...]).
+    """Divides groups into chunks of at most `budget` tokens, [(group, [completion index, ...])].
 
-    A prompt is repeated only where its group is cut.
+    A prompt is repeated only where its group is divided.
     """
     chunk, size = [], 0
     for group in groups:
         for index, completion in enumerate(group.completions):
-            cost = len(completion.tokens)
-            if not chunk or chunk[-1][0] is not group:
-                cost += len(group.prompt)
+            is_new = not chunk or chunk[-1][0] is not group
+            cost = len(completion.tokens) + (len(group.prompt) if is_new else 0)
             if chunk and size + cost > budget:
                 yield chunk
-                chunk, size = [], 0
+                chunk, size, is_new = [], 0, True
                 cost = len(completion.tokens) + len(group.prompt)
-            if not chunk or chunk[-1][0] is not group:
+            if is_new:
                 chunk.append((group, []))
             chunk[-1][1].append(index)
             size += cost
@@ -251,7 +251,7 @@ def add_ref_logprobs(batches, reference, settings):
 
 
 def group_counts(groups):
-    """What this process saw of a step: {name: number}, to be summed over processes."""
+    """{name: number} of this process's groups, to be summed over processes."""
     completions = [completion for group in groups for completion in group.completions]
     rewards = [reward for group in groups for reward in group.rewards]
     num_tokens = sum(len(completion.tokens) for completion in completions)
@@ -269,9 +269,10 @@ def group_counts(groups):
 
 
 def step_metrics(task, groups, batches, token_sums, grad_norm, settings, runtime):
-    """The metrics of one step from what each process saw of it.
+    """The metrics of one step, over all processes.
 
     token_sums: {name: sum over this process's tokens}, of all updates (train_grpo.token_sums).
+    They cover the groups in `batches` alone: see micro_batches.
     """
     step = runtime.sum_by_name(group_counts(groups))
     names = "loss", "tokens", "entropy", "clipped_low", "clipped_high", "kl", "logp_diff"
@@ -317,9 +318,9 @@ def timings(times, metrics, settings):
 
 
 def write_rollouts(path, task, groups, runtime):
-    """One line for each group: the prompt once, then what became of each completion.
+    """One line for each group: its prompt, then each completion with its reward.
 
-    The first group has its tokens' log-probs as well. Those of all would take most of the space.
+    Only the first group gets token log-probs, to keep the file small.
     """
     if runtime.is_main:
         add_logprobs(task, groups[0])
@@ -338,7 +339,7 @@ def write_rollouts(path, task, groups, runtime):
 
 
 def write_rows(path, own_rows, runtime):
-    """A JSON-lines file of every process's rows, in the order in which they were dealt out."""
+    """A JSON-lines file of all processes' rows: one row of each process in turn."""
     rows_by_process = runtime.gather(own_rows)
     if not runtime.is_main:
         return
@@ -359,7 +360,7 @@ def evaluate(policy, task, items, settings, path):
     groups = [make_group(task, item, seed) for item, seed in own_items]
     sample(policy, task, groups, 1, settings)
     write_rows(path, task.eval_rows(groups), runtime)
-    runtime.barrier()  # the file is there
+    runtime.barrier()  # a solver's eval_counts reads the file of step 0
     own_counts = task.eval_counts(groups, path.parent)
     own_counts["eval_completions"] = len(groups)
     own_counts["eval_tokens"] = sum(len(group.completions[0].tokens) for group in groups)

@@ -43,11 +43,11 @@ class Exercise:
 
 
 class SolveTask:
-    """Learns to solve: what a step of train_grpo.py asks for, group by group."""
+    """The task of solving questions: what train_grpo.py and rollout.py ask of it."""
 
     embedded_data = None  # the embedded model has pairs only
-    adjacent_groups = 1  # so many groups side by side must be on one process
-    checkpoint_style = None  # a solver's checkpoint has no judging prompt
+    adjacent_groups = 1  # consecutive groups that must share a process
+    judge_style = None  # a solver's checkpoint has no judging prompt
 
     def __init__(self, settings):
         """Checks the settings and imports a reward function. Raises BadInput."""
@@ -88,7 +88,7 @@ class SolveTask:
         return questions
 
     def load(self, tokenizer, stops, runtime):
-        """What the methods below need beyond settings: here, the judge that compares answers."""
+        """Stores tokenizer and stop tokens, and loads the judge; called after torch is imported."""
         self.tokenizer = tokenizer
         self.stops = stops
         settings = self.settings

@@ -2,23 +2,24 @@
 
     python train_grpo.py                                          the embedded example, on a CPU
     torchrun train_grpo.py --model M --train_data pairs.jsonl     your model, your preferences
-    torchrun --nproc_per_node 8 train_grpo.py ...                 eight GPUs, the same result
+    torchrun --nproc_per_node 8 train_grpo.py ...                 the same training on eight GPUs
 
-One step draws `prompts_per_step` pairs, places the two answers, samples `num_generations`
-judgments of each, rewards the right verdict with +1 and every other end with -1, and follows the
-policy gradient. It differs from the GRPO of DeepSeekMath (arXiv 2402.03300) in six ways:
+One step draws `prompts_per_step` pairs, samples `num_generations` completions for each, rewards the
+right verdict with +1 and every other outcome with -1, and follows the policy gradient. Other
+rewards train a solver of questions (solve_task.py). Six things differ from the GRPO of DeepSeekMath
+(arXiv 2402.03300):
 
-1. The prompt of a group is computed once, in the sampler and here: one packed sequence
-   `[prompt | completion 1 | ... | completion G]`.
+1. The prompt of a group is computed once, in the sampler (kv_cache.py) and in the trainer
+   (model.pack_groups): one packed sequence `[prompt | completion 1 | ... | completion G]`.
 2. There is no pass for old log-probs: in the first update they are the current ones. Further
    updates (`num_iterations`) keep those of the first.
 3. The KL term is off by default (beta 0), and then no reference model is in memory.
 4. The loss is divided by counts of the whole step, over all micro-batches and processes
    (`sequence_weights`).
-5. A group with equal rewards teaches nothing. It counts in every divisor, and at beta 0 no work
-   is done for it.
+5. A group with equal rewards teaches nothing. It counts in every divisor, and at beta 0 the
+   update skips it.
 6. Truncated importance weights correct for what sampler and trainer compute differently (bf16).
-   In fp32 on one machine they are 1.
+   In fp32 they are 1 up to rounding.
 """
 
 import dataclasses
@@ -46,7 +47,7 @@ TINY_DEFAULTS = dict(
     prompts_per_step=32, max_completion_length=96, max_steps=150, learning_rate=1e-4
 )
 IMPORTANCE_CAP = 2.0  # upper bound of the importance weight between sampler and trainer
-FREE_TO_CHANGE = ("output_dir", "max_steps", "save_every", "report_to", "resume")  # on --resume
+RESUME_MAY_CHANGE = ("output_dir", "max_steps", "save_every", "report_to", "resume")
 
 
 @dataclass
@@ -68,7 +69,7 @@ class Settings:
         "verdict",
         "trains a judge: verdict (+1 right, -1 not), consistency (right in both orders), or "
         "MODULE:FUNCTION; trains a solver of questions: answer (1 if it equals the reference), "
-        "judge (a judge compares), or solve:MODULE:FUNCTION. A function runs code of yours",
+        "judge (a judge compares), or solve:MODULE:FUNCTION. MODULE:FUNCTION runs code of yours",
         group="reward",
     )
     judge_model: Optional[str] = setting(
@@ -81,21 +82,21 @@ class Settings:
         None, "judging prompt of that judge; default: that of its training, else rrm"
     )
     judge_opponents: int = setting(4, "how many others of its group each answer meets")
-    judge_max_completion_length: int = setting(1024, "tokens of a judgment at most")
+    judge_max_completion_length: int = setting(1024, "maximum tokens of a judgment")
     prompts_per_step: Optional[int] = setting(
-        None, "prompts a step, over all processes (default: 16, tiny 32)", group="rollout"
+        None, "prompts per step, over all processes (default: 16, tiny 32)", group="rollout"
     )
     num_generations: int = setting(8, "completions of each prompt: the group")
     max_completion_length: Optional[int] = setting(
-        None, "tokens of a completion at most (default: 1024, tiny 96)"
+        None, "maximum tokens per completion (default: 1024, tiny 96)"
     )
-    temperature: float = setting(1.0, "of sampling, and of the log-probs in the loss")
+    temperature: float = setting(1.0, "sampling temperature; the loss uses it too")
     max_steps: Optional[int] = setting(
         None,
         "steps, each with num_iterations updates (default: 100, tiny 150)",
         group="optimisation",
     )
-    learning_rate: Optional[float] = setting(None, "of AdamW, constant (default: 1e-6, tiny 1e-4)")
+    learning_rate: Optional[float] = setting(None, "constant, of AdamW (default: 1e-6, tiny 1e-4)")
     beta: float = setting(0.0, "weight of the KL term; 0 keeps no reference model in memory")
     epsilon: float = setting(0.2, "lower clip of the probability ratio: 1 - epsilon")
     epsilon_high: Optional[float] = setting(
@@ -118,14 +119,14 @@ class Settings:
     eval_every: int = setting(50, "steps between evaluations; 0: never", group="run")
     eval_limit: int = setting(200, "held-out pairs judged at most")
     save_every: int = setting(50, "steps between checkpoints; the last step is always saved")
-    resume: bool = setting(False, "continue from the newest checkpoint in output_dir, or start")
+    resume: bool = setting(False, "continue from the newest checkpoint in output_dir, if any")
     seed: int = setting(0, "decides data order, placement and sampling")
     report_to: Literal["none", "tensorboard", "wandb"] = setting(
         "none", "copy the metrics to tensorboard or wandb as well"
     )
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "auto: a GPU if there is one")
     dtype: Literal["auto", "float32", "bfloat16"] = setting(
-        "auto", "of the computation; weights and optimizer are fp32 always"
+        "auto", "dtype of the computation; trained weights and optimizer are always fp32"
     )
 
 
@@ -135,8 +136,8 @@ class Settings:
 def group_advantages(rewards, scale_rewards="group"):
     """Rewards (groups, num_generations) -> advantages of that shape, group by group.
 
-    "group": (r - mean) / (std + 1e-4), where std has n - 1 in its divisor. "none": r - mean.
-    A group with equal rewards gets exact zeros (DeepSeekMath section 4.1).
+    "group" (DeepSeekMath section 4.1): (r - mean) / (std + 1e-4), where std has n - 1 in its
+    divisor. "none": r - mean. A group with equal rewards gets exact zeros.
     """
     centered = rewards - rewards.mean(dim=1, keepdim=True)
     if scale_rewards == "group":
@@ -164,7 +165,7 @@ def sequence_weights(lengths, loss_type, num_sequences, num_tokens, max_completi
 
 
 def policy_losses(logprobs, old_logprobs, advantages, epsilon, epsilon_high):
-    """The clipped surrogate of PPO (eq. 7) at each token; everything is (tokens,).
+    """The clipped surrogate of PPO (eq. 7) at each completion token; everything is (targets,).
 
     -min(ratio * A, clip(ratio, 1 - epsilon, 1 + epsilon_high) * A)
     """
@@ -174,7 +175,7 @@ def policy_losses(logprobs, old_logprobs, advantages, epsilon, epsilon_high):
 
 
 def kl_divergence(logprobs, ref_logprobs):
-    """Schulman's k3 estimate of KL(policy, reference) at each token, (tokens,).
+    """Schulman's k3 estimate of KL(policy, reference) at each completion token, (targets,).
 
     It is never negative, and unbiased on-policy.
     """
@@ -194,14 +195,14 @@ def grpo_loss(
 ):
     """The loss of one pack, a scalar. Its sum over packs and processes is the loss of the step.
 
-    logprobs, old_logprobs, sampling_logprobs, ref_logprobs (or None), sequence_ids: (tokens,).
-    advantages, weights: (sequences,).
+    logprobs, old_logprobs, sampling_logprobs, ref_logprobs (or None), sequence_ids: (targets,),
+    one entry for each completion token. advantages, weights: (sequences,).
     """
     losses = policy_losses(
         logprobs, old_logprobs, advantages[sequence_ids], settings.epsilon, upper_clip(settings)
     )
-    # The importance weight of trainer against sampler is cut: without a bound, one odd token
-    # could outweigh all others (TIS, Yao et al. 2025).
+    # The importance weight of trainer against sampler is truncated: without a bound, one odd
+    # token could outweigh all others (TIS, Yao et al. 2025).
     losses = losses * (old_logprobs - sampling_logprobs).exp().clamp(max=IMPORTANCE_CAP)
     if ref_logprobs is not None:
         losses = losses + settings.beta * kl_divergence(logprobs, ref_logprobs)
@@ -213,7 +214,7 @@ def upper_clip(settings):
 
 
 def token_sums(loss, logprobs, entropy, batch, settings):
-    """{name: sum over the tokens of a micro-batch}, for the metrics.
+    """{name: sum over the completion tokens of a micro-batch}, for the metrics.
 
     A token counts as clipped where the clip takes its gradient away.
     """
@@ -238,15 +239,15 @@ def token_sums(loss, logprobs, entropy, batch, settings):
 # ---- before torch is imported ----
 
 
-def check(settings):
-    """Raises BadInput for all that can be wrong before a model is loaded.
+def prepare(settings):
+    """Fills in defaults, checks all settings and reads the data. Raises BadInput.
 
     Returns (settings with all defaults filled in, task, training items, held-out items).
     """
     settings = fill_in(settings)
     check_numbers(settings)
     task = make_task(settings)
-    check_run(settings, FREE_TO_CHANGE)
+    check_run(settings, RESUME_MAY_CHANGE)
     return settings, task, *load_items(task, settings)
 
 
@@ -279,7 +280,7 @@ def check_numbers(settings):
 
 
 def make_task(settings):
-    """What is trained, which --reward decides."""
+    """The task that --reward chooses."""
     if settings.reward in ("answer", "judge") or settings.reward.startswith("solve:"):
         from solve_task import SolveTask
 
@@ -301,7 +302,7 @@ def load_items(task, settings):
         eval_data = eval_data or embedded_eval_data
     train_items = task.load_items(train_data, "--train_data", "train")
     eval_items = task.load_items(eval_data, "--eval_data", "test") if eval_data else []
-    # In a random order: the first rows of a file may be of one source alone.
+    # Shuffled, because a file may be sorted by source.
     eval_items.sort(key=lambda item: random.Random(f"eval:{item.id}").random())
     return train_items, eval_items[: settings.eval_limit]
 
@@ -310,7 +311,7 @@ def load_items(task, settings):
 
 
 def main(settings):
-    settings, task, train_items, eval_items = check(settings)
+    settings, task, train_items, eval_items = prepare(settings)
 
     import torch  # only now: bad input is answered at once
 
@@ -339,7 +340,7 @@ def main(settings):
         limit = rollout.longest_prompt(policy.model.config, settings)
         train_items = rollout.drop_long(task, train_items, limit, "--train_data")
         eval_items = rollout.drop_long(task, eval_items, limit, "--eval_data")
-        last_step = first_step if checkpoint else -1
+        last_step = first_step if checkpoint else -1  # -1: keep no row, not even that of step 0
         rows = open_run(output_dir, dataclasses.asdict(settings), last_step, runtime)
         note(
             f"{settings.max_steps} steps of {settings.prompts_per_step} prompts x "
@@ -355,13 +356,13 @@ def main(settings):
             note(f"before training, on {len(eval_items)} held-out items: {progress_line(row)}")
         report, bar, warned = reporter(settings), open_bar(settings, first_step, runtime), {}
 
-        # Step s reads items (s - 1) * prompts_per_step and on, so a resumed run only skips.
+        # Step s starts at item (s - 1) * prompts_per_step; a resumed run skips the items before.
         stream = task.stream(train_items)
         stream = itertools.islice(stream, first_step * settings.prompts_per_step, None)
         for step in range(first_step + 1, settings.max_steps + 1):
             times = [time.perf_counter()]
 
-            # 1. Draw the prompts of this step. Each process takes whole groups of them.
+            # 1. Draw the prompts of this step. Each process takes some of them.
             items = list(itertools.islice(stream, settings.prompts_per_step))
             groups = []
             for index in rollout.own_indices(task, settings, runtime):
@@ -375,19 +376,20 @@ def main(settings):
             # 3. Reward each completion; an advantage compares it with the rest of its group.
             rewards = rollout.rewards(task, groups, settings)  # (groups, num_generations)
             advantages = group_advantages(rewards, settings.scale_rewards)
-            for group, group_rewards, its_advantages in zip(groups, rewards, advantages):
-                group.rewards = group_rewards.tolist()
-                group.advantages = its_advantages.tolist()
+            for index, group in enumerate(groups):
+                group.rewards = rewards[index].tolist()
+                group.advantages = advantages[index].tolist()
             times.append(time.perf_counter())
 
             # 4. Follow the gradient of the loss, a sum over micro-batches and processes.
-            totals = rollout.step_size(groups, runtime)  # sequences and tokens of the whole step
-            batches, learns = rollout.micro_batches(groups, settings, runtime)
+            totals = rollout.count_completions(groups, runtime)  # and their tokens
+            batches, has_signal = rollout.micro_batches(groups, settings, runtime)
             rollout.add_ref_logprobs(batches, reference, settings)
             sums, grad_norm = Counter(), 0.0
             for iteration in range(settings.num_iterations):
+                loss_sum = 0.0
                 for batch in batches:
-                    with torch.set_grad_enabled(learns):
+                    with torch.set_grad_enabled(has_signal):
                         logprobs, entropy = policy.model.logprobs(batch.pack, settings.temperature)
                     if iteration == 0:
                         batch.old_logprobs = logprobs.detach()
@@ -408,14 +410,15 @@ def main(settings):
                         loss = loss * 0
                     else:
                         sums.update(token_sums(loss, logprobs, entropy, batch, settings))
-                    if learns:  # the loss is a sum, and FSDP averages gradients over processes
+                    if has_signal:  # FSDP averages gradients over processes; the loss needs sums
                         (loss * runtime.world_size).backward()
-                if not learns:
+                    loss_sum += loss.detach()
+                if not has_signal:
                     break
-                grad_norm = policy.step(optimizer, float(sums["loss"]), settings.max_grad_norm)
+                grad_norm = policy.step(optimizer, float(loss_sum), settings.max_grad_norm)
                 if not math.isfinite(grad_norm):
                     break
-            sums["loss"] /= iteration + 1  # the other sums are divided by tokens of all iterations
+            sums["loss"] /= iteration + 1  # a mean; the other sums are divided by their tokens
             times.append(time.perf_counter())
 
             # 5. Log, evaluate, save.
@@ -432,9 +435,7 @@ def main(settings):
             report(step, row)
             show_progress(bar, rows, warned)
             if step % settings.save_every == 0 or is_last:
-                save_checkpoint(
-                    output_dir, step, policy, optimizer, tokenizer, task.checkpoint_style
-                )
+                save_checkpoint(output_dir, step, policy, optimizer, tokenizer, task.judge_style)
         bar.close()
         if runtime.is_main:
             summarize(output_dir, settings)

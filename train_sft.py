@@ -30,7 +30,7 @@ from data import checked_text, to_messages
 from runlog import check_run, newest_checkpoint, open_run, record, reporter
 from styles import load_style
 
-FREE_TO_CHANGE = ("output_dir", "save_every", "report_to", "resume")  # on --resume
+RESUME_MAY_CHANGE = ("output_dir", "save_every", "report_to", "resume")  # on --resume
 
 
 @dataclass
@@ -93,7 +93,7 @@ def check(settings):
     if settings.judge_style:
         load_style(settings.judge_style)
     check_model_folder(resolve_model(settings.model))
-    check_run(settings, FREE_TO_CHANGE)
+    check_run(settings, RESUME_MAY_CHANGE)
     rows = []
     for number, row in cli.read_json_lines(settings.train_data, "--train_data"):
         place = f"{settings.train_data} line {number}"

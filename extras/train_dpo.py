@@ -23,7 +23,7 @@ from data import load_pairs
 from runlog import check_output_dir
 from seeding import stable_hash
 
-FREE_TO_CHANGE = ("output_dir", "max_steps", "save_every", "report_to", "resume")
+RESUME_MAY_CHANGE = ("output_dir", "max_steps", "save_every", "report_to", "resume")
 
 
 @dataclass
@@ -90,7 +90,7 @@ def check(settings):
     folder = resolve_model(settings.model)
     check_model_folder(folder)
     if settings.output_dir is not None and os.environ.get("RANK", "0") == "0":
-        check_output_dir(settings.output_dir, settings, FREE_TO_CHANGE)
+        check_output_dir(settings.output_dir, settings, RESUME_MAY_CHANGE)
     pairs = load_pairs(
         settings.train_data, keep_ties=settings.judgments is not None
     )  # judge.py has judged them all

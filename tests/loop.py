@@ -49,7 +49,7 @@ def load(folder):
 
 class MadeUpTask:
     adjacent_groups = 1
-    checkpoint_style = None
+    judge_style = None
 
     def load(self, tokenizer, stops, runtime):
         pass
@@ -108,7 +108,7 @@ def run_loop(folder, groups, runtime=ALONE, scale_reference=1.0, **changes):
 
     patches = {
         train_grpo: dict(
-            check=lambda settings: (settings, MadeUpTask(), groups, []),
+            prepare=lambda settings: (settings, MadeUpTask(), groups, []),
             load_tokenizer=lambda folder: None,
             stop_token_ids=lambda tokenizer, folder: (),
             group_advantages=lambda rewards, scale: rewards,
