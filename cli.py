@@ -1,24 +1,18 @@
 """Command lines: settings from dataclasses, `@path` and `-` values, one clear line for bad input.
 
-Every command of this project follows three rules:
-
-1. Its settings are one dataclass, and `--help` is the manual.
-2. A text value `@path` is read from that file and `-` from standard input (`@@x` is the text `@x`).
-3. Whatever the user can get wrong raises `BadInput`: one line on standard error, exit code 2.
-
-This file imports no torch, so that arguments and files are checked before the slow imports start.
+The settings of a command are one dataclass, and `--help` is its manual. Whatever a user can get
+wrong raises `BadInput`: one line on standard error, exit code 2. This file imports no torch, so
+that arguments and files are checked before the slow imports start.
 """
 
 import argparse
 import dataclasses
 import difflib
 import errno
-import importlib
 import json
 import os
 import re
 import sys
-import time
 import traceback
 import typing
 from pathlib import Path
@@ -121,9 +115,9 @@ def with_underscores(argument, flags):
 
 def check_repeated(argv, flags):
     names = [argument.split("=")[0] for argument in argv]
-    for name in names:
-        if name in flags and names.count(name) > 1:
-            raise BadInput(f"{name} is given {names.count(name)} times: give it once")
+    for flag in flags:
+        if names.count(flag) > 1:
+            raise BadInput(f"{flag} is given {names.count(flag)} times: give it once")
 
 
 def suggestion(argument, flags):
@@ -143,10 +137,7 @@ def suggestion(argument, flags):
 def read_text_fields(settings, names):
     from_stdin = [name for name in names if getattr(settings, name) == "-"]
     if len(from_stdin) > 1:
-        raise BadInput(
-            f"--{from_stdin[0]} and --{from_stdin[1]} both read standard input: only one value "
-            "can be '-'"
-        )
+        raise BadInput(f"--{from_stdin[0]} and --{from_stdin[1]} cannot both be standard input")
     for name in names:
         value = getattr(settings, name)
         if value is not None:
@@ -154,7 +145,10 @@ def read_text_fields(settings, names):
 
 
 def read_value(value, flag):
-    """The text that a value stands for (rule 2 above); one final newline is dropped."""
+    """`@path`: the text of that file; `-`: standard input; `@@x`: the text `@x`.
+
+    One final newline is dropped.
+    """
     if value.startswith("@@"):
         return value[1:]
     if value == "-":
@@ -164,9 +158,7 @@ def read_value(value, flag):
     else:
         return value
     if not text.strip():
-        raise BadInput(
-            f"{flag}: {place} is empty: put the text into it (an empty answer is written {flag} '')"
-        )
+        raise BadInput(f"{flag}: {place} is empty (an empty answer is written {flag} '')")
     return text.removesuffix("\n")
 
 
@@ -175,9 +167,7 @@ def read_text(path, flag):
     try:
         return Path(path).read_text(encoding="utf-8-sig")  # without a byte order mark
     except UnicodeDecodeError as error:
-        raise BadInput(
-            f"{flag}: {path} is not UTF-8 text (byte {error.start}): save it as UTF-8"
-        ) from error
+        raise BadInput(f"{flag}: {path} is not UTF-8 (byte {error.start}): save it so") from error
     except OSError as error:
         raise BadInput(f"{flag}: cannot read {path} ({error.strerror}): check the path") from error
 
@@ -187,9 +177,7 @@ def parse_json(text, place, kind=(dict,)):
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise BadInput(
-            f"{place}: not valid JSON ({error}): each line must be one whole JSON object"
-        ) from error
+        raise BadInput(f"{place}: not valid JSON ({error}): correct or remove it") from error
     if not isinstance(value, kind):
         names = {dict: "an object", list: "a list", str: "a string"}
         expected = " or ".join(names[k] for k in kind)
@@ -207,29 +195,6 @@ def read_json_lines(path, flag="file", kind=(dict,)):
             yield number, parse_json(line, f"{path} line {number}", kind)
 
 
-def import_function(name, flag):
-    """The function of a name MODULE:FUNCTION: the only place that runs code given by name.
-
-    The module may lie in the working directory or on the Python path. Raises BadInput.
-    """
-    module, _, function = name.partition(":")
-    if not module or not function:
-        raise BadInput(
-            f"{flag}: {name!r} is not known: --help lists the names, or give MODULE:FUNCTION for a "
-            "function of your own"
-        )
-    sys.path.insert(0, os.getcwd())
-    try:
-        value = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise BadInput(
-            f"{flag}: {name}: {error}: the module must be on the Python path and hold that function"
-        ) from error
-    if not callable(value):
-        raise BadInput(f"{flag}: {name} is not a function")
-    return value
-
-
 def one_line(text, width=60):
     """A user's text on one line of at most `width` characters, without control characters.
 
@@ -241,16 +206,6 @@ def one_line(text, width=60):
     return text if len(text) <= width else text[: width - 3] + "..."
 
 
-def load_extra(name):
-    """The module extras/NAME.py. Only some flags need it: the core runs without that folder."""
-    try:
-        return importlib.import_module(f"extras.{name}")
-    except ModuleNotFoundError as error:
-        if error.name not in ("extras", f"extras.{name}"):
-            raise
-        raise BadInput(f"this needs extras/{name}.py, which is missing") from error
-
-
 # ---- messages and failures ----
 
 
@@ -258,50 +213,6 @@ def note(message):
     """Prints what is not a result to standard error; of several processes only the first speaks."""
     if os.environ.get("RANK", "0") == "0":
         print(message, file=sys.stderr, flush=True)
-
-
-def note_every(seconds):
-    """A `note` for long work without a progress bar: silent until so many seconds have passed."""
-    last = time.monotonic()
-
-    def say(message):
-        nonlocal last
-        if time.monotonic() - last >= seconds:
-            last = time.monotonic()
-            note(message)
-
-    return say
-
-
-class Progress:
-    """How much of a long work is done: a bar on a terminal, elsewhere a note every 30 seconds."""
-
-    def __init__(self, doing, unit, total, done=0):
-        from tqdm import tqdm
-
-        self.doing, self.unit, self.total, self.done = doing, unit, total, done
-        is_main = os.environ.get("RANK", "0") == "0"
-        self.bar = tqdm(
-            desc=doing,
-            unit=unit,
-            total=total,
-            initial=done,
-            leave=False,
-            disable=None if is_main else True,  # None: shown on a terminal alone
-        )
-        self.note = note_every(30)
-
-    def move_to(self, done):
-        self.bar.update(done - self.done)
-        self.done = done
-        if self.bar.disable:
-            self.note(f"{self.doing}: {done} of {self.total} {self.unit}s")
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        self.bar.close()
 
 
 def run(main, memory="use a smaller model or lower --max_completion_length"):

@@ -19,7 +19,6 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from safetensors import safe_open
 from safetensors.torch import save_file
 
 from checkpoint import save_model_folder
@@ -185,16 +184,6 @@ def load_model(folder, runtime, dtype):
     return load_shards(folder, runtime, dtype)
 
 
-def copy_into(parameter, tensor):
-    """Copies a full tensor into a parameter, or its part into this process's shard of it."""
-    if is_sharded(parameter):
-        from sharding import own_shard
-
-        tensor = own_shard(parameter, tensor)
-        parameter = parameter.to_local()
-    parameter.copy_(tensor)
-
-
 def unsharded(tensor):
     return tensor.full_tensor() if is_sharded(tensor) else tensor
 
@@ -268,27 +257,3 @@ def write_trainer(folder, step, optimizer, moments):
         "sha256": {str(path.relative_to(folder)): sha256(path) for path in files},
     }
     write_json(folder / "trainer" / "state.json", state)
-
-
-def load_checkpoint(folder, policy, optimizer):
-    """Gives the optimizer its moments back and returns the step; any number of processes.
-
-    The weights are not read here: they were loaded as the model itself.
-    """
-    trainer = Path(folder) / "trainer"
-    state = json.loads((trainer / "state.json").read_text())
-    with (
-        safe_open(trainer / "optimizer.safetensors", framework="pt") as moments,
-        torch.no_grad(),
-    ):
-        names = set(moments.keys())
-        for name, master in policy.masters.items():
-            if f"exp_avg.{name}" not in names:
-                continue
-            steps = torch.tensor(float(state["optimizer_steps"]), device=master.device)
-            optimizer.state[master] = {"step": steps}
-            for moment in MOMENTS:
-                tensor = torch.zeros_like(master)
-                copy_into(tensor, moments.get_tensor(f"{moment}.{name}"))
-                optimizer.state[master][moment] = tensor
-    return state["step"]

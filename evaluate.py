@@ -7,6 +7,7 @@ The command is written in extras/evaluate.py: nothing in the core needs an evalu
 """
 
 import cli
+from plugins import load_extra
 
 if __name__ == "__main__":
-    cli.run(lambda: cli.load_extra("evaluate").main())
+    cli.run(lambda: load_extra("evaluate").main())

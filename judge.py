@@ -22,9 +22,11 @@ import cli
 import judge_file
 from backends import LocalBackend
 from checkpoint import check_model_folder, resolve_model
-from cli import BadInput, Progress, load_extra, note, setting
+from cli import BadInput, note, setting
 from data import Pair, load_pairs, place
 from early_stopping import STOP_HELP, STOPS, in_words, play_in_rounds, spending
+from judge_progress import Progress
+from plugins import load_extra
 from seeding import stable_hash
 from styles import default_style, judge_messages, load_style
 from verdicts import (

@@ -9,9 +9,11 @@ from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
-from cli import BadInput, Progress, note
+from cli import BadInput, note
 from early_stopping import spending
-from runlog import append_rows, check_same, resumable_rows, sole_writer
+from judge_progress import Progress
+from resume import check_same, resumable_rows
+from runlog import append_rows, sole_writer
 from seeding import stable_hash
 from verdicts import as_row
 

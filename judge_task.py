@@ -12,7 +12,7 @@ import itertools
 import random
 from dataclasses import dataclass
 
-from cli import BadInput, import_function
+from cli import BadInput
 from data import Pair, balanced_orders, load_pairs
 from seeding import hash64, stable_hash
 from styles import judge_messages, load_style
@@ -209,6 +209,8 @@ class JudgeTask:
         own_rewards = {"verdict": verdict_reward, "consistency": consistency_reward}
         self.reward_function = own_rewards.get(settings.reward)
         if self.reward_function is None:
+            from plugins import import_function
+
             self.reward_function = import_function(settings.reward, "--reward")
 
     def load_items(self, name, flag, split):

@@ -1,5 +1,6 @@
 """What a training run shows on the terminal: a line for a step, warnings, a summary at the end."""
 
+import os
 import sys
 
 from tqdm import tqdm
@@ -24,6 +25,24 @@ PROGRESS = {
     "eval/reward/oracle": "held-out right {:.3f}",
     "eval/reward/win_rate": "judged better than at first {:.3f}",
 }
+HELD_OUT = {
+    "eval/judge/accuracy": "accuracy",
+    "eval/judge/consistency": "both orders agree",
+    "eval/reward/oracle": "right answers",
+}
+
+
+def open_bar(unit, total, done, doing=None):
+    """A tqdm bar, on the terminal of the first process only; done: where it begins."""
+    return tqdm(
+        desc=doing,
+        unit=unit,
+        total=total,
+        initial=done,
+        leave=doing is None,  # the bar of a training stays
+        dynamic_ncols=True,
+        disable=None if os.environ.get("RANK", "0") == "0" else True,  # None: without a terminal
+    )
 
 
 def progress_line(row):
@@ -47,61 +66,44 @@ def warnings_for(rows):
     right, unscored = "reward/oracle", "reward/unanswered"
     if "judge/accuracy" in row:
         right, unscored = "judge/accuracy", "judge/parse_fail"
-    warnings = []
 
+    advice = {}
     entropy = sum(row["entropy"] for row in steps[-5:]) / 5
     if len(steps) > 5 and entropy < 0.1 * first["entropy"]:
-        warnings.append(
-            f"entropy {entropy:.3g} in five steps, {first['entropy']:.3g} at first: completions "
-            "hardly differ any more: lower --learning_rate, raise --epsilon_high (0.28) or "
-            "--temperature, or set --beta"
+        advice["entropy"] = (
+            "completions hardly differ any more: lower --learning_rate, raise --epsilon_high "
+            "(0.28) or --temperature, or set --beta"
         )
-    clipped = row["completions/clipped_ratio"]
-    if clipped > 0.5:
-        warnings.append(
-            f"completions/clipped_ratio {clipped:.2f}: most completions are cut off: raise "
-            "--max_completion_length; where their length only grows, try --loss_type dr_grpo"
+    if row["completions/clipped_ratio"] > 0.5:
+        advice["completions/clipped_ratio"] = (
+            "most completions are cut off: raise --max_completion_length; where their length "
+            "only grows, try --loss_type dr_grpo"
         )
     elif row[unscored] > 0.5:
-        warnings.append(
-            f"{unscored} {row[unscored]:.2f}: most completions end without an answer to score: "
-            "train_sft.py first, on texts that have one"
-        )
+        advice[unscored] = "too few answers to score: train_sft.py first, on texts that have one"
     if len(steps) > 2 and all(row["frac_reward_zero_std"] == 1 for row in steps[-3:]):
+        cause = "too hard: take easier data or a better model, raise --num_generations"
         if row[right] > 0.5:
-            advice = "too easy: take harder data"
+            cause = "too easy: take harder data"
         elif row[unscored] > 0.5:
-            advice = "nothing to score: train_sft.py first"
-        else:
-            advice = "too hard: take easier data or a better model, raise --num_generations"
-        warnings.append(
-            "frac_reward_zero_std 1 in three steps: all completions of a prompt get the same "
-            f"reward, so nothing is learned; {advice}, or raise --temperature"
+            cause = "nothing to score: train_sft.py first"
+        advice["frac_reward_zero_std"] = (
+            "for three steps all completions of a prompt got the same reward, so nothing is "
+            f"learned; {cause}, or raise --temperature"
         )
-    empty, empty_at_first = row.get("judge/think_empty", 0), first.get("judge/think_empty", 0)
-    if empty > max(0.9, empty_at_first):
-        warnings.append(
-            f"judge/think_empty {empty:.2f}, {empty_at_first:.2f} at first: the judge stops "
-            "thinking: take data on which a guess fails, lower --learning_rate, or set --beta"
+    if row.get("judge/think_empty", 0) > max(0.9, first.get("judge/think_empty", 0)):
+        advice["judge/think_empty"] = (
+            "the judge stops thinking: take data on which a guess fails, lower --learning_rate, "
+            "or set --beta"
         )
-    gap = row["sampling/logp_diff_mean"]
-    if gap > 0.1:
-        warnings.append(
-            f"sampling/logp_diff_mean {gap:.2f}: sampler and trainer disagree on the model's "
-            "probabilities: try --dtype float32"
+    if row["sampling/logp_diff_mean"] > 0.1:
+        advice["sampling/logp_diff_mean"] = (
+            "sampler and trainer disagree on the model's probabilities: try --dtype float32"
         )
-    return warnings
-
-
-def open_bar(settings, first_step, runtime):
-    """A bar over steps for `show_progress`: on a terminal only, on the first process only."""
-    return tqdm(
-        total=settings.max_steps,
-        initial=first_step,
-        unit="step",
-        dynamic_ncols=True,
-        disable=None if runtime.is_main else True,  # None: tqdm looks for a terminal
-    )
+    return [
+        f"{metric} {row[metric]:.2f}, {first.get(metric, 0):.2f} at first: {text}"
+        for metric, text in advice.items()
+    ]
 
 
 def show_progress(bar, rows, warned):
@@ -132,31 +134,22 @@ def note_above(bar, text):
 def summarize(output_dir, settings):
     """Notes at the end of a run: what was reached, what to try next."""
     rows = [row for _, row in read_json_lines(output_dir / "metrics.jsonl")]
-    length = "eval/completions/mean_length"
-    held_out = [row for row in rows if length in row]
+    held_out = [row for row in rows if "eval/completions/mean_length" in row]
     if held_out:
         first, last = held_out[0], held_out[-1]
-        names = {
-            "eval/judge/accuracy": "accuracy",
-            "eval/judge/consistency": "both orders agree",
-            "eval/reward/oracle": "right answers",
-        }
-        changes = [
-            f"{text} {first[name]:.3f} -> {last[name]:.3f}"
-            for name, text in names.items()
-            if name in first
-        ]
+        changes = ""
+        for name, text in HELD_OUT.items():
+            if name in first:
+                changes += f"{text} {first[name]:.3f} -> {last[name]:.3f}, "
+        lengths = [f"{row['eval/completions/mean_length']:.0f}" for row in (first, last)]
         minutes = sum(row.get("step_time", 0) for row in rows) / 60
         note(
-            f"held out, from step {first['step']} to {last['step']}: {', '.join(changes)}, tokens "
-            f"{first[length]:.0f} -> {last[length]:.0f}; {minutes:.1f} minutes of training"
+            f"held out, from step {first['step']} to {last['step']}: {changes}tokens "
+            f"{lengths[0]} -> {lengths[1]}; {minutes:.1f} minutes of training"
         )
     question = "--query Q --a A --b B"
     if is_embedded(settings.model):
         question = '--query "347+586" --a 933 --b 923'
     checkpoint = output_dir / f"checkpoint-{settings.max_steps}"
-    note(
-        f"try: python judge.py --model {checkpoint} {question}\n"
-        f"     python -m extras.view {output_dir}\n"
-        f"     python -m extras.plot {output_dir}    (needs matplotlib)"
-    )
+    note(f"try: python judge.py --model {checkpoint} {question}")
+    note(f"     python -m extras.view {output_dir}")

@@ -16,7 +16,8 @@ from cli import BadInput, note, setting
 from data import Pair
 from early_stopping import STOP_HELP, STOPS, in_words, spending
 from judge import JudgeSettings, check_judge, judge_of
-from runlog import append_rows, resumable_rows
+from resume import resumable_rows
+from runlog import append_rows
 from schedules import SCHEDULES
 from seeding import stable_hash
 from styles import load_style

@@ -1,22 +1,20 @@
-"""Files that survive a kill: the folder of a run, and JSON lines that a second call goes on with.
+"""Files that survive a kill: JSON lines, and the folder of a training run.
 
-This file imports no torch.
+What only a resumed run needs is in resume.py. This file imports no torch.
 """
 
 import contextlib
-import dataclasses
 import hashlib
 import importlib.util
 import json
 import math
 import os
-import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-from cli import BadInput, note, parse_json, read_text
+from cli import BadInput, note
 
 # ---- files that a kill cannot spoil ----
 
@@ -71,37 +69,6 @@ def append_rows(path, rows):
         os.fsync(file.fileno())
 
 
-def resumable_rows(path, flag, prefix=b""):
-    """Yields (line number, row) of a JSON-lines file that append_rows adds to; creates the file.
-
-    A last line without its newline is left out if it begins with `prefix`, as the rows of the
-    command do: a file of another kind is refused before append_rows could shorten it.
-    Raises BadInput for a file that cannot be written and for a line that is not a JSON object.
-    """
-    try:
-        with open(path, "a+b") as file:
-            file.seek(0)
-            *lines, last = file.read().split(b"\n")
-    except OSError as error:
-        raise BadInput(
-            f"{flag}: {path} cannot be written ({error.strerror}): give another file"
-        ) from error
-    if not last.startswith(prefix[: len(last)]):
-        lines.append(last)
-    for number, line in enumerate(lines, start=1):
-        yield number, parse_json(line, f"{flag}: {path} line {number}")
-
-
-def check_same(before, settings, path, flag):
-    """Raises BadInput where a file was made with other settings than the present ones."""
-    for name, value in settings.items():
-        if before.get(name) != value:
-            raise BadInput(
-                f"--{name}: {path} was made with {before.get(name)!r}, not {value!r}: use that, or "
-                f"another {flag}"
-            )
-
-
 @contextlib.contextmanager
 def sole_writer(path):
     """Locks a file or folder while it is written to: two runs in one would mix their rows.
@@ -132,110 +99,42 @@ def sole_writer(path):
 # ---- the folder of a run ----
 
 
-def check_run(settings, free_to_change=()):
-    """Checks --output_dir, --resume and --report_to before anything is written. Raises BadInput."""
+def check_run(settings, free_to_change):
+    """Checks --output_dir, --resume and --report_to before anything is written. Raises BadInput.
+
+    Without --resume the folder must be new or empty. With it, a run in it must have the same
+    settings, but for the names in free_to_change.
+    """
     if settings.report_to != "none" and importlib.util.find_spec(settings.report_to) is None:
         raise BadInput(
             f"--report_to: {settings.report_to} is not installed: pip install {settings.report_to}"
         )
     if settings.resume and not settings.output_dir:
         raise BadInput("--resume: needs --output_dir, the folder of the run to continue")
-    # The other processes might already see what the first one writes.
-    if settings.output_dir is not None and os.environ.get("RANK", "0") == "0":
-        check_output_dir(settings.output_dir, settings, free_to_change)
-
-
-def check_output_dir(output_dir, settings, free_to_change=()):
-    """Checks --output_dir before anything is written. Raises BadInput.
-
-    Without --resume the folder must be new or empty. With it, a run in it must have the same
-    settings, but for the names in free_to_change.
-    """
-    if not str(output_dir).strip():
+    # Only the first process looks: the others might already see what it writes.
+    if settings.output_dir is None or os.environ.get("RANK", "0") != "0":
+        return
+    if not settings.output_dir.strip():
         raise BadInput("--output_dir: is empty: give a folder (is a variable of the shell unset?)")
-    folder = Path(output_dir)
-    if folder.exists() and not folder.is_dir():
-        raise BadInput(f"--output_dir: {folder} is a file: give a folder")
+    folder = Path(settings.output_dir)
     parent = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise BadInput(f"--output_dir: {parent} cannot hold a new folder: give a folder elsewhere")
-    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    if not settings.resume:
-        if names:
-            raise BadInput(
-                f"--output_dir: {folder} is not empty: give another folder, or --resume to go on "
-                "with the run in it"
-            )
-        return
+        raise BadInput(f"--output_dir: {parent} is no folder that can be written to: give another")
+    names = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    if names and not settings.resume:
+        raise BadInput(
+            f"--output_dir: {folder} is not empty: give another folder, or --resume to go on with "
+            "the run in it"
+        )
     if "config.json" in names:
-        check_run_settings(folder, dataclasses.asdict(settings), free_to_change)
+        from resume import check_run_settings
+
+        check_run_settings(folder, vars(settings), free_to_change)
     elif names - {"config.json.partial"}:
         raise BadInput(
             f"--output_dir: {folder} holds other files and no run of this command: give the folder "
             "of a run, or a new one"
         )
-
-
-def check_run_settings(folder, settings, free_to_change):
-    config = folder / "config.json"
-    before = parse_json(read_text(config, "--output_dir"), config).get("settings")
-    if not isinstance(before, dict):
-        raise BadInput(
-            f"--output_dir: {config} was not written by this command: give the folder of a run, or "
-            "a new one"
-        )
-    fixed = {
-        name: value
-        for name, value in settings.items()
-        if name in before and name not in free_to_change
-    }
-    check_same(before, fixed, folder, "--output_dir")
-
-
-def newest_checkpoint(folder, runtime):
-    """The newest complete checkpoint, or None; a damaged one is passed over with a note.
-
-    The first process decides for all. Raises BadInput where all checkpoints are damaged, and on a
-    process that does not see the folder.
-    """
-    chosen = newest_intact(folder) if runtime.is_main else None
-    chosen = runtime.gather(chosen)[0]
-    if chosen and not Path(chosen).is_dir():
-        raise BadInput(
-            f"--output_dir: {chosen} is not there on this machine: all processes need the same "
-            "folder"
-        )
-    return Path(chosen) if chosen else None
-
-
-def newest_intact(folder):
-    found = {
-        int(path.name.split("-")[1]): path
-        for path in Path(folder).glob("checkpoint-*")
-        if re.fullmatch(r"checkpoint-\d+", path.name)
-    }
-    for step in sorted(found, reverse=True):
-        damage = find_damage(found[step])
-        if damage is None:
-            return str(found[step])
-        note(f"{found[step]}: damaged ({damage}): passed over")
-    if found:  # starting again would overwrite what might still be saved
-        raise BadInput(
-            f"--resume: no checkpoint in {folder} is intact: repair one, or start in another folder"
-        )
-    return None
-
-
-def find_damage(checkpoint):
-    """The name of a file that does not have its checksum, or what else is wrong; else None."""
-    try:
-        checksums = json.loads((checkpoint / "trainer" / "state.json").read_text())["sha256"]
-        for name, checksum in checksums.items():
-            if sha256(checkpoint / name) != checksum:
-                return name
-    except (OSError, ValueError, KeyError) as error:
-        return str(error)
-    return None
 
 
 def open_run(folder, settings, step, runtime):
@@ -258,7 +157,11 @@ def open_run(folder, settings, step, runtime):
         }
         config = {"settings": settings, "versions": versions, "commit": commit()}
         write_json(folder / "config.json", config)
-        rows = cut_rows_past(folder / "metrics.jsonl", step)
+        rows = []
+        if settings["resume"]:
+            from resume import cut_rows_past
+
+            rows = cut_rows_past(folder / "metrics.jsonl", step)
     return runtime.gather(rows)[0]
 
 
@@ -268,17 +171,6 @@ def commit():
         return None
     command = ["git", "-C", Path(__file__).parent, "rev-parse", "HEAD"]
     return subprocess.run(command, capture_output=True, text=True).stdout.strip() or None
-
-
-def cut_rows_past(path, step):
-    """Drops the rows of a metrics.jsonl past `step`, which are done again. Returns the others."""
-    rows = []
-    for _, row in resumable_rows(path, "--output_dir"):
-        if row.get("step", step + 1) > step:
-            break
-        rows.append(row)
-    write_atomically(path, json_lines(rows))
-    return rows
 
 
 def record(folder, rows, row, runtime, source):

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 
 from chat import decode_completion
 from checkpoint import check_model_folder, resolve_model
-from cli import BadInput, import_function, load_extra, note, read_json_lines
+from cli import BadInput, note, read_json_lines
 from data import Question, load_questions
+from plugins import import_function, load_extra
 from rewards import (
     GroupMatches,
     answer_reward,

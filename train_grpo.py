@@ -38,7 +38,7 @@ from checkpoint import check_model_folder, is_embedded, resolve_model
 from cli import BadInput, note, setting
 from judge_task import JudgeTask
 from progress import open_bar, progress_line, show_progress, summarize
-from runlog import append_rows, check_run, newest_checkpoint, open_run, record, reporter
+from runlog import append_rows, check_run, open_run, record, reporter
 from seeding import hash64
 from styles import default_style
 
@@ -316,7 +316,7 @@ def main(settings):
     import torch  # only now: bad input is answered at once
 
     import rollout
-    from distributed import Policy, load_checkpoint, load_model, save_checkpoint, start
+    from distributed import Policy, load_model, save_checkpoint, start
 
     if is_embedded(settings.model):
         torch.set_num_threads(1)  # products this small are faster on one thread
@@ -325,7 +325,11 @@ def main(settings):
         if settings.output_dir is None:
             settings.output_dir = runtime.gather(time.strftime("out/grpo-%Y%m%d-%H%M%S"))[0]
         output_dir = Path(settings.output_dir)
-        checkpoint = newest_checkpoint(output_dir, runtime) if settings.resume else None
+        checkpoint = None
+        if settings.resume:
+            import resume
+
+            checkpoint = resume.newest_checkpoint(output_dir, runtime)
         folder = checkpoint or resolve_model(settings.model)
         tokenizer = load_tokenizer(folder)
         task.load(tokenizer, stop_token_ids(tokenizer, folder), runtime)
@@ -333,7 +337,7 @@ def main(settings):
         optimizer = torch.optim.AdamW(
             policy.masters.values(), lr=settings.learning_rate, weight_decay=0.0, fused=True
         )
-        first_step = load_checkpoint(checkpoint, policy, optimizer) if checkpoint else 0
+        first_step = resume.load_checkpoint(checkpoint, policy, optimizer) if checkpoint else 0
         reference = None
         if settings.beta > 0:
             reference = load_model(settings.model, runtime, runtime.dtype).requires_grad_(False)
@@ -354,7 +358,8 @@ def main(settings):
             if runtime.is_main:
                 append_rows(output_dir / "metrics.jsonl", [row])
             note(f"before training, on {len(eval_items)} held-out items: {progress_line(row)}")
-        report, bar, warned = reporter(settings), open_bar(settings, first_step, runtime), {}
+        bar = open_bar("step", settings.max_steps, first_step)
+        report, warned = reporter(settings), {}
 
         # Step s starts at item (s - 1) * prompts_per_step; a resumed run skips the items before.
         stream = task.stream(train_items)

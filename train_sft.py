@@ -27,7 +27,7 @@ from chat import encode_chat, load_tokenizer, opens_think, stop_token_ids
 from checkpoint import check_model_folder, is_embedded, resolve_model
 from cli import BadInput, note, setting
 from data import checked_text, to_messages
-from runlog import check_run, newest_checkpoint, open_run, record, reporter
+from runlog import check_run, open_run, record, reporter
 from styles import load_style
 
 RESUME_MAY_CHANGE = ("output_dir", "save_every", "report_to", "resume")  # on --resume
@@ -234,7 +234,7 @@ def main(settings):
 
     import torch  # only now: bad input is answered at once
 
-    from distributed import Policy, load_checkpoint, save_checkpoint, start
+    from distributed import Policy, save_checkpoint, start
     from model import pack_groups
 
     if is_embedded(settings.model):
@@ -244,7 +244,11 @@ def main(settings):
         if settings.output_dir is None:
             settings.output_dir = runtime.gather(time.strftime("out/sft-%Y%m%d-%H%M%S"))[0]
         output_dir = Path(settings.output_dir)
-        checkpoint = newest_checkpoint(output_dir, runtime) if settings.resume else None
+        checkpoint = None
+        if settings.resume:
+            import resume
+
+            checkpoint = resume.newest_checkpoint(output_dir, runtime)
         folder = checkpoint or resolve_model(settings.model)
         tokenizer = load_tokenizer(folder)
         policy = Policy(folder, runtime, settings.gradient_checkpointing)
@@ -254,7 +258,7 @@ def main(settings):
             weight_decay=settings.weight_decay,
             fused=True,
         )
-        first_step = load_checkpoint(checkpoint, policy, optimizer) if checkpoint else 0
+        first_step = resume.load_checkpoint(checkpoint, policy, optimizer) if checkpoint else 0
         end, rows = end_of_turn(tokenizer, folder), []
         for prompt, completion, place in texts:
             prompt_ids, completion_ids = encode_row(prompt, completion, tokenizer, end)

@@ -24,13 +24,14 @@ from pathlib import Path
 from typing import Literal, Optional
 
 import cli
-from cli import BadInput, note, note_every, setting
+from cli import BadInput, note, setting
 from early_stopping import STOP_HELP, STOPS, in_words, spending
 from extras.benchmarks import BENCHMARKS, GROUP_OF, load, stored_games
 from extras.predictions import match_predictions, own_games, read_predictions
 from extras.results import earlier_rows, head_of, read_result, write_results
 from extras.scoring import BASELINES, OUTCOMES, compared, share, summarise
 from judge import JudgeSettings, check_judge, judge_of
+from judge_progress import note_every
 from runlog import append_rows, json_lines, sole_writer, write_atomically
 from seeding import uniform
 

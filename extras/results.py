@@ -7,7 +7,8 @@ from dataclasses import asdict
 from importlib.metadata import version
 
 from cli import BadInput, note, parse_json, read_text
-from runlog import check_same, commit, json_line, resumable_rows, write_atomically
+from resume import check_same, resumable_rows
+from runlog import commit, json_line, write_atomically
 
 FREE = "output_dir", "json", "compare", "sweep"  # settings that change no row
 

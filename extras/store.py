@@ -12,7 +12,8 @@ import cli
 import data
 from cli import BadInput, setting
 from data import checked_text, load_pairs, to_messages, two_answers
-from runlog import append_rows, resumable_rows
+from resume import resumable_rows
+from runlog import append_rows
 
 # ---- formats that only data making meets (data.py reads the others) ----
 

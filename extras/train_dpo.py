@@ -10,7 +10,6 @@ so the prompt is computed once.
 """
 
 import itertools
-import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ import cli
 from checkpoint import check_model_folder, resolve_model
 from cli import BadInput, note, setting
 from data import load_pairs
-from runlog import check_output_dir
+from runlog import check_run
 from seeding import stable_hash
 
 RESUME_MAY_CHANGE = ("output_dir", "max_steps", "save_every", "report_to", "resume")
@@ -83,14 +82,11 @@ def check(settings):
             raise BadInput(f"--{name}: must be above 0, got {getattr(settings, name)}")
     if settings.train_data is None:
         raise BadInput("--train_data: give preference pairs (a file, a folder or a hub name)")
-    if settings.resume and not settings.output_dir:
-        raise BadInput("--resume: needs --output_dir, the folder of the run to go on with")
     if settings.consistent_only and settings.judgments is None:
         raise BadInput("--consistent_only: goes with --judgments")
     folder = resolve_model(settings.model)
     check_model_folder(folder)
-    if settings.output_dir is not None and os.environ.get("RANK", "0") == "0":
-        check_output_dir(settings.output_dir, settings, RESUME_MAY_CHANGE)
+    check_run(settings, RESUME_MAY_CHANGE)
     pairs = load_pairs(
         settings.train_data, keep_ties=settings.judgments is not None
     )  # judge.py has judged them all
@@ -136,9 +132,10 @@ import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 
 from chat import load_tokenizer, stop_token_ids  # noqa: E402
-from distributed import Policy, load_checkpoint, load_model, save_checkpoint, start  # noqa: E402
+from distributed import Policy, load_model, save_checkpoint, start  # noqa: E402
 from model import pack_groups  # noqa: E402
-from runlog import newest_checkpoint, open_run, record, reporter  # noqa: E402
+from runlog import open_run, record, reporter  # noqa: E402
+from resume import load_checkpoint, newest_checkpoint  # noqa: E402
 from train_sft import encode_row, packs_of, row_size, row_stream, usable_rows  # noqa: E402
 
 

@@ -339,7 +339,7 @@ def test_a_healthy_run_gets_no_warnings():
 
 
 FAULTS = {
-    "entropy": ([{}] + [{"entropy": 0.04}] * 5, "entropy 0.04 .*0.5 at first.*--learning_rate"),
+    "entropy": ([{}] + [{"entropy": 0.04}] * 5, "entropy 0.04, 0.50 at first.*--learning_rate"),
     "length": (
         [{"completions/clipped_ratio": 0.6, "judge/parse_fail": 0.7}],
         "clipped_ratio 0.60.*--max_completion_length",
@@ -347,11 +347,11 @@ FAULTS = {
     "format": ([{"judge/parse_fail": 0.8}], "judge/parse_fail 0.80.*train_sft.py"),
     "too easy": (
         [{"frac_reward_zero_std": 1.0, "judge/accuracy": 1.0}] * 3,
-        "frac_reward_zero_std 1 .*too easy.*--temperature",
+        "frac_reward_zero_std 1.00.*too easy.*--temperature",
     ),
     "too hard": (
         [{"frac_reward_zero_std": 1.0, "judge/accuracy": 0.2}] * 3,
-        "frac_reward_zero_std 1 .*too hard.*--temperature",
+        "frac_reward_zero_std 1.00.*too hard.*--temperature",
     ),
     "guessing": ([{}, {"judge/think_empty": 0.95}], "judge/think_empty 0.95, 0.30 at first"),
     "gap": ([{"sampling/logp_diff_mean": 0.3}], "logp_diff_mean 0.30.*float32"),

@@ -12,7 +12,8 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tiny"), str(ROOT / "runs/reward")]
 import student  # noqa: E402
 
-from cli import BadInput, import_function  # noqa: E402
+from cli import BadInput  # noqa: E402
+from plugins import import_function  # noqa: E402
 from rewards import final_answer  # noqa: E402
 
 rewards_tiny = importlib.import_module("runs.reward.rewards_tiny")

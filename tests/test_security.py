@@ -32,9 +32,10 @@ import elo  # noqa: E402
 import judge as judge_command  # noqa: E402
 import ranking  # noqa: E402
 import train_grpo  # noqa: E402
-from cli import BadInput, import_function  # noqa: E402
+from cli import BadInput  # noqa: E402
 from extras.endpoint import Endpoint  # noqa: E402
 from judge import Judge  # noqa: E402
+from plugins import import_function  # noqa: E402
 from styles import default_style, judge_messages, load_style  # noqa: E402
 
 WANTED = attacks.attacks()
@@ -318,7 +319,7 @@ def test_nothing_runs_code_but_the_reward_of_ones_own():
     }
     assert found == {
         # a function of the user's own that --reward names; a file of extras by a fixed name
-        "cli.py": ["import_module", "import_module"],
+        "plugins.py": ["import_module", "import_module"],
         "datafiles.py": ["load_dataset"],  # a hub dataset: no code since datasets 4
     }
 

@@ -29,7 +29,8 @@ from cli import BadInput
 from distributed import Policy, Runtime
 from extras import evaluate, train_dpo
 from judge import Judge
-from runlog import append_rows, resumable_rows, sole_writer
+from resume import resumable_rows
+from runlog import append_rows, sole_writer
 
 torch.set_num_threads(1)
 ROOT = Path(__file__).parents[1]

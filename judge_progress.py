@@ -1,0 +1,40 @@
+"""How far a long judging is: a bar on a terminal, a note now and then elsewhere."""
+
+import time
+
+from cli import note
+from progress import open_bar
+
+
+def note_every(seconds):
+    """A `note` for long work without a bar: silent until so many seconds have passed."""
+    last = time.monotonic()
+
+    def say(message):
+        nonlocal last
+        if time.monotonic() - last >= seconds:
+            last = time.monotonic()
+            note(message)
+
+    return say
+
+
+class Progress:
+    """How much of a long work is done: a bar on a terminal, elsewhere a note every 30 seconds."""
+
+    def __init__(self, doing, unit, total, done=0):
+        self.doing, self.unit, self.total, self.done = doing, unit, total, done
+        self.bar = open_bar(unit, total, done, doing)
+        self.note = note_every(30)
+
+    def move_to(self, done):
+        self.bar.update(done - self.done)
+        self.done = done
+        if self.bar.disable:
+            self.note(f"{self.doing}: {done} of {self.total} {self.unit}s")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.bar.close()

@@ -1,0 +1,153 @@
+"""What a call needs that goes on with the files of an earlier one.
+
+Training loads this file only with --resume. Commands that complete a JSON-lines file use it too.
+"""
+
+import json
+import re
+from pathlib import Path
+
+from cli import BadInput, note, parse_json, read_text
+from runlog import json_lines, sha256, write_atomically
+
+# ---- JSON lines ----
+
+
+def resumable_rows(path, flag, prefix=b""):
+    """Yields (line number, row) of a JSON-lines file that append_rows adds to; creates the file.
+
+    A last line without its newline is left out if it begins with `prefix`, as the rows of the
+    command do: a file of another kind is refused before append_rows could shorten it.
+    Raises BadInput for a file that cannot be written and for a line that is not a JSON object.
+    """
+    try:
+        with open(path, "a+b") as file:
+            file.seek(0)
+            *lines, last = file.read().split(b"\n")
+    except OSError as error:
+        raise BadInput(
+            f"{flag}: {path} cannot be written ({error.strerror}): give another file"
+        ) from error
+    if not last.startswith(prefix[: len(last)]):
+        lines.append(last)
+    for number, line in enumerate(lines, start=1):
+        yield number, parse_json(line, f"{flag}: {path} line {number}")
+
+
+def check_same(before, settings, path, flag):
+    """Raises BadInput where a file was made with other settings than the present ones."""
+    for name, value in settings.items():
+        if before.get(name) != value:
+            raise BadInput(
+                f"--{name}: {path} was made with {before.get(name)!r}, not {value!r}: use that, or "
+                f"another {flag}"
+            )
+
+
+# ---- a training run ----
+
+
+def check_run_settings(folder, settings, free_to_change):
+    """Raises BadInput unless the run in `folder` has these settings, free_to_change aside."""
+    config = folder / "config.json"
+    before = parse_json(read_text(config, "--output_dir"), config).get("settings")
+    if not isinstance(before, dict):
+        raise BadInput(
+            f"--output_dir: {config} was not written by this command: give the folder of a run, or "
+            "a new one"
+        )
+    fixed = {
+        name: value
+        for name, value in settings.items()
+        if name in before and name not in free_to_change
+    }
+    check_same(before, fixed, folder, "--output_dir")
+
+
+def newest_checkpoint(folder, runtime):
+    """The newest complete checkpoint, or None; a damaged one is passed over with a note.
+
+    The first process decides for all. Raises BadInput where all checkpoints are damaged, and on a
+    process that does not see the folder.
+    """
+    chosen = newest_intact(folder) if runtime.is_main else None
+    chosen = runtime.gather(chosen)[0]
+    if chosen and not Path(chosen).is_dir():
+        raise BadInput(
+            f"--output_dir: {chosen} is not there on this machine: all processes need the same "
+            "folder"
+        )
+    return Path(chosen) if chosen else None
+
+
+def newest_intact(folder):
+    found = {
+        int(path.name.split("-")[1]): path
+        for path in Path(folder).glob("checkpoint-*")
+        if re.fullmatch(r"checkpoint-\d+", path.name)
+    }
+    for step in sorted(found, reverse=True):
+        damage = find_damage(found[step])
+        if damage is None:
+            return str(found[step])
+        note(f"{found[step]}: damaged ({damage}): passed over")
+    if found:  # starting again would overwrite what might still be saved
+        raise BadInput(
+            f"--resume: no checkpoint in {folder} is intact: repair one, or start in another folder"
+        )
+    return None
+
+
+def find_damage(checkpoint):
+    """The name of a file that does not have its checksum, or what else is wrong; else None."""
+    try:
+        checksums = json.loads((checkpoint / "trainer" / "state.json").read_text())["sha256"]
+        for name, checksum in checksums.items():
+            if sha256(checkpoint / name) != checksum:
+                return name
+    except (OSError, ValueError, KeyError) as error:
+        return str(error)
+    return None
+
+
+def load_checkpoint(folder, policy, optimizer):
+    """Gives the optimizer its moments back and returns the step; any number of processes.
+
+    The weights are not read here: they were loaded as the model itself.
+    """
+    import torch
+    from safetensors import safe_open
+
+    from distributed import MOMENTS, is_sharded
+
+    trainer = Path(folder) / "trainer"
+    state = json.loads((trainer / "state.json").read_text())
+    with safe_open(trainer / "optimizer.safetensors", framework="pt") as moments:
+        names = set(moments.keys())
+        for name, master in policy.masters.items():
+            if f"exp_avg.{name}" not in names:
+                continue
+            steps = torch.tensor(float(state["optimizer_steps"]), device=master.device)
+            optimizer.state[master] = {"step": steps}
+            for moment in MOMENTS:
+                tensor = moments.get_tensor(f"{moment}.{name}")
+                own = torch.zeros_like(master, requires_grad=False)
+                if is_sharded(master):
+                    from sharding import own_shard
+
+                    own.to_local().copy_(own_shard(master, tensor))
+                else:
+                    own.copy_(tensor)
+                optimizer.state[master][moment] = own
+    return state["step"]
+
+
+def cut_rows_past(path, step):
+    """Drops the rows of a metrics.jsonl past `step`, which are done again. Returns the others."""
+    rows = []
+    for _, row in resumable_rows(path, "--output_dir"):
+        if row.get("step", step + 1) > step:
+            break
+        rows.append(row)
+    write_atomically(path, json_lines(rows))
+    return rows
