@@ -3,19 +3,19 @@
 This file imports no torch, so that commands check their model folder before the slow imports.
 """
 
-import json
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
 from cli import BadInput, parse_json, read_text
+from runlog import write_json
 
 ARCHITECTURES = {
     "llama": "LlamaForCausalLM",
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
 }
-FIELD_TYPES = {  # checked where config.json has them
+FIELD_TYPES = {  # of the fields that config.json may leave out
     "model_type": str,
     "architectures": list,
     "rope_scaling": dict,
@@ -23,7 +23,7 @@ FIELD_TYPES = {  # checked where config.json has them
     "layer_types": list,
     "max_position_embeddings": int,
 }
-SIZES = (  # required
+SIZES = (  # positive integers, required
     "vocab_size",
     "hidden_size",
     "intermediate_size",
@@ -95,33 +95,27 @@ def check_model_folder(folder):
         )
     for field, kind in FIELD_TYPES.items():
         if not isinstance(config.get(field), (kind, type(None))):
-            raise BadInput(
-                f"{path}: field {field!r} is {config[field]!r:.80}: take the file from the "
-                "model's page"
-            )
-    check_architecture(config, path)
+            raise wrong_field(path, field, config)
+    model_type = config.get("model_type")
+    expected = ARCHITECTURES.get(model_type)
+    architecture = (config.get("architectures") or [expected])[0]
+    if expected is None or architecture != expected:
+        raise BadInput(
+            f"{path}: architecture {architecture!r} (model_type {model_type!r}) is not supported: "
+            "use a Llama, Qwen2 or Qwen3 causal language model"
+        )
     for feature in unsupported_features(config):
         raise BadInput(f"{path}: {feature} is not supported: use a checkpoint without it")
     for field in SIZES:
         if not isinstance(config.get(field), int) or config[field] <= 0:
-            raise BadInput(
-                f"{path}: field {field!r} must be a positive integer, found "
-                f"{config.get(field)!r}: take the file from the model's page"
-            )
-    check_weight_files(Path(folder))
+            raise wrong_field(path, field, config)
+    weight_files(Path(folder))
     return config
 
 
-def check_architecture(config, path):
-    found = config.get("model_type")
-    if found in ARCHITECTURES:
-        expected = ARCHITECTURES[found]
-        found = (config.get("architectures") or [expected])[0]
-        if found == expected:
-            return
-    raise BadInput(
-        f"{path}: architecture {found!r} is not supported: use a Llama, Qwen2 or Qwen3 causal "
-        "language model"
+def wrong_field(path, field, config):
+    return BadInput(
+        f"{path}: field {field!r} is {config.get(field)!r:.80}: take the file from the model's page"
     )
 
 
@@ -141,9 +135,8 @@ def unsupported_features(config):
         yield f"RoPE scaling {rope['rope_type']!r}"
     if rope.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0)) != 1.0:
         yield "a partial rotary embedding"
-    if config.get("use_sliding_window"):
-        yield "sliding-window attention"
-    if "sliding_attention" in (config.get("layer_types") or []):
+    layer_types = config.get("layer_types") or []
+    if config.get("use_sliding_window") or "sliding_attention" in layer_types:
         yield "sliding-window attention"
     if config.get("hidden_act", "silu") != "silu":
         yield f"activation {config['hidden_act']!r}"
@@ -151,15 +144,23 @@ def unsupported_features(config):
         yield "quantised weights"
 
 
-def check_weight_files(folder):
+# ---- weights ----
+
+
+def weight_files(folder):
+    """The safetensors files of a model folder. Raises BadInput where one is missing."""
     index = folder / INDEX
     if not index.exists():
-        if any(folder.glob("*.safetensors")):
-            return
-        raise BadInput(
-            f"{folder}: no *.safetensors file: pickled weights (*.bin, *.pt) are not read; "
-            "convert them to safetensors first"
-        )
+        single = folder / "model.safetensors"
+        if single.exists():  # adapters and second copies may lie in the folder as well
+            return [single]
+        files = sorted(folder.glob("*.safetensors"))
+        if not files:
+            raise BadInput(
+                f"{folder}: no *.safetensors file: pickled weights (*.bin, *.pt) are not read; "
+                "convert them to safetensors first"
+            )
+        return files
     weight_map = parse_json(read_text(index, "--model"), index).get("weight_map")
     is_map = isinstance(weight_map, dict)
     if not is_map or not all(isinstance(shard, str) for shard in weight_map.values()):
@@ -167,25 +168,13 @@ def check_weight_files(folder):
             f"{index}: field 'weight_map' is missing or does not map tensors to file names: "
             "download the file again"
         )
-    for shard in sorted(set(weight_map.values())):
-        if not (folder / shard).exists():
+    files = [folder / shard for shard in sorted(set(weight_map.values()))]
+    for path in files:
+        if not path.exists():
             raise BadInput(
-                f"{folder}: shard {shard} of {index.name} is missing: download the folder again"
+                f"{folder}: shard {path.name} of {INDEX} is missing: download the folder again"
             )
-
-
-# ---- weights ----
-
-
-def weight_files(folder):
-    """The safetensors files of a model folder that check_model_folder accepts."""
-    if (folder / INDEX).exists():
-        shards = json.loads((folder / INDEX).read_text())["weight_map"].values()
-        return [folder / shard for shard in sorted(set(shards))]
-    single = folder / "model.safetensors"
-    if single.exists():  # adapters and second copies may lie in the folder as well
-        return [single]
-    return sorted(folder.glob("*.safetensors"))
+    return files
 
 
 def read_weights(model, folder):
@@ -194,7 +183,7 @@ def read_weights(model, folder):
     Raises BadInput unless they are exactly the parameters of `model`, with their shapes.
     """
     shapes = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
-    seen = set()
+    missing = set(shapes)
     for path in weight_files(Path(folder)):
         try:
             with safe_open(path, framework="pt") as file:
@@ -204,41 +193,23 @@ def read_weights(model, folder):
                         continue  # old folders store the frequencies of RoPE
                     if name == "lm_head.weight" and name not in shapes:
                         continue  # some folders store a tied head a second time
-                    check_tensor(
-                        path, key, tuple(file.get_slice(key).get_shape()), shapes.get(name)
-                    )
-                    seen.add(name)
+                    shape = tuple(file.get_slice(key).get_shape())
+                    if shape != shapes.get(name):
+                        raise BadInput(
+                            f"{path}: tensor {key!r} is {shape}, config.json asks for "
+                            f"{shapes.get(name)}: they are of different models"
+                        )
+                    missing.discard(name)
                     yield name, file.get_tensor(key)
         except SafetensorError as error:
             raise BadInput(
                 f"{path}: not a complete safetensors file ({error}): download it again"
             ) from error
-    missing = sorted(shapes.keys() - seen)
     if missing:
         raise BadInput(
-            f"{folder}: tensor {missing[0]!r} and {len(missing) - 1} more are missing: download "
+            f"{folder}: tensor {min(missing)!r} and {len(missing) - 1} more are missing: download "
             "the folder again"
         )
-
-
-def check_tensor(path, key, shape, expected):
-    if expected is None:
-        raise BadInput(
-            f"{path}: unexpected tensor {key!r}: the weights are not those of the architecture in "
-            "config.json"
-        )
-    if shape != expected:
-        raise BadInput(
-            f"{path}: tensor {key!r} is {shape}, config.json asks for {expected}: they do not match"
-        )
-
-
-def load_weights(model, folder, device, dtype):
-    """Gives a model that was built on the meta device the weights of a folder. Raises BadInput."""
-    weights = {
-        name: tensor.to(device=device, dtype=dtype) for name, tensor in read_weights(model, folder)
-    }
-    model.load_state_dict(weights, assign=True)
 
 
 def save_model_folder(folder, weights, config, config_changes=None):
@@ -274,7 +245,3 @@ def split_into_shards(weights):
         shards[-1][key] = tensor.detach().cpu().contiguous()
         shard_bytes += tensor.nbytes
     return shards
-
-
-def write_json(path, value):
-    path.write_text(json.dumps(value, indent=2) + "\n")

@@ -22,7 +22,7 @@ from torch import nn
 
 from checkpoint import (
     check_model_folder,
-    load_weights,
+    read_weights,
     resolve_model,
     rope_parameters,
     save_model_folder,
@@ -220,7 +220,10 @@ class Model(nn.Module):
         config = Config.from_dict(check_model_folder(folder))
         with torch.device("meta"):
             model = Model(config)
-        load_weights(model, folder, device, dtype)
+        weights = {}
+        for name, tensor in read_weights(model, folder):
+            weights[name] = tensor.to(device=device, dtype=dtype)
+        model.load_state_dict(weights, assign=True)
         return model
 
     def save_pretrained(self, folder):
