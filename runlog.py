@@ -119,7 +119,7 @@ def check_run(settings, free_to_change):
     folder = Path(settings.output_dir)
     parent = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise BadInput(f"--output_dir: {parent} is no folder that can be written to: give another")
+        raise BadInput(f"--output_dir: {parent} is a file or read-only: give another folder")
     names = {path.name for path in folder.iterdir()} if folder.exists() else set()
     if names and not settings.resume:
         raise BadInput(
