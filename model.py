@@ -6,7 +6,7 @@ decides which tokens see each other. Training and sampling run the same blocks o
     masked_attention(pack)       groups side by side: a completion sees its prompt and itself
     packed_attention(pack)       the same, faster (kernels/packed_attention.py)
     KVCache.prefill_attention    prompts, whose keys and values are kept (kv_cache.py)
-    KVCache.decode_attention     one token a row, which sees the keys that were kept
+    KVCache.decode_attention     one token per row, which sees the keys in the cache
 
     attend(layer, queries, keys, values) -> (tokens, heads, head_dim)
     queries: (tokens, heads, head_dim), keys and values: (tokens, kv_heads, head_dim)

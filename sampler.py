@@ -283,7 +283,7 @@ def check_arguments(model, prompts, num_generations, settings, seeds):
             )
     if len(seeds) != len(prompts):
         raise ValueError(
-            f"{len(seeds)} seeds for {len(prompts)} prompts: give one integer, or one a prompt"
+            f"{len(seeds)} seeds for {len(prompts)} prompts: give one integer, or one per prompt"
         )
 
 
@@ -291,7 +291,7 @@ def row_budget(model, num_tokens, prompt_length, num_generations):
     """How many rows fit into memory, together with their share of the prompts.
 
     On a GPU: half of the free memory, at most 256 rows. On a CPU: 4 GiB and at most 64 rows, or up
-    to 256 rows of a model so small (128 MiB of keys) that a step costs mostly calls.
+    to 256 rows of a model so small (128 MiB of keys) that a step's time is mostly the overhead of calls.
     """
     config, weight = model.config, model.embed_tokens.weight
     kv_size = config.num_layers * config.num_kv_heads * config.head_dim

@@ -33,7 +33,7 @@ def hash64(*numbers):
 
 
 def uniforms(streams, positions):
-    """One number in [0, 1) a row, fp32 (rows,): number `position` of the random stream `stream`.
+    """One number in [0, 1) per row, fp32 (rows,): number `position` of the random stream `stream`.
 
     streams, positions: int64 tensors (rows,). The number is the upper 24 bits of that output of
     SplitMix64, started at `stream`.

@@ -1,7 +1,7 @@
 """Faster versions of some operations for tensors on a CPU.
 
-Each docstring starts with the plain lines that the operation equals but for rounding. Those lines
-are the code that runs on a GPU, and on a CPU if this file is deleted (kernels/__init__.py).
+Each docstring names the plain code that the operation equals up to rounding. That code runs on a
+GPU, and on a CPU if this file is deleted (kernels/__init__.py).
 
 They use four facts about CPUs. Calls on small tensors cost more than their arithmetic. Numbers in
 the cache are read several times as fast as numbers in memory. Products of contiguous matrices are
@@ -30,9 +30,11 @@ MAX_BATCH_KEYS = 2**14
 
 
 def matmul_fp32(a, b, out, accumulate=False):
-    """torch.addmm(out, a.float(), b.float(), beta=1 if accumulate else 0, out=out)
+    """A product of bf16 matrices, summed in fp32. Equals
 
-    for bf16 matrices a and b. oneDNN may multiply fp32 numbers as bf16, with fp32 sums. That is
+        torch.addmm(out, a.float(), b.float(), beta=1 if accumulate else 0, out=out)
+
+    oneDNN may multiply fp32 numbers as bf16, with fp32 sums. That is
     exact for numbers that were bf16 before, and 2.3x faster where the processor has AVX512-BF16.
     Only a block of the larger matrix is in fp32 at any time.
     """
@@ -47,12 +49,12 @@ def matmul_fp32(a, b, out, accumulate=False):
 
 
 def output_head(weight):
-    """weight.T, (hidden_size, vocab), already in fp32: one cast instead of one for each step."""
+    """Equals weight.T, (hidden_size, vocab), already in fp32: one cast instead of one per step."""
     return weight.T.float()
 
 
 def logits(hidden, head):
-    """hidden.float() @ head -> (rows, vocab) in fp32, for a head from `output_head`."""
+    """Equals hidden.float() @ head, (rows, vocab) in fp32, for a head from `output_head`."""
     if hidden.dtype == torch.float32:
         return hidden @ head
     with bf16_products_allowed():
@@ -77,10 +79,9 @@ def bf16_products_allowed():
 
 @contextmanager
 def reordered_weights(model):
-    """yield
+    """Inside, bf16 layers multiply by copies of their weights in oneDNN's own order.
 
-    Inside, bf16 layers multiply by copies of their weights in oneDNN's own order. A decoding step
-    of 8 rows takes 0.7 of the time.
+    The products are the same. A decoding step of 8 rows takes 0.7 of the time.
     """
     layers = []
     if model.head_weight.dtype == torch.bfloat16 and torch.cpu._is_avx512_bf16_supported():
@@ -96,7 +97,7 @@ def reordered_weights(model):
 
 
 def reordered_linear(weight, bias, x):
-    """F.linear(x, weight, bias) for a weight in oneDNN's order"""
+    """Equals F.linear(x, weight, bias), for a weight in oneDNN's order."""
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
@@ -116,11 +117,11 @@ class Piece:
 
 
 def packed_attention(pack):
-    """kernels.packed_attention.packed_attention, piece by piece
+    """Equals kernels.packed_attention.packed_attention, which computes piece by piece.
 
-    with pieces of similar length in one batch, padded at the right: thousands of short pieces
-    would cost more in calls than in arithmetic. Token 0 is the padding. Real queries do not see
-    it, and what padding queries give is not read.
+    Here pieces of similar length form one batch, padded at the right, because thousands of short
+    pieces would cost more in calls than in arithmetic. Token 0 is the padding. Real queries do not
+    see it, and the output of padding queries is not read.
     """
     device = pack.tokens.device
     prompts, completions = [], []
@@ -147,7 +148,7 @@ def packed_attention(pack):
     output_index = torch.tensor(output_index, device=device)
 
     def attend(layer, queries, keys, values):
-        queries = take_rows(queries, query_index).split(query_counts)  # one tensor a batch
+        queries = take_rows(queries, query_index).split(query_counts)  # one tensor per batch
         keys = take_rows(keys, key_index).split(key_counts)
         values = take_rows(values, key_index).split(key_counts)
         outputs = []
@@ -165,7 +166,7 @@ def packed_attention(pack):
 
 
 def batches_of_similar(pieces):
-    """[[piece] for piece in pieces], with pieces of similar length joined"""
+    """Lists of pieces with similar lengths, each of which is computed at once."""
     batches = []
     for piece in sorted(pieces, key=lambda piece: piece.num_keys):
         num_keys = piece.num_keys
@@ -200,10 +201,7 @@ def heads_first(x, count):
 
 
 def take_rows(x, index):
-    """x[index]
-
-    as an embedding: its gradient adds rows, and the gradient of indexing is far slower.
-    """
+    """Equals x[index]. As an embedding its gradient adds rows; that of indexing is far slower."""
     return F.embedding(index, x.flatten(1)).unflatten(-1, x.shape[1:])
 
 
@@ -211,10 +209,10 @@ def take_rows(x, index):
 
 
 class KeyValueTable:
-    """kv_cache.KeyValueTable
+    """Equals kv_cache.KeyValueTable, but stores its tokens in blocks of KEY_BLOCK.
 
-    in blocks of KEY_BLOCK tokens. A block of all rows is contiguous, and products of contiguous
-    matrices are several times as fast as products of a part of a longer table.
+    A block of all rows is contiguous, and products of contiguous matrices are several times as
+    fast as products of a part of a longer table.
     """
 
     def __init__(self, config, num_rows, num_tokens, like):

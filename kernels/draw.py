@@ -9,7 +9,7 @@ BLOCK = 256  # words of the vocabulary whose probabilities are summed before one
 
 
 def sample_tokens(logits, temperature, top_p, uniform):
-    """Draws one token a row -> (tokens, logprobs), both (rows,).
+    """Draws one token per row -> (tokens, logprobs), both (rows,).
 
     At top_p 1 it equals the following lines but for rounding:
 
@@ -17,7 +17,7 @@ def sample_tokens(logits, temperature, top_p, uniform):
         tokens = torch.searchsorted(probs.cumsum(-1), uniform[:, None], right=True)[:, 0]
         logprobs = probs.gather(1, tokens[:, None])[:, 0].log()
 
-    logits: fp32 (rows, vocab). uniform: one number in [0, 1) a row. At temperature 0 the tokens
+    logits: fp32 (rows, vocab). uniform: one number in [0, 1) per row. At temperature 0 the tokens
     are logits.argmax(-1). Below top_p 1 tokens come from the smallest set of likeliest tokens
     that holds this probability (nucleus sampling, arXiv 1904.09751, section 3.1). The log-probs,
     in nats, are always those of all tokens, and at temperature 0 those of temperature 1.
@@ -48,7 +48,7 @@ def likeliest(weights, top_p):
 
 
 def draw(weights, uniform):
-    """Draws an index a row, (rows,), with probabilities in proportion to weights (rows, vocab).
+    """Draws one index per row, (rows,), with probabilities in proportion to weights (rows, vocab).
 
     It equals `torch.searchsorted(weights.cumsum(-1), uniform * weights.sum(-1), right=True)` but
     for rounding. It finds a block of the vocabulary first and then a word in it, because a

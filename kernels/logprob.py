@@ -241,7 +241,7 @@ def torch_rows_backward(
             dlogits[tile] = gradient
 
 
-# ---- the same in Triton: one program a row, one pass over the vocabulary ----
+# ---- the same in Triton: one program per row, one pass over the vocabulary ----
 # `tl` is imported when a kernel is first used, because Triton exists on Linux alone.
 # Row offsets are int64: rows * vocab can be larger than 2^31.
 
