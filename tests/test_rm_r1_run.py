@@ -8,10 +8,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "runs" / "smollm2"))
 
-import constraints
 import rubric_chains
 from measures import read_rows
-from rubric_chains import chain, rule_of
+from rubric_chains import RULES, chain, rule_of
 from tiny_models import make_model_folder
 
 import cli
@@ -26,10 +25,8 @@ STYLE = load_style("rm_r1")
 @pytest.mark.parametrize("held_out", [False, True])
 def test_every_chain_is_right_and_whole(held_out):
     """The wrong chain keeps the format; the chain that mentions the note is found out."""
-    pairs = constraints.pairs(0, 400, held_out) + rubric_chains.sum_pairs(0, 100, held_out)
-    assert {pair["source"] for pair in pairs} == {
-        f"constraint {kind}" for kind in constraints.KINDS
-    } | {"sum"}
+    pairs = rubric_chains.mixed_pairs("test", 400, held_out)
+    assert len(pairs) == 400 and {pair["source"] for pair in pairs} == {*RULES, "sum"}
     texts = []
     for pair in pairs:
         for answers, right in (
@@ -37,27 +34,17 @@ def test_every_chain_is_right_and_whole(held_out):
             ((pair["b"], pair["a"]), 2 - pair["label"]),
         ):
             texts.append(chain(pair["query"], answers))
-            assert (
-                parse_verdict(texts[-1], STYLE) == right
-                and fate_of(texts[-1], right, STYLE, stage=2) == "kept"
-            )
-            assert all(
-                f"<quote_{side}>{answer}</quote_{side}>" in texts[-1]
-                for side, answer in zip("AB", answers)
-            )
-            assert (
-                fate_of(chain(pair["query"], answers, wrong=True), right, STYLE, stage=1) == "wrong"
-            )
-            assert (
-                fate_of(chain(pair["query"], answers, known=True), right, STYLE, stage=2)
-                == "contaminated"
-            )
+            assert parse_verdict(texts[-1], STYLE) == right
+            for side, answer in zip("AB", answers):
+                assert f"<quote_{side}>{answer}</quote_{side}>" in texts[-1]
+            wrong = chain(pair["query"], answers, wrong=True)
+            known = chain(pair["query"], answers, known=True)
+            assert fate_of(texts[-1], right, STYLE, stage=2) == "kept"
+            assert fate_of(wrong, right, STYLE, stage=1) == "wrong"
+            assert fate_of(known, right, STYLE, stage=2) == "contaminated"
     rates = format_rates(texts)
-    assert (
-        rates["judge/format"] == 1.0
-        and rates["judge/type_reasoning"] == 0.2
-        and rates["judge/type_chat"] == 0.8
-    )
+    assert rates["judge/format"] == 1.0
+    assert rates["judge/type_reasoning"] == 0.25 and rates["judge/type_chat"] == 0.75
 
 
 @pytest.mark.parametrize(
@@ -67,11 +54,6 @@ def test_every_chain_is_right_and_whole(held_out):
             'Do not use the word "silver" in one sentence about a nurse.',
             ("The nurse sold silver.", "The nurse sold cake."),
             ['has "silver"', 'lacks "silver"'],
-        ),
-        (
-            "Use at most 5 words in one sentence about a king.",
-            ("The king saw the dog.", "The king saw the dog on the hill."),
-            ["has 5 words", "has 8 words"],
         ),
         (
             "End with an exclamation mark and write one sentence about a king.",
@@ -96,12 +78,11 @@ def test_what_the_evaluation_says(query, answers, expected):
 def test_rules_are_read_from_the_question_alone():
     question = 'Do not use the word "silver" in one sentence about a nurse.'
     assert rule_of(question) == ("avoid", "silver")
-    assert rule_of("Use at least 9 words in one sentence about a king.") == ("words", "at least 9")
     with pytest.raises(ValueError, match="no rule"):
         rule_of("Write one sentence about a king.")
     with pytest.raises(ValueError, match="2 of the two sentences"):
         chain(
-            'Use the word "silver" in one sentence about a nurse.', ("Silver!", "A silver nurse.")
+            'Use the word "silver" in one sentence about a nurse.', ("A silver!", "A silver nurse.")
         )
 
 

@@ -1,4 +1,4 @@
-"""Chains in RM-R1's format that a program writes: what the stand-in teacher is taught.
+"""Pairs and chains in RM-R1's format that a program writes: what the stand-in teacher is taught.
 
     python runs/smollm2/rubric_chains.py OUT_FOLDER [TEACHER_ROWS ASKED_PAIRS RL_PAIRS]
 
@@ -8,8 +8,9 @@ teacher.jsonl  rows for train_sft.py: a judging prompt and the right chain. Ever
 asked.jsonl    other pairs, for `make_data chains`
 rl.jsonl       pairs for GRPO
 
-Three in four pairs are those of constraints.py (type Chat: a rubric about the rule), the others
-sums (type Reasoning: a solution). No question is in two of the files.
+Three in four pairs are about a rule that a program can check (type Chat: a rubric), the others
+about sums (type Reasoning: a solution). Pairs come as siblings: two questions whose better answers
+are each other's worse one, so a judge has to read the question. No question is in two of the files.
 """
 
 import random
@@ -18,59 +19,104 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "runs"), str(ROOT / "runs/smollm2")]
+sys.path[:0] = [str(ROOT), str(ROOT / "runs")]
 
-import constraints  # noqa: E402
-from constraints import MARKS, is_met, words_of  # noqa: E402
 from measures import write_rows  # noqa: E402
 
 from extras.ask import hinted  # noqa: E402
+from seeding import uniform  # noqa: E402
 from styles import judge_messages, load_style  # noqa: E402
 
-RULES = {  # kind of rule -> where its value is in the question
-    "words": r"Use (at \w+ \d+) words",
-    "word": r'Use the word "(\w+)"',
-    "avoid": r'Do not use the word "(\w+)"',
-    "mark": r"End with (an? [a-z ]+) and",
+SUBJECTS = """farmer nurse teacher sailor baker painter pilot child doctor singer soldier judge
+tailor student writer fisherman gardener driver waiter king queen hunter thief neighbor musician
+guard lawyer dancer miner shepherd butcher tourist clerk prince merchant captain""".split()
+WORDS = """silver window letter garden mirror candle bridge winter ladder basket blanket pocket
+engine market forest island shadow bottle ticket hammer needle village desert harbor curtain
+button castle valley pillow rocket temple meadow lantern carpet puzzle feather wallet""".split()
+THINGS = "dog cat horse rabbit tiger bread cheese soup rice cake car truck bus train boat".split()
+VERBS = "carried found sold watched lost bought liked saw drew cleaned hid wanted".split()
+PLACES = ["", " near the river", " behind the school", " in the old house", " on the hill"]
+PLACES += [" at the station", " after a long day", " with a good friend", " in the morning"]
+MARKS = {"a question mark": "?", "an exclamation mark": "!", "a period": "."}
+RULES = {  # kind -> (question, where its value is, what the rubric says)
+    "word": ('Use the word "{}" in one sentence about a {}.', r'"(\w+)"', "uses the word {}"),
+    "avoid": (
+        'Do not use the word "{}" in one sentence about a {}.',
+        r'"(\w+)"',
+        "avoids the word {}",
+    ),
+    "mark": (
+        "End with {} and write one sentence about a {}.",
+        r"with (an? [a-z ]+) and",
+        "ends with {}",
+    ),
 }
-RUBRICS = {"words": "uses {} words", "word": "uses the word {}", "avoid": "avoids the word {}"}
-RUBRICS["mark"] = "ends with {}"
 SUM = "A shop has {} apples and gets {} more. How many apples does it have now?"
 
 
 # ---- pairs ----
 
 
-def sum_pairs(seed, count, held_out):
-    """`count` rows about sums: the right answer of one sibling is the wrong one of the other."""
-    rng, rows = random.Random(f"sums:{seed}:{held_out}"), []
-    while len(rows) < count:
+def on_side(names, held_out):
+    """One name in four belongs to the test questions, by its hash."""
+    return [name for name in names if (uniform(f"constraint:{name}") < 0.25) == held_out]
+
+
+def is_met(kind, value, sentence):
+    if kind == "mark":
+        return sentence.endswith(MARKS[value])
+    return (value in sentence) == (kind == "word")
+
+
+def draw_sentence(rng, subject, things):
+    thing = rng.choice(things)
+    words = f"The {subject} {rng.choice(VERBS)} the {thing}{rng.choice(PLACES)}"
+    return words + rng.choice(list(MARKS.values()))
+
+
+def rule_siblings(rng, held_out):
+    """(kind, two questions, two sentences): the better answer of question k is sentence k."""
+    while True:
+        subject, kind = rng.choice(on_side(SUBJECTS, held_out)), rng.choice(list(RULES))
+        values = rng.sample(list(MARKS) if kind == "mark" else on_side(WORDS, held_out), 2)
+        things = THINGS if kind == "mark" else values
+        sentences = [draw_sentence(rng, subject, things) for _ in values]
+        met = [[is_met(kind, value, sentence) for sentence in sentences] for value in values]
+        if met == [[True, False], [False, True]]:
+            return kind, [RULES[kind][0].format(value, subject) for value in values], sentences
+
+
+def sum_siblings(rng, held_out):
+    while True:
         numbers = [(rng.randint(11, 59), rng.randint(11, 39)) for _ in range(2)]
         answers = [f"It has {x + y} apples." for x, y in numbers]
         if answers[0] != answers[1]:
-            queries = [SUM.format(x, y) for x, y in numbers]
-            name = f"sum-{seed}-{len(rows)}"
-            rows += constraints.sibling_rows(rng, name, "sum", queries, answers)
+            return "sum", [SUM.format(x, y) for x, y in numbers], answers
+
+
+def labelled_pairs(name, count, held_out, siblings, taken=()):
+    """`count` different labelled rows, none of them about a question in `taken`."""
+    rng, rows, seen = random.Random(f"{name}:{siblings.__name__}"), [], set()
+    while len(rows) < count:
+        kind, queries, answers = siblings(rng, held_out)
+        if set(queries) & set(taken) or (*queries, *answers) in seen:
+            continue
+        seen.add((*queries, *answers))
+        turned = rng.randrange(2)  # both questions show the same answers in the same places
+        a, b = answers[::-1] if turned else answers
+        for index, query in enumerate(queries):
+            row = {"id": f"{name}-{kind}-{len(rows)}", "query": query, "a": a, "b": b}
+            rows.append(row | {"label": index ^ turned, "source": kind})
     return rows
 
 
-def mixed_pairs(seed, count, held_out, taken):
-    """`count` pairs, one in four a sum, without questions in `taken`; theirs are added to it."""
+def mixed_pairs(name, count, held_out, taken=()):
+    """`count` pairs, one in four about sums."""
     sums = count // 8 * 2
-    groups = []
-    for pairs, share in (
-        (constraints.pairs(seed, 4 * count, held_out), count - sums),
-        (sum_pairs(seed, 4 * count, held_out), sums),
-    ):
-        new = [
-            siblings
-            for siblings in zip(pairs[::2], pairs[1::2])
-            if not {row["query"] for row in siblings} & taken
-        ]
-        groups += new[: share // 2]
-    taken |= {row["query"] for siblings in groups for row in siblings}
-    random.Random(f"mixed:{seed}").shuffle(groups)
-    return [row for siblings in groups for row in siblings]
+    rows = labelled_pairs(name, count - sums, held_out, rule_siblings, taken)
+    rows += labelled_pairs(name, sums, held_out, sum_siblings, taken)
+    random.Random(name).shuffle(rows)
+    return rows
 
 
 # ---- chains ----
@@ -78,19 +124,18 @@ def mixed_pairs(seed, count, held_out, taken):
 
 def rule_of(query):
     """(kind, value) of a rule, read from the question as a judge would."""
-    for kind, pattern in RULES.items():
-        if found := re.match(pattern, query):
+    for kind, (question, pattern, _) in RULES.items():
+        found = re.search(pattern, query)
+        if found and query.startswith(question.split("{}")[0]):
             return kind, found[1]
     raise ValueError(f"no rule in {query!r}")
 
 
 def finding(kind, value, sentence):
     """What decides whether the sentence keeps the rule."""
-    if kind == "words":
-        return f"has {len(words_of(sentence))} words"
     if kind == "mark":
         return "ends with " + next(name for name in MARKS if sentence.endswith(MARKS[name]))
-    return f'{"has" if value in words_of(sentence) else "lacks"} "{value}"'
+    return f'{"has" if value in sentence else "lacks"} "{value}"'
 
 
 def read_pair(query, answers):
@@ -101,7 +146,7 @@ def read_pair(query, answers):
         stated = [int(re.search(r"\d+", answer)[0]) for answer in answers]
         return head, stated.index(x + y), [f"says {number}" for number in stated]
     kind, value = rule_of(query)
-    head = f"<type>Chat</type>\n<rubric> 80% {RUBRICS[kind].format(value)}, 20% clear language "
+    head = f"<type>Chat</type>\n<rubric> 80% {RULES[kind][2].format(value)}, 20% clear language "
     head += "<justify> The client asked for it. </justify> </rubric>"
     met = [is_met(kind, value, sentence) for sentence in answers]
     if sum(met) != 1:
@@ -144,13 +189,14 @@ def teacher_rows(pairs):
 
 def main(folder, teacher=48, asked=16, rl=16):
     folder, taken = Path(folder), set()
-    taught = mixed_pairs(1, teacher, False, taken)
-    write_rows(folder / "teacher.jsonl", teacher_rows(taught))
-    for seed, name, count in ((2, "asked", asked), (3, "rl", rl)):
-        pairs = mixed_pairs(seed, count, True, taken)
-        rows = [row | {"id": f"{name}-{row['id']}"} for row in pairs]
-        # rl.jsonl is the last file, so that its presence means that all are there.
-        write_rows(folder / f"{name}.jsonl.partial", rows).rename(folder / f"{name}.jsonl")
+    files = {}
+    for name, count in (("teacher", teacher), ("asked", asked), ("rl", rl)):
+        files[name] = mixed_pairs(name, count, name != "teacher", taken)
+        taken |= {row["query"] for row in files[name]}
+    files["teacher"] = teacher_rows(files["teacher"])
+    for name, rows in files.items():  # rl.jsonl is the last: if it exists, all are complete
+        partial = write_rows(folder / f"{name}.jsonl.partial", rows)
+        partial.rename(folder / f"{name}.jsonl")
 
 
 if __name__ == "__main__":
