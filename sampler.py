@@ -290,8 +290,8 @@ def check_arguments(model, prompts, num_generations, settings, seeds):
 def row_budget(model, num_tokens, prompt_length, num_generations):
     """How many rows fit into memory, together with their share of the prompts.
 
-    On a GPU: half of the free memory, at most 256 rows. On a CPU: 4 GiB and at most 64 rows, or up
-    to 256 rows of a model so small (128 MiB of keys) that a step's time is mostly the overhead of calls.
+    On a GPU: half of the free memory, at most 256 rows. On a CPU: 4 GiB and at most 64 rows. A
+    small model spends a step on the overhead of calls, so up to 256 rows with 128 MiB of keys run.
     """
     config, weight = model.config, model.embed_tokens.weight
     kv_size = config.num_layers * config.num_kv_heads * config.head_dim
@@ -300,7 +300,9 @@ def row_budget(model, num_tokens, prompt_length, num_generations):
     slots_per_row = min(1, 2 / num_generations)
     bytes_per_row = bytes_per_token * (num_tokens + prompt_length * slots_per_row)
     if weight.device.type != "cuda":
-        return max(1, min(64, int(2**32 // bytes_per_row)), min(256, int(2**27 // bytes_per_row)))
+        fit_memory = min(64, int(2**32 // bytes_per_row))
+        small_enough = min(256, int(2**27 // bytes_per_row))
+        return max(1, fit_memory, small_enough)
     free, _ = torch.cuda.mem_get_info(weight.device)
     reserved = torch.cuda.memory_reserved(weight.device)  # PyTorch holds it, used or not
     free += reserved - torch.cuda.memory_allocated(weight.device)
