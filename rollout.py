@@ -13,7 +13,8 @@ import torch
 from chat import decode_completion, encode_chat, opens_think
 from cli import BadInput, note
 from model import Pack, pack_groups
-from runlog import json_lines, write_atomically
+from progress import progress_line
+from runlog import append_rows, json_lines, write_atomically
 from sampler import generate
 
 
@@ -368,3 +369,13 @@ def evaluate(policy, task, items, settings, path):
     metrics = task.eval_rates(counts)
     metrics["completions/mean_length"] = counts["eval_tokens"] / counts["eval_completions"]
     return {f"eval/{name}": value for name, value in metrics.items()}
+
+
+def evaluate_untrained(policy, task, items, settings, output_dir):
+    """The evaluation before the first step: writes and returns the metrics of step 0."""
+    path = output_dir / "rollouts" / "eval-0.jsonl"
+    row = {"step": 0} | evaluate(policy, task, items, settings, path)
+    if policy.runtime.is_main:
+        append_rows(output_dir / "metrics.jsonl", [row])
+    note(f"before training, on {len(items)} held-out items: {progress_line(row)}")
+    return row

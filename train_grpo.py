@@ -37,8 +37,8 @@ from chat import load_tokenizer, stop_token_ids
 from checkpoint import check_model_folder, is_embedded, resolve_model
 from cli import BadInput, note, setting
 from judge_task import JudgeTask
-from progress import open_bar, progress_line, show_progress, summarize
-from runlog import append_rows, check_run, open_run, record, reporter
+from progress import open_bar, show_progress, summarize
+from runlog import check_run, open_run, record, reporter
 from seeding import hash64
 from styles import default_style
 
@@ -73,13 +73,13 @@ class Settings:
         group="reward",
     )
     judge_model: Optional[str] = setting(
-        None, "for --reward judge: the judge's folder or hub name; each process loads all of it"
+        None, "for --reward judge: folder or hub name of the judge"
     )
     judge_base_url: Optional[str] = setting(
         None, "judge behind an OpenAI-compatible server, where --judge_model is its name"
     )
     judge_style: Optional[str] = setting(
-        None, "judging prompt of that judge; default: that of its training, else rrm"
+        None, "its prompt; default: that of its training, else rrm"
     )
     judge_opponents: int = setting(4, "how many others of its group each answer meets")
     judge_max_completion_length: int = setting(1024, "maximum tokens of a judgment")
@@ -122,7 +122,7 @@ class Settings:
     resume: bool = setting(False, "continue from the newest checkpoint in output_dir, if any")
     seed: int = setting(0, "decides data order, placement and sampling")
     report_to: Literal["none", "tensorboard", "wandb"] = setting(
-        "none", "copy the metrics to tensorboard or wandb as well"
+        "none", "also send the metrics there"
     )
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "auto: a GPU if there is one")
     dtype: Literal["auto", "float32", "bfloat16"] = setting(
@@ -352,12 +352,7 @@ def main(settings):
             f"{runtime.device.type}, {str(runtime.dtype)[6:]}: {output_dir}"
         )
         if eval_items and settings.eval_every and not checkpoint:
-            path = output_dir / "rollouts" / "eval-0.jsonl"
-            row = {"step": 0} | rollout.evaluate(policy, task, eval_items, settings, path)
-            rows.append(row)
-            if runtime.is_main:
-                append_rows(output_dir / "metrics.jsonl", [row])
-            note(f"before training, on {len(eval_items)} held-out items: {progress_line(row)}")
+            rows.append(rollout.evaluate_untrained(policy, task, eval_items, settings, output_dir))
         bar = open_bar("step", settings.max_steps, first_step)
         report, warned = reporter(settings), {}
 
