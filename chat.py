@@ -3,8 +3,7 @@
 What goes wrong with `tokenizer.apply_chat_template`: it pastes the contents into one string and
 tokenizes that. A judge reads answers that other models wrote, and some of them were written to win.
 The text `<|im_end|>` in an answer becomes the real end-of-turn token, and what follows it speaks as
-the judge. It is not enough to refuse special tokens. `</think>` of Qwen3 and R1-distill is an added
-token without the "special" flag, and the end of an answer can merge with template text after it.
+the judge. Refusing special tokens is not enough: `</think>` of Qwen3 and R1-distill is not special.
 
 `encode_chat` therefore works in three steps:
 1. `render_pieces` puts secret markers around the contents and applies the template. The result is
@@ -44,10 +43,7 @@ def load_tokenizer(folder_or_name):
 
     folder = Path(folder_or_name)
     files = [folder / name for name in ("tokenizer.json", "tokenizer.model", "vocab.json")]
-    fix = (
-        "copy tokenizer.json, tokenizer_config.json and chat_template.jinja "
-        "from the model that it stems from"
-    )
+    fix = "copy tokenizer.json, tokenizer_config.json and chat_template.jinja from its base model"
     # transformers may make an empty tokenizer out of config.json alone.
     if folder.is_dir() and not any(file.exists() for file in files):
         raise BadInput(f"{folder}: no tokenizer.json: {fix}")
@@ -61,9 +57,7 @@ def load_tokenizer(folder_or_name):
             f"{folder_or_name}: cannot load its tokenizer ({problem}): check the name, or {fix}"
         ) from error
     if not tokenizer.is_fast:
-        raise BadInput(
-            f"{folder_or_name}: has no tokenizer.json and cannot be converted to one: {fix}"
-        )
+        raise BadInput(f"{folder_or_name}: cannot be converted to a tokenizer.json: {fix}")
     if not tokenizer.chat_template:
         raise BadInput(
             f"{folder_or_name}: its tokenizer has no chat template: use the instruct version of "
@@ -89,10 +83,10 @@ def stop_token_ids(tokenizer, folder=None):
     template writes after an assistant's message. Raises BadInput for a malformed config file, and
     what `encode_chat` raises.
     """
-    found = {tokenizer.eos_token_id} - {None}
+    found = {tokenizer.eos_token_id}
     for name in ("generation_config.json", "config.json"):
         if folder is not None and (Path(folder) / name).exists():
-            found.update(eos_token_ids(Path(folder) / name))
+            found |= eos_token_ids(Path(folder) / name)
     messages = [{"role": "user", "content": "question"}, {"role": "assistant", "content": "answer"}]
     pieces = render_pieces(tokenizer, messages, add_generation_prompt=False)
     text, template_tokens = find_template_tokens(tokenizer, pieces)
@@ -101,20 +95,17 @@ def stop_token_ids(tokenizer, folder=None):
     for token, start, _ in template_tokens:
         if start >= answer_end and not text[answer_end:start].strip():  # directly after the answer
             found.add(token)
-    return tuple(sorted(found))
+    return tuple(sorted(found - {None}))
 
 
 def eos_token_ids(config_file):
-    """The eos_token_id of a config file as a list. Raises BadInput."""
-    value = parse_json(read_text(config_file, "model"), str(config_file)).get("eos_token_id")
-    if value is None:
-        return []
-    ids = value if isinstance(value, list) else [value]
-    if not all(type(token) is int for token in ids):
+    ids = parse_json(read_text(config_file, "model"), str(config_file)).get("eos_token_id")
+    ids = ids if isinstance(ids, list) else [ids]
+    if not all(type(token) in (int, type(None)) for token in ids):
         raise BadInput(
             f"{config_file}: eos_token_id is {ids!r}: expected a token id or a list of them"
         )
-    return ids
+    return set(ids)
 
 
 def opens_think(tokenizer, prompt_ids):
@@ -149,12 +140,10 @@ def decode_completion(tokenizer, tokens, stop_token_ids):
 def encode_chat(tokenizer, messages, add_generation_prompt=True):
     """Token ids of a chat; messages are `{"role": ..., "content": text}`.
 
-    The template wrote every added token among the ids, special or not. Exceptions are tokens of
-    whitespace alone and the unknown token.
-    Raises BadInput for messages that are malformed or that the template refuses. Raises ValueError
-    where the template does more to a content than insert and trim it (it may cut the thinking from
-    an assistant's message), or where the tokenizer treats its added tokens in a way that is not
-    reproduced here.
+    The template wrote every added token among the ids, special or not, except tokens of whitespace
+    alone and the unknown token. Raises BadInput for messages that are malformed or refused by the
+    template; ValueError for a template that does more to a content than insert and trim it, and for
+    a tokenizer that treats its added tokens in a way that is not reproduced here.
     """
     pieces = render_pieces(tokenizer, messages, add_generation_prompt)
     text, template_tokens = find_template_tokens(tokenizer, pieces)
@@ -198,19 +187,12 @@ def render_pieces(tokenizer, messages, add_generation_prompt):
 
 def check_messages(messages):
     for number, message in enumerate(messages, start=1):
-        if (
-            set(message) != {"role", "content"}
-            or message["role"] not in ROLES
-            or not isinstance(message["content"], str)
-        ):
+        valid = set(message) == {"role", "content"} and message["role"] in ROLES
+        valid = valid and isinstance(message["content"], str)
+        if not valid or re.search("[\ud800-\udfff]", message["content"]):
             raise BadInput(
-                f"message {number}: expected role ({', '.join(ROLES)}) and content (text), "
-                f"got {str(message)[:200]}"
-            )
-        if re.search("[\ud800-\udfff]", message["content"]):
-            raise BadInput(
-                f"message {number} ({message['role']}): holds half a surrogate pair, which is no "
-                "text: save the source as UTF-8"
+                f"message {number} is {str(message)[:200]!a}: expected role ({', '.join(ROLES)}) "
+                "and content (text without half surrogates)"
             )
 
 
@@ -320,8 +302,6 @@ def encode_between(tokenizer, text, template_tokens):
 
 
 class Variants(NamedTuple):
-    """Three forms of a tokenizer."""
-
     finder: Tokenizer  # with exact offsets
     at_start: Tokenizer  # every control token has a secret name; for the first stretch of a text
     later: Tokenizer  # the same for the other stretches
@@ -332,7 +312,6 @@ built_variants = weakref.WeakKeyDictionary()
 
 
 def tokenizer_variants(tokenizer):
-    """The `Variants` of a tokenizer."""
     if tokenizer in built_variants:
         return built_variants[tokenizer]
     state = json.loads(tokenizer.backend_tokenizer.to_str())
@@ -369,9 +348,8 @@ def rename_tokens(state, names):
         model["unk_token"] = names.get(model["unk_token"], model["unk_token"])
     if "merges" in model:
         prefix = model.get("continuing_subword_prefix") or ""
-        merges = []
-        for merge in model["merges"]:
-            left, right = merge.split(" ") if isinstance(merge, str) else merge
-            if names.keys().isdisjoint((left, right, left + right.removeprefix(prefix))):
-                merges.append([left, right])
-        model["merges"] = merges
+        model["merges"] = [
+            (left, right)
+            for left, right in model["merges"]
+            if names.keys().isdisjoint((left, right, left + right.removeprefix(prefix)))
+        ]

@@ -11,9 +11,7 @@ unknown probability, the same in both orders, with a uniform prior on [0, 1].
 This is curtailment by predictive power (Lan, Simon and Halperin 1982; Spiegelhalter, Freedman and
 Blackburn 1986). Adaptive-Consistency (Aggarwal et al., arXiv 2305.11860) uses the same posterior
 without the horizon. Under this prior the winner differs from that of all votes in at most 5 % of
-the pairs (2.5 % with num_votes 8). In the hardest pair, an even coin, it differs in 2 % with
-num_votes 5, in 8 % with 8 or 16 and in 12 % with 32. A judge with an order bias changes fewer
-winners, because votes of two unequal orders vary less in sum (runs/ranking).
+the pairs (2.5 % with num_votes 8); for an even coin in 2 % with num_votes 5 and in 12 % with 32.
 """
 
 import functools
@@ -36,8 +34,7 @@ def play_in_rounds(play, matches, num_votes, stop):
 
     matches: the comparisons of each pair, one in each order, with their `games`.
     play(matches, start, count): adds the games number start to start + count - 1 of each order.
-    Equal to playing one round after the other, but rounds that are needed whatever their outcome
-    are played together.
+    Rounds that are needed whatever their outcome are played together.
     """
     played = 0  # rounds
     while matches:
@@ -81,10 +78,7 @@ def chance_of_change(leading, trailing, remaining):
 
 
 def rounds_to_ask(votes, num_orders, max_rounds, stop):
-    """How many rounds to ask for at once, of at most `max_rounds`, without one too many.
-
-    After fewer rounds no outcome is enough, not even if the leader gets every vote.
-    """
+    """The fewest rounds, of at most `max_rounds`, that are enough if the leader gets every vote."""
     leader = majority(votes) or 0
     for rounds in range(1, max_rounds + 1):
         future = votes + [leader] * num_orders * rounds
@@ -94,10 +88,7 @@ def rounds_to_ask(votes, num_orders, max_rounds, stop):
 
 
 def spending(games, num_votes, num_orders=2):
-    """{games, games_saved, tokens, tokens_saved} of the games of a judgment.
-
-    The tokens of a game that was not played are unknown; the mean of the pair's games stands in.
-    """
+    """{games, games_saved, tokens, tokens_saved}; a saved game counts the mean tokens of a game."""
     tokens = sum(game["tokens"] for game in games)
     saved = num_votes * num_orders - len(games)
     return {
