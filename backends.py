@@ -77,12 +77,10 @@ class LocalBackend:
 
         It would answer all the same. Words of its world are single tokens, others are not.
         """
-        if not self.small_world:
-            return
-        texts = set()
-        for pair in pairs:
-            texts.update(message["content"] for message in pair.messages)
-            texts.update(pair.answers)
+        texts = []
+        for pair in pairs if self.small_world else []:
+            texts += [message["content"] for message in pair.messages]
+            texts += pair.answers
         for word in sorted(set(re.findall("[A-Za-z]{3,}", " ".join(texts)))):
             if len(self.tokenizer.encode(f" {word}", add_special_tokens=False)) > 1:
                 self.small_world = False

@@ -183,11 +183,8 @@ class Judge:
 
     def add_games(self, comparisons, start, count, max_completion_length, temperature, progress):
         """Plays the games number start to start + count - 1 of each comparison."""
-        prompts = [comparison.prompt for comparison in comparisons]
-        seeds = [
-            (self.seed, stable_hash(comparison.pair.id), comparison.order[0])
-            for comparison in comparisons
-        ]
+        prompts = [one.prompt for one in comparisons]
+        seeds = [(self.seed, stable_hash(one.pair.id), one.order[0]) for one in comparisons]
         done_before = progress.done
         records = self.backend.generate(
             prompts,
@@ -248,13 +245,12 @@ def check_judge(settings):
 
     Returns the model's folder, None with --base_url.
     """
-    if 0 < settings.temperature < 0.01:
-        raise BadInput(
-            f"--temperature: must be 0 (greedy) or at least 0.01, got {settings.temperature}"
-        )
-    for name, lowest in (("num_votes", 1), ("max_completion_length", 1), ("temperature", 0)):
-        if not lowest <= getattr(settings, name) < float("inf"):
-            raise BadInput(f"--{name}: must be at least {lowest}, got {getattr(settings, name)}")
+    temperature = settings.temperature
+    if temperature != 0 and not 0.01 <= temperature < float("inf"):
+        raise BadInput(f"--temperature: must be 0 (greedy) or at least 0.01, got {temperature}")
+    for name in ("num_votes", "max_completion_length"):
+        if getattr(settings, name) < 1:
+            raise BadInput(f"--{name}: must be at least 1, got {getattr(settings, name)}")
     folder = None if settings.base_url else resolve_model(settings.model)
     if not settings.style:
         settings.style = default_style(folder, check_model_folder(folder) if folder else {})
@@ -264,14 +260,8 @@ def check_judge(settings):
 
 def judge_of(settings):
     """The Judge of JudgeSettings that were checked."""
-    return Judge(
-        settings.model,
-        style=settings.style,
-        base_url=settings.base_url,
-        device=settings.device,
-        dtype=settings.dtype,
-        seed=settings.seed,
-    )
+    names = ("style", "base_url", "device", "dtype", "seed")
+    return Judge(settings.model, **{name: getattr(settings, name) for name in names})
 
 
 @dataclass
@@ -306,23 +296,16 @@ def check_settings(settings):
     missing = [f"--{name}" for name in ("query", "a", "b") if getattr(settings, name) is None]
     if settings.pairs is not None or settings.out is not None:
         if len(missing) < 3 or settings.pairs is None or settings.out is None:
-            raise BadInput(
-                "--query, --a and --b name one pair, --pairs and --out a file of pairs: give "
-                "those three or these two"
-            )
+            raise BadInput("--query, --a, --b name one pair, --pairs, --out a file: give either")
         check_judge(settings)
         judge_file.check_paths(settings.pairs, settings.out)
         return load_pairs(settings.pairs, keep_ties=True)
     if missing:
-        raise BadInput(
-            f"{', '.join(missing)} missing: give --query, --a and --b, or --pairs and --out"
-        )
+        raise BadInput(f"{', '.join(missing)} missing: give --query, --a, --b or --pairs, --out")
     if not settings.query.strip():
         raise BadInput("--query is empty: give the question that was answered")
     if settings.a == settings.b:
-        raise BadInput(
-            "--a and --b are identical, so neither is better: give two different answers"
-        )
+        raise BadInput("--a and --b are identical: give two different answers")
     check_judge(settings)
     return [as_pair((settings.query, settings.a, settings.b))]
 
@@ -359,22 +342,16 @@ def show(judgment):
         text = re.sub(control, "\N{REPLACEMENT CHARACTER}", game["text"]).strip()
         vote = vote_of(game)
         outcome = game["status"] if vote is None else f"{'AB'[vote]} is better"
-        print(
-            f"--- game {number} of {len(judgment.games)}: {first} is Assistant 1, "
-            f"{second} is Assistant 2"
-        )
+        place = f"game {number} of {len(judgment.games)}"
+        print(f"--- {place}: {first} is Assistant 1, {second} is Assistant 2")
         print(f"{dim}{text}{plain}")
         print(f"--- {outcome} ({game['tokens']} tokens)\n")
     print(describe(judgment))
 
 
 def main(argv=None):
-    settings = cli.parse_settings(
-        JudgeCommandSettings,
-        argv,
-        text_fields=("query", "a", "b"),
-        description=__doc__,
-    )
+    texts = ("query", "a", "b")
+    settings = cli.parse_settings(JudgeCommandSettings, argv, texts, description=__doc__)
     pairs = check_settings(settings)
     options = {
         "num_votes": settings.num_votes,
