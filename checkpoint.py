@@ -196,7 +196,7 @@ def read_weights(model, folder):
                     if shape != shapes.get(name):
                         raise BadInput(
                             f"{path}: tensor {key!r} is {shape}, config.json asks for "
-                            f"{shapes.get(name)}: they are of different models"
+                            f"{shapes.get(name)}: they do not match"
                         )
                     missing.discard(name)
                     yield name, file.get_tensor(key)
