@@ -1,15 +1,20 @@
-"""Ours beside what one would use instead: the same weights, in one process, by turns; each row says how it was checked as well.
+"""Our code compared with what one would use instead: same weights, one process, in turns.
 
-    python -m extras.bench sampler    sampler.py              transformers' generate, and its continuous batching with --continuous
-    python -m extras.bench logprob    kernels/logprob.py      all logits at once; torch.compile, liger-kernel, cut-cross-entropy on a GPU
-    python -m extras.bench step       one step of train_grpo  one of TRL's GRPOTrainer (pip install trl)
-    python -m extras.bench packing    shared prompts          the same completions packed without sharing, and padded
-    python -m extras.bench judge      judge.py                a loop that calls generate for one prompt after the other
-    python -m extras.bench plan       memory and time on 8 to 1,024 GPUs by calculation (extras/plan.py)
+    python -m extras.bench sampler    sampler.py and transformers' generate (and --continuous)
+    python -m extras.bench logprob    kernels/logprob.py and all logits at once; on a GPU also
+                                      torch.compile, liger-kernel, cut-cross-entropy
+    python -m extras.bench step       a step of train_grpo.py and of TRL's GRPOTrainer (needs trl)
+    python -m extras.bench packing    shared prompts, packed without sharing, padded
+    python -m extras.bench judge      judge.py and a loop that calls generate for each prompt
+    python -m extras.bench plan       memory and time on 8 to 1,024 GPUs by calculation
 
---random_shape makes weights of Qwen2's shapes, for machines without a hub; --json prints one object. `ratio`: the arm's time over ours, median
-and range over the repeats, on the wall and (on a CPU) in processor time, which other work disturbs less. `of_limit`: the time that this machine's
-own rates (measured at the start) allow, over the time taken. Exit code 1 where a check fails. runs/bench.sh has the commands.
+Each row has a check of its results; the exit code is 1 where one fails. `ratio` is the arm's time
+over ours: median and range over the repeats. On a CPU `cpu_ratio` is the same in processor time,
+which other work disturbs less. `of_limit` is the time that this machine's rates allow (measured at
+the start), over the time taken.
+
+--random_shape makes weights of Qwen2's shapes, for machines without a hub. --json prints one
+object. runs/bench.sh has the commands.
 """
 
 import json
@@ -45,7 +50,7 @@ SHAPES = {
         tie_word_embeddings=False,
     ),
 }
-DEFAULTS = {  # what a flag is that was not given
+DEFAULTS = {  # of flags that depend on the benchmark
     "sampler": dict(prompts=8, generations=8, prompt_tokens=300, new_tokens=256),
     "step": dict(prompts=2, generations=8, prompt_tokens=250, new_tokens=128),
     "judge": dict(new_tokens=256),
@@ -68,40 +73,42 @@ class Settings:
     )
     repeats: int = setting(3, "times that each arm runs")
     prompts: Optional[int] = setting(
-        None, "sampler, step, plan: prompts (8, 2; plan: 128, or one a GPU)"
+        None, "sampler 8, step 2, plan 128 (at least one a GPU): number of prompts"
     )
     generations: Optional[int] = setting(None, "sampler, step, plan: completions of each (8)")
     prompt_tokens: Optional[int] = setting(
-        None, "tokens of a prompt, about (sampler 300, step 250, plan 1024)"
+        None, "about so many tokens of a prompt (sampler 300, step 250, plan 1024)"
     )
     new_tokens: Optional[int] = setting(
-        None, "tokens of a completion (256; step 128; judge: at most; plan: at most, 8192)"
+        None, "tokens of a completion (256; step 128; plan 8192); judge, plan: at most"
     )
     continuous: bool = setting(False, "sampler: run transformers' continuous batching as well")
     tokens: int = setting(4096, "logprob: tokens")
     grid: str = setting(
         "4/256/128,8/256/128,16/1024/256",
-        "packing: G/prompt/completion, separated by commas; full = 18 of them",
+        "packing: G/prompt/completion, joined by commas; full = 18 of them",
     )
     data: Optional[str] = setting(
         None, "step, judge: preference pairs in any format of data.py; default: 12 short ones"
     )
-    pairs: int = setting(100, "judge: pairs at most")
+    pairs: int = setting(100, "judge: at most so many pairs")
     votes: int = setting(3, "judge: completions in each order")
-    micro_batch_tokens: int = setting(8192, "packing, plan: tokens of a forward pass at most")
+    micro_batch_tokens: int = setting(
+        8192, "packing, plan: at most so many tokens in a forward pass"
+    )
     gradient_checkpointing: bool = setting(False, "plan: keep block inputs only")
     gpus: str = setting("8,64,1024", "plan: numbers of GPUs")
-    gpu_memory: float = setting(141, "plan: 1e9 bytes a GPU")
+    gpu_memory: float = setting(141, "plan: memory of a GPU, in 1e9 bytes")
     mean_tokens: int = setting(2048, "plan: tokens of a completion in the mean")
     seed: int = setting(0, "of weights, prompts and draws")
     json: bool = setting(False, "print one JSON object")
 
 
-# ---- models ----
-
-
 def model_folder(settings, scratch):
-    """The folder of the model; with --random_shape one in `scratch` that holds random bf16 weights and the tokenizer of --model."""
+    """The folder of the model.
+
+    With --random_shape a folder in `scratch`: random bf16 weights, the tokenizer of --model.
+    """
     folder = resolve_model(settings.model)
     check_model_folder(folder)
     if settings.random_shape is None:
@@ -111,280 +118,121 @@ def model_folder(settings, scratch):
 
     from chat import load_tokenizer
 
-    shape = SHAPES[settings.random_shape] | (
-        {"num_hidden_layers": settings.layers} if settings.layers else {}
-    )
+    shape = dict(SHAPES[settings.random_shape])
+    if settings.layers:
+        shape["num_hidden_layers"] = settings.layers
     torch.manual_seed(settings.seed)
-    model = AutoModelForCausalLM.from_config(
-        AutoConfig.for_model("qwen2", max_position_embeddings=32768, **shape), dtype=torch.bfloat16
-    )
+    config = AutoConfig.for_model("qwen2", max_position_embeddings=32768, **shape)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     model.save_pretrained(scratch)
     load_tokenizer(folder).save_pretrained(scratch)
     return Path(scratch)
 
 
-# ---- the benchmarks: each returns rows ----
-
-
-def logprob_gap(peer, prompts, results, temperature=1.0):
-    """(mean, largest) distance between the log-probs of our completions (the first of four prompts) and what transformers makes of them."""
-    import torch
-
-    gaps = []
-    for prompt, (completion, *_) in list(zip(prompts, results))[:4]:
-        ids = torch.tensor([prompt + completion.tokens], device=peer.device)
-        with torch.inference_mode():
-            hidden = peer.base_model(ids).last_hidden_state[0, len(prompt) - 1 : -1].float()
-            logprobs = (
-                hidden @ peer.get_output_embeddings().weight.float().T / temperature
-            ).log_softmax(-1)  # its own logits are bf16
-        gaps.append(
-            (
-                logprobs.gather(1, ids[0, len(prompt) :, None])[:, 0].cpu()
-                - torch.tensor(completion.logprobs)
-            ).abs()
-        )
-    gaps = torch.cat(gaps)
-    return gaps.mean().item(), gaps.max().item()
-
-
-def bench_sampler(settings, folder, device, dtype, limits):
-    import torch
-
-    from extras.peers import (
-        alternate,
-        load_both,
-        peer_continuous,
-        peer_generate,
-        random_prompts,
-        rollout_seconds,
-        rows_of,
-    )
-    from extras.plan import sizes_of
-    from sampler import generate
-
-    model, peer = load_both(folder, device, dtype)
-    prompts, rows, new = (
-        random_prompts(settings, model.config.vocab_size),
-        settings.prompts * settings.generations,
-        settings.new_tokens,
-    )
-    arms = {
-        "ours": lambda: generate(model, prompts, settings.generations, new, seed=settings.seed),
-        "generate": lambda: peer_generate(peer, prompts, settings.generations, new, 1.0),
-    }
-    if settings.continuous:
-        arms["continuous"] = lambda: peer_continuous(peer, prompts, settings.generations, new)
-    torch.manual_seed(settings.seed)
-    generate(model, prompts[:1], 2, 2)
-    peer_generate(peer, prompts[:1], 2, 2, 1.0)
-    runs = alternate(arms, settings.repeats, device)
-    results = runs["ours"][-1]["result"]
-    mean, largest = logprob_gap(peer, prompts, results)
-    text, passed = (
-        f"log-probs {mean:.1e} ({largest:.1e})",
-        largest <= 1e-3 if dtype == torch.float32 else mean <= 0.1,
-    )
-    if dtype == torch.float32:
-        short = min(new, 16)
-        same = [
-            generate(model, [prompt], 1, short, temperature=0.0)[0][0].tokens
-            == peer_generate(peer, [prompt], 1, short, 0.0)[0].tolist()
-            for prompt in prompts[:2]
-        ]
-        text, passed = f"{text}, greedy tokens equal: {all(same)}", passed and all(same)
-    counts = {
-        name: sum(map(len, measured[-1]["result"]))
-        for name, measured in runs.items()
-        if name != "ours"
-    }  # the same work for all
-    checks = {name: (f"{count} tokens", count == rows * new) for name, count in counts.items()} | {
-        "ours": (text, passed)
-    }
-    floor = rollout_seconds(sizes_of(model.config.raw), prompts, rows, new, dtype.itemsize, *limits)
-    shape = dict(
-        prompts=settings.prompts,
-        generations=settings.generations,
-        prompt_tokens=settings.prompt_tokens,
-        new_tokens=new,
-    )
-    table = rows_of(runs, floor, device, checks, **shape)
-    return [row | {"tokens_per_second": rows * new / row["seconds"]} for row in table]
-
-
-def bench_judge(settings, folder, device, dtype, limits):
-    import torch
-
-    from chat import load_tokenizer
-    from extras.peers import (
-        alternate,
-        load_both,
-        load_items,
-        peer_generate,
-        rollout_seconds,
-        rows_of,
-    )
-    from extras.plan import sizes_of
-    from judge import Judge, as_pair
-    from styles import judge_messages
-    from verdicts import BOTH_ORDERS, parse_verdict
-
-    model, peer = load_both(folder, device, dtype)
-    tokenizer = load_tokenizer(folder)
-    judge, items = (
-        Judge(model, tokenizer, "rrm", seed=settings.seed),
-        load_items(settings, settings.pairs),
-    )
-    pairs = [
-        pair
-        for pair in map(as_pair, items)
-        if max(len(judge.encode(pair, order, 1)) for order in BOTH_ORDERS) + settings.new_tokens
-        <= judge.context
-    ]
-
-    if not pairs:
-        raise BadInput(
-            f"--data: none of {len(items)} pairs leaves room for --new_tokens {settings.new_tokens} in the context: give less, or other data"
-        )
-    games = [(pair, order) for pair in pairs for order in BOTH_ORDERS]
-    messages = [
-        judge_messages(judge.style, pair.messages, *(pair.answers[index] for index in order))
-        for pair, order in games
-    ]
-
-    def encode():
-        return [
-            tokenizer.apply_chat_template(message, add_generation_prompt=True, return_dict=False)
-            for message in messages
-        ]
-
-    def loop():  # what one writes first: a prompt after the other, its votes as one batch
-        replies = []
-        for prompt in encode():
-            for row in peer_generate(
-                peer, [prompt], settings.votes, settings.new_tokens, 0.6, judge.backend.stops
-            ).tolist():
-                length = next(
-                    (index for index, token in enumerate(row) if token in judge.backend.stops),
-                    len(row),
-                )
-                replies.append((tokenizer.decode(row[:length]), min(length + 1, len(row))))
-        return replies
-
-    prompts = [judge.encode(pair, order, settings.new_tokens) for pair, order in games]
-    torch.manual_seed(settings.seed)
-    peer_generate(peer, prompts[:1], 1, 2, 0.6)
-    runs = alternate(
-        {
-            "ours": lambda: judge.judge(
-                pairs, settings.votes, max_completion_length=settings.new_tokens
-            ),
-            "loop": loop,
-        },
-        settings.repeats,
-        device,
-    )
-    records = [record for judgment in runs["ours"][-1]["result"] for record in judgment.games]
-    replies, same = runs["loop"][-1]["result"], encode() == prompts
-    tokens = [sum(record["tokens"] for record in records), sum(length for _, length in replies)]
-    valid = (
-        sum(record["verdict"] is not None for record in records),
-        sum(parse_verdict(text, judge.style) is not None for text, _ in replies),
-    )
-    checks = {
-        "ours": (
-            f"prompts equal: {same}, {valid[0]} verdicts",
-            same and len(records) == len(replies),
-        ),
-        "loop": (f"{valid[1]} verdicts", True),
-    }
-    floor = rollout_seconds(
-        sizes_of(model.config.raw),
-        prompts,
-        len(records),
-        tokens[0] / len(records),
-        dtype.itemsize,
-        *limits,
-    )
-    rows = rows_of(
-        runs,
-        floor,
-        device,
-        checks,
-        pairs=len(pairs),
-        votes=settings.votes,
-        new_tokens=settings.new_tokens,
-    )
-    return [row | {"tokens_per_game": count / len(records)} for row, count in zip(rows, tokens)]
-
-
 # ---- the command ----
 
 
+COUNTS = (
+    "repeats prompts generations prompt_tokens new_tokens tokens pairs votes micro_batch_tokens "
+    "mean_tokens layers"
+).split()
+
+
 def check(settings, name):
+    """Fills in the defaults of a benchmark. Raises BadInput."""
     for flag, value in DEFAULTS.get(name, {}).items():
         if getattr(settings, flag) is None:
             setattr(settings, flag, value)
-    for flag in (
-        "repeats",
-        "prompts",
-        "generations",
-        "prompt_tokens",
-        "new_tokens",
-        "tokens",
-        "pairs",
-        "votes",
-        "micro_batch_tokens",
-        "mean_tokens",
-        "layers",
-    ):
-        value, least = getattr(settings, flag), 2 if flag == "generations" and name == "step" else 1
+    for flag in COUNTS:
+        value, least = getattr(settings, flag), 1
+        if flag == "generations" and name == "step":
+            least = 2
         if value is not None and value < least:
             raise BadInput(f"--{flag}: must be at least {least}, got {value}")
-    for flag, count in (("grid", 3), ("gpus", 1)):
-        for part in [] if getattr(settings, flag) == "full" else getattr(settings, flag).split(","):
-            numbers = part.strip().split("/")
-            if len(numbers) != count or not all(
-                number.strip().isdigit() and int(number) > 0 for number in numbers
-            ):
-                raise BadInput(
-                    f"--{flag}: {part!r} is not {'G/prompt/completion, such as 4/256/128' if count == 3 else 'a number of GPUs'}"
-                )
+    if settings.grid != "full":
+        check_numbers("grid", settings.grid, 3, "G/prompt/completion, such as 4/256/128")
+    check_numbers("gpus", settings.gpus, 1, "a number of GPUs")
+
+
+def check_numbers(flag, text, count, form):
+    for part in text.split(","):
+        numbers = [number.strip() for number in part.split("/")]
+        if len(numbers) != count or not all(n.isdigit() and int(n) > 0 for n in numbers):
+            raise BadInput(f"--{flag}: {part!r} is not {form}")
+
+
+def cell(row, name):
+    """The text of a value: the range after the median, and a check that failed as such."""
+    value, spread = row.get(name, "-"), row.get(f"{name}_range")
+    text = f"{value:.3g}" if isinstance(value, float) else str(value)
+    if spread:
+        text += f" ({spread[0]:.3g}-{spread[1]:.3g})"
+    if name == "check" and not row["ok"]:
+        text += " FAILED"
+    return text
 
 
 def show(rows):
-    """A table: one line a row, columns of all rows; ranges behind their medians."""
-    columns = [
-        name
-        for name in dict.fromkeys(name for row in rows for name in row)
-        if name not in ("ok", "command") and not name.endswith("_range")
-    ]
-
-    def cell(row, name):
-        value, spread = row.get(name, "-"), row.get(f"{name}_range")
-        text = f"{value:.3g}" if isinstance(value, float) else str(value)
-        return (
-            text
-            + (f" ({spread[0]:.3g}-{spread[1]:.3g})" if spread else "")
-            + " FAILED" * (name == "check" and not row["ok"])
-        )
-
-    table = [columns, *([cell(row, name) for name in columns] for row in rows)]
+    """Prints a table with the columns of all rows, then the commands of a plan."""
+    columns = []
+    for name in dict.fromkeys(name for row in rows for name in row):
+        if name not in ("ok", "command") and not name.endswith("_range"):
+            columns.append(name)
+    table = [columns] + [[cell(row, name) for name in columns] for row in rows]
     widths = [max(map(len, column)) for column in zip(*table)]
-    print(
-        "\n".join(
-            "  ".join(text.ljust(width) for text, width in zip(line, widths)).rstrip()
-            for line in table
-        )
-    )
+    for line in table:
+        print("  ".join(text.ljust(width) for text, width in zip(line, widths)).rstrip())
     for row in rows:
         if "command" in row:
             print(row["command"])
 
 
+def run_benchmark(settings, name):
+    """(rows, what is true of all of them) of a benchmark that measures."""
+    import torch
+    import transformers
+
+    from distributed import start
+    from extras import bench_inference, bench_step, bench_training
+    from extras.peers import machine_limits
+
+    functions = {
+        "sampler": bench_inference.bench_sampler,
+        "judge": bench_inference.bench_judge,
+        "logprob": bench_training.bench_logprob,
+        "packing": bench_training.bench_packing,
+        "step": bench_step.bench_step,
+    }
+    transformers.utils.logging.disable_progress_bar()
+    with (
+        start(settings.device, settings.dtype) as runtime,
+        tempfile.TemporaryDirectory() as scratch,
+    ):
+        device, dtype = runtime.device, runtime.dtype
+        folder, limits = model_folder(settings, scratch), machine_limits(device, dtype)
+        machine = f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+        if device.type == "cuda":
+            machine = torch.cuda.get_device_name(device)
+        head = {
+            "benchmark": name,
+            "machine": machine,
+            "dtype": str(dtype)[6:],
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "gflops": limits[0] / 1e9,
+            "gb_per_second": limits[1] / 1e9,
+            "repeats": settings.repeats,
+            "seed": settings.seed,
+            "model": settings.random_shape or settings.model,
+        }
+        note(", ".join(f"{key} {cell(head, key)}" for key in head))
+        return functions[name](settings, folder, device, dtype, limits), head
+
+
 def main(argv=None):
     name, *flags = (sys.argv[1:] if argv is None else argv) or ["none"]
-    flags = [name] * (name in ("-h", "--help")) + flags
+    if name in ("-h", "--help"):
+        flags = [name]
     settings = cli.parse_settings(Settings, flags, description=__doc__)
     if name not in BENCHMARKS:
         raise BadInput(f"say first which: {', '.join(BENCHMARKS)}")
@@ -394,52 +242,11 @@ def main(argv=None):
 
         rows, head = rows_for(settings, SHAPES), {"benchmark": name}
     else:
-        import torch
-        import transformers
-
-        from distributed import start
-        from extras import bench_training
-        from extras.peers import machine_limits
-
-        functions = {
-            "sampler": bench_sampler,
-            "judge": bench_judge,
-            "logprob": bench_training.bench_logprob,
-            "packing": bench_training.bench_packing,
-            "step": bench_training.bench_step,
-        }
-        with (
-            start(settings.device, settings.dtype) as runtime,
-            tempfile.TemporaryDirectory() as scratch,
-        ):
-            transformers.utils.logging.disable_progress_bar()
-            device, dtype = runtime.device, runtime.dtype
-            folder, limits = model_folder(settings, scratch), machine_limits(device, dtype)
-            place = (
-                torch.cuda.get_device_name(device)
-                if device.type == "cuda"
-                else f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
-            )
-            head = {
-                "benchmark": name,
-                "machine": place,
-                "dtype": str(dtype)[6:],
-                "torch": torch.__version__,
-                "transformers": transformers.__version__,
-                "gflops": limits[0] / 1e9,
-                "gb_per_second": limits[1] / 1e9,
-                "repeats": settings.repeats,
-                "seed": settings.seed,
-                "model": settings.random_shape or settings.model,
-            }
-            note(
-                ", ".join(
-                    f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
-                    for key, value in head.items()
-                )
-            )
-            rows = functions[name](settings, folder, device, dtype, limits)
-    print(json.dumps(head | {"rows": rows}, allow_nan=False)) if settings.json else show(rows)
+        rows, head = run_benchmark(settings, name)
+    if settings.json:
+        print(json.dumps(head | {"rows": rows}, allow_nan=False))
+    else:
+        show(rows)
     if not all(row.get("ok", True) for row in rows):
         note("a check has failed")
         sys.exit(1)

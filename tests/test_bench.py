@@ -15,7 +15,7 @@ import sampler
 import train_grpo
 from cli import BadInput
 from distributed import Policy, Runtime
-from extras import bench, bench_training, peers, plan
+from extras import bench, bench_step, bench_training, peers, plan
 from kernels.packed_attention import packed_attention
 from model import Config, Model, pack_groups
 from rollout import Group
@@ -238,14 +238,14 @@ def test_the_plain_loss_of_the_step_is_the_trainers(folder):
     group.completions[0].logprobs = [
         logprob + 0.1 * (-1) ** place for place, logprob in enumerate(group.completions[0].logprobs)
     ]
-    reference = bench_training.naive_gradients(peer, group, 3, 2.0)
+    reference = bench_step.naive_gradients(peer, group, 3, 2.0)
     gaps = []
     for loss_type in ("grpo", "dapo"):
         policy = Policy(folder, Runtime(0, 1, CPU, torch.float32))
         options = train_grpo.Settings(
             num_generations=3, max_completion_length=7, loss_type=loss_type
         )
-        bench_training.backward(policy, [group], options)
+        bench_step.backward(policy, [group], options)
         gaps.append(
             bench_training.distance(
                 {name: weight.grad for name, weight in policy.masters.items()}, reference
@@ -343,7 +343,7 @@ def test_states_are_those_of_a_training(folder):
     parts = plan.memory(plan.sizes_of(policy.model.config.raw), 1, 8)
     assert (
         kept == parts["states"]
-        and sum(weight.nbytes for weight in policy.model.parameters()) == parts["whole"]
+        and sum(weight.nbytes for weight in policy.model.parameters()) == parts["weights"]
     )
 
 
