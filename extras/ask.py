@@ -18,8 +18,8 @@ from extras.endpoint import Endpoint
 from extras.store import Base, named_pairs
 from questions import question_key
 from rewards import final_answer
-from runlog import json_line
 from rm_r1 import format_rates, task_type
+from runlog import json_line
 from seeding import hash64, stable_hash, uniform
 from styles import judge_messages, load_style
 from verdicts import VERDICTS, parse_verdict

@@ -1,10 +1,11 @@
-"""One figure of a run, or of several over each other: accuracy, reward, length, entropy, KL, clipping, speed; loss for supervised runs.
+"""One figure of a run, or of several runs: accuracy, reward, length, entropy, KL, clipping, speed.
 
     python -m extras.plot out/run                                     out/run/plot.png
     python -m extras.plot out/low-0 out/low-1 out/high-0 out/high-1 --out seeds.png
 
-Folders that differ in a trailing -SEED alone, and whose settings are otherwise the same, are one setting: each seed is a thin line, their
-mean a thick one. Panels without data are left out, and so are those in which every value is 0, which the foot of the figure names.
+Folders whose names differ only in a trailing -SEED, and whose other settings are the same, are one
+setting: each seed is a thin line, their mean a thick one. Panels without data are left out. Panels
+in which every value is 0 are left out too, and the figure names them at the bottom.
 """
 
 import json
@@ -20,35 +21,22 @@ import cli
 from cli import BadInput, setting
 from extras import split_arguments
 
-# (title, unit, its metrics: the first solid, the others dashed or dotted, and a word for each). What is held out has a point at every evaluation.
+# (title, unit, metrics with a word for each): the first metric is solid, the second dashed.
+# Held-out metrics have a point at every evaluation.
+
+
+def both(name):
+    return (name, "training"), (f"eval/{name}", "held out")
+
+
 PANELS = (
-    (
-        "Judge accuracy",
-        "share of games, no verdict = wrong",
-        (("judge/accuracy", "training"), ("eval/judge/accuracy", "held out")),
-    ),
-    (
-        "Right answers",
-        "share of completions",
-        (("reward/oracle", "training"), ("eval/reward/oracle", "held out")),
-    ),
-    (
-        "Preference accuracy",
-        "share of pairs",
-        (("rewards/accuracies", "training"), ("eval/rewards/accuracies", "held out")),
-    ),
-    (
-        "Preference margin",
-        "reward, chosen less rejected",
-        (("rewards/margins", "training"), ("eval/rewards/margins", "held out")),
-    ),
-    ("Loss", "nats a token", (("loss", "training"), ("eval/loss", "held out"))),
+    ("Judge accuracy", "share of games, no verdict = wrong", both("judge/accuracy")),
+    ("Right answers", "share of completions", both("reward/oracle")),
+    ("Preference accuracy", "share of pairs", both("rewards/accuracies")),
+    ("Preference margin", "reward, chosen minus rejected", both("rewards/margins")),
+    ("Loss", "nats a token", both("loss")),
     ("Reward", "mean of the step", (("reward", "training"),)),
-    (
-        "Length with thinking",
-        "tokens a completion",
-        (("completions/mean_length", "training"), ("eval/completions/mean_length", "held out")),
-    ),
+    ("Length with thinking", "tokens a completion", both("completions/mean_length")),
     ("Entropy", "nats a token", (("entropy", "training"),)),
     ("KL to the first model", "nats a token", (("kl", "training"),)),
     (
@@ -63,26 +51,22 @@ PANELS = (
     ),
     ("Both orders agree", "share of pairs, held out", (("eval/judge/consistency", "held out"),)),
     ("Judge against start", "win rate, held out", (("eval/reward/win_rate", "held out"),)),
-    ("Gradient norm", "before scaling", (("grad_norm", "training"),)),
+    ("Gradient norm", "before clipping", (("grad_norm", "training"),)),
     ("Speed", "tokens a second", (("speed", "training"),)),
 )
-COLOURS = (
-    "#0072B2",
-    "#D55E00",
-    "#009E73",
-    "#CC79A7",
-    "#E69F00",
-    "#56B4E9",
-    "#000000",
-)  # told apart by colour-blind eyes (Okabe and Ito 2008)
+# Distinguishable for colour-blind readers (Okabe and Ito 2008)
+COLOURS = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"
 DASHES = "-", (0, (4, 1.5))
+GREY = "#555555"
+# Settings in which the seeds of one setting may differ
+FREE = "seed", "output_dir", "resume", "report_to", "save_every"
 
 
 @dataclass
 class Settings:
     out: Optional[str] = setting(
         None,
-        "the figure: png, pdf or svg; default: plot.png, in the folder of the run if it is one",
+        "the figure: png, pdf or svg; default: plot.png, for one run in its folder",
     )
 
 
@@ -90,185 +74,183 @@ class Settings:
 
 
 def read_metrics(folder):
-    """{metric: {step: value}} of a run's metrics.jsonl. `speed`: generated tokens a second; of a run that generates none, tokens of its data.
-    Raises BadInput."""
+    """{metric: {step: value}} of a run's metrics.jsonl. Raises BadInput.
+
+    `speed` is generated tokens a second, or tokens of the data for a run that generates none.
+    """
     path, curves = Path(folder) / "metrics.jsonl", {}
     rows = [row for _, row in cli.read_json_lines(path, "RUN")]
     if not rows or not all(isinstance(row.get("step"), int) for row in rows):
-        raise BadInput(
-            f"RUN: {path} has {'rows without a step' if rows else 'no rows yet'}: give the folder of a training run"
-        )
+        problem = "rows without a step" if rows else "no rows yet"
+        raise BadInput(f"RUN: {path} has {problem}: give the folder of a training run")
     for row in rows:
         for name, value in row.items():
             if isinstance(value, (int, float)):
                 curves.setdefault(name, {})[row["step"]] = value
-    told = [
-        row for row in rows if row.get("step_time") and "num_tokens" in row
-    ]  # num_tokens counts from the start of the run
-    curves["speed"] = curves.pop("timing/tokens_per_second", None) or {
-        b["step"]: (b["num_tokens"] - a["num_tokens"]) / b["step_time"]
-        for a, b in pairwise(told)
-        if b["step"] == a["step"] + 1
-    }
+    curves["speed"] = curves.pop("timing/tokens_per_second", None) or speed_of(rows)
     if "reward" in curves:
         curves.pop("loss", None)  # about 0 at any quality: the advantages of a group add up to 0
     return curves
 
 
+def speed_of(rows):
+    """{step: tokens a second}; num_tokens is counted from the start of the run."""
+    timed = [row for row in rows if row.get("step_time") and "num_tokens" in row]
+    speed = {}
+    for before, row in pairwise(timed):
+        if row["step"] == before["step"] + 1:
+            speed[row["step"]] = (row["num_tokens"] - before["num_tokens"]) / row["step_time"]
+    return speed
+
+
 def group_seeds(folders):
-    """{label: [folder, ...]}: those that differ in a trailing -SEED (five digits at most: six are the time of day) and not in other settings."""
+    """{label: [folder, ...]}: a group differs in a trailing -SEED and in no other setting.
+
+    A seed has at most five digits: six are the time of day.
+    """
     groups, folders = {}, list(dict.fromkeys(Path(folder).absolute() for folder in folders))
     base = os.path.commonpath([folder.parent for folder in folders])
     for folder in folders:
-        config, name = folder / "config.json", os.path.relpath(folder, base)
-        settings = (
-            cli.parse_json(cli.read_text(config, "RUN"), config).get("settings", {})
-            if config.exists()
-            else {}
-        )
-        rest = {
-            key: value
-            for key, value in settings.items()
-            if key not in ("seed", "output_dir", "resume", "report_to", "save_every")
-        }
+        config, settings = folder / "config.json", {}
+        if config.exists():
+            settings = cli.parse_json(cli.read_text(config, "RUN"), config).get("settings", {})
+        shared = {name: value for name, value in settings.items() if name not in FREE}
+        name = os.path.relpath(folder, base)
         stem, seed = re.fullmatch(r"(.*?)(?:-(\d{1,5}))?", name, re.DOTALL).groups()
-        groups.setdefault((stem, seed is None, json.dumps(rest)), []).append((name, seed, folder))
-    labels = {
-        key: members[0][0]
-        if len(members) == 1
-        else f"{key[0]} (seeds {', '.join(seed for _, seed, _ in members)})"
-        for key, members in groups.items()
-    }
-    return {labels[key]: [folder for _, _, folder in members] for key, members in groups.items()}
+        key = stem, seed is None, json.dumps(shared)
+        groups.setdefault(key, []).append((name, seed, folder))
+    labelled = {}
+    for (stem, *_), members in groups.items():
+        label = members[0][0]
+        if len(members) > 1:
+            label = f"{stem} (seeds {', '.join(seed for _, seed, _ in members)})"
+        labelled[label] = [folder for _, _, folder in members]
+    return labelled
 
 
 def running_mean(values, window):
-    """Means over `window` values (odd) around each, or over as many as there are: [1, 2, 6], 3 -> [1.5, 3, 4]."""
-    half = window // 2
-    return [
-        sum(part) / len(part)
-        for part in (
-            values[max(0, middle - half) : middle + half + 1] for middle in range(len(values))
-        )
-    ]
+    """Means over `window` (odd) values around each, fewer at the ends.
+
+    [1, 2, 6] with a window of 3 -> [1.5, 3, 4].
+    """
+    half, means = window // 2, []
+    for middle in range(len(values)):
+        part = values[max(0, middle - half) : middle + half + 1]
+        means.append(sum(part) / len(part))
+    return means
 
 
 # ---- the figure ----
 
 
 def draw_curves(axis, curves, colour, dashes, held_out, label):
-    """One metric of one setting: [{step: value} of each seed]. Returns the window of the running mean."""
+    """One metric of one setting: [{step: value} of each seed]. Returns the window of the mean."""
     curves = [curve for curve in curves if curve]
     if not curves:
         return 1
-    steps = sorted(
-        set(curves[0]).intersection(*curves[1:])
-    )  # a mean over those that are still there would jump where one ends
+    # Steps of all seeds: a mean over fewer seeds would jump where one ends.
+    steps = sorted(set(curves[0]).intersection(*curves[1:]))
     window = 1 if held_out else len(steps) // 40 // 2 * 2 + 1
-    for curve in curves if len(curves) > 1 or window > 1 else []:
-        axis.plot(
-            *zip(*sorted(curve.items())), color=colour, linestyle=dashes, linewidth=0.7, alpha=0.35
-        )
-    mean = running_mean(
-        [sum(curve[step] for curve in curves) / len(curves) for step in steps], window
-    )
-    axis.plot(
-        steps,
-        mean,
-        color=colour,
-        linestyle=dashes,
-        linewidth=1.8,
-        marker="o" if held_out or len(steps) == 1 else None,
-        markersize=4,
-        label=label,
-    )
+    style = dict(color=colour, linestyle=dashes)
+    if len(curves) > 1 or window > 1:
+        for curve in curves:
+            axis.plot(*zip(*sorted(curve.items())), **style, linewidth=0.7, alpha=0.35)
+    mean = [sum(curve[step] for curve in curves) / len(curves) for step in steps]
+    marker = "o" if held_out or len(steps) == 1 else None
+    mean = running_mean(mean, window)
+    axis.plot(steps, mean, **style, linewidth=1.8, marker=marker, markersize=4, label=label)
     return window
 
 
+def draw_panel(axis, panel, runs):
+    """Draws one panel of {label: [curves of each seed]}. Returns the windows of its means."""
+    title, unit, metrics = panel
+    windows = set()
+    for (label, members), colour in zip(runs.items(), COLOURS):
+        for (name, _), dashes in zip(metrics, DASHES):
+            curves, held_out = [curves.get(name, {}) for curves in members], is_held_out(name)
+            windows.add(draw_curves(axis, curves, colour, dashes, held_out, label))
+    axis.set_title(title, loc="left", fontsize=11, fontweight="bold", pad=18)
+    axis.text(0, 1.03, unit, transform=axis.transAxes, fontsize=8.5, color=GREY)
+    axis.set_xlabel("step", fontsize=8.5)
+    axis.tick_params(labelsize=8.5, color="#999999", labelbottom=True)
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    low, high = axis.get_ylim()
+    middle = (low + high) / 2
+    if middle and abs(high - middle) < 1e-3 * abs(middle):  # a constant: hide its rounding errors
+        axis.set_ylim(*sorted((0.9 * middle, 1.1 * middle)))
+    axis.grid(color="#e6e6e6", linewidth=0.7)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.spines[["left", "bottom"]].set_color("#999999")
+    axis.margins(x=0.02)
+    draw_legend(axis, metrics, runs)
+    return windows
+
+
+def is_held_out(name):
+    return name.startswith("eval/")
+
+
+def draw_legend(axis, metrics, runs):
+    """Names the metrics of a panel that has two of them."""
+    from matplotlib.lines import Line2D
+
+    lines, words = [], []
+    for (name, word), dashes in zip(metrics, DASHES):
+        if any(name in curves for members in runs.values() for curves in members):
+            marker = "o" if is_held_out(name) else None
+            lines.append(Line2D([], [], color=GREY, linestyle=dashes, marker=marker, markersize=4))
+            words.append(word)
+    if len(lines) > 1:
+        axis.legend(lines, words, fontsize=8, frameon=False, handlelength=2.6)
+
+
+def panels_of(runs):
+    """(panels to draw, panels in which every value is 0)."""
+    panels, zero = [], []
+    for panel in PANELS:
+        values = []
+        for members in runs.values():
+            for curves in members:
+                for name, _ in panel[2]:
+                    values += curves.get(name, {}).values()
+        if any(values):
+            panels.append(panel)
+        elif values:
+            zero.append(panel)
+    return panels, zero
+
+
 def plot_runs(folders, path):
-    """Draws the figure of the run folders to `path`, and returns it. Raises BadInput for what cannot be read, and without matplotlib."""
+    """Draws the figure of the run folders to `path`, and returns it.
+
+    Raises BadInput for what cannot be read, and without matplotlib.
+    """
     groups = group_seeds(folders)
     if len(groups) > len(COLOURS):
         raise BadInput(
-            f"RUN: {len(groups)} settings in one figure cannot be told apart: give {len(COLOURS)} at most"
+            f"RUN: {len(groups)} settings in one figure cannot be distinguished: give at most "
+            f"{len(COLOURS)}"
         )
-    runs = {
-        label: [read_metrics(folder) for folder in members] for label, members in groups.items()
-    }
+    runs = {}
+    for label, members in groups.items():
+        runs[label] = [read_metrics(folder) for folder in members]
     try:
-        from matplotlib.figure import (
-            Figure,
-        )  # without pyplot: no window, no state that a caller would share
+        # Without pyplot: no window, and no state that a caller would share.
+        from matplotlib.figure import Figure
         from matplotlib.lines import Line2D
     except ImportError as error:
         raise BadInput("matplotlib is missing: pip install matplotlib") from error
-    panels, zero = [], []
-    for panel in PANELS:
-        values = [
-            value
-            for members in runs.values()
-            for curves in members
-            for name, _ in panel[2]
-            for value in curves.get(name, {}).values()
-        ]
-        (panels if any(values) else zero if values else []).append(panel)
+    panels, zero = panels_of(runs)
     columns = min(len(panels), 3 if len(panels) in (5, 6, 9) else 4)
-    lines, windows = -(-len(panels) // columns), set()
+    lines = -(-len(panels) // columns)
     figure = Figure(figsize=(3.7 * columns, 2.75 * lines + 0.8), layout="constrained")
-    axes = figure.subplots(lines, columns, squeeze=False, sharex=True).flat
-    for (title, unit, metrics), axis in zip(panels, axes):
-        for (label, members), colour in zip(runs.items(), COLOURS):
-            for (name, _), dashes in zip(metrics, DASHES):
-                windows.add(
-                    draw_curves(
-                        axis,
-                        [curves.get(name, {}) for curves in members],
-                        colour,
-                        dashes,
-                        name.startswith("eval/"),
-                        label,
-                    )
-                )
-        axis.set_title(title, loc="left", fontsize=11, fontweight="bold", pad=18)
-        axis.text(0, 1.03, unit, transform=axis.transAxes, fontsize=8.5, color="#555555")
-        axis.set_xlabel("step", fontsize=8.5)
-        axis.tick_params(labelsize=8.5, color="#999999", labelbottom=True)
-        axis.xaxis.get_major_locator().set_params(integer=True)
-        if (middle := sum(axis.get_ylim()) / 2) and abs(axis.get_ylim()[1] - middle) < 1e-3 * abs(
-            middle
-        ):
-            axis.set_ylim(
-                *sorted((0.9 * middle, 1.1 * middle))
-            )  # else a constant is drawn as its own rounding errors
-        axis.grid(color="#e6e6e6", linewidth=0.7)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.spines[["left", "bottom"]].set_color("#999999")
-        axis.margins(x=0.02)
-        kinds = [
-            (name, word, dashes)
-            for (name, word), dashes in zip(metrics, DASHES)
-            if any(name in curves for members in runs.values() for curves in members)
-        ]
-        if len(kinds) > 1:
-            axis.legend(
-                [
-                    Line2D(
-                        [],
-                        [],
-                        color="#555555",
-                        linestyle=dashes,
-                        marker="o" if name.startswith("eval/") else None,
-                        markersize=4,
-                    )
-                    for name, _, dashes in kinds
-                ],
-                [word for _, word, _ in kinds],
-                fontsize=8,
-                frameon=False,
-                handlelength=2.6,
-            )
-    for axis in list(axes):
-        axis.set_visible(False)  # fewer panels than places
+    axes = list(figure.subplots(lines, columns, squeeze=False, sharex=True).flat)
+    window = 1
+    for panel, axis in zip(panels, axes):
+        window = max(window, *draw_panel(axis, panel, runs))
+    for axis in axes[len(panels) :]:
+        axis.set_visible(False)
     figure.legend(
         [Line2D([], [], color=colour, linewidth=3) for _, colour in zip(runs, COLOURS)],
         list(runs),
@@ -277,12 +259,8 @@ def plot_runs(folders, path):
         frameon=False,
         fontsize=10,
     )
-    seeds = any(len(members) > 1 for members in groups.values())
-    thin, over = ("seed", " over seeds") if seeds else ("step", "")
-    steps = f" of {max(windows)} steps" if max(windows) > 1 else ""
-    told = [f"thin: each {thin}, thick: mean{over}{steps}"] if seeds or max(windows) > 1 else []
-    told += [f"0 throughout, not shown: {', '.join(title for title, _, _ in zero)}"] if zero else []
-    figure.supxlabel("; ".join(told), x=0.01, ha="left", fontsize=8.5, color="#555555")
+    footnote = footnote_of(groups, window, zero)
+    figure.supxlabel(footnote, x=0.01, ha="left", fontsize=8.5, color=GREY)
     if Path(path).suffix[1:] not in figure.canvas.get_supported_filetypes():
         raise BadInput(f"--out: {path} must end in .png, .pdf or .svg")
     try:
@@ -294,18 +272,27 @@ def plot_runs(folders, path):
     return figure
 
 
+def footnote_of(groups, window, zero):
+    """What thin and thick lines are, and which panels are left out."""
+    seeds = any(len(members) > 1 for members in groups.values())
+    notes = []
+    if seeds or window > 1:
+        thin, over = ("seed", " over seeds") if seeds else ("step", "")
+        steps = f" of {window} steps" if window > 1 else ""
+        notes.append(f"thin: each {thin}, thick: mean{over}{steps}")
+    if zero:
+        notes.append(f"0 throughout, not shown: {', '.join(title for title, _, _ in zero)}")
+    return "; ".join(notes)
+
+
 def main(argv=None):
     folders, flags = split_arguments(sys.argv[1:] if argv is None else argv)
-    settings = cli.parse_settings(
-        Settings,
-        flags,
-        description=__doc__,
-    )
+    settings = cli.parse_settings(Settings, flags, description=__doc__)
     if not folders:
         raise BadInput("RUN: give the folder of one run or of several")
-    path = Path(
-        settings.out or (Path(folders[0]) / "plot.png" if len(folders) == 1 else "plot.png")
-    )
+    path = Path(folders[0]) / "plot.png" if len(folders) == 1 else Path("plot.png")
+    if settings.out:
+        path = Path(settings.out)
     plot_runs(folders, path)
     print(path)
 

@@ -67,7 +67,8 @@ def read_result(path, flag, benchmark):
     own = found["settings"].get("benchmark")
     if benchmark not in (None, own):
         raise BadInput(
-            f"{flag}: {path} is of --benchmark {own}, not {benchmark}: give results of one benchmark"
+            f"{flag}: {path} is of --benchmark {own}, not {benchmark}: give results of one "
+            "benchmark"
         )
     return found
 

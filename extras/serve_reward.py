@@ -1,12 +1,16 @@
-"""The judge as a reward server: POST /get_reward in OpenRLHF's shape, for trainers of another process or machine.
+"""The judge as a reward server for trainers: POST /get_reward in OpenRLHF's format.
 
     python -m extras.serve_reward --model MODEL --port 8765
-    {"query": [prompt + completion, ...], "prompts": [...], "labels": [...]}  ->  {"rewards": [...], "scores": [...], "extra_logs": {}}
+    request:  {"query": [prompt + completion, ...], "prompts": [...], "labels": [...]}
+    answer:   {"rewards": [...], "scores": [...], "extra_logs": {}}
 
-A pairwise judge needs the whole group of a prompt. A request that holds whole groups is answered as it is; with --group_size, completions
-that arrive one by one, from whatever connection, wait for each other until their group is full or --wait seconds have passed. One thread
-judges, all that is there in one batch; the queue in front of it is bounded (503 beyond), and so is the body of a request (413). It
-listens on the loopback and knows no passwords: put a server of your own in front of it before others can reach it.
+A pairwise judge needs the complete group of a prompt. By default a request has complete groups.
+With --group_size, completions of any connection wait for each other until their group is full or
+--wait seconds have passed.
+
+One thread judges everything that has arrived as one batch. The number of waiting requests (503) and
+the size of a body (413) are limited. The server listens on the loopback and has no passwords: put a
+proxy of your own in front of it before others can reach it.
 """
 
 import itertools
@@ -33,28 +37,28 @@ class Settings:
         "tiny", "the judge: Hugging Face folder or hub name; tiny = the embedded judge"
     )
     base_url: Optional[str] = setting(
-        None, "the judge behind an OpenAI-compatible server, where --model is its name"
+        None, "OpenAI-compatible server of the judge; --model is its name there"
     )
     style: Optional[str] = setting(
         None,
-        "judging prompt: a name in prompts/ or a file; default: that of the model's training, else rrm",
+        "judging prompt: a name in prompts/ or a file; default: the model's own one, or rrm",
     )
-    opponents: int = setting(4, "how many others of its group each answer meets")
+    opponents: int = setting(
+        4, "number of other answers of its group that each answer is compared with"
+    )
     scale: Literal[SCALES] = setting(
         "shrunk", "from matches to rewards: see match_rewards in rewards.py"
     )
-    max_completion_length: int = setting(1024, "tokens of a judgment at most")
-    stop: str = setting(
-        "", "text at the end of completions that is no part of the answer, such as <|im_end|>"
-    )
+    max_completion_length: int = setting(1024, "at most so many tokens of a judgment")
+    stop: str = setting("", "text to remove from the end of completions, such as <|im_end|>")
     group_size: Optional[int] = setting(
-        None, "completions of a prompt that wait for each other; none: a request's groups are whole"
+        None, "completions of a prompt that wait for each other; default: requests have full groups"
     )
-    wait: float = setting(10.0, "seconds that an incomplete group waits at most")
+    wait: float = setting(10.0, "at most so many seconds that an incomplete group waits")
     host: str = setting("127.0.0.1", "address to listen on")
     port: int = setting(8765, "port; 0 = any free one")
-    queue: int = setting(256, "requests that may wait")
-    max_body: int = setting(32_000_000, "bytes of a request at most")
+    queue: int = setting(256, "at most so many requests wait")
+    max_body: int = setting(32_000_000, "at most so many bytes of a request")
     seed: int = setting(0, "decides opponents, placement and sampling")
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "auto: a GPU if there is one")
     dtype: Literal["auto", "float32", "bfloat16"] = setting(
@@ -63,15 +67,18 @@ class Settings:
 
 
 class Job:
-    """A request: its completions wait for the worker, its connection for `done`."""
+    """A request: the worker sets its rewards or its error, and then `done`."""
 
     def __init__(self, items):
-        self.items, self.rewards, self.error = items, [None] * len(items), None
-        self.done, self.since = threading.Event(), time.monotonic()
+        self.items = items  # [(prompt, completion), ...]
+        self.rewards = [None] * len(items)
+        self.error = None
+        self.done = threading.Event()
+        self.since = time.monotonic()
 
 
 def read_request(body, stop):
-    """The [(prompt, completion), ...] of a request; BadInput says what is wrong with it."""
+    """The [(prompt, completion), ...] of a request. Raises BadInput."""
     request = cli.parse_json(body, "body")
     queries, prompts = request.get("query"), request.get("prompts")
     if (
@@ -84,44 +91,48 @@ def read_request(body, stop):
         )
     items = []
     for number, (query, prompt) in enumerate(zip(queries, prompts)):
-        if not checked_text(query, f"query {number}", "body").startswith(
-            checked_text(prompt, f"prompts {number}", "body")
-        ):
+        query = checked_text(query, f"query {number}", "body")
+        prompt = checked_text(prompt, f"prompts {number}", "body")
+        if not query.startswith(prompt):
             raise BadInput(
-                f"body: query {number} does not begin with prompts {number}: a query is a prompt and the completion behind it"
+                f"body: query {number} does not begin with prompts {number}: a query is a prompt "
+                "followed by its completion"
             )
         completion = query[len(prompt) :]
-        items.append((prompt, completion.rstrip().removesuffix(stop) if stop else completion))
+        if stop:
+            completion = completion.rstrip().removesuffix(stop)
+        items.append((prompt, completion))
     return items
 
 
 def take_groups(waiting, group_size, wait):
-    """Removes from `waiting`, a list of (job, index), the groups that can be judged now, and returns them.
+    """Removes the groups that can be judged now from `waiting`, [(job, index), ...]; returns them.
 
-    Without group_size a job's completions of one prompt are a group; with it, those of all jobs, once there are enough of them or the first
-    has waited too long.
+    Without group_size, a group is a job's completions of one prompt. With it, a group is group_size
+    completions of one prompt in any jobs, or fewer if the first one has waited too long.
     """
     gathered = defaultdict(list)
     for job, index in waiting:
-        gathered[None if group_size else id(job), job.items[index][0]].append((job, index))
-    pieces = [
-        group[start : start + (group_size or len(group))]
-        for group in gathered.values()
-        for start in range(0, len(group), group_size or len(group))
-    ]
-    late = time.monotonic() - wait
-    ready = [
-        piece
-        for piece in pieces
-        if len(piece) == (group_size or len(piece)) or piece[0][0].since <= late
-    ]
+        prompt, _ = job.items[index]
+        gathered[prompt if group_size else (id(job), prompt)].append((job, index))
+    late, ready = time.monotonic() - wait, []
+    for members in gathered.values():
+        size = group_size or len(members)
+        for start in range(0, len(members), size):
+            group = members[start : start + size]
+            first_job, _ = group[0]
+            if len(group) == size or first_job.since <= late:
+                ready.append(group)
     taken = {(id(job), index) for group in ready for job, index in group}
     waiting[:] = [(job, index) for job, index in waiting if (id(job), index) not in taken]
     return ready
 
 
 def work(jobs, reward, group_size, wait):
-    """Judges for ever, all groups that are ready in one call. What goes wrong with them is told to those who asked; the server goes on."""
+    """Judges all groups that are ready in one call, for ever.
+
+    An error of the judge is the answer to the requests of these groups, and the server continues.
+    """
     waiting = []
     while True:
         try:
@@ -137,11 +148,9 @@ def work(jobs, reward, group_size, wait):
         flat = [place for group in groups for place in group]
         ends = list(itertools.accumulate(map(len, groups), initial=0))
         prompts, completions = zip(*(job.items[index] for job, index in flat))
+        error = None
         try:
-            rewards, error = (
-                reward(prompts, completions, spans=list(zip(ends, ends[1:]))),
-                None,
-            )
+            rewards = reward(prompts, completions, spans=list(zip(ends, ends[1:])))
         except Exception as caught:
             traceback.print_exc()
             rewards, error = [0.0] * len(flat), f"{type(caught).__name__}: {caught}"
@@ -170,13 +179,10 @@ def make_server(reward, settings):
             self.wfile.write(body)
 
         def do_GET(self):
-            self.answer(
-                *(
-                    (200, {"status": "ok"})
-                    if self.path == "/health"
-                    else (404, {"error": "POST /get_reward, GET /health"})
-                )
-            )
+            if self.path == "/health":
+                self.answer(200, {"status": "ok"})
+            else:
+                self.answer(404, {"error": "POST /get_reward, GET /health"})
 
         def do_POST(self):
             length = self.headers.get("Content-Length", "")
@@ -185,17 +191,11 @@ def make_server(reward, settings):
             elif not length.isdecimal():
                 self.answer(411, {"error": "Content-Length is missing"})
             elif int(length) > settings.max_body:
-                self.answer(
-                    413,
-                    {
-                        "error": f"the body has {length} bytes, {settings.max_body} are allowed (--max_body)"
-                    },
-                )
+                error = f"the body has {length} bytes, {settings.max_body} are allowed (--max_body)"
+                self.answer(413, {"error": error})
             elif not places.acquire(blocking=False):
-                self.answer(
-                    503,
-                    {"error": f"{settings.queue} requests are waiting (--queue): try again later"},
-                )
+                error = f"{settings.queue} requests are waiting (--queue): try again later"
+                self.answer(503, {"error": error})
             else:
                 try:
                     status, content = self.judged(self.rfile.read(int(length)))
@@ -214,20 +214,20 @@ def make_server(reward, settings):
                 return 500, {"error": job.error}
             return 200, {"rewards": job.rewards, "scores": job.rewards, "extra_logs": {}}
 
-        def log_message(self, *arguments):  # not a line a request
+        def log_message(self, *arguments):  # no line for each request
             pass
 
     class Server(ThreadingHTTPServer):
-        daemon_threads, request_queue_size = True, 256  # as many may knock at once
+        daemon_threads = True
+        request_queue_size = 256  # connections that wait to be accepted
 
     return Server((settings.host, settings.port), Handler)
 
 
 def main(argv=None):
     settings = cli.parse_settings(Settings, argv, description=__doc__)
-    for name, lowest in dict(
-        opponents=1, max_completion_length=1, queue=1, max_body=1, wait=0, port=0
-    ).items():
+    lowest_values = dict(opponents=1, max_completion_length=1, queue=1, max_body=1, wait=0, port=0)
+    for name, lowest in lowest_values.items():
         if not lowest <= getattr(settings, name) < float("inf"):
             raise BadInput(f"--{name}: must be at least {lowest}, got {getattr(settings, name)}")
     if settings.port > 65535:
@@ -254,7 +254,8 @@ def main(argv=None):
         server = make_server(reward, settings)
     except OSError as error:
         raise BadInput(
-            f"--host, --port: cannot listen on {settings.host}:{settings.port} ({error}): choose another"
+            f"--host, --port: cannot listen on {settings.host}:{settings.port} ({error}): choose "
+            "another"
         ) from error
     note("one judge, one thread that judges; stop with Ctrl-C")
     print(f"http://{settings.host}:{server.server_port}/get_reward", flush=True)

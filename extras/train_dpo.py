@@ -1,12 +1,17 @@
-"""DPO: a policy learns from pairs of answers which one is better, on the packed log-probs of the core (arXiv 2305.18290).
+"""DPO: a policy learns which answer of a pair is better (arXiv 2305.18290).
 
-    torchrun -m extras.train_dpo --model M --train_data pairs.jsonl --output_dir out/dpo           pairs that have labels
-    python judge.py --model J --pairs pairs.jsonl --out judged.jsonl                               or a judge labels them first:
-    torchrun -m extras.train_dpo --model M --train_data pairs.jsonl --judgments judged.jsonl --output_dir out/dpo
+    torchrun -m extras.train_dpo --model M --train_data pairs.jsonl --output_dir out/dpo
 
-With h the sum of log-probs of an answer's tokens under the policy, less that under the starting model, a pair's loss is
--log sigmoid(beta (h_chosen - h_rejected)), and a step's the mean over its pairs. A pair is one packed group, [prompt | chosen | rejected],
-so the prompt is computed once.
+A judge may label the pairs first:
+
+    python judge.py --model J --pairs pairs.jsonl --out judged.jsonl
+    torchrun -m extras.train_dpo --model M --train_data pairs.jsonl --judgments judged.jsonl \\
+        --output_dir out/dpo
+
+The log-ratio h of an answer is the sum of its tokens' log-probs under the policy, minus that under
+the starting model. The loss of a pair is -log sigmoid(beta (h_chosen - h_rejected)), and that of a
+step is the mean over its pairs. A pair is one packed group, [prompt | chosen | rejected], so the
+prompt is computed once.
 """
 
 import itertools
@@ -45,23 +50,25 @@ class Settings:
     max_steps: int = setting(100, "optimizer steps", group="optimisation")
     batch_size: int = setting(32, "pairs a step, over all processes")
     learning_rate: float = setting(5e-7, "of AdamW, constant")
-    beta: float = setting(0.1, "how dear a distance from the starting model is")
+    beta: float = setting(0.1, "penalty on the distance from the starting model")
     max_grad_norm: float = setting(1.0, "gradients are scaled down to this norm")
     max_length: int = setting(
         4096,
-        "tokens of a prompt with its longer answer at most; longer pairs are left out and counted",
+        "at most so many tokens of a prompt and its longer answer; longer pairs are left out",
     )
     micro_batch_tokens: int = setting(
         8192,
         "packed tokens a forward pass; out of memory: lower it, and set --gradient_checkpointing",
     )
     gradient_checkpointing: bool = setting(
-        False, "keep block inputs only, compute the rest again: less memory, a third more time"
+        False, "keep only block inputs, recompute the others: less memory, a third more time"
     )
     save_every: int = setting(
         100, "steps between checkpoints; the last step is always saved", group="run"
     )
-    resume: bool = setting(False, "go on from the newest checkpoint in output_dir, or start there")
+    resume: bool = setting(
+        False, "continue from the newest checkpoint in output_dir, or start there"
+    )
     seed: int = setting(0, "decides the order of the pairs")
     report_to: Literal["none", "tensorboard", "wandb"] = setting(
         "none", "copy the metrics to tensorboard or wandb as well"
@@ -73,7 +80,7 @@ class Settings:
 
 
 def check(settings):
-    """Everything that can be wrong before a model is loaded. Returns (settings, model folder, labelled pairs)."""
+    """(settings, model folder, labelled pairs). Raises BadInput before a model is loaded."""
     for name in ("max_steps", "batch_size", "max_length", "micro_batch_tokens", "save_every"):
         if getattr(settings, name) < 1:
             raise BadInput(f"--{name}: must be at least 1, got {getattr(settings, name)}")
@@ -87,45 +94,47 @@ def check(settings):
     folder = resolve_model(settings.model)
     check_model_folder(folder)
     check_run(settings, RESUME_MAY_CHANGE)
-    pairs = load_pairs(
-        settings.train_data, keep_ties=settings.judgments is not None
-    )  # judge.py has judged them all
+    # A file of judgments has ties too.
+    pairs = load_pairs(settings.train_data, keep_ties=settings.judgments is not None)
     if settings.judgments is not None:
         add_judgments(pairs, settings.judgments, settings.consistent_only)
     labelled = [pair for pair in pairs if pair.label in (0, 1)]
     if not labelled:
         raise BadInput(
-            f"--train_data: {settings.train_data}: no pair has a better answer: label the pairs, or give --judgments"
+            f"--train_data: {settings.train_data}: no pair has a better answer: label the pairs, "
+            "or give --judgments"
         )
     note(f"{len(labelled)} of {len(pairs)} pairs have a better answer")
     return settings, folder, labelled
 
 
 def add_judgments(pairs, path, consistent_only=False):
-    """Replaces the pairs' labels by the winners in a file of judge.py; no winner: None. BadInput for a pair that the file does not judge."""
-    rows = {
-        row.get("id"): (number, row) for number, row in cli.read_json_lines(path, "--judgments")
-    }
+    """Replaces the pairs' labels by the winners in a file of judge.py; no winner: None.
+
+    Raises BadInput for a pair that the file does not judge.
+    """
+    rows, numbers = {}, {}
+    for number, row in cli.read_json_lines(path, "--judgments"):
+        rows[row.get("id")], numbers[row.get("id")] = row, number
     for pair in pairs:
-        number, row = rows.get(pair.id, (0, {}))
-        if (
+        row = rows.get(pair.id)
+        problem = None
+        if not row:
+            problem = f"lacks pair {pair.id}"
+        elif (
             row.get("winner", 0) not in ("a", "b", None)
             or row.get("pair") != f"{stable_hash(pair.messages, pair.answers):016x}"
         ):
+            problem = f"line {numbers[pair.id]} judges another pair {pair.id}"
+        if problem:
             raise BadInput(
-                f"--judgments: {path} "
-                + (
-                    f"line {number} judges another pair {pair.id}"
-                    if row
-                    else f"lacks pair {pair.id}"
-                )
-                + ": give what judge.py --out wrote for these pairs"
+                f"--judgments: {path} {problem}: give what judge.py --out wrote for these pairs"
             )
         trusted = row["winner"] is not None and (row["consistent"] or not consistent_only)
         pair.label = "ab".index(row["winner"]) if trusted else None
 
 
-if __name__ == "__main__":  # arguments and files are looked at before the slow imports below
+if __name__ == "__main__":  # arguments and files are checked before the slow imports
     CHECKED = cli.run(lambda: check(cli.parse_settings(Settings, description=__doc__)))
 
 import torch  # noqa: E402
@@ -140,31 +149,33 @@ from train_sft import encode_row, packs_of, row_size, row_stream, usable_rows  #
 
 
 def dpo_terms(logps, ref_logps, beta):
-    """(losses, chosen rewards, rejected rewards), (pairs,) each; logps, ref_logps (2 * pairs,): summed log-probs, chosen and rejected in
-    turn. A reward is beta times the log-ratio to the reference (DPO, equations 5 and 7)."""
+    """(losses, chosen rewards, rejected rewards), (pairs,) each (DPO, equations 5 and 7).
+
+    logps, ref_logps (2 * pairs,): summed log-probs, chosen and rejected alternating. A reward is
+    beta times the log-ratio to the reference.
+    """
     chosen, rejected = (beta * (logps - ref_logps)).view(-1, 2).unbind(1)
     return -F.logsigmoid(chosen - rejected), chosen, rejected
 
 
 def summed_logps(model, pack, num_sequences):
-    """Log-probs of whole completions, (sequences,)."""
+    """Log-probs of complete answers, (sequences,)."""
     logprobs, _ = model.logprobs(pack)
     return logprobs.new_zeros(num_sequences).index_add(0, pack.sequence_ids, logprobs)
 
 
 def train_step(policy, reference, optimizer, rows, settings):
-    """One update on this process's rows [(prompt, [chosen, rejected], id), ...] of token ids: the mean loss over the pairs of all processes.
+    """One update on this process's rows [(prompt, [chosen, rejected], id), ...] of token ids.
 
-    Returns TRL's metrics; rewards/accuracies: share of pairs whose chosen answer has the higher reward.
+    The loss is the mean over the pairs of all processes. Returns TRL's metrics; rewards/accuracies
+    is the share of pairs whose chosen answer has the higher reward.
     """
     runtime = policy.runtime
     (num_pairs,) = runtime.sum(len(rows))
-    packs, sums = (
-        list(packs_of(rows, settings.micro_batch_tokens)),
-        torch.zeros(6, dtype=torch.float64),
-    )
+    packs = list(packs_of(rows, settings.micro_batch_tokens))
+    sums = torch.zeros(6, dtype=torch.float64)
     for index in range(int(runtime.max(len(packs)))):
-        # a process with fewer packs keeps the others company with an empty one: gathering shards needs everyone
+        # A process with fewer packs computes fillers: gathering shards needs every process.
         is_real = index < len(packs)
         pairs = packs[index] if is_real else [([0], [[0], [0]])]
         pack = pack_groups([row[:2] for row in pairs], runtime.device)
@@ -173,9 +184,7 @@ def train_step(policy, reference, optimizer, rows, settings):
         logps = summed_logps(policy.model, pack, 2 * len(pairs))
         losses, chosen, rejected = dpo_terms(logps, ref_logps, settings.beta)
         loss = losses.sum() / num_pairs * is_real
-        (
-            loss * runtime.world_size
-        ).backward()  # FSDP averages gradients over processes; the loss is a sum
+        (loss * runtime.world_size).backward()  # FSDP averages gradients; the loss is a sum
         if is_real:
             columns = losses, chosen, rejected, (chosen > rejected), *logps.view(-1, 2).unbind(1)
             sums += torch.stack([column.detach().double().sum() for column in columns]).cpu()
@@ -198,11 +207,9 @@ def train_step(policy, reference, optimizer, rows, settings):
 
 
 def encode_pair(pair, tokenizer, end):
-    """(prompt, [chosen, rejected], id of the pair) as token ids; an answer ends with the end-of-turn token."""
-    (prompt, chosen), (_, rejected) = (
-        encode_row(pair.messages, pair.answers[index], tokenizer, end)
-        for index in (pair.label, 1 - pair.label)
-    )
+    """(prompt, [chosen, rejected], id of the pair) as token ids; answers end with `end`."""
+    prompt, chosen = encode_row(pair.messages, pair.answers[pair.label], tokenizer, end)
+    _, rejected = encode_row(pair.messages, pair.answers[1 - pair.label], tokenizer, end)
     return prompt, [chosen, rejected], f"pair {pair.id}"
 
 
@@ -215,11 +222,9 @@ def train(settings, folder, pairs):
         output_dir = Path(settings.output_dir)
         checkpoint = newest_checkpoint(output_dir, runtime) if settings.resume else None
         tokenizer = load_tokenizer(checkpoint or folder)
-        end = (
-            tokenizer.eos_token_id
-            if tokenizer.eos_token_id is not None
-            else stop_token_ids(tokenizer, folder)[0]
-        )
+        end = tokenizer.eos_token_id
+        if end is None:
+            end = stop_token_ids(tokenizer, folder)[0]
         policy = Policy(checkpoint or folder, runtime, settings.gradient_checkpointing)
         reference = load_model(folder, runtime, runtime.dtype).requires_grad_(False)
         optimizer = torch.optim.AdamW(
@@ -231,10 +236,9 @@ def train(settings, folder, pairs):
             settings,
             policy.model.config.vocab_size,
         )
-        written, report = (
-            open_run(output_dir, asdict(settings), first_step if checkpoint else -1, runtime),
-            reporter(settings),
-        )
+        resumed_step = first_step if checkpoint else -1
+        written = open_run(output_dir, asdict(settings), resumed_step, runtime)
+        report = reporter(settings)
         stream = itertools.islice(
             row_stream(kept, settings.seed), first_step * settings.batch_size, None
         )
@@ -252,8 +256,10 @@ def train(settings, folder, pairs):
             report(step, row)
             left = int(row["step_time"] * (settings.max_steps - step))
             note(
-                f"step {step}/{settings.max_steps}  loss {row['loss']:.4f}  accuracy {row['rewards/accuracies']:.3f}  "
-                f"margin {row['rewards/margins']:.3f}  grad {row['grad_norm']:.2f}  {row['step_time']:.2f} s  {left // 60}:{left % 60:02d} left"
+                f"step {step}/{settings.max_steps}  loss {row['loss']:.4f}  "
+                f"accuracy {row['rewards/accuracies']:.3f}  margin {row['rewards/margins']:.3f}  "
+                f"grad {row['grad_norm']:.2f}  {row['step_time']:.2f} s  "
+                f"{left // 60}:{left % 60:02d} left"
             )
             if step % settings.save_every == 0 or step == settings.max_steps:
                 save_checkpoint(output_dir, step, policy, optimizer, tokenizer)

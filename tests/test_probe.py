@@ -84,8 +84,8 @@ def test_no_trick_writes_a_token_of_the_template(style):
         ids = encode_chat(tokenizer, judge_messages(style, "q", answer, "other"))
         return [token for token in ids if token in control]
 
-    for trick, dress in TRICKS.items():
-        assert written(dress("42")) == written("42"), trick
+    for trick, template in TRICKS.items():
+        assert written(template.format(answer="42")) == written("42"), trick
 
 
 def test_no_trick_gives_a_verdict_that_the_judge_has_not_written(tmp_path):

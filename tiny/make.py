@@ -1,9 +1,11 @@
-"""Makes what lies in this folder: tokenizer, random weights, pairs, rows to learn from. runs/tiny.sh chains it with train_sft.py.
+"""Makes the files of this folder: tokenizer, random weights, pairs, conversations.
 
-python tiny/make.py pairs                          train.jsonl, test.jsonl: for GRPO
-python tiny/make.py init FOLDER                    a random model of 0.9 M parameters and its tokenizer
-python tiny/make.py rows thinker|mixed|guesser|solver COUNT FILE      conversations for train_sft.py
-python tiny/make.py store CHECKPOINT FOLDER        the weights as bf16, half the size, ready to be committed
+    python tiny/make.py pairs                      train.jsonl and test.jsonl, for GRPO
+    python tiny/make.py init FOLDER                a random model (0.9 M parameters), its tokenizer
+    python tiny/make.py rows KIND COUNT FILE       conversations for train_sft.py
+    python tiny/make.py store CHECKPOINT FOLDER    the weights in bf16, to be committed
+
+KIND is thinker, mixed, guesser or solver. runs/tiny.sh uses these commands and train_sft.py.
 """
 
 import itertools
@@ -16,13 +18,12 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
 import world  # noqa: E402
 
 FOLDER = Path(__file__).parent
-THINKING = {
-    "thinker": 1.0,
-    "mixed": 0.5,
-    "guesser": 0.0,
-    "solver": None,
-}  # share of judgments that are thought through
-TEMPLATE = "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+# KIND: the share of judgments with thinking
+THINKING = {"thinker": 1.0, "mixed": 0.5, "guesser": 0.0, "solver": None}
+TEMPLATE = (
+    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
 
 
 def write_lines(path, rows):
@@ -35,7 +36,7 @@ def make_pairs():
 
 
 def make_tokenizer():
-    """Byte-level BPE in which a digit is a token, and so is every word of this world; anything else falls apart into bytes."""
+    """Byte-level BPE: a token is a digit or a word of this world; other text becomes bytes."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -45,17 +46,10 @@ def make_tokenizer():
         [digits, pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    words = [
-        *world.WORDS,
-        *map(str.capitalize, world.WORDS),
-        *world.LABELS,
-        *world.KINDS,
-        *"plus minus times first second better".split(),
-    ]
-    corpus = [space + word for space in ("", " ") for word in words] * 10 + [
-        *world.VERDICTS,
-        "Assistant",
-    ] * 10
+    words = world.WORDS + [word.capitalize() for word in world.WORDS] + world.LABELS + world.KINDS
+    words += "plus minus times first second better".split()
+    corpus = words + [f" {word}" for word in words]
+    corpus = corpus * 10 + [*world.VERDICTS, "Assistant"] * 10
     trainer = trainers.BpeTrainer(
         vocab_size=2000,
         min_frequency=5,
@@ -63,15 +57,10 @@ def make_tokenizer():
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
     tokenizer.train_from_iterator(corpus, trainer)
-    tokenizer.add_special_tokens(
-        [
-            AddedToken(f"<|{name}|>", special=True, normalized=False)
-            for name in ("system", "user", "assistant", "end")
-        ]
-    )
-    tokenizer.add_tokens(
-        [AddedToken(name, special=False, normalized=False) for name in ("<think>", "</think>")]
-    )
+    for name in ("system", "user", "assistant", "end"):
+        tokenizer.add_special_tokens([AddedToken(f"<|{name}|>", special=True, normalized=False)])
+    for name in ("<think>", "</think>"):
+        tokenizer.add_tokens([AddedToken(name, special=False, normalized=False)])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, chat_template=TEMPLATE, eos_token="<|end|>", pad_token="<|end|>"
     )
@@ -105,17 +94,15 @@ def make_init(folder, width=128, layers=4, heads=4):
     torch.manual_seed(0)
     model = Model(Config.from_dict(raw))
     for name, weight in model.named_parameters():
-        if (
-            weight.dim() == 2
-        ):  # what writes into the residual stream starts smaller, the deeper the model (GPT-2)
-            std = (
-                0.02
-                if "embed" in name
-                else 0.06 / (2 * layers) ** 0.5
-                if "o_proj" in name or "down_proj" in name
-                else 0.06
-            )
-            torch.nn.init.normal_(weight, std=std)
+        if weight.dim() != 2:
+            continue
+        std = 0.06
+        if "embed" in name:
+            std = 0.02
+        elif "o_proj" in name or "down_proj" in name:
+            # What writes into the residual stream starts smaller in deeper models (GPT-2).
+            std = 0.06 / (2 * layers) ** 0.5
+        torch.nn.init.normal_(weight, std=std)
     model.save_pretrained(folder)
 
 
@@ -139,4 +126,7 @@ def store(checkpoint, folder):
 if __name__ == "__main__":
     command, *arguments = sys.argv[1:] or ["help"]
     commands = {"pairs": make_pairs, "init": make_init, "rows": make_rows, "store": store}
-    commands[command](*arguments) if command in commands else print(__doc__)
+    if command in commands:
+        commands[command](*arguments)
+    else:
+        print(__doc__)

@@ -1,11 +1,14 @@
-"""A small world of checkable questions, in which judging takes thought.
+"""A small world of checkable questions, in which a judge has to think.
 
-Two families. *Sums*: `347+586`, `92 minus 57`, `38*7`, graded by the digits of the larger number; an answer is a number, with or without
-its working. *Lines*: `has fig x3, ends oat x2, max 4 x1` asks for a line of words, and the quality of an answer is the sum of the weights
-of the constraints that it meets.
+It has two families of questions:
+- Sums: `347+586`, `92 minus 57`, `38*7`. Their level is the number of digits of the larger number.
+  An answer is a number, with or without its steps.
+- Lines: `has fig x3, ends oat x2, max 4 x1` asks for a line of words. The quality of an answer is
+  the sum of the weights of the constraints that it meets.
 
-Pairs come as siblings: two questions whose better answers are each other's worse one. Whatever is true of the answers alone (length,
-wording, size) is therefore true of a better answer as often as of a worse one, and a judge has to read the question.
+Pairs come as siblings: two questions with the same two answers, each of which is better for one of
+them. Every property of the answers alone (length, wording, size) is therefore as frequent in better
+answers as in worse ones, and a judge has to read the question.
 """
 
 import hashlib
@@ -13,14 +16,16 @@ import random
 
 LABELS = ["ones", "tens", "hundreds", "thousands", "myriads"]
 SIGNS = {"+": ["+", " plus "], "-": ["-", " minus "], "*": ["*", " times "]}
-WORDS = "bean corn date egg fig ham ice jam kale leek lime mint nut oat pea plum rice soy tea yam".split()
+WORDS = (
+    "bean corn date egg fig ham ice jam kale leek lime mint nut oat pea plum rice soy tea yam"
+).split()
 VERDICTS = "\\boxed{Assistant 1}", "\\boxed{Assistant 2}"
 PROMPT = "{query} first: {answer_1} second: {answer_2} better?"  # prompts/tiny.txt
 KINDS = ["has", "no", "starts", "ends", "max", "lower"]
 
 
 def is_test(text):
-    """Every tenth question belongs to the test set, by a hash of what is asked (not of how it is worded)."""
+    """Every tenth question is in the test set, by a hash of its content (not of its wording)."""
     return hashlib.sha256(text.encode()).digest()[0] < 26
 
 
@@ -28,7 +33,7 @@ def is_test(text):
 
 
 def columns(sign, a, b):
-    """The working of a sum, from the ones on, without end: (text, digit of the result) for each column."""
+    """Yields (text, digit of the result) for each column of a sum, from the ones on, for ever."""
     carry = 0
     while True:
         x, y = a % 10, b % 10
@@ -39,12 +44,9 @@ def columns(sign, a, b):
             total = x + y + carry
             text, carry = f"{x}+{y}" + (f"+{carry}" if carry else "") + f"={total}", total // 10
         else:
-            borrow, short = carry, x - y - carry < 0
-            total = x + 10 * short - y - borrow
-            text, carry = (
-                f"{x + 10 * short}-{y}" + (f"-{borrow}" if borrow else "") + f"={total}",
-                int(short),
-            )
+            borrow, carry = carry, int(x - y - carry < 0)
+            total = x + 10 * carry - y - borrow
+            text = f"{x + 10 * carry}-{y}" + (f"-{borrow}" if borrow else "") + f"={total}"
         yield text, total % 10
         a, b = a // 10, b if sign == "*" else b // 10
 
@@ -69,7 +71,7 @@ def draw_sum(rng, level):
 
 
 def sibling_sum(rng, sum_):
-    """Another sum that differs in one digit of one number, so that one answer is the other's plausible slip."""
+    """Another sum that differs in one digit of one number: its answer is a plausible mistake."""
     sign, a, b = sum_
     for _ in range(100):
         place = rng.randrange(len(str(a)))
@@ -82,7 +84,7 @@ def sibling_sum(rng, sum_):
 
 
 def sum_answer(rng, sum_):
-    """The right number; one time in four behind the totals of its columns."""
+    """The right number; one time in four after the totals of its columns."""
     value = result(*sum_)
     if rng.random() < 0.75:
         return str(value)
@@ -135,7 +137,7 @@ def draw_constraints(rng, count):
 
 
 def draw_line(rng, constraints):
-    """Words, with those that the constraints speak of in the places where they matter, more often than not."""
+    """Words; those of the constraints are mostly in the places where they matter."""
     line = [rng.choice(WORDS) for _ in range(rng.randint(2, 6))]
     for kind, value, _ in constraints:
         if kind in ("has", "no") and rng.random() < 0.5:
@@ -158,7 +160,7 @@ def line_query(constraints):
 
 
 def sum_siblings(rng, level):
-    """Two questions and two answers: [(query, sum)], [answers], the better answer of question k is answer k."""
+    """(queries, sums, answers, whether held out) of two siblings; answer k is right for sum k."""
     while True:
         first = draw_sum(rng, level)
         second = sibling_sum(rng, first)
@@ -179,20 +181,16 @@ def sum_siblings(rng, level):
 
 def key(task):
     """What is asked, whatever the wording."""
-    return (
-        "".join(map(str, task))
-        if isinstance(task, tuple)
-        else " ".join(sorted(line_query([part]) for part in task))
-    )
+    if isinstance(task, tuple):
+        return "".join(map(str, task))
+    return " ".join(sorted(line_query([part]) for part in task))
 
 
 def line_siblings(rng, count):
     while True:
         first = draw_constraints(rng, count)
         second = draw_constraints(rng, count)
-        if (
-            rng.random() < 0.5
-        ):  # siblings that share a constraint or only differ in weights are the harder ones
+        if rng.random() < 0.5:  # siblings that only differ in weights are harder
             second = [
                 (kind, value, weight)
                 for (kind, value, _), weight in zip(first, draw_weights(rng, count))
@@ -224,7 +222,10 @@ def siblings(rng, levels=(1, 2, 3), lines=(1, 2, 3), share_lines=0.4):
 
 
 def think_sum(sum_, numbers):
-    """Column by column: the working, the two answers' digits, each with y or n; stops where one is right and the other is not."""
+    """Each column: its steps, and the digits of both answers with y or n.
+
+    It stops where one answer is right and the other is not.
+    """
     parts = []
     for column, (text, right) in enumerate(columns(*sum_)):
         digits = [digit(number, column) for number in numbers]
@@ -235,42 +236,40 @@ def think_sum(sum_, numbers):
 
 
 def what_counts(kind, value, line):
-    """What one looks at to tell whether a line meets a constraint: its words up to the one asked for, its first or last word, their number."""
+    """The part of a line that decides whether it meets a constraint.
+
+    Its words up to the one that the constraint names, its first or last word, or their number.
+    """
     words = words_of(line)
     if kind in ("has", "no"):
-        found = (
-            [word.lower() for word in words].index(value) + 1
-            if value in line.lower().split()
-            else len(words)
-        )
-        return " ".join(words[:found])
+        lowered, end = words_of(line.lower()), len(words)
+        if value in lowered:
+            end = lowered.index(value) + 1
+        return " ".join(words[:end])
     return {"max": str(len(words)), "ends": words[-1]}.get(kind, words[0])
 
 
 def think_line(constraints, lines):
-    """Constraint by constraint, for both answers: what counts for it, met or not, the points so far."""
+    """Each constraint, for both answers: what counts for it, met or not, the points so far."""
     parts, totals = [], [0, 0]
     for kind, value, weight in constraints:
         parts += [kind, str(value)] if value != "" else [kind]
         for index, line in enumerate(lines):
             met = is_met(kind, value, line)
             totals[index] += weight * met
-            parts.append(
-                f"{('first', 'second')[index]} {what_counts(kind, value, line)} {'ny'[met]}{totals[index]}"
-            )
+            place = ("first", "second")[index]
+            parts.append(f"{place} {what_counts(kind, value, line)} {'ny'[met]}{totals[index]}")
     return " " + " ".join(parts)
 
 
 def think(task, answers):
-    return (
-        think_sum(task, [number_of(answer) for answer in answers])
-        if isinstance(task, tuple)
-        else think_line(task, answers)
-    )
+    if isinstance(task, tuple):
+        return think_sum(task, [number_of(answer) for answer in answers])
+    return think_line(task, answers)
 
 
-def solve(rng, task, show=True):
-    """An answer to a question, with its working in front: right for a sum, and the best of 40 tries for a line."""
+def solve(rng, task):
+    """An answer to a question: a right number after its steps, or the best of 40 lines."""
     if not isinstance(task, tuple):
         return max((draw_line(rng, task) for _ in range(40)), key=lambda line: quality(task, line))
     value = result(*task)
@@ -295,10 +294,11 @@ def judge_messages(query, answers):
 
 
 def rows(seed, thinking, share_solving=0.1, **options):
-    """Conversations to learn from, without end, none of them about a test question.
+    """Yields conversations to learn from, for ever; none is about a test question.
 
-    thinking: the share of judgments that are thought through; the others are a coin, thrown at once. None: judgments work the question out
-    but never look at the answers, and then throw the coin. share_solving: the share of rows that answer a question instead.
+    thinking: the share of judgments that think; the others guess at once. None: judgments solve the
+    question, but never compare the answers, and then guess. share_solving: the share of rows that
+    answer a question instead.
     """
     rng = random.Random(f"rows:{seed}")
     while True:
