@@ -295,8 +295,8 @@ class JudgeTask:
     def judgments(self, groups):
         """[(pair, Judgment), ...] of evaluated groups; those of a pair stand side by side."""
         judgments = []
-        for _, same_pair in itertools.groupby(groups, key=lambda group: group.item.id):
-            same_pair, games = list(same_pair), []
+        for _, members in itertools.groupby(groups, key=lambda group: group.item.id):
+            same_pair, games = list(members), []
             for group in same_pair:
                 games += [{"order": list(group.item.order)} | record for record in group.records]
             judgments.append((same_pair[0].item.pair, conclude(games)))

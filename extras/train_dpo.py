@@ -143,8 +143,8 @@ import torch.nn.functional as F  # noqa: E402
 from chat import load_tokenizer, stop_token_ids  # noqa: E402
 from distributed import Policy, load_model, save_checkpoint, start  # noqa: E402
 from model import pack_groups  # noqa: E402
-from runlog import open_run, record, reporter  # noqa: E402
 from resume import load_checkpoint, newest_checkpoint  # noqa: E402
+from runlog import open_run, record, reporter  # noqa: E402
 from train_sft import encode_row, packs_of, row_size, row_stream, usable_rows  # noqa: E402
 
 
