@@ -17,7 +17,7 @@ the pairs (2.5 % with num_votes 8); for an even coin in 2 % with num_votes 5 and
 import functools
 import math
 
-from verdicts import majority, vote_of
+from verdicts import NUM_ANSWERS, majority, vote_of
 
 RISK = 0.05
 # the largest probability of another winner at which no more votes are asked for
@@ -56,7 +56,7 @@ def votes_of(match):
 
 def enough(votes, remaining, stop):
     """Whether to stop after `votes` (0, 1 or None each), with at most `remaining` to come."""
-    trailing, leading = sorted((votes.count(0), votes.count(1)))
+    *_, trailing, leading = sorted(votes.count(answer) for answer in range(NUM_ANSWERS))
     return chance_of_change(leading, trailing, remaining) <= STOPS[stop] or remaining == 0
 
 

@@ -46,8 +46,8 @@ class TooLong(BadInput):
 
 
 @dataclass
-class Comparison:
-    """A pair in one order: one judging prompt, which is played num_votes times."""
+class PlayedComparison:
+    """A comparison (a pair in one order), its judging prompt and the games played with it."""
 
     pair: Pair
     order: list  # order[0]: index of the answer that is shown first
@@ -137,7 +137,7 @@ class Judge:
         return [conclude(games_of(match)) for match in matches]
 
     def prepare(self, pairs, num_votes, both_orders, max_completion_length):
-        """The match of each pair: a list with its Comparison in one order or in both.
+        """The match of each pair: a list with its comparison in one order or in both.
 
         A pair that the context cannot hold counts as truncated: all its games are filled in here,
         with 0 tokens each, and a note says so.
@@ -146,7 +146,7 @@ class Judge:
         matches, too_long = [], []
         for pair in pairs:
             orders = BOTH_ORDERS if both_orders else [place(pair, self.seed)]
-            match = [Comparison(pair, order) for order in orders]
+            match = [PlayedComparison(pair, order) for order in orders]
             try:
                 for comparison in match:
                     comparison.prompt = self.encode(pair, comparison.order, max_completion_length)
@@ -375,7 +375,7 @@ def main(argv=None):
     else:
         show(judgment)
     if settings.stop != "never":
-        num_orders = 1 if settings.one_order else 2
+        num_orders = 1 if settings.one_order else len(BOTH_ORDERS)
         note(in_words(spending(judgment.games, settings.num_votes, num_orders)))
 
 

@@ -15,7 +15,7 @@ from judge_progress import Progress
 from resume import check_same, resumable_rows
 from runlog import append_rows, sole_writer
 from seeding import stable_hash
-from verdicts import as_row
+from verdicts import BOTH_ORDERS, as_row
 
 CHUNK_PAIRS = 64  # judged together and written together
 SUMMARY = "pairs a b no_winner orders_agree games games_saved tokens tokens_saved".split()
@@ -95,7 +95,7 @@ def read_rows(path, heads, recorded):
 
 def add_row(totals, row):
     """Adds a row of --out to a Counter for the summary."""
-    num_orders = 1 if row["settings"]["one_order"] else 2
+    num_orders = 1 if row["settings"]["one_order"] else len(BOTH_ORDERS)
     totals["pairs"] += 1
     totals[row["winner"] or "no_winner"] += 1
     totals["orders_agree"] += row["consistent"] is True
