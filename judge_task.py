@@ -1,4 +1,4 @@
-r"""A judge in training: preference pairs become judging prompts, and its verdicts earn rewards.
+"""A judge in training: preference pairs become judging prompts, and its verdicts earn rewards.
 
     comparison = Comparison(pair, order=[1, 0])     # answer 1 is shown first
     comparison.right_verdict                        # 1 if answer 1 is the better one, else 2
@@ -16,13 +16,7 @@ from cli import BadInput
 from data import Pair, balanced_orders, load_pairs
 from seeding import hash64, stable_hash
 from styles import judge_messages, load_style
-from verdicts import (
-    BOTH_ORDERS,
-    as_row,
-    conclude,
-    parse_verdict,
-    read_completion,
-)
+from verdicts import BOTH_ORDERS, as_row, conclude, parse_verdict, read_completion
 
 
 @dataclass(frozen=True)
@@ -192,10 +186,10 @@ class JudgeTask:
         """Checks the settings and loads the pairs. Raises BadInput."""
         self.settings = settings
         self.style = load_style(settings.style)
+        self.judge_style = settings.style  # a checkpoint remembers it
         self.both_orders = settings.reward == "consistency"
-        self.adjacent_groups = 1  # consecutive groups that must share a process
-        if self.both_orders:
-            self.adjacent_groups = len(BOTH_ORDERS)
+        # consecutive groups that must share a process
+        self.adjacent_groups = len(BOTH_ORDERS) if self.both_orders else 1
         if settings.prompts_per_step % self.adjacent_groups:
             raise BadInput(
                 f"--prompts_per_step: {settings.prompts_per_step} is odd: with --reward "
@@ -217,21 +211,13 @@ class JudgeTask:
         """The labelled pairs of --train_data or --eval_data. Raises BadInput if there is none."""
         pairs = [pair for pair in load_pairs(name, split) if pair.label is not None]
         if not pairs:
-            use = "training" if flag == "--train_data" else "evaluation"
-            raise BadInput(
-                f"{flag}: {name}: no pair has a label: {use} needs to know the better answer"
-            )
+            raise BadInput(f"{flag}: {name}: no pair has a label: say which answer is better")
         return pairs
 
     def load(self, tokenizer, stops, runtime):
         """Stores tokenizer and stop tokens; called after torch is imported."""
         self.tokenizer = tokenizer
         self.stops = stops
-
-    @property
-    def judge_style(self):
-        """The judging prompt that a checkpoint was trained with."""
-        return self.settings.style
 
     def stream(self, pairs):
         return comparison_stream(pairs, self.settings.seed, self.both_orders)
@@ -249,25 +235,20 @@ class JudgeTask:
 
     def rewards(self, groups):
         """One reward for each completion, group after group."""
-        columns = {"prompts": [], "completions": []}
-        columns |= {"right_verdict": [], "style": [], "pair": [], "order": []}
-        for group in groups:
-            for record in group.records:
-                columns["prompts"].append(group.messages)
-                columns["completions"].append(record["text"])
-                columns["right_verdict"].append(group.item.right_verdict)
-                columns["style"].append(self.settings.style)
-                columns["pair"].append(group.item.pair)
-                columns["order"].append(group.item.order)
-        return self.reward_function(**columns)
+        items = [group.item for group in groups for _ in group.records]
+        return self.reward_function(
+            prompts=[group.messages for group in groups for _ in group.records],
+            completions=[record["text"] for group in groups for record in group.records],
+            right_verdict=[item.right_verdict for item in items],
+            style=[self.settings.style] * len(items),
+            pair=[item.pair for item in items],
+            order=[item.order for item in items],
+        )
 
     def describe(self, group):
         """How the group's line in rollouts/STEP.jsonl begins."""
-        return {
-            "id": group.item.id,
-            "order": group.item.order,
-            "right_verdict": group.item.right_verdict,
-        }
+        item = group.item
+        return {"id": item.id, "order": item.order, "right_verdict": item.right_verdict}
 
     # metrics: counts are summed over processes, then become rates
 
@@ -278,8 +259,7 @@ class JudgeTask:
             records += [record | places for record in group.records]
         return game_counts(records, self.style)
 
-    def rates(self, counts):
-        return game_rates(counts)
+    rates = staticmethod(game_rates)
 
     # evaluation: every held-out pair once in each order
 
@@ -305,17 +285,13 @@ class JudgeTask:
     def eval_rows(self, groups):
         rows = []
         for pair, judgment in self.judgments(groups):
-            row = {"id": pair.id, "messages": pair.messages}
-            row |= {"answers": pair.answers, "label": pair.label}
-            rows.append(row | as_row(judgment))
+            row = {"id": pair.id, "messages": pair.messages, "answers": pair.answers}
+            rows.append(row | {"label": pair.label} | as_row(judgment))
         return rows
 
     def eval_counts(self, groups, folder):
-        judgments = [judgment for _, judgment in self.judgments(groups)]
-        counts = self.counts(groups)
-        counts["pairs"] = len(judgments)
-        counts["consistent"] = sum(bool(judgment.consistent) for judgment in judgments)
-        return counts
+        consistent = [bool(judgment.consistent) for _, judgment in self.judgments(groups)]
+        return self.counts(groups) | {"pairs": len(consistent), "consistent": sum(consistent)}
 
     def eval_rates(self, counts):
         return self.rates(counts) | {"judge/consistency": counts["consistent"] / counts["pairs"]}

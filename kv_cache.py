@@ -9,7 +9,7 @@ written are stored in its row. A new token attends to both parts, and the two re
 import torch
 
 from kernels import cpu_kernels
-from kernels.packed_attention import attention
+from kernels.packed_attention import attention, heads_first
 
 WIDTH = 64  # decoding looks at a multiple of this many tokens: a GPU prefers such shapes
 
@@ -45,10 +45,8 @@ class KVCache:
             parts = zip(*[x.split(prompt_lengths) for x in (queries, keys, values)])
             outputs = []
             for part in parts:
-                heads_first = [
-                    x.transpose(0, 1)[None] for x in part
-                ]  # (1, heads, tokens, head_dim)
-                outputs.append(attention(*heads_first, is_causal=True)[0].transpose(0, 1))
+                output = attention(*map(heads_first, part), is_causal=True)
+                outputs.append(output[0].transpose(0, 1))  # (its tokens, heads, head_dim)
             return torch.cat(outputs)  # (tokens, heads, head_dim)
 
         return attend

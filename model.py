@@ -1,10 +1,9 @@
 """A decoder for Llama, Qwen2 and Qwen3 checkpoints, and packs of groups to train it on.
 
 Tokens are flat, without a batch dimension: (tokens,). The caller passes an `attend` function that
-decides which tokens see each other. Training and sampling run the same blocks otherwise:
+decides which tokens see each other. Apart from that, training and sampling run the same blocks:
 
-    masked_attention(pack)       groups side by side: a completion sees its prompt and itself
-    packed_attention(pack)       the same, faster (kernels/packed_attention.py)
+    packed_attention(pack)       groups side by side: a completion sees its prompt and itself
     KVCache.prefill_attention    prompts, whose keys and values are kept (kv_cache.py)
     KVCache.decode_attention     one token per row, which sees the keys in the cache
 
@@ -29,7 +28,7 @@ from checkpoint import (
 )
 from cli import BadInput
 from kernels.logprob import token_logprobs
-from kernels.packed_attention import attention, packed_attention
+from kernels.packed_attention import packed_attention
 
 
 @dataclass(frozen=True)
@@ -307,25 +306,14 @@ def pack_groups(groups, device="cpu"):
     return Pack(*columns, spans)
 
 
-def masked_attention(pack):
-    """Returns the `attend` function of a Pack by its definition: attention under the mask
-
-        allowed[i, j] = same group and j <= i and (j in the prompt or i, j in the same completion)
-
-    kernels/packed_attention.py computes the same without the pairs of tokens that are not allowed.
-    """
-    num_tokens = len(pack.tokens)
-    allowed = torch.zeros(num_tokens, num_tokens, dtype=torch.bool, device=pack.tokens.device)
-    for start, end, completions in pack.spans:
-        allowed[start:end, start:end] = True
-        for first, last in completions:
-            allowed[first:last, start:end] = True
-            allowed[first:last, first:last] = True
-    allowed = allowed.tril()  # j <= i
-
-    def attend(layer, queries, keys, values):
-        heads_first = [x.transpose(0, 1)[None] for x in (queries, keys, values)]
-        attended = attention(*heads_first, attn_mask=allowed)  # (1, heads, tokens, head_dim)
-        return attended[0].transpose(0, 1)  # (tokens, heads, head_dim)
-
-    return attend
+def split_by_budget(items, size, budget):
+    """Yields lists of consecutive items whose sizes sum to at most `budget` (one item at least)."""
+    batch, total = [], 0
+    for item in items:
+        if batch and total + size(item) > budget:
+            yield batch
+            batch, total = [], 0
+        batch.append(item)
+        total += size(item)
+    if batch:
+        yield batch

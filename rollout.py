@@ -50,12 +50,13 @@ def own_indices(task, settings, runtime):
 def longest_prompt(config, settings):
     """How many tokens of a prompt the model's context can hold. Raises BadInput if none."""
     context = config.raw.get("max_position_embeddings", 2**31)
-    if context - settings.max_completion_length < 1:
+    room = context - settings.max_completion_length
+    if room < 1:
         raise BadInput(
             f"--max_completion_length: {settings.max_completion_length} leaves no room for a "
             "prompt in the model's context"
         )
-    return context - settings.max_completion_length
+    return room
 
 
 def drop_long(task, items, limit, flag):
@@ -71,11 +72,9 @@ def drop_long(task, items, limit, flag):
         return len(encode_chat(task.tokenizer, messages)) <= limit
 
     kept = [item for item in items if all(fits(prompt) for prompt in task.all_prompts(item))]
-    if len(kept) < len(items):
-        note(
-            f"{flag}: {len(items) - len(kept)} of {len(items)} dropped: their prompt is longer "
-            f"than {limit} tokens"
-        )
+    dropped = len(items) - len(kept)
+    if dropped:
+        note(f"{flag}: {dropped} of {len(items)} dropped: prompt longer than {limit} tokens")
     if items and not kept:
         raise BadInput(
             f"{flag}: every prompt is longer than {limit} tokens: lower --max_completion_length "
@@ -127,13 +126,6 @@ def rewards(task, groups, settings):
                 f"{record['text'][:200]!r} after {group.messages!r:.200}"
             )
     return torch.tensor(values, dtype=torch.float32).view(len(groups), -1)
-
-
-def add_logprobs(task, group):
-    """Adds the tokens' log-probs to the records of one group, as [[text, log-prob], ...]."""
-    opened = opens_think(task.tokenizer, group.prompt)
-    for record, completion in zip(group.records, group.completions):
-        record["logprobs"] = token_pieces(task.tokenizer, completion, opened, task.stops)
 
 
 def token_pieces(tokenizer, completion, opened_think, stops):
@@ -190,9 +182,8 @@ def micro_batches(groups, settings, runtime):
     useful = [group for group in groups if settings.beta > 0 or any(group.advantages)]
     has_signal = runtime.max(len(useful)) > 0
     chosen = useful if has_signal else groups
-    batches = []
-    for chunk in chunks(chosen, settings.micro_batch_tokens):
-        batches.append(micro_batch(chunk, runtime.device))
+    divided = chunks(chosen, settings.micro_batch_tokens)
+    batches = [micro_batch(chunk, runtime.device) for chunk in divided]
     # Gathering sharded weights needs every process, in the same order.
     for _ in range(len(batches), int(runtime.max(len(batches)))):
         zero = torch.zeros(1, device=runtime.device)
@@ -240,12 +231,10 @@ def micro_batch(chunk, device):
     )
 
 
+@torch.no_grad()
 def add_ref_logprobs(batches, reference, settings):
-    if reference is None:
-        return
-    for batch in batches:
-        with torch.no_grad():
-            batch.ref_logprobs, _ = reference.logprobs(batch.pack, settings.temperature)
+    for batch in batches if reference is not None else []:
+        batch.ref_logprobs, _ = reference.logprobs(batch.pack, settings.temperature)
 
 
 # ---- metrics and files ----
@@ -254,16 +243,14 @@ def add_ref_logprobs(batches, reference, settings):
 def group_counts(groups):
     """{name: number} of this process's groups, to be summed over processes."""
     completions = [completion for group in groups for completion in group.completions]
-    rewards = [reward for group in groups for reward in group.rewards]
-    num_tokens = sum(len(completion.tokens) for completion in completions)
     equal = [max(group.rewards) - min(group.rewards) <= 1e-6 for group in groups]
     return {
         "groups": len(groups),
         "completions": len(completions),
-        "reward": sum(rewards),
+        "reward": sum(reward for group in groups for reward in group.rewards),
         "reward_std": sum(torch.tensor(group.rewards).std().item() for group in groups),
         "equal_rewards": sum(equal),
-        "completion_tokens": num_tokens,
+        "completion_tokens": sum(len(completion.tokens) for completion in completions),
         "prompt_tokens": sum(len(group.prompt) for group in groups),
         "cut_off": sum(completion.finish_reason == "length" for completion in completions),
     }
@@ -272,8 +259,7 @@ def group_counts(groups):
 def step_metrics(task, groups, batches, token_sums, grad_norm, settings, runtime):
     """The metrics of one step, over all processes.
 
-    token_sums: {name: sum over this process's tokens}, of all updates (train_grpo.token_sums).
-    They cover the groups in `batches` alone: see micro_batches.
+    token_sums: those of train_grpo.py, over all updates and the groups in `batches` alone.
     """
     step = runtime.sum_by_name(group_counts(groups))
     names = "loss", "tokens", "entropy", "clipped_low", "clipped_high", "kl", "logp_diff"
@@ -324,7 +310,9 @@ def write_rollouts(path, task, groups, runtime):
     Only the first group gets token log-probs, to keep the file small.
     """
     if runtime.is_main:
-        add_logprobs(task, groups[0])
+        opened = opens_think(task.tokenizer, groups[0].prompt)
+        for record, completion in zip(groups[0].records, groups[0].completions):
+            record["logprobs"] = token_pieces(task.tokenizer, completion, opened, task.stops)
     rows = []
     for group in groups:
         completions = []
@@ -332,10 +320,9 @@ def write_rollouts(path, task, groups, runtime):
             group.records, group.completions, group.rewards, group.advantages
         ):
             outcome = {"reward": reward, "advantage": advantage}
-            outcome["finish_reason"] = completion.finish_reason
-            completions.append(record | outcome)
-        row = task.describe(group)
-        rows.append(row | {"prompt": group.messages, "completions": completions})
+            completions.append(record | outcome | {"finish_reason": completion.finish_reason})
+        row = {"prompt": group.messages, "completions": completions}
+        rows.append(task.describe(group) | row)
     write_rows(path, rows, runtime)
 
 

@@ -25,11 +25,11 @@ from kernels import cpu_kernels
 from kernels.draw import sample_tokens
 from kernels.logprob import matmul_fp32
 from kv_cache import KVCache, padded
-from model import Model
+from model import Model, split_by_budget
 from seeding import hash64, uniforms
 
 PREFILL_TOKENS = 8192  # prompts that are computed together hold at most this many tokens
-STEPS_BETWEEN_LOOKS = {"cpu": 1, "cuda": 8}  # decoding steps between two looks for finished rows
+STEPS_BETWEEN_LOOKS = {"cpu": 1, "cuda": 8}  # decoding steps between two checks for finished rows
 
 
 @dataclass
@@ -50,7 +50,7 @@ class Settings:
 
 
 class Rows:
-    """The state of the running rows, on the device. Entries beyond those do not count."""
+    """The state of the running rows, on the device. Entries beyond those are ignored."""
 
     def __init__(self, num_rows, num_tokens, device):
         self.tokens = torch.zeros(num_rows, num_tokens, dtype=torch.long, device=device)
@@ -137,11 +137,15 @@ class Session:
 
     def prefill(self, new_prompts: list[int]):
         """Computes prompts: their keys and values, and their last hidden states."""
-        for batch in batches_by_length(new_prompts, self.prompts, PREFILL_TOKENS):
-            lengths = [len(self.prompts[prompt]) for prompt in batch]
+
+        def length(prompt):
+            return len(self.prompts[prompt])
+
+        for batch in split_by_budget(new_prompts, length, PREFILL_TOKENS):
+            lengths = [length(prompt) for prompt in batch]
             slots = [self.slot_of[prompt] for prompt in batch]
             tokens = [token for prompt in batch for token in self.prompts[prompt]]
-            positions = [position for length in lengths for position in range(length)]
+            positions = [position for prompt in batch for position in range(length(prompt))]
             tokens = torch.tensor(tokens, device=self.device)  # (tokens,)
             positions = torch.tensor(positions, device=self.device)
             attend = self.cache.prefill_attention(lengths, slots)
@@ -253,19 +257,6 @@ class Session:
         self.counts.pop()
 
 
-def batches_by_length(items, texts, budget):
-    """Splits items into lists whose texts have at most `budget` tokens (one item at least)."""
-    batch, size = [], 0
-    for item in items:
-        if batch and size + len(texts[item]) > budget:
-            yield batch
-            batch, size = [], 0
-        batch.append(item)
-        size += len(texts[item])
-    if batch:
-        yield batch
-
-
 def check_arguments(model, prompts, num_generations, settings, seeds):
     vocab_size = model.config.vocab_size
     if settings.temperature < 0:
@@ -309,12 +300,6 @@ def row_budget(model, num_tokens, prompt_length, num_generations):
     return max(1, min(256, int(free // 2 // bytes_per_row)))
 
 
-def fast_layers(model):
-    """A context in which a CPU computes the model's linear layers faster."""
-    fast = cpu_kernels(model.device)
-    return fast.reordered_weights(model) if fast else contextlib.nullcontext()
-
-
 @torch.inference_mode()
 def generate(
     model: Model,
@@ -335,7 +320,7 @@ def generate(
     completion has max_new_tokens tokens.
     seed: one integer, or one for each prompt. A generation depends on its prompt's seed and its
     number alone, not on what else is sampled.
-    first_generation: the number of the first one. A later call continues where an earlier ended.
+    first_generation: the number of the first one. A second call can continue the first.
     max_rows: rows that run at once; by default as many as memory allows.
     progress(finished, total): called as rows finish.
     Raises ValueError for arguments out of range, FloatingPointError for logits that are not finite.
@@ -359,7 +344,8 @@ def generate(
     num_rows = min(total, num_rows)
     # Twice the slots of complete groups: some groups finish while others start.
     num_slots = min(len(prompts), num_rows, 2 * math.ceil(num_rows / num_generations))
-    with fast_layers(model):
+    fast = cpu_kernels(model.device)
+    with fast.reordered_weights(model) if fast else contextlib.nullcontext():
         session = Session(model, prompts, settings, streams, num_rows, num_slots)
         while waiting or session.running:
             session.admit(waiting)

@@ -37,9 +37,7 @@ class Exercise:
     """A question of a step, and how the completions of its group did."""
 
     question: Question
-    correct: list | None = (
-        None  # equals the reference? one entry a completion; None: verifier failed
-    )
+    correct: list | None = None  # per completion: equal to the reference? None: no result
     comparison: GroupMatches | None = None  # where a judge compared the answers
 
 
@@ -75,18 +73,14 @@ class SolveTask:
     def load_items(self, name, flag, split):
         """The questions of --train_data or --eval_data. Raises BadInput if there is none."""
         questions = load_questions(name, split)
-        use = "training" if flag == "--train_data" else "evaluation"
-        if self.settings.reward == "answer" or use == "evaluation":
-            answered = [question for question in questions if question.answer is not None]
-            if 0 < len(answered) < len(questions):
-                num_left_out = len(questions) - len(answered)
-                note(f"{flag}: {num_left_out} questions without an answer left out")
-            questions = answered
-        if not questions:
-            raise BadInput(
-                f"{flag}: {name}: no question has an answer: {use} needs one to compare with"
-            )
-        return questions
+        if self.settings.reward != "answer" and flag == "--train_data":
+            return questions
+        answered = [question for question in questions if question.answer is not None]
+        if not answered:
+            raise BadInput(f"{flag}: {name}: no question has an answer to compare with")
+        if len(answered) < len(questions):
+            note(f"{flag}: {len(questions) - len(answered)} questions without an answer left out")
+        return answered
 
     def load(self, tokenizer, stops, runtime):
         """Stores tokenizer and stop tokens, and loads the judge; called after torch is imported."""
@@ -170,13 +164,9 @@ class SolveTask:
 
     def describe(self, group):
         """How the group's line in rollouts/STEP.jsonl begins."""
-        exercise = group.item
-        return {
-            "id": exercise.question.id,
-            "answer": exercise.question.answer,
-            "correct": exercise.correct,
-            "matches": exercise.comparison and exercise.comparison.matches,
-        }
+        question, comparison = group.item.question, group.item.comparison
+        row = {"id": question.id, "answer": question.answer, "correct": group.item.correct}
+        return row | {"matches": comparison and comparison.matches}
 
     # metrics: counts are summed over processes, then become rates
 
@@ -232,10 +222,8 @@ class SolveTask:
 
     def eval_items(self, questions):
         """[(exercise, seed of its sampling), ...]"""
-        seed = self.settings.seed
-        return [
-            (Exercise(question), hash64(seed, stable_hash(question.id))) for question in questions
-        ]
+        seeds = [hash64(self.settings.seed, stable_hash(question.id)) for question in questions]
+        return [(Exercise(question), seed) for question, seed in zip(questions, seeds)]
 
     def eval_rows(self, groups):
         rows = []
@@ -246,9 +234,8 @@ class SolveTask:
         return rows
 
     def eval_counts(self, groups, folder):
-        counts = self.counts(groups)
-        counts["wins"] = self.wins_against_start(groups, folder) if self.judge else 0.0
-        return counts
+        wins = self.wins_against_start(groups, folder) if self.judge else 0.0
+        return self.counts(groups) | {"wins": wins}
 
     def wins_against_start(self, groups, folder):
         """How often the judge prefers the answers of now to those of step 0, in both orders.
@@ -268,17 +255,14 @@ class SolveTask:
                 wins += 0.5
             else:
                 duels.append((group.messages, now, at_start))
-        if duels:
-            judgments = self.judge.judge(duels, max_completion_length=limit)
-            wins += sum(judgment.p_first for judgment in judgments)
-        return wins
+        judgments = self.judge.judge(duels, max_completion_length=limit) if duels else []
+        return wins + sum(judgment.p_first for judgment in judgments)
 
     def eval_rates(self, counts):
         rates = self.rates(counts)
         names = ("reward/oracle", "reward/verifier_error", "reward/unanswered")
         metrics = {name: rates[name] for name in names}
-        metrics["reward/win_rate"] = counts["wins"] / counts["completions"]
-        return metrics
+        return metrics | {"reward/win_rate": counts["wins"] / counts["completions"]}
 
 
 def check_judge(settings):
@@ -310,12 +294,12 @@ def check_answers_of(group):
 
 def shares_of_right_answers(exercise):
     """What the judge gave to the right answer, for each match of a right with a wrong one."""
-    if exercise.comparison is None or exercise.correct is None:
+    correct, shares = exercise.correct, []
+    if exercise.comparison is None or correct is None:
         return []
-    shares = []
     for i, j, score in exercise.comparison.matches:
-        if (exercise.correct[i], exercise.correct[j]) == (True, False):
+        if (correct[i], correct[j]) == (True, False):
             shares.append(score)
-        elif (exercise.correct[i], exercise.correct[j]) == (False, True):
+        elif (correct[i], correct[j]) == (False, True):
             shares.append(1 - score)
     return shares

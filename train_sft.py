@@ -201,19 +201,10 @@ def row_size(row):
 
 
 def packs_of(rows, budget):
-    """Cuts rows into packs of about `budget` tokens, one row at least.
+    """Packs of at most `budget` tokens (one row at least). Rows of similar size come together."""
+    from model import split_by_budget  # imports torch
 
-    Short rows come together, so packs are filled well.
-    """
-    pack, size = [], 0
-    for row in sorted(rows, key=row_size):
-        if pack and size + row_size(row) > budget:
-            yield pack
-            pack, size = [], 0
-        pack.append(row)
-        size += row_size(row)
-    if pack:
-        yield pack
+    return split_by_budget(sorted(rows, key=row_size), row_size, budget)
 
 
 def learning_rate_at(step, settings):

@@ -6,8 +6,7 @@ Budget forcing closes the thinking of a completion that was cut off and takes th
 import torch
 
 from chat import opens_think
-from model import pack_groups
-from sampler import batches_by_length
+from model import pack_groups, split_by_budget
 from verdicts import VERDICTS, find_verdicts
 
 
@@ -23,8 +22,12 @@ def read_verdicts(judge, games, settings):
             prompt = judge.encode(pair, game["order"], settings.max_completion_length)
             groups.append(both_verdicts(judge, prompt, game))
             read.append(game)
-    prefixes = [prefix for prefix, _ in groups]
-    for batch in batches_by_length(range(len(groups)), prefixes, 8192):
+
+    def prefix_length(index):
+        prefix, _ = groups[index]
+        return len(prefix)
+
+    for batch in split_by_budget(range(len(groups)), prefix_length, 8192):
         probabilities = first_place_probabilities(
             judge.backend.model, [groups[index] for index in batch]
         )

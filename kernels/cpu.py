@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from kernels.packed_attention import attention
+from kernels.packed_attention import attention, heads_first
 
 # Row operations take as many rows of logits at once as stay in the cache: 4.5x faster.
 ROW_TILE_BYTES = 3 << 20
@@ -193,11 +193,6 @@ def batch_mask(batch, num_queries, num_keys):
 
 def padded(tokens, length):
     return [*tokens, *[0] * (length - len(tokens))]
-
-
-def heads_first(x, count):
-    """(count * tokens, heads, head_dim) -> (count, heads, tokens, head_dim)"""
-    return x.unflatten(0, (count, -1)).transpose(1, 2)
 
 
 def take_rows(x, index):

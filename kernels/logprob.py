@@ -177,12 +177,10 @@ def matmul_fp32(a, b, out, accumulate=False):
     """
     beta = 1 if accumulate else 0  # with 0 the former content of out is ignored, NaN too
     fast = cpu_kernels(a.device)
-    if a.dtype == out.dtype:
-        torch.addmm(out, a, b, beta=beta, out=out)
-    elif fast:
+    if fast and a.dtype != out.dtype:
         fast.matmul_fp32(a, b, out, accumulate)
-    elif not a.is_cuda:
-        torch.addmm(out, a.float(), b.float(), beta=beta, out=out)
+    elif a.dtype == out.dtype or not a.is_cuda:
+        torch.addmm(out, a.to(out.dtype), b.to(out.dtype), beta=beta, out=out)
     elif accumulate:
         torch.addmm(out, a, b, out_dtype=out.dtype, out=out)
     else:
@@ -203,7 +201,7 @@ def row_tiles(logits):
 
 
 def torch_rows_forward(logits, targets, temperature, logprobs, highest, total, entropy):
-    """Writes the last four.
+    """Writes logprobs, highest, total and entropy.
 
     H = log S - sum(s exp s) / S adds two numbers >= 0, so nothing cancels. L <= 0 however the
     numbers are rounded.

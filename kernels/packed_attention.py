@@ -7,9 +7,9 @@ from kernels import cpu_kernels
 
 
 def packed_attention(pack):
-    """Returns the `attend` function of a Pack. But for rounding it equals
+    """Returns the `attend` function of a Pack: but for rounding, attention under the mask
 
-        model.masked_attention(pack)
+        allowed[i, j] = same group and j <= i and (j in the prompt or i, j in the same completion)
 
     The tokens are cut into pieces, one for each prompt and each completion. A prompt attends to
     itself, and a completion to its prompt and itself. Both are causal.
@@ -32,9 +32,9 @@ def packed_attention(pack):
         outputs = []
         for piece, prompt in enumerate(prompt_indices):
             visible = [piece] if piece == prompt else [prompt, piece]
-            piece_queries = batch_of_one(queries[piece])  # (1, heads, queries, head_dim)
-            piece_keys = batch_of_one(torch.cat([keys[index] for index in visible]))
-            piece_values = batch_of_one(torch.cat([values[index] for index in visible]))
+            piece_queries = heads_first(queries[piece])  # (1, heads, queries, head_dim)
+            piece_keys = heads_first(torch.cat([keys[index] for index in visible]))
+            piece_values = heads_first(torch.cat([values[index] for index in visible]))
             # the last query sees all keys: flash attention knows this mask, and takes no other
             mask = causal_lower_right(piece_queries.shape[2], piece_keys.shape[2])
             output = attention(piece_queries, piece_keys, piece_values, attn_mask=mask)
@@ -44,9 +44,9 @@ def packed_attention(pack):
     return attend
 
 
-def batch_of_one(x):
-    """(tokens, heads, head_dim) -> (1, heads, tokens, head_dim)"""
-    return x.transpose(0, 1)[None]
+def heads_first(x, count=1):
+    """(count * tokens, heads, head_dim) -> (count, heads, tokens, head_dim)"""
+    return x.unflatten(0, (count, -1)).transpose(1, 2)
 
 
 def attention(queries, keys, values, **options):

@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from masked import masked_attention
 from tiny_models import make_model_folder
 from transformers import AutoModelForCausalLM
 
 from checkpoint import FETCHED, resolve_model
 from cli import BadInput
 from extras import fetch
-from model import Model, masked_attention, pack_groups
+from model import Model, pack_groups
 
 gguf = pytest.importorskip("gguf")
 torch.set_num_threads(1)

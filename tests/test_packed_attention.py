@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from masked import masked_attention
 
 import kernels
 from kernels.packed_attention import packed_attention
-from model import masked_attention, pack_groups
+from model import pack_groups
 
 torch.set_num_threads(1)
 

@@ -1,0 +1,27 @@
+"""The definition of attention in a Pack, which kernels/packed_attention.py is compared with."""
+
+import torch
+
+from kernels.packed_attention import attention, heads_first
+
+
+def masked_attention(pack):
+    """Returns the `attend` function of a Pack by its definition: attention under the mask
+
+    allowed[i, j] = same group and j <= i and (j in the prompt or i, j in the same completion)
+    """
+    num_tokens = len(pack.tokens)
+    allowed = torch.zeros(num_tokens, num_tokens, dtype=torch.bool, device=pack.tokens.device)
+    for start, end, completions in pack.spans:
+        allowed[start:end, start:end] = True
+        for first, last in completions:
+            allowed[first:last, start:end] = True
+            allowed[first:last, first:last] = True
+    allowed = allowed.tril()  # j <= i
+
+    def attend(layer, queries, keys, values):
+        batches = [heads_first(x) for x in (queries, keys, values)]
+        attended = attention(*batches, attn_mask=allowed)  # (1, heads, tokens, head_dim)
+        return attended[0].transpose(0, 1)  # (tokens, heads, head_dim)
+
+    return attend
