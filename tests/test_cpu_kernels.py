@@ -12,7 +12,6 @@ import torch
 
 import kernels
 import kv_cache
-import sampler
 from kernels import cpu, logprob
 from model import Config, Model
 from sampler import generate
@@ -197,6 +196,6 @@ def test_reordered_weights_give_the_plain_products_and_go_away(monkeypatch):
     without = generate(model, random_prompts(3, 40), 2, 10, seed=1)
     assert flat(without, "tokens") == flat(results, "tokens") and not calls
     monkeypatch.undo()
-    with pytest.raises(RuntimeError, match="here"), sampler.fast_layers(model):
+    with pytest.raises(RuntimeError, match="here"), cpu.reordered_weights(model):
         raise RuntimeError("here")
     assert "forward" not in vars(linear)
