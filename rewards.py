@@ -191,17 +191,17 @@ def cut_answers(judge, messages, answers, max_completion_length):
             f"tokens without answers, and the judge's context is {judge.context}: leave the "
             "question out, or lower the judge's max_completion_length"
         )
-    kept = []
-    for answer in answers:
-        if len(answer.encode()) > room:  # no text has more tokens than bytes
-            limit = room + num_tokens("")
+    limit = room + num_tokens("")
 
-            def fits(start, answer=answer, limit=limit):
-                return num_tokens(answer[start:]) <= limit
+    def end_of(answer):
+        def fits(start):
+            return num_tokens(answer[start:]) <= limit
 
-            answer = answer[bisect.bisect_left(range(len(answer)), True, key=fits) :]
-        kept.append(answer)
-    return kept
+        if len(answer.encode()) <= room:  # no text has more tokens than bytes
+            return answer
+        return answer[bisect.bisect_left(range(len(answer)), True, key=fits) :]
+
+    return [end_of(answer) for answer in answers]
 
 
 @dataclass
@@ -242,14 +242,6 @@ def score_without_judge(first, second):
     return None
 
 
-def pair_of(group, i, j, seed):
-    """The Pair of a match, whose id is a hash of its content."""
-    answers = (group.answers[i], group.answers[j])
-    return Pair(
-        f"{stable_hash(seed, group.messages, i, j, *answers):016x}", group.messages, answers
-    )
-
-
 def compare_groups(
     judge,
     prompts,
@@ -265,7 +257,7 @@ def compare_groups(
     max_completion_length=1024,
     spans=None,
 ):
-    """`judge_reward` with its by-products: (rewards, [GroupMatches, ...]).
+    """(rewards, [GroupMatches, ...]); for the options see `judge_reward`.
 
     spans: the groups as [(start, end), ...], where the caller knows them.
     """
@@ -285,7 +277,9 @@ def compare_groups(
             i, j, score = match
             if score is not None:
                 continue
-            pair = pair_of(group, i, j, seed)
+            answers = (group.answers[i], group.answers[j])
+            name = f"{stable_hash(seed, group.messages, i, j, *answers):016x}"
+            pair = Pair(name, group.messages, answers)
             # in one order, `place` decides who is shown first: turn the pair so that it is i
             turned = not both_orders and place(pair, judge.seed) == [1, 0]
             if turned:

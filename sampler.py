@@ -78,15 +78,8 @@ class Rows:
 class Session:
     """The work of one generate call: the rows that run, their keys and values, and the model."""
 
-    def __init__(
-        self,
-        model: Model,
-        prompts: list[list[int]],
-        settings: Settings,
-        streams: list[list[int]],  # [prompt][generation]: start of its random numbers
-        num_rows: int,
-        num_slots: int,
-    ):
+    def __init__(self, model, prompts, settings, streams, num_rows, num_slots):
+        """streams[prompt][generation]: the start of its random numbers."""
         self.model, self.prompts, self.settings, self.streams = model, prompts, settings, streams
         self.device = model.device
         self.num_rows, self.num_slots = num_rows, num_slots

@@ -73,10 +73,9 @@ class Settings:
 
 
 def check(settings):
-    """Raises BadInput for all that can be wrong before a model is loaded.
+    """Returns the rows as [(prompt: messages or text, completion: text, place), ...].
 
-    Returns the rows as [(prompt: messages or text, completion: text, place), ...]; place is where
-    the row was read, as in "chains.jsonl line 3".
+    place: as in "chains.jsonl line 3". Raises BadInput for everything that can be wrong.
     """
     for name in ("max_steps", "batch_size", "max_length", "micro_batch_tokens", "save_every"):
         if getattr(settings, name) < 1:
@@ -165,8 +164,7 @@ def end_of_turn(tokenizer, folder):
 def usable_rows(rows, settings, vocab_size):
     """The rows that settings.max_length allows.
 
-    Raises BadInput if none is left, and for a token that the model does not know: an added token
-    of the tokenizer, for which nobody made the embedding larger.
+    Raises BadInput if none is left, and for an added token beyond the model's embedding.
     """
     for prompt, completions, place in rows:
         largest = max(itertools.chain(prompt, *completions), default=0)
@@ -287,8 +285,7 @@ def main(settings):
                 (loss * runtime.world_size).backward()
                 loss_sum += loss.detach()
             learning_rate = learning_rate_at(step, settings)
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate
+            optimizer.param_groups[0]["lr"] = learning_rate
             grad_norm = policy.step(optimizer, loss_sum.item(), settings.max_grad_norm)
 
             # 3. Log and save.
