@@ -65,7 +65,7 @@ class Judge:
     config.json names as "judge_style", else rrm. base_url: a server, where `model` is a name. Raises BadInput for what cannot be loaded.
     """
 
-    def __init__(self, model="tiny", tokenizer=None, style=None, *, base_url=None, device=None, dtype=None, seed=0):
+    def __init__(self, model="tiny", tokenizer=None, style=None, *, adapter=None, base_url=None, device=None, dtype=None, seed=0):
         self.seed, self.endpoint, self.small_world = seed, Endpoint(base_url, model) if base_url else None, False
         if base_url:
             self.style, self.tokenizer = style if isinstance(style, Style) else load_style(style or "rrm"), None
@@ -74,11 +74,11 @@ class Judge:
         if folder is None and tokenizer is None:
             raise ValueError("a Model object comes without a tokenizer: pass its tokenizer as well")
         raw = cli.check_model_folder(folder) if folder else model.config.raw
-        style = style or default_style(folder, raw)
+        style = style or style_of(folder, raw, adapter)
         self.style = style if isinstance(style, Style) else load_style(style)
         self.tokenizer = tokenizer or load_tokenizer(folder)
         self.stops = stop_token_ids(self.tokenizer, folder or self.tokenizer.name_or_path)
-        self.model = load_model(folder, device, dtype) if folder else model
+        self.model = load_model(folder, device, dtype, adapter) if folder else model
         self.context = raw.get("max_position_embeddings") or sys.maxsize
         self.small_world = raw.get("judge_style") == "tiny"  # made from an embedded base, whose tokenizer knows that world's words alone
 
@@ -179,7 +179,14 @@ class Judge:
                                 self.judge([(query, candidates[i], candidates[j]) for i, j in matches], num_votes, **options)]
 
 
-def load_model(folder, device, dtype):
+def style_of(folder, raw, adapter=None):
+    """The name of the style that a model, or the adapter on top of it, was trained with."""
+    if adapter is not None and (Path(adapter) / "config.json").exists():
+        return default_style(Path(adapter), cli.parse_json(cli.read_text(Path(adapter) / "config.json", "--adapter"), adapter))
+    return default_style(folder, raw)
+
+
+def load_model(folder, device, dtype, adapter=None):
     import torch
 
     from model import Model, compute_dtype
@@ -187,7 +194,7 @@ def load_model(folder, device, dtype):
     device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device in (None, "auto") else device)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise BadInput("--device cuda: this PyTorch sees no GPU: use --device cpu, or install a CUDA build")
-    return Model.from_pretrained(folder, device, dtype if isinstance(dtype, torch.dtype) else compute_dtype(dtype or "auto", device))
+    return Model.from_pretrained(folder, device, dtype if isinstance(dtype, torch.dtype) else compute_dtype(dtype or "auto", device), adapter)
 
 
 # ---- command line ----
@@ -197,6 +204,7 @@ class JudgeSettings:
     """What every command takes that judges."""
 
     model: str = setting("tiny", "the judge: Hugging Face folder or hub name; tiny = the embedded one")
+    adapter: Optional[str] = setting(None, "a LoRA adapter in PEFT's format, put on top of the model")
     base_url: Optional[str] = setting(None, "OpenAI-compatible server, where --model is a name; the key comes from OPENAI_API_KEY")
     style: Optional[str] = setting(None, "judging prompt: a name in prompts/ or a file; default: that of the model's training, else rrm")
     num_votes: int = setting(1, "completions in each order")
@@ -215,14 +223,16 @@ def check_judge(settings):
         if not lowest <= getattr(settings, name) < float("inf"):
             raise BadInput(f"--{name}: must be at least {lowest}, got {getattr(settings, name)}")
     folder = None if settings.base_url else cli.resolve_model(settings.model)
-    settings.style = settings.style or default_style(folder, cli.check_model_folder(folder) if folder else {})
+    if settings.adapter is not None and (settings.base_url or not Path(settings.adapter, "adapter_config.json").exists()):
+        raise BadInput(f"--adapter: {settings.adapter} is no folder with an adapter_config.json, or --base_url has the model: a server loads its own")
+    settings.style = settings.style or style_of(folder, cli.check_model_folder(folder) if folder else {}, settings.adapter)
     load_style(settings.style)
     return folder
 
 
 def judge_of(settings):
     """The Judge of JudgeSettings that were checked."""
-    return Judge(settings.model, None, settings.style, base_url=settings.base_url, device=settings.device, dtype=settings.dtype, seed=settings.seed)
+    return Judge(settings.model, None, settings.style, adapter=settings.adapter, base_url=settings.base_url, device=settings.device, dtype=settings.dtype, seed=settings.seed)
 
 
 @dataclass

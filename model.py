@@ -23,6 +23,7 @@ from torch.nn.attention.bias import causal_lower_right
 
 from cli import BadInput, check_model_folder, resolve_model
 from kernels.logprob import token_logprobs
+from lora import base_parameters, is_adapter, load_adapter, read_adapter_config
 
 MAX_SHARD_BYTES = 5_000_000_000
 
@@ -198,15 +199,22 @@ class Model(nn.Module):
         return token_logprobs(x[predictors], self.head_weight, targets, temperature)
 
     @staticmethod
-    def from_pretrained(name_or_folder, device="cpu", dtype=torch.bfloat16):
-        """Loads a Hugging Face folder or hub name (single or sharded safetensors). Raises BadInput for what it cannot run."""
+    def from_pretrained(name_or_folder, device="cpu", dtype=torch.bfloat16, adapter=None):
+        """Loads a Hugging Face folder or hub name (single or sharded safetensors). Raises BadInput for what it cannot run.
+
+        `adapter`: a folder in PEFT's format, put on top. The folder of an adapter is a model as well: its base is loaded with it.
+        """
         folder = resolve_model(name_or_folder)
+        if is_adapter(folder):
+            if adapter is not None:
+                raise BadInput(f"--adapter: {folder} is an adapter itself: give its base model, {base_folder(folder)}")
+            folder, adapter = base_folder(folder), folder
         config = Config.from_dict(check_model_folder(folder))
         with torch.device("meta"):
             model = Model(config)
         loaded = {name: nn.Parameter(tensor.to(device=device, dtype=dtype)) for name, tensor in read_weights(model, folder)}
         model.load_state_dict(loaded, assign=True)
-        return model
+        return model if adapter is None else load_adapter(model, adapter)
 
     def save_pretrained(self, folder, state=None, config_changes=None):
         """Writes config.json and (sharded) safetensors that transformers and vLLM load.
@@ -236,9 +244,14 @@ class Model(nn.Module):
         (folder / "config.json").write_text(json.dumps(raw, indent=2) + "\n")
 
 
+def base_folder(folder):
+    """The folder of the whole weights: that of the base model where `folder` holds an adapter, else `folder` itself."""
+    return resolve_model(read_adapter_config(folder)["base_model_name_or_path"]) if is_adapter(folder) else Path(folder)
+
+
 def read_weights(model, folder):
     """Yields (parameter name, tensor) of a folder's safetensors; BadInput unless they are exactly the parameters of `model`."""
-    wanted, seen = dict(model.named_parameters()), set()
+    wanted, seen = base_parameters(model), set()
     index = Path(folder) / "model.safetensors.index.json"
     paths = sorted(Path(folder).glob("*.safetensors"))
     if index.exists():

@@ -27,7 +27,8 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from cli import BadInput, check_model_folder, note, parse_json, resolve_model, sole_writer
-from model import Config, Model, compute_dtype, read_weights
+from lora import adapter_parameters, add_adapters, base_parameters, first_values, is_adapter, read_adapter, read_adapter_config, save_adapter
+from model import Config, Model, base_folder, compute_dtype, read_weights
 
 
 # ---------------------------------------------------------------------------------------------------------------- processes
@@ -99,10 +100,21 @@ class Policy:
 
     fp32, one process: both are the same tensors. bf16, one process: `model` is a bf16 copy whose gradients flow into the masters, and
     `publish` copies the masters back after a step. Several processes: FSDP2 shards, cast to `dtype` as they are gathered.
+
+    With LoRA (lora_rank above 0, or `folder` is an adapter, whose own rank and alpha then hold) the masters are the adapters alone, and the
+    base model is there once, in the compute dtype.
     """
 
-    def __init__(self, folder, runtime, gradient_checkpointing=False):
+    def __init__(self, folder, runtime, gradient_checkpointing=False, lora_rank=0, lora_alpha=0, seed=0):
         self.runtime, self.folder = runtime, Path(folder)
+        self.lora, self.base = lora_of(folder, lora_rank, lora_alpha), str(folder)
+        if self.lora:
+            self.base = read_adapter_config(folder)["base_model_name_or_path"] if is_adapter(folder) else self.base
+            dtype = runtime.dtype if runtime.world_size == 1 else torch.float32
+            self.model = load_model(folder, runtime, dtype, self.lora, seed)
+            self.model.gradient_checkpointing = gradient_checkpointing
+            self.masters = adapter_parameters(self.model)
+            return
         self.model = load_model(folder, runtime, torch.float32)
         self.model.gradient_checkpointing = gradient_checkpointing
         self.masters = dict(self.model.named_parameters())
@@ -123,6 +135,7 @@ class Policy:
             unit.unshard()
         with torch.device("meta"):
             plain = Model(self.model.config)
+            plain = add_adapters(plain, *self.lora) if self.lora else plain
         plain.load_state_dict({name: weight.detach() for name, weight in self.model.named_parameters()}, assign=True)
         yield plain
         del plain
@@ -140,9 +153,10 @@ class Policy:
         if math.isfinite(loss) and math.isfinite(norm):
             optimizer.step()
             with torch.no_grad():  # the compute copy follows the masters
-                for name, weight in self.model.named_parameters():
-                    if weight is not self.masters[name]:
-                        weight.copy_(self.masters[name])
+                weights = dict(self.model.named_parameters())
+                for name, master in self.masters.items():
+                    if weights[name] is not master:
+                        weights[name].copy_(master)
         optimizer.zero_grad(set_to_none=True)
         return norm if math.isfinite(loss) else math.nan
 
@@ -155,13 +169,37 @@ def gradient_into(master):
     return move
 
 
-def load_model(folder, runtime, dtype):
-    """A Model on this process's device; with several processes FSDP2 shards of it, which never hold more than one whole tensor."""
-    if runtime.world_size == 1:
-        return Model.from_pretrained(folder, runtime.device, dtype)
+def lora_of(folder, rank, alpha):
+    """(rank, alpha) of the adapters to train, None without any; those of a folder that holds an adapter already are kept."""
+    if is_adapter(folder):
+        config = read_adapter_config(folder)
+        return config["r"], config["lora_alpha"]
+    return (rank, alpha) if rank else None
+
+
+def load_model(folder, runtime, dtype, lora=None, seed=0):
+    """A Model on this process's device; with several processes FSDP2 shards of it, which never hold more than one whole tensor.
+
+    lora: (rank, alpha), for adapters that start at those of `folder`, or anew.
+    """
     folder = resolve_model(folder)
+    lora = lora or lora_of(folder, 0, 0)
+    if runtime.world_size == 1:
+        model = Model.from_pretrained(base_folder(folder), runtime.device, dtype)
+        model = add_adapters(model, *lora) if lora else model
+    else:
+        model = load_shards(base_folder(folder), runtime, dtype, lora)
+    parameters = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, tensor in (read_adapter(folder, model) if is_adapter(folder) else first_values(model, seed)) if lora else ():
+            fill(parameters[name], tensor)
+    return model
+
+
+def load_shards(folder, runtime, dtype, lora):
     with torch.device("meta"):
         model = Model(Config.from_dict(check_model_folder(folder))).to(dtype)
+        model = add_adapters(model, *lora) if lora else model
     # One unit a block; the rest (embedding, norm, head) is the root unit, which stays whole until its backward is done.
     mesh = dist.device_mesh.init_device_mesh(runtime.device.type, (runtime.world_size,))
     policy = MixedPrecisionPolicy(param_dtype=runtime.dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
@@ -169,7 +207,7 @@ def load_model(folder, runtime, dtype):
         fully_shard(block, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
     model.to_empty(device=runtime.device)
-    parameters = dict(model.named_parameters())
+    parameters = base_parameters(model)
     with torch.no_grad():
         for name, tensor in read_weights(model, folder):
             fill(parameters[name], tensor)
@@ -213,7 +251,11 @@ def save_checkpoint(folder, step, policy, optimizer, tokenizer, judge_style=None
         changes = {} if judge_style is None else {"judge_style": judge_style}
         if judge_style is not None and Path(judge_style).is_file():  # a prompt of the user's own travels with the model
             changes = {"judge_style": "judge_style.txt"}
-        policy.model.save_pretrained(partial, state=weights, config_changes=changes)
+        if policy.lora:
+            save_adapter(partial, weights, *policy.lora, policy.base)
+            write_json(partial / "config.json", policy.model.config.raw | changes)
+        else:
+            policy.model.save_pretrained(partial, state=weights, config_changes=changes)
         if changes.get("judge_style") == "judge_style.txt":
             shutil.copy(judge_style, partial / "judge_style.txt")
         (partial / "trainer").mkdir()

@@ -69,6 +69,8 @@ class Settings:
     num_iterations: int = setting(1, "updates on each batch of rollouts")
     importance_cap: float = setting(2.0, "upper bound of the importance weight between sampler and trainer")
     max_grad_norm: float = setting(1.0, "gradients are scaled down to this norm")
+    lora_rank: int = setting(0, "train LoRA adapters of this rank and save them in PEFT's format; 0 = all weights; an adapter as --model keeps its own")
+    lora_alpha: float = setting(32, "of LoRA: the adapters' product is multiplied by lora_alpha / lora_rank")
     micro_batch_tokens: int = setting(8192, "packed tokens a forward pass; out of memory: lower it, and set --gradient_checkpointing")
     gradient_checkpointing: bool = setting(False, "keep block inputs only, compute the rest again: less memory, a third more time")
     # the run
@@ -90,10 +92,10 @@ def check(settings):
     if cli.is_embedded(settings.model) and settings.dtype == "auto":
         settings.dtype = "float32"  # products this small are no faster in bf16
     for name, lowest in dict(prompts_per_step=1, num_generations=2, max_completion_length=1, max_steps=1, num_iterations=1,
-                             micro_batch_tokens=1, save_every=1, eval_every=0, eval_limit=1).items():
+                             micro_batch_tokens=1, save_every=1, eval_every=0, eval_limit=1, lora_rank=0).items():
         if getattr(settings, name) < lowest:
             raise BadInput(f"--{name}: must be at least {lowest}, got {getattr(settings, name)}")
-    for name in ("temperature", "learning_rate", "epsilon", "epsilon_high", "max_grad_norm", "importance_cap"):
+    for name in ("temperature", "learning_rate", "epsilon", "epsilon_high", "max_grad_norm", "importance_cap", "lora_alpha"):
         value, floor = getattr(settings, name), 0.01 if name == "temperature" else 0
         if value is not None and not floor < value < float("inf"):
             raise BadInput(f"--{name}: must be above {floor}, got {value}")
@@ -310,7 +312,7 @@ def train(settings, folder, items, held_out):
         tokenizer, style = load_tokenizer(checkpoint or folder), load_style(settings.style)
         reward = load_reward(settings.reward, settings, runtime.device, runtime.dtype)
         stops = stop_token_ids(tokenizer, checkpoint or folder)
-        policy = Policy(checkpoint or folder, runtime, settings.gradient_checkpointing)
+        policy = Policy(checkpoint or folder, runtime, settings.gradient_checkpointing, settings.lora_rank, settings.lora_alpha, settings.seed)
         optimizer = torch.optim.AdamW(policy.masters.values(), lr=settings.learning_rate, weight_decay=0.0, fused=True)
         first_step = load_checkpoint(checkpoint, policy, optimizer) if checkpoint else 0
         reference = None

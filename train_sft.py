@@ -38,6 +38,8 @@ class Settings:
     schedule: Literal["constant", "cosine"] = setting("constant", "after the warm-up: stay, or fall to a tenth by the last step")
     weight_decay: float = setting(0.0, "of AdamW")
     max_grad_norm: float = setting(1.0, "gradients are scaled down to this norm")
+    lora_rank: int = setting(0, "train LoRA adapters of this rank and save them in PEFT's format; 0 = all weights; an adapter as --model keeps its own")
+    lora_alpha: float = setting(32, "of LoRA: the adapters' product is multiplied by lora_alpha / lora_rank")
     max_length: int = setting(4096, "tokens of a row at most; longer ones are left out and counted")
     micro_batch_tokens: int = setting(8192, "packed tokens a forward pass; out of memory: lower it, and set --gradient_checkpointing")
     gradient_checkpointing: bool = setting(False, "keep block inputs only, compute the rest again: less memory, a third more time")
@@ -60,6 +62,8 @@ def check(settings):
             raise BadInput(f"--{name}: must be above 0, got {getattr(settings, name)}")
     if settings.warmup_steps < 0 or not 0 <= settings.weight_decay < float("inf"):
         raise BadInput("--warmup_steps, --weight_decay: must not be negative")
+    if settings.lora_rank < 0 or not 0 < settings.lora_alpha < float("inf"):
+        raise BadInput("--lora_rank, --lora_alpha: a rank of 0 or more and an alpha above 0")
     if settings.train_data is None:
         raise BadInput("--train_data: give a file of JSON lines with messages, or with prompt and completion")
     if settings.resume and not settings.output_dir:
@@ -194,7 +198,7 @@ def train(settings, folder, rows):
         checkpoint = newest_checkpoint(output_dir, runtime) if settings.resume else None
         tokenizer = load_tokenizer(checkpoint or folder)
         end = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else stop_token_ids(tokenizer, folder)[0]
-        policy = Policy(checkpoint or folder, runtime, settings.gradient_checkpointing)
+        policy = Policy(checkpoint or folder, runtime, settings.gradient_checkpointing, settings.lora_rank, settings.lora_alpha, settings.seed)
         optimizer = torch.optim.AdamW(policy.masters.values(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
         first_step = load_checkpoint(checkpoint, policy, optimizer) if checkpoint else 0
         encoded = [(ids, [completion], place) for *row, place in rows for ids, completion in [encode_row(*row, tokenizer, end)]]

@@ -36,6 +36,8 @@ class Settings:
     learning_rate: float = setting(5e-7, "of AdamW, constant")
     beta: float = setting(0.1, "how dear a distance from the starting model is")
     max_grad_norm: float = setting(1.0, "gradients are scaled down to this norm")
+    lora_rank: int = setting(0, "train LoRA adapters of this rank and save them in PEFT's format; 0 = all weights; an adapter as --model keeps its own")
+    lora_alpha: float = setting(32, "of LoRA: the adapters' product is multiplied by lora_alpha / lora_rank")
     max_length: int = setting(4096, "tokens of a prompt with its longer answer at most; longer pairs are left out and counted")
     micro_batch_tokens: int = setting(8192, "packed tokens a forward pass; out of memory: lower it, and set --gradient_checkpointing")
     gradient_checkpointing: bool = setting(False, "keep block inputs only, compute the rest again: less memory, a third more time")
@@ -55,6 +57,8 @@ def check(settings):
     for name in ("learning_rate", "beta", "max_grad_norm"):
         if not 0 < getattr(settings, name) < float("inf"):
             raise BadInput(f"--{name}: must be above 0, got {getattr(settings, name)}")
+    if settings.lora_rank < 0 or not 0 < settings.lora_alpha < float("inf"):
+        raise BadInput("--lora_rank, --lora_alpha: a rank of 0 or more and an alpha above 0")
     if settings.train_data is None:
         raise BadInput("--train_data: give preference pairs (a file, a folder or a hub name)")
     if settings.resume and not settings.output_dir:
@@ -157,7 +161,7 @@ def train(settings, folder, pairs):
         checkpoint = newest_checkpoint(output_dir, runtime) if settings.resume else None
         tokenizer = load_tokenizer(checkpoint or folder)
         end = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else stop_token_ids(tokenizer, folder)[0]
-        policy = Policy(checkpoint or folder, runtime, settings.gradient_checkpointing)
+        policy = Policy(checkpoint or folder, runtime, settings.gradient_checkpointing, settings.lora_rank, settings.lora_alpha, settings.seed)
         reference = load_model(folder, runtime, runtime.dtype).requires_grad_(False)
         optimizer = torch.optim.AdamW(policy.masters.values(), lr=settings.learning_rate, weight_decay=0.0, fused=True)
         first_step = load_checkpoint(checkpoint, policy, optimizer) if checkpoint else 0
