@@ -183,17 +183,17 @@ def test_peft_computes_the_same_from_our_files_and_we_from_its(folder, tmp_path)
 def test_a_judge_loads_an_adapter_either_way(folder, tmp_path):
     policy = stirred(folder)
     save_checkpoint(tmp_path, 1, policy, adam(policy), make_tokenizer(), "rrm_short")
-    pair = ("What is 6 * 7?", "42", "48")
-    options = dict(temperature=0, max_completion_length=16)
-    texts = []
-    for judge in (
-        Judge(folder, adapter=tmp_path / "checkpoint-1"),
-        Judge(tmp_path / "checkpoint-1"),
-        Judge(folder),
-    ):
-        texts.append([game["text"] for game in judge.judge([pair], **options)[0].games])
-        assert judge.style.name == ("rrm" if judge is None or len(texts) == 3 else "rrm_short")
-    assert texts[0] == texts[1] != texts[2]
+    given, named, base = (
+        Judge(folder, adapter=tmp_path / "checkpoint-1", dtype="float32"),
+        Judge(tmp_path / "checkpoint-1", dtype="float32"),
+        Judge(folder, dtype="float32"),
+    )
+    assert [judge.style.name for judge in (given, named, base)] == ["rrm_short", "rrm_short", "rrm"]
+    losses = [loss_of(judge.model).item() for judge in (given, named, base)]
+    assert losses[0] == losses[1] == pytest.approx(loss_of(policy.model).item(), abs=1e-5)
+    assert abs(losses[2] - losses[0]) > 1e-2
+    (judgment,) = given.judge([("What is 6 * 7?", "42", "48")], max_completion_length=4)
+    assert len(judgment.games) == 2
 
 
 def test_files_hold_the_adapter_alone(folder, tmp_path):
