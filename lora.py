@@ -35,34 +35,26 @@ class LoraProduct(torch.autograd.Function):
     With h = x A^T (tokens, rank) and g the gradient of the result (tokens, out):
         dx = g W + scale (g B) A        dA = scale (g B)^T x        dB = scale g^T h
     These are the projections of full fine-tuning's dW = g^T x: dA = scale B^T dW, dB = scale dW A^T.
-    dW itself (out, in) is never formed, which saves a third of the training's arithmetic, and x is
-    kept in its own dtype, once for all layers that read it.
+    dW itself (out, in) is never formed, which saves a third of the training's arithmetic.
     """
 
     @staticmethod
     def forward(ctx, x, weight, bias, a, b, scale):
-        h = x.float() @ a.float().T  # (tokens, rank)
+        a, b = a.to(x.dtype), b.to(x.dtype)
+        h = x @ a.T  # (tokens, rank)
         ctx.save_for_backward(x, weight, a, b, h)
         ctx.scale = scale
-        return add_low_rank(nn.functional.linear(x, weight, bias), h, b, scale)
+        return nn.functional.linear(x, weight, bias).addmm_(h, b.T, alpha=scale)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, gradient):
+    def backward(ctx, g):
         x, weight, a, b, h = ctx.saved_tensors
-        g = gradient.float()
-        through_b = ctx.scale * (g @ b.float())  # (tokens, rank)
-        dx = None
-        if ctx.needs_input_grad[0]:
-            dx = add_low_rank(gradient @ weight, through_b, a.T, 1.0)
-        da = (through_b.T @ x.float()).to(a.dtype)
-        db = (ctx.scale * (g.T @ h)).to(b.dtype)
+        through_b = g @ b  # (tokens, rank)
+        dx = (g @ weight).addmm_(through_b, a, alpha=ctx.scale) if ctx.needs_input_grad[0] else None
+        da = ctx.scale * (through_b.T @ x).float()  # (rank, in)
+        db = ctx.scale * (g.T @ h).float()  # (out, rank)
         return dx, None, None, da, db, None
-
-
-def add_low_rank(y, h, b, scale):
-    """y + scale h b^T with y (tokens, out), h (tokens, rank) in fp32, b (out, rank): rounded once."""
-    return torch.addmm(y.float(), h, b.float().T, alpha=scale).to(y.dtype)
 
 
 class LoraLinear(nn.Module):
@@ -79,10 +71,8 @@ class LoraLinear(nn.Module):
         if torch.is_grad_enabled():
             a, b = self.lora_A, self.lora_B
             return LoraProduct.apply(x, self.base.weight, self.base.bias, a, b, self.scale)
-        h = (
-            x.float() @ self.lora_A.float().T
-        )  # the sampler may have repacked `base`, so it is called
-        return add_low_rank(self.base(x), h, self.lora_B, self.scale)
+        h = x @ self.lora_A.to(x.dtype).T  # the sampler may have repacked `base`, so it is called
+        return self.base(x).addmm_(h, self.lora_B.to(x.dtype).T, alpha=self.scale)
 
 
 # ---- a model with adapters ----

@@ -14,13 +14,15 @@ CASES["many packs"] = (dict(micro_batch_tokens=1), ADVANTAGES[:3])  # 6 packs on
 CASES["one group"] = (dict(), ADVANTAGES[:1])  # nothing at all on the second process
 CASES["many packs, beta"] = (dict(micro_batch_tokens=1, beta=0.1), ADVANTAGES[:3])  # the reference is sharded as well
 CASES["one group, beta"] = (dict(beta=0.1, gradient_checkpointing=True), ADVANTAGES[:1])
+CASES["lora"] = (dict(lora_rank=4), ADVANTAGES[:3])  # gradients of the adapters alone; the base is frozen
+CASES["lora, many packs"] = (dict(lora_rank=4, micro_batch_tokens=1, gradient_checkpointing=True), ADVANTAGES[:3])
 torch.set_num_threads(1)
 
 with start("cpu", "float32") as runtime:
     results = {}
     for name, (changes, advantages) in CASES.items():
         settings = Settings(temperature=0.8, max_completion_length=12, **changes)
-        policy = Policy(sys.argv[1], runtime, settings.gradient_checkpointing)
+        policy = Policy(sys.argv[1], runtime, settings.gradient_checkpointing, settings.lora_rank, settings.lora_alpha)
         with policy.whole() as model:  # the same rollouts on every process
             groups = made_up_groups(type("Whole", (), {"model": model}), advantages, temperature=0.8)
         reference = None
