@@ -115,6 +115,9 @@ def read_json_lines(path, flag="file", kind=(dict,)):
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 
 
+FETCHED = "qwen2.5-coder-1.5b", "qwen2.5-coder-0.5b", "smollm2-135m"  # what extras.fetch makes
+
+
 def is_embedded(name):
     return str(name) == "tiny" or str(name).startswith("tiny-")
 
@@ -125,6 +128,8 @@ def resolve_model(name):
     folder = Path(__file__).parent / "tiny" / (str(name)[5:] or "judge") if is_embedded(name) else Path(name)
     if folder.is_dir():
         return folder
+    if folder.name in FETCHED:
+        raise BadInput(f"--model: no such folder {name}: make it with python -m extras.fetch {folder.name} {name}")
     if str(name).startswith((".", "/", "~")) or str(name).count("/") != 1:
         raise BadInput(f"--model: no such folder {name}: give a Hugging Face folder or a hub name such as Qwen/Qwen3-0.6B")
     from huggingface_hub import snapshot_download

@@ -7,7 +7,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 model="${MODEL:-models/smollm2}" data=()
 if [ -n "${DATA:-}" ]; then data=(--data "$DATA"); fi
-if [ ! -f "$model/model.safetensors" ]; then python tests/smollm2.py "$model"; fi
+if [ ! -f "$model/model.safetensors" ]; then python -m extras.fetch smollm2-135m "$model"; fi
 
 bench() {
     local shown="$*"

