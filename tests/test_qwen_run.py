@@ -105,3 +105,85 @@ def test_styles_load(name):
     from chat import load_style
 
     assert load_style(name).verdict == "boxed"
+
+
+def test_changed_numbers_by_hand():
+    from changed import changed, computed
+
+    question = "Ann has 13 pens and buys 5 boxes of 6 pens. How many pens has she?"
+    answer = "She buys 5*6=<<5*6=30>>30 pens.\nShe has 13+30=<<13+30=43>>43 pens.\n#### 43"
+    assert computed([("5*6", "30"), ("13+30", "43")], {"13": "10", "5": "4"}) == [24, 34]
+    text, result = changed(question, answer)
+    ann, boxes, size = (int(word) for word in text.split() if word.isdigit())
+    assert result == str(ann + boxes * size) != "43"
+
+
+@pytest.mark.parametrize(
+    "question, answer",
+    [
+        ("Half of 18 pens?", "<<18/2=9>>9\n#### 8"),  # the marks do not give the answer
+        (
+            "He meows 3 times, then a third of it. Sum?",
+            "<<3/3=1>>1 <<3+1=4>>4\n#### 4",
+        ),  # 3 may be a word's
+        ("He has five pens and 5 cups.", "<<5+5=10>>10\n#### 10"),
+        ("It costs $7.50 for 11 pens", "no marks\n#### 82"),
+    ],
+)
+def test_what_cannot_be_changed_safely_is_left_out(question, answer):
+    from changed import changed
+
+    assert changed(question, answer) is None
+
+
+def test_best_of_plays_resumes_and_counts(tmp_path):
+    from best_of import picks, result_of
+
+    assert [result_of(text) for text in ("so \\boxed{1,200}", "Answer: $12.50", "no number")] == [
+        "1200.0",
+        "12.5",
+        None,
+    ]
+    row = {
+        "id": "q",
+        "messages": [{"role": "user", "content": "How many?"}],
+        "candidates": ["It is 4", "It is 5", "It is 5", "cut off", "I think 6"],
+        "status": ["right", "wrong", "wrong", "truncated", "wrong"],
+    }
+    found = picks(row, {"judge": {"pick": 0}}, None, 0)
+    assert found == {
+        "first answer": 1,
+        "mean of 8": 0.2,
+        "majority of 8": 0,
+        "pass@8 (any right)": 1,
+        "judge": 1,
+    }
+    own = {"candidates": ["so 5", "so 4", "so 4"], "status": ["wrong", "right", "right"]}
+    few, many = picks(row, {}, own, 1), picks(row, {}, own, 3)
+    assert few["judge's own solution, equal tokens"] == few["candidate that agrees with it"] == 0
+    assert many["judge's own solution, equal tokens"] == many["candidate that agrees with it"] == 1
+    folder = make_scripted_folder(tmp_path / "coin", COIN)
+    answers = tmp_path / "answers.jsonl"
+    answers.write_text("".join(json.dumps(row | {"id": f"q{n}"}) + "\n" for n in range(3)))
+    out = tmp_path / "best.jsonl"
+    options = (
+        "--model",
+        folder,
+        "--answers",
+        answers,
+        "--out",
+        out,
+        "--style",
+        "rrm_short",
+        "--dtype",
+        "float32",
+    )
+    assert call("best_of.py", *options, "--limit", 1).returncode == 0
+    first = out.read_text()
+    assert call("best_of.py", *options).returncode == 0
+    assert out.read_text().startswith(first) and out.read_text().count("\n") == 3
+    for line in out.read_text().splitlines():
+        matches = json.loads(line)["matches"]
+        assert all({i, j} != {1, 2} for i, j, _ in matches)  # equal results never meet
+    shown = call("best_of.py", "--answers", answers, "--table", out)
+    assert "| pass@8 (any right) | 100.0 [100.0, 100.0] |" in shown.stdout, shown.stderr
