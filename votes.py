@@ -22,7 +22,8 @@ from dataclasses import dataclass
 
 from chat import Style, decode_completion, load_style
 
-BOXED = re.compile(r"\\boxed\{\s*Assistant ([12])\s*\}")
+# Models trained on mathematics write words in a formula as \text{...}: \boxed{\text{Assistant 1}}.
+BOXED = re.compile(r"\\boxed\{\s*(?:\\text(?:bf)?\{\s*Assistant ([12])\s*\}|Assistant ([12]))\s*\}")
 ANSWER_TAG = re.compile(r"<answer>\[\[([AB])\]\]</answer>")
 VERDICTS = {"boxed": ("\\boxed{Assistant 1}", "\\boxed{Assistant 2}"), "answer_tag": ("<answer>[[A]]</answer>", "<answer>[[B]]</answer>")}
 BOTH_ORDERS = [0, 1], [1, 0]
@@ -53,7 +54,7 @@ def find_verdicts(text, rule):
     start = text.rfind("</think>") + 1
     if text.find("<think>", start) >= 0:
         return []
-    return [(match.start(), int(match[1])) for match in BOXED.finditer(text, start)]
+    return [(match.start(), int(match[1] or match[2])) for match in BOXED.finditer(text, start)]
 
 
 def parse_verdict(text, style):

@@ -22,6 +22,10 @@ A, B = "<answer>[[A]]</answer>", "<answer>[[B]]</answer>"
 # ---- the parser ----
 
 BOXED = [
+    ("So \\boxed{\\text{Assistant 2}}.", 2),
+    ("So $\\boxed{ \\textbf{Assistant 1} }$.", 1),
+    ("\\boxed{\\text{Assistant 1}} or \\boxed{Assistant 2}", None),
+    ("\\boxed{\\text{Assistant 1}", None),
     (ONE, 1), (TWO, 2), ("", None), ("Assistant 1", None), (f"I compare.\n\n{TWO}\n", 2),
     # thinking
     (f"<think>hm</think>{ONE}", 1), (f"hm</think>{TWO}", 2), (f"<think>{ONE}</think>", None), (f"<think>{ONE}", None),
