@@ -43,7 +43,7 @@ BOXED = [
     (r"\boxed{Assistant 1 or Assistant 2}", None),
     (r"\boxed{Assistant  1}", None), (r"\boxed{Assistant1}", None), (r"\boxed{Assistant 1.}", None), (r"\boxed{The Assistant 1}", None),
     (r"\boxed{}", None),
-    (r"\boxed{\text{Assistant 1}}", None), (r"\boxed{**Assistant 1**}", None), (r"\boxed{Solution 1}", None),
+    (r"\boxed{**Assistant 1**}", None), (r"\boxed{Solution 1}", None),
     ("\\boxed{Assistant \u0661}", None),
     ("\\boxed{Assistant\u00a01}", None), (r"\boxed{Assistant 1", None), (r"\boxed[Assistant 1]", None), (r"boxed{Assistant 1}", None),
     (r"\Boxed{Assistant 1}", None),
