@@ -187,3 +187,22 @@ def test_best_of_plays_resumes_and_counts(tmp_path):
         assert all({i, j} != {1, 2} for i, j, _ in matches)  # equal results never meet
     shown = call("best_of.py", "--answers", answers, "--table", out)
     assert "| pass@8 (any right) | 100.0 [100.0, 100.0] |" in shown.stdout, shown.stderr
+
+
+def test_right_chains_are_balanced_and_short():
+    from chains import balanced, right_chains
+
+    def one(verdict, tokens, reason="stop"):
+        return {"verdict": verdict, "tokens": tokens, "finish_reason": reason, "text": f" {tokens} tokens "}
+
+    prompt = [{"role": "user", "content": "Which one?"}]
+    first = [one(1, 30), one(1, 10), one(1, 20), one(2, 5), one(None, 4), one(1, 3, "length")]
+    rows = [
+        {"right_verdict": 1, "prompt": prompt, "completions": first},
+        {"right_verdict": 2, "prompt": prompt, "completions": [one(2, 40), one(1, 1)]},
+    ]
+    found = right_chains(rows)
+    assert [chain[-1]["content"] for chain in found[1]] == ["10 tokens", "20 tokens"]
+    chains = balanced(found)
+    assert sorted(chain[-1]["content"] for chain in chains) == ["10 tokens", "40 tokens"]
+    assert all(chain[0] == prompt[0] and chain[-1]["role"] == "assistant" for chain in chains)

@@ -7,6 +7,8 @@
 #   bash runs/qwen/chain.sh pairs      right against wrong, same question, same generator, balanced by length
 #   bash runs/qwen/chain.sh styles     the untrained 1.5B with three prompts, on dev
 #   bash runs/qwen/chain.sh train      GRPO from the untrained 1.5B
+#   bash runs/qwen/chain.sh control    supervised training on the right judgments of the first CHAIN_STEPS steps, nothing else
+#   bash runs/qwen/chain.sh small      the 0.5B: supervised on the same judgments (its format), then GRPO
 #   bash runs/qwen/chain.sh judge      games of the base and of the newest checkpoint on test
 #   bash runs/qwen/chain.sh table
 #
@@ -16,7 +18,7 @@ cd "$(dirname "$0")/../.."
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" PYTHONPATH=.
 data="${DATA:-data}" out="${OUT:-out/qwen}" python="${PYTHON:-python}" models="${MODELS:-models}"
 style="${STYLE:-solve_first}" name="${NAME:-run-0}" seed="${SEED:-0}" limit="${LIMIT:-1000000}"
-judge="$models/qwen2.5-coder-1.5b" solver="$models/qwen2.5-coder-0.5b"
+judge="${JUDGE:-$models/qwen2.5-coder-1.5b}" solver="$models/qwen2.5-coder-0.5b"
 length=320 temperature=0.7
 instruction="Solve the problem step by step in a few short sentences. End with a line 'Answer: ' and the number."
 
@@ -27,6 +29,12 @@ answers() { # SET QUESTIONS
 games() { # SET LABEL STYLE [ADAPTER]
     "$python" runs/qwen/games.py --model "$judge" ${4:+--adapter "$4"} --pairs "$out/pairs_$1.jsonl" --style "$3" --limit "$limit" \
         --temperature "$temperature" --max_completion_length "$length" --out "$out/games/$1-$2.jsonl"
+}
+supervised() { # MODEL FOLDER
+    "$python" runs/qwen/chains.py "$out/chains.jsonl" $(seq -f "$out/$name/rollouts/%g.jsonl" "${CHAIN_STEPS:-8}")
+    resume="" && [ -f "$2/config.json" ] && resume="--resume"
+    "$python" train_sft.py --model "$1" --train_data "$out/chains.jsonl" --output_dir "$2" --judge_style "$style" --lora_rank 8 \
+        --lora_alpha 32 --learning_rate 2e-4 --batch_size 8 --max_steps "${SFT_STEPS:-24}" --save_every 8 --micro_batch_tokens 1536 $resume
 }
 newest() { ls -d "$out/$name"/checkpoint-* | sort -t- -k3 -n | grep -v partial | tail -1; }
 
@@ -51,6 +59,13 @@ train)
         --lora_rank 8 --lora_alpha 32 --learning_rate 2e-4 --prompts_per_step 4 --num_generations 8 --max_completion_length "$length" \
         --temperature "$temperature" --max_steps "${STEPS:-60}" --save_every 1 --micro_batch_tokens 1536 --seed "$seed" $resume
     ;;
+control)
+    supervised "$judge" "$out/control"
+    ;;
+small)
+    supervised "$solver" "$out/small-format"
+    NAME=small JUDGE="$(ls -d "$out"/small-format/checkpoint-* | tail -1)" bash "$0" train
+    ;;
 judge)
     games test base "$style"
     checkpoint="$(newest)"
@@ -61,5 +76,5 @@ table)
     "$python" runs/qwen/table.py --pairs "$out/pairs_test.jsonl" --train "$out/pairs_train.jsonl" base="$out/games/test-base.jsonl" \
         "${trained[@]/#/$name=}"
     ;;
-*) sed -n 2,14p "$0" && exit 2 ;;
+*) sed -n 2,16p "$0" && exit 2 ;;
 esac
