@@ -1,6 +1,9 @@
 """LoRA: gradients by hand and against full fine-tuning, PEFT's files both ways, training and resume."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,6 +21,7 @@ from tiny_models import make_model_folder, make_tokenizer
 torch.set_num_threads(1)
 ALONE = Runtime(0, 1, torch.device("cpu"), torch.float32)
 BF16 = Runtime(0, 1, torch.device("cpu"), torch.bfloat16)
+ROOT = Path(__file__).parents[1]
 PROMPT, COMPLETIONS = list(range(20, 40)), [[41, 42, 43, 44], [45, 46]]
 
 
@@ -223,3 +227,38 @@ def test_an_adapter_of_another_model_is_refused(folder, tmp_path):
     other = make_model_folder(tmp_path / "other", "qwen2", intermediate_size=96)
     with pytest.raises(BadInput, match="another"):
         Model.from_pretrained(other, adapter=tmp_path / "adapter")
+
+
+@pytest.mark.slow
+def test_the_commands_train_resume_and_judge(tmp_path):
+    """train_grpo.py stopped and resumed writes the adapter of a run in one go; judge.py reads it."""
+
+    def call(*arguments):
+        command = [sys.executable, *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=240)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    sizes = ("--prompts_per_step", 2, "--num_generations", 4, "--eval_every", 0, "--save_every", 1)
+    options = (*sizes, "--lora_rank", 2, "--lora_alpha", 8, "--learning_rate", 1e-2)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    call("train_grpo.py", *options, "--max_steps", 2, "--output_dir", whole)
+    call("train_grpo.py", *options, "--max_steps", 1, "--output_dir", parts)
+    call("train_grpo.py", *options, "--max_steps", 2, "--output_dir", parts, "--resume")
+    files = [folder / "checkpoint-2" / lora.WEIGHTS for folder in (whole, parts)]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    question = (
+        "--query",
+        "347+586",
+        "--a",
+        933,
+        "--b",
+        923,
+        "--max_completion_length",
+        60,
+        "--json",
+    )
+    on_top = call(
+        "judge.py", "--model", "tiny-base", "--adapter", whole / "checkpoint-2", *question
+    )
+    assert on_top == call("judge.py", "--model", whole / "checkpoint-2", *question)
