@@ -262,3 +262,25 @@ def test_the_commands_train_resume_and_judge(tmp_path):
         "judge.py", "--model", "tiny-base", "--adapter", whole / "checkpoint-2", *question
     )
     assert on_top == call("judge.py", "--model", whole / "checkpoint-2", *question)
+
+
+def test_supervised_and_preference_training_move_the_adapters(folder):
+    """The loss falls, and of the weights nothing but A and B has changed."""
+    from extras import train_dpo
+    from train_sft import Settings, train_step
+
+    for kind in ("sft", "dpo"):
+        policy = Policy(folder, ALONE, lora_rank=4, lora_alpha=8)
+        base = lora.base_parameters(policy.model)
+        before, optimizer = {name: value.clone() for name, value in base.items()}, adam(policy)
+        if kind == "sft":
+            rows = [(PROMPT, [COMPLETIONS[0]], "row")]
+            steps = [train_step(policy, optimizer, rows, Settings()) for _ in range(8)]
+        else:
+            reference = Model.from_pretrained(folder, dtype=torch.float32).requires_grad_(False)
+            rows, settings = [(PROMPT, COMPLETIONS, "row")], train_dpo.Settings()
+            steps = [
+                train_dpo.train_step(policy, reference, optimizer, rows, settings) for _ in range(8)
+            ]
+        assert steps[-1]["loss"] < steps[0]["loss"] - 0.01
+        assert all(torch.equal(value, before[name]) for name, value in base.items())
