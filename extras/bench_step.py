@@ -117,7 +117,7 @@ class Task:
         return {"text": self.tokenizer.decode(completion.tokens)}
 
     def rewards(self, groups):
-        return checksum_reward(None, [r["text"] for group in groups for r in group.records])
+        return checksum_reward([r["text"] for group in groups for r in group.records])
 
 
 def backward(policy, groups, options):
