@@ -1,6 +1,7 @@
 """Operations written out by hand because the plain PyTorch form needs too much memory or time.
 
-logprob.py            log-probs and entropies without all logits (PyTorch and Triton)
+logprob.py            log-probs and entropies without all logits
+logprob_triton.py     its row operation in Triton
 packed_attention.py   attention in a Pack, piece by piece
 draw.py               one random token for each row of logits
 cpu.py                faster versions for a CPU

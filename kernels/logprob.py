@@ -6,13 +6,10 @@ are processed in chunks. A matrix product computes the logits of a chunk, a row 
 every row to a few numbers, and the next chunk overwrites the buffer. The backward pass computes
 the logits again.
 
-The row operation is written twice: in PyTorch (the definition, used on CPUs) and in Triton (one
-pass over a row instead of six).
+The row operation is written twice: here in PyTorch (the definition, used on CPUs) and in
+logprob_triton.py (one pass over a row instead of six).
 """
 
-from __future__ import annotations  # tl.constexpr in signatures: Triton is imported later
-
-import functools
 import importlib.util
 import math
 import os
@@ -25,7 +22,6 @@ from kernels import cpu_kernels
 # gradient less often. On two CPU cores nothing is gained beyond 64 MiB.
 CHUNK_BYTES = {"cpu": 64 << 20, "cuda": 1 << 30}
 ROW_TILE_BYTES = 256 << 20  # the PyTorch row operation makes copies of this size
-TRITON_BLOCK = 4096  # columns that a Triton program reads at once
 
 
 def token_logprobs(hidden, weight, targets, temperature=1.0, backend="auto"):
@@ -50,7 +46,7 @@ def token_logprobs(hidden, weight, targets, temperature=1.0, backend="auto"):
         has_triton = importlib.util.find_spec("triton") is not None
         use_triton = hidden.is_cuda and hidden.dtype != torch.float64 and has_triton
         backend = "triton" if use_triton else "torch"
-    if backend not in ROW_OPERATIONS:
+    if backend not in ("torch", "triton"):
         raise ValueError(f"backend must be auto, torch or triton, got {backend!r}")
     if backend == "triton" and hidden.dtype == torch.float64:
         raise ValueError("backend 'triton' computes in float32: use backend='torch' for float64")
@@ -106,7 +102,7 @@ class TokenLogprobs(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, hidden, weight, targets, temperature, backend):
-        rows_forward, _ = ROW_OPERATIONS[backend]
+        rows_forward, _ = row_operations(backend)
         logprobs, highest, total, entropy = (
             hidden.new_empty(len(hidden), dtype=result_dtype(hidden)) for _ in range(4)
         )
@@ -123,7 +119,7 @@ class TokenLogprobs(torch.autograd.Function):
     def backward(ctx, grad_logprobs, grad_entropy):
         hidden, weight, targets, highest, total, entropy = ctx.saved_tensors
         needs_hidden, needs_weight = ctx.needs_input_grad[:2]
-        _, rows_backward = ROW_OPERATIONS[ctx.backend]
+        _, rows_backward = row_operations(ctx.backend)
         if grad_logprobs is None:
             grad_logprobs = torch.zeros_like(entropy)
         d_hidden = torch.empty_like(hidden) if needs_hidden else None
@@ -239,125 +235,14 @@ def torch_rows_backward(
             dlogits[tile] = gradient
 
 
-# ---- the same in Triton: one program per row, one pass over the vocabulary ----
-# `tl` is imported when a kernel is first used, because Triton exists on Linux alone.
-# Row offsets are int64: rows * vocab can be larger than 2^31.
-
-
-def rows_forward_kernel(
-    logits,
-    targets,
-    inverse_temperature,
-    logprobs,
-    highest,
-    total,
-    entropy,
-    vocab: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    """Keeps running values over the columns read so far:
-
-    most = max z, mass = sum exp(z - most), weighted = sum (z - most) exp(z - most)
-    """
-    row = tl.program_id(0).to(tl.int64)
-    logits += row * vocab
-    most = -float("inf")
-    mass = 0.0
-    weighted = 0.0
-    for start in range(0, vocab, BLOCK):
-        columns = start + tl.arange(0, BLOCK)
-        inside = columns < vocab  # a column beyond the vocabulary must not count as a logit of 0
-        z = tl.load(logits + columns, mask=inside, other=-float("inf")) * inverse_temperature
-        new_most = tl.maximum(most, tl.max(z, 0))
-        # while every logit so far is -inf, mass and weighted are 0: avoid NaN from -inf - -inf
-        fall = tl.where(most == -float("inf"), 0.0, most - new_most)
-        shifted = tl.where(z == -float("inf"), -float("inf"), z - new_most)
-        exponentials = tl.exp(shifted)
-        products = tl.where(exponentials > 0, shifted * exponentials, 0.0)
-        weighted = (weighted + fall * mass) * tl.exp(fall) + tl.sum(products, 0)
-        mass = mass * tl.exp(fall) + tl.sum(exponentials, 0)
-        most = new_most
-    target = tl.load(targets + row)
-    is_valid = (target >= 0) & (target < vocab)
-    z_target = tl.load(logits + target, mask=is_valid, other=float("nan")) * inverse_temperature
-    tl.store(logprobs + row, z_target - most - tl.log(mass))
-    tl.store(highest + row, most)
-    tl.store(total + row, mass)
-    tl.store(entropy + row, tl.log(mass) - weighted / mass)
-
-
-def rows_backward_kernel(
-    logits,
-    targets,
-    inverse_temperature,
-    highest,
-    total,
-    entropy,
-    grad_logprobs,
-    grad_entropy,
-    dlogits,
-    vocab: tl.constexpr,
-    HAS_ENTROPY: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    row = tl.program_id(0).to(tl.int64)
-    logits += row * vocab
-    dlogits += row * vocab
-    target = tl.load(targets + row)
-    most = tl.load(highest + row)
-    mass = tl.load(total + row)
-    inverse_mass = 1.0 / mass
-    g_logprob = tl.load(grad_logprobs + row) * inverse_temperature
-    if HAS_ENTROPY:
-        g_entropy = tl.load(grad_entropy + row) * inverse_temperature
-        constant = g_logprob + g_entropy * (tl.load(entropy + row) - tl.log(mass))
-    for start in range(0, vocab, BLOCK):
-        columns = start + tl.arange(0, BLOCK)
-        inside = columns < vocab
-        z = tl.load(logits + columns, mask=inside, other=-float("inf")) * inverse_temperature
-        shifted = z - most
-        factor = constant + g_entropy * shifted if HAS_ENTROPY else g_logprob
-        at_target = tl.where(columns == target, g_logprob, 0.0)
-        gradient = at_target - tl.exp(shifted) * inverse_mass * factor
-        tl.store(dlogits + columns, gradient, mask=inside)
-
-
-@functools.cache
-def triton_kernels():
-    global tl
+def row_operations(backend):
+    """Returns (rows_forward, rows_backward) of a backend."""
+    if backend == "torch":
+        return torch_rows_forward, torch_rows_backward
     try:
-        import triton
-        import triton.language as tl
+        from kernels import logprob_triton
     except ImportError as error:
         raise ImportError(
             "backend 'triton' needs the package triton: install it (Linux) or use backend='torch'"
         ) from error
-    return triton.jit(rows_forward_kernel), triton.jit(rows_backward_kernel)
-
-
-def triton_rows_forward(logits, targets, temperature, *results):
-    kernel, _ = triton_kernels()
-    sizes = dict(vocab=logits.shape[1], BLOCK=TRITON_BLOCK, num_warps=8)
-    with torch.cuda.device_of(logits):
-        kernel[(len(logits),)](logits, targets, 1 / temperature, *results, **sizes)
-
-
-def triton_rows_backward(
-    logits, targets, temperature, highest, total, entropy, grad_logprobs, grad_entropy, dlogits
-):
-    _, kernel = triton_kernels()
-    has_entropy = grad_entropy is not None
-    sizes = dict(vocab=logits.shape[1], BLOCK=TRITON_BLOCK, num_warps=8, HAS_ENTROPY=has_entropy)
-    # the backward of a sum gives one number expanded to all tokens: the kernel wants an array
-    grad_logprobs = grad_logprobs.contiguous()
-    grad_entropy = grad_entropy.contiguous() if has_entropy else entropy  # is not read then
-    saved = highest, total, entropy
-    grads = grad_logprobs, grad_entropy, dlogits
-    with torch.cuda.device_of(logits):
-        kernel[(len(logits),)](logits, targets, 1 / temperature, *saved, *grads, **sizes)
-
-
-ROW_OPERATIONS = {
-    "torch": (torch_rows_forward, torch_rows_backward),
-    "triton": (triton_rows_forward, triton_rows_backward),
-}
+    return logprob_triton.rows_forward, logprob_triton.rows_backward

@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import kernels
 from kernels import cpu, logprob
 from kernels.logprob import token_logprobs
 
@@ -178,9 +179,9 @@ def test_gradient_of_one_input_alone(wanted, monkeypatch):
 
 def test_unused_entropy_costs_nothing(monkeypatch):
     seen = []
-    forward, backward = logprob.ROW_OPERATIONS["torch"]
+    forward, backward = logprob.row_operations("torch")
     spy = lambda *arguments: seen.append(arguments[-2]) or backward(*arguments)  # noqa: E731
-    monkeypatch.setitem(logprob.ROW_OPERATIONS, "torch", (forward, spy))
+    monkeypatch.setattr(logprob, "row_operations", lambda backend: (forward, spy))
     hidden, weight, targets = make_inputs(5, 24, 127)
     token_logprobs(hidden.requires_grad_(), weight, targets)[0].sum().backward()
     assert seen == [None]  # the gradient of the entropy, in the one chunk that there is
@@ -362,7 +363,8 @@ def test_triton_refuses_cpu_tensors(monkeypatch):
 def test_missing_triton_is_one_clear_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "triton", None)
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    logprob.triton_kernels.cache_clear()
+    monkeypatch.delitem(sys.modules, "kernels.logprob_triton", raising=False)
+    monkeypatch.delattr(kernels, "logprob_triton", raising=False)
     with pytest.raises(ImportError, match="needs the package triton"):
         token_logprobs(*make_inputs(3, 4, 7), backend="triton")
     token_logprobs(*make_inputs(3, 4, 7))
@@ -409,13 +411,14 @@ def compile_for_a_gpu():
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    forward, backward = logprob.triton_kernels()
+    from kernels.logprob_triton import COLUMNS, backward_kernel, forward_kernel
+
     for kernel, constants in (
-        (forward, {}),
-        (backward, {"HAS_ENTROPY": True}),
-        (backward, {"HAS_ENTROPY": False}),
+        (forward_kernel, {}),
+        (backward_kernel, {"HAS_ENTROPY": True}),
+        (backward_kernel, {"HAS_ENTROPY": False}),
     ):
-        constants = {"vocab": 151937, "BLOCK": logprob.TRITON_BLOCK, **constants}
+        constants = {"vocab": 151937, "BLOCK": COLUMNS, **constants}
         types = {
             "targets": "*i64",
             "inverse_temperature": "fp32",
@@ -434,6 +437,8 @@ def compile_for_a_gpu():
 
 def check_first_block_all_minus_infinity():
     """-inf logits are words that cannot occur. A block of them must not turn the row into NaN."""
+    from kernels import logprob_triton
+
     logits = torch.randn(3, 300)
     logits[:, :140] = -float("inf")  # the first block of 128 whole, and a part of the second
     targets, results = (
@@ -441,7 +446,7 @@ def check_first_block_all_minus_infinity():
         torch.empty(4, 3),
     )  # log-probs, highest, total, entropy
     log_p = logits[:, 140:].double().log_softmax(-1)
-    logprob.triton_rows_forward(logits, targets, 1.0, *results)
+    logprob_triton.rows_forward(logits, targets, 1.0, *results)
     torch.testing.assert_close(
         results[0].double(), log_p[range(3), targets - 140], rtol=1e-6, atol=1e-6
     )
@@ -451,7 +456,9 @@ def check_first_block_all_minus_infinity():
 
 
 def interpreter_checks():
-    logprob.TRITON_BLOCK = 128  # several blocks a row, and one that the vocabulary fills in part
+    from kernels import logprob_triton
+
+    logprob_triton.COLUMNS = 128  # several blocks a row, and one that the vocabulary fills in part
     for sizes in SIZES[:3]:
         for temperature in (1.0, 0.7):
             check_against_fp64("triton", *sizes, temperature=temperature)
@@ -464,7 +471,7 @@ def interpreter_checks():
     check_small_logits("triton", 1031)
     check_very_negative_logits("triton")
     check_first_block_all_minus_infinity()
-    logprob.TRITON_BLOCK = 4096  # as on a GPU: one block, mostly outside the vocabulary
+    logprob_triton.COLUMNS = 4096  # as on a GPU: one block, mostly outside the vocabulary
     check_small_logits("triton", 257)
     print("interpreter checks passed")
 
