@@ -19,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from cli import BadInput
+from extras.intervals import share_interval
 from seeding import uniform
 from verdicts import BOTH_ORDERS, first_share, majority, vote_of
 
@@ -279,7 +280,8 @@ def intervals(tables, numbers, rounds=1000, seed=0):
     """{name: [value, low, high]} of one table {question: cells}; None where parts are missing.
 
     Two tables over the same questions give the interval of their difference. Percentile intervals
-    of 95 %: questions are drawn with replacement, the same ones for both tables.
+    of 95 %: questions are drawn with replacement, the same ones for both tables. A share near 0 or
+    1 gets Wilson's interval (intervals.py): 20 of 20 right is not sure to be 1.
     """
     import numpy as np
 
@@ -313,7 +315,13 @@ def intervals(tables, numbers, rounds=1000, seed=0):
     found = {}
     for name, value in differences([add_cells(table.values()) for table in tables]).items():
         if value is not None:
-            low, high = np.quantile(drawn[name] or [value], [0.025, 0.975])
+            draws = drawn[name] or [value]
+            is_share = min(draws) >= 0 and max(draws) <= 1 and not name.endswith("an item")
+            if is_share and len(tables) == 1:
+                counts = [cells.get(name, (0, 0))[1] for cells in tables[0].values()]
+                low, high = share_interval(value, draws, np.count_nonzero(counts) or len(questions))
+            else:
+                low, high = np.quantile(draws, [0.025, 0.975])
             value = [float(value), float(low), float(high)]
         found[name] = value
     return found

@@ -485,7 +485,8 @@ def test_intervals_draw_questions_not_pairs():
     single_question = scoring.intervals([question_cells(scoring.protocol_cells, rows[:10])], means)[
         "accuracy"
     ]
-    assert single_question[0] == single_question[1] == single_question[2]
+    assert single_question[:2] != single_question[1:]  # one question: little is known
+    assert single_question[1] < 0.2 and single_question[2] > 0.8
     # standard error of a share over 400 independent questions: sqrt(0.25 / 400) = 0.025
     wide = scoring.intervals(
         [
@@ -496,6 +497,25 @@ def test_intervals_draw_questions_not_pairs():
         means,
     )["accuracy"]
     assert wide[2] - wide[1] == pytest.approx(2 * 1.96 * 0.025, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    "right, low, high",
+    [  # scipy.stats.binomtest(right, 20).proportion_ci(method="wilson")
+        (0, 0.0, 0.1611252),
+        (1, 0.0088814, 0.2361307),
+        (19, 0.7638693, 0.9911186),
+        (20, 0.8388748, 1.0),
+    ],
+)
+def test_intervals_have_a_width_at_the_edges(right, low, high):
+    rows = [single(str(n), "x", 0 if n < right else 1, 0) for n in range(20)]
+    table = question_cells(scoring.protocol_cells, rows)
+    found = scoring.intervals([table], means)
+    assert found["accuracy"][0] == right / 20
+    # a share of a few errors takes its scatter from the draws: 3 % of noise
+    assert found["accuracy"][1:] == pytest.approx([low, high], abs=0.01)
+    assert found["games an item"][0] == found["games an item"][1] == found["games an item"][2]
 
 
 def test_comparison_is_paired(run, tmp_path):
