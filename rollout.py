@@ -49,7 +49,7 @@ def own_indices(task, settings, runtime):
 
 def longest_prompt(config, settings):
     """How many tokens of a prompt the model's context can hold. Raises BadInput if none."""
-    context = config.raw.get("max_position_embeddings", 2**31)
+    context = config.raw.get("max_position_embeddings") or 2**31
     room = context - settings.max_completion_length
     if room < 1:
         raise BadInput(

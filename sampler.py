@@ -18,6 +18,7 @@ import contextlib
 import math
 from collections import Counter, deque
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 
@@ -250,25 +251,30 @@ class Session:
         self.counts.pop()
 
 
-def check_arguments(model, prompts, num_generations, settings, seeds):
+def check_arguments(model, prompts, settings, seeds, counts):
+    """Raises ValueError. Comparisons are written so that NaN fails them. counts: {name: number}."""
     vocab_size = model.config.vocab_size
-    if settings.temperature < 0:
-        raise ValueError(f"temperature must be at least 0, got {settings.temperature}")
+    temperature = settings.temperature
+    if temperature != 0 and not 0.01 <= temperature < math.inf:
+        raise ValueError(f"temperature must be 0 (greedy) or at least 0.01, got {temperature}")
     if not 0 < settings.top_p <= 1:
         raise ValueError(f"top_p must be in (0, 1], got {settings.top_p}")
-    if num_generations < 1:
-        raise ValueError(f"num_generations must be at least 1, got {num_generations}")
-    if settings.max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens must be at least 1, got {settings.max_new_tokens}")
+    for name, count in counts.items():
+        if not isinstance(count, Integral) or count < 1:
+            raise ValueError(f"{name} must be an integer of at least 1, got {count!r}")
+    context = model.config.raw.get("max_position_embeddings") or math.inf
     for index, prompt in enumerate(prompts):
         if not prompt or min(prompt) < 0 or max(prompt) >= vocab_size:
             raise ValueError(
                 f"prompt {index} must hold at least one token id, all from 0 to {vocab_size - 1}"
             )
-    if len(seeds) != len(prompts):
-        raise ValueError(
-            f"{len(seeds)} seeds for {len(prompts)} prompts: give one integer, or one per prompt"
-        )
+        if len(prompt) + settings.max_new_tokens > context:
+            raise ValueError(
+                f"prompt {index} has {len(prompt)} tokens: with max_new_tokens "
+                f"{settings.max_new_tokens} it exceeds the model's context of {context}"
+            )
+    if len(seeds) != len(prompts) or not all(isinstance(seed, Integral) for seed in seeds):
+        raise ValueError(f"seed must be one integer, or one for each of {len(prompts)} prompts")
 
 
 def row_budget(model, num_tokens, prompt_length, num_generations):
@@ -311,8 +317,9 @@ def generate(
 
     temperature 0 is greedy, with the log-probs of temperature 1. Without stop_token_ids every
     completion has max_new_tokens tokens.
-    seed: one integer, or one for each prompt. A generation depends on its prompt's seed and its
-    number alone, not on what else is sampled.
+    seed: one integer, or one for each prompt. The random numbers of a generation depend on its
+    prompt's seed and its number alone. What else is sampled changes the rounding of its logits, so
+    a completion is the same up to rounding: now and then a token that was a close call differs.
     first_generation: the number of the first one. A second call can continue the first.
     max_rows: rows that run at once; by default as many as memory allows.
     progress(finished, total): called as rows finish.
@@ -320,9 +327,10 @@ def generate(
     """
     settings = Settings(max_new_tokens, temperature, top_p, tuple(stop_token_ids))
     seeds = seed
-    if isinstance(seed, int):
+    if isinstance(seed, Integral):
         seeds = [hash64(seed, index) for index in range(len(prompts))]
-    check_arguments(model, prompts, num_generations, settings, seeds)
+    counts = {"num_generations": num_generations, "max_new_tokens": max_new_tokens}
+    check_arguments(model, prompts, settings, seeds, counts | {"max_rows": max_rows or 1})
     if not prompts:
         return []
     generations = range(first_generation, first_generation + num_generations)

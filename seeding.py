@@ -5,6 +5,7 @@ Python's own `hash` of a text differs from process to process.
 
 import hashlib
 import json
+import operator
 
 # SplitMix64 (Steele, Lea, Flood 2014): its step between two states, and its shifts and factors.
 GOLDEN = 0x9E3779B97F4A7C15
@@ -25,7 +26,7 @@ def hash64(*numbers):
     """Folds integers into 64 well-mixed bits, as an int64: the start of a row's random stream."""
     state = 0
     for number in numbers:
-        state = ((state ^ number % 2**64) + GOLDEN) % 2**64
+        state = ((state ^ operator.index(number) % 2**64) + GOLDEN) % 2**64
         for shift, factor in MIX:
             state = (state ^ state >> shift) * factor % 2**64
         state ^= state >> 31

@@ -1,5 +1,8 @@
 """The sampler: independent rows, the trainer's log-probs, stopping, refilling, random numbers."""
 
+import math
+
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -337,20 +340,25 @@ def test_random_numbers_are_splitmix64():
 @pytest.mark.parametrize(
     "wrong",
     [
-        dict(temperature=-1),
-        dict(top_p=0),
-        dict(top_p=1.5),
-        dict(num_generations=0),
-        dict(max_new_tokens=0),
-        dict(seed=[1, 2]),
-        dict(prompts=[[]]),
-        dict(prompts=[[211]]),
-        dict(prompts=[[-1]]),
+        *(dict(temperature=value) for value in (-1, 1e-9, math.inf, -math.inf, math.nan)),
+        *(dict(top_p=value) for value in (0, -0.1, 1.5, math.inf, math.nan)),
+        *(dict(num_generations=value) for value in (0, -1, 1.5)),
+        *(dict(max_new_tokens=value) for value in (0, -1, math.inf, 4095)),
+        *(dict(seed=value) for value in ([1, 2], [], [0.5], "0")),
+        *(dict(prompts=[value]) for value in ([], [211], [-1], [1] * 4097)),
+        dict(max_rows=-1),
     ],
 )
 def test_arguments_out_of_range_are_refused(model, wrong):
-    with pytest.raises(ValueError):
-        generate(model, **({"prompts": [[1, 2]]} | wrong))
+    name = next(iter(wrong)).removesuffix("s")
+    with pytest.raises(ValueError, match=name):
+        generate(model, **({"prompts": [[1, 2]], "max_new_tokens": 8} | wrong))
+
+
+def test_numbers_of_numpy_are_numbers_and_the_last_place_of_the_context_can_be_used(model):
+    options = dict(num_generations=np.int64(2), max_new_tokens=4, seed=np.int64(5))
+    assert generate(model, [[1, 2]], **options) == generate(model, [[1, 2]], 2, 4, seed=5)
+    generate(model, [[1] * 4092], max_new_tokens=4)
 
 
 def test_nothing_to_do(model):
