@@ -3,6 +3,7 @@
 This file imports no torch, so that commands check their model folder before the slow imports.
 """
 
+import re
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -16,12 +17,12 @@ ARCHITECTURES = {
     "qwen3": "Qwen3ForCausalLM",
 }
 FIELD_TYPES = {  # of the fields that config.json may leave out
-    "model_type": str,
-    "architectures": list,
-    "rope_scaling": dict,
-    "rope_parameters": dict,
-    "layer_types": list,
-    "max_position_embeddings": int,
+    str: ("model_type", "hidden_act"),
+    list: ("architectures", "layer_types"),
+    dict: ("rope_scaling", "rope_parameters"),
+    int: ("max_position_embeddings", "num_key_value_heads", "head_dim", "sliding_window"),
+    bool: ("tie_word_embeddings", "attention_bias", "mlp_bias", "use_sliding_window"),
+    (int, float): ("rms_norm_eps", "rope_theta", "partial_rotary_factor", "max_window_layers"),
 }
 SIZES = (  # positive integers, required
     "vocab_size",
@@ -30,9 +31,29 @@ SIZES = (  # positive integers, required
     "num_hidden_layers",
     "num_attention_heads",
 )
+ROPE_NUMBERS = {  # RoPE type -> its fields, positive numbers
+    "default": ("rope_theta",),
+    "llama3": (
+        "rope_theta",
+        "factor",
+        "low_freq_factor",
+        "high_freq_factor",
+        "original_max_position_embeddings",
+    ),
+}
+# A field with one of these words in its name may change what the network computes. It is refused
+# unless model.py knows it, its value is neutral, or it has one of the words in HARMLESS.
+COMPUTES = re.compile(
+    "attn|attention|qk|kv|head|rope|rotary|posi|alibi|norm|scal|multipl|factor|soft|clip|mup|logit"
+    "|embed|residual|parallel|skip|layer|window|chunk|sink|gate|bias|activ|expert|moe|router|quant"
+    "|compress|mlp|ffn|lora|auto_map"
+)
+HARMLESS = re.compile("dropout|flash|attn_implementation|output_")
 FETCHED = "qwen2.5-coder-1.5b", "qwen2.5-coder-0.5b", "smollm2-135m"  # extras/fetch.py makes them
 HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]  # no pickles
+SECOND_COPY = ["consolidated*", "original/*"]  # of the weights, in other libraries' names
 INDEX = "model.safetensors.index.json"
+PLAIN_DTYPES = "F64", "F32", "F16", "BF16"
 MAX_SHARD_BYTES = 5_000_000_000
 
 
@@ -68,7 +89,7 @@ def resolve_model(name):
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, allow_patterns=HUB_FILES))
+        return Path(snapshot_download(name, allow_patterns=HUB_FILES, ignore_patterns=SECOND_COPY))
     except (OSError, ValueError) as error:  # what the hub's client raises
         reason = str(error).strip().splitlines()[0][:200]
         raise BadInput(
@@ -92,9 +113,10 @@ def check_model_folder(folder):
             f"--model: {folder} is the folder of a run: give one of its checkpoints, "
             f"{folder}/checkpoint-STEP"
         )
-    for field, kind in FIELD_TYPES.items():
-        if not isinstance(config.get(field), (kind, type(None))):
-            raise wrong_field(path, field, config)
+    for kind, fields in FIELD_TYPES.items():
+        for field in fields:
+            if config.get(field) is not None and not isinstance(config[field], kind):
+                raise wrong_field(path, field, config)
     model_type = config.get("model_type")
     expected = ARCHITECTURES.get(model_type)
     architecture = (config.get("architectures") or [expected])[0]
@@ -103,11 +125,13 @@ def check_model_folder(folder):
             f"{path}: architecture {architecture!r} (model_type {model_type!r}) is not supported: "
             "use a Llama, Qwen2 or Qwen3 causal language model"
         )
+    for field in SIZES:
+        if type(config.get(field)) is not int or config[field] <= 0:
+            raise wrong_field(path, field, config)
     for feature in unsupported_features(config):
         raise BadInput(f"{path}: {feature} is not supported: use a checkpoint without it")
-    for field in SIZES:
-        if not isinstance(config.get(field), int) or config[field] <= 0:
-            raise wrong_field(path, field, config)
+    if config["num_attention_heads"] % (config.get("num_key_value_heads") or 1):
+        raise wrong_field(path, "num_key_value_heads", config)
     weight_files(Path(folder))
     return config
 
@@ -119,47 +143,69 @@ def wrong_field(path, field, config):
 
 
 def rope_parameters(config):
-    """RoPE as transformers 5 spells it, also from the fields of older folders on the hub."""
-    rope = {"rope_type": "default", "rope_theta": config.get("rope_theta", 10000.0)}
-    rope |= config.get("rope_scaling") or {}
-    rope |= config.get("rope_parameters") or {}
-    rope["rope_type"] = rope.get("type", rope["rope_type"])  # the oldest spelling
+    """RoPE as transformers 5 spells and reads it: an older rope_scaling stands above it."""
+    rope = {"rope_theta": config.get("rope_theta", 10000.0)}
+    rope |= config.get("rope_scaling") or config.get("rope_parameters") or {}
+    rope.setdefault("rope_type", rope.get("type", "default"))  # the oldest spelling
     return rope
 
 
 def unsupported_features(config):
-    """Yields the features that a config.json asks for and model.py does not have."""
+    """Yields what a config.json asks for and model.py does not have."""
     rope = rope_parameters(config)
-    if rope["rope_type"] not in ("default", "llama3"):
-        yield f"RoPE scaling {rope['rope_type']!r}"
-    if rope.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0)) != 1.0:
+    numbers = ROPE_NUMBERS.get(rope["rope_type"])
+    if numbers is None or rope.get("type", rope["rope_type"]) != rope["rope_type"]:
+        yield f"RoPE scaling {rope.get('type', rope['rope_type'])!r}"
+        return
+    for name in numbers:
+        if not isinstance(rope.get(name), (int, float)) or not rope[name] > 0:
+            yield f"RoPE with {name} {rope.get(name)!r:.60}"
+    for name in sorted(rope.keys() - {"rope_type", "type", "partial_rotary_factor", *numbers}):
+        if rope[name] is not None:
+            yield f"RoPE {rope['rope_type']!r} with {name}"
+    if rope.get("partial_rotary_factor", config.get("partial_rotary_factor")) not in (None, 1):
         yield "a partial rotary embedding"
-    layer_types = config.get("layer_types") or []
-    if config.get("use_sliding_window") or "sliding_attention" in layer_types:
+    if has_sliding_window(config):
         yield "sliding-window attention"
-    if config.get("hidden_act", "silu") != "silu":
+    if config.get("hidden_act", "silu") not in ("silu", "swish"):
         yield f"activation {config['hidden_act']!r}"
-    if config.get("quantization_config"):
-        yield "quantised weights"
+    if config.get("is_causal") is False:
+        yield "attention to later tokens"
+    if config.get("mlp_bias") and config["model_type"] != "llama":
+        yield "field 'mlp_bias'"
+    known = set(SIZES).union(*FIELD_TYPES.values())
+    for name, value in config.items():
+        is_neutral = not value or value == 1 and value is not True
+        if COMPUTES.search(name) and not (name in known or HARMLESS.search(name) or is_neutral):
+            yield f"field {name!r} ({value!r:.60})"
+
+
+def has_sliding_window(config):
+    """Whether a layer sees less than the whole context, by the rules of transformers and vLLM."""
+    if set(config.get("layer_types") or []) - {"full_attention"}:
+        return True
+    if config["model_type"] == "llama":  # has no such switch: any window counts
+        return config.get("sliding_window") is not None or bool(config.get("use_sliding_window"))
+    has_window = config.get("use_sliding_window") and config.get("sliding_window", 4096) is not None
+    return has_window and config.get("max_window_layers", 28) < config["num_hidden_layers"]
 
 
 # ---- weights ----
 
 
 def weight_files(folder):
-    """The safetensors files of a model folder. Raises BadInput where one is missing."""
-    index = folder / INDEX
+    """The safetensors files of a model folder, by the rule of transformers. Raises BadInput.
+
+    Other files may lie in the folder as well: adapters, consolidated.safetensors.
+    """
+    index, single = folder / INDEX, folder / "model.safetensors"
     if not index.exists():
-        single = folder / "model.safetensors"
-        if single.exists():  # adapters and second copies may lie in the folder as well
+        if single.exists():
             return [single]
-        files = sorted(folder.glob("*.safetensors"))
-        if not files:
-            raise BadInput(
-                f"{folder}: no *.safetensors file: pickled weights (*.bin, *.pt) are not read; "
-                "convert them to safetensors first"
-            )
-        return files
+        raise BadInput(
+            f"{folder}: neither model.safetensors nor {INDEX} is there: other names and pickled "
+            "weights (*.bin, *.pt) are not read; convert or rename them first"
+        )
     weight_map = parse_json(read_text(index, "--model"), index).get("weight_map")
     is_map = isinstance(weight_map, dict)
     if not is_map or not all(isinstance(shard, str) for shard in weight_map.values()):
@@ -168,6 +214,10 @@ def weight_files(folder):
             "download the file again"
         )
     files = [folder / shard for shard in sorted(set(weight_map.values()))]
+    if single.exists() and single not in files:
+        raise BadInput(
+            f"{folder}: holds {single.name} and also {INDEX} with other files: remove the older"
+        )
     for path in files:
         if not path.exists():
             raise BadInput(
@@ -183,6 +233,7 @@ def read_weights(model, folder):
     """
     shapes = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
     missing = set(shapes)
+    embedding, head = None, None
     for path in weight_files(Path(folder)):
         try:
             with safe_open(path, framework="pt") as file:
@@ -191,23 +242,45 @@ def read_weights(model, folder):
                     if name.endswith("rotary_emb.inv_freq"):
                         continue  # old folders store the frequencies of RoPE
                     if name == "lm_head.weight" and name not in shapes:
-                        continue  # some folders store a tied head a second time
-                    shape = tuple(file.get_slice(key).get_shape())
-                    if shape != shapes.get(name):
-                        raise BadInput(
-                            f"{path}: tensor {key!r} is {shape}, config.json asks for "
-                            f"{shapes.get(name)}: they do not match"
-                        )
+                        head = file.get_tensor(key)  # some folders store a tied head a second time
+                        continue
+                    check_tensor(f"{path}: tensor {key!r}", file.get_slice(key), shapes.get(name))
+                    if name not in missing:
+                        raise BadInput(f"{path}: tensor {key!r} is stored twice: remove one")
                     missing.discard(name)
-                    yield name, file.get_tensor(key)
+                    tensor = file.get_tensor(key)
+                    if name == "embed_tokens.weight":
+                        embedding = tensor
+                    yield name, tensor
         except SafetensorError as error:
             raise BadInput(
                 f"{path}: not a complete safetensors file ({error}): download it again"
             ) from error
     if missing:
         raise BadInput(
-            f"{folder}: tensor {min(missing)!r} and {len(missing) - 1} more are missing: download "
-            "the folder again"
+            f"{folder}: {len(missing)} tensors are missing, {min(missing)!r} for one: download the "
+            "folder again"
+        )
+    if head is not None and not head.equal(embedding):
+        raise BadInput(
+            f"{folder}/config.json: tie_word_embeddings is true, but lm_head.weight differs from "
+            "embed_tokens.weight: write false to use both"
+        )
+
+
+def check_tensor(place, tensor, shape):
+    """Raises BadInput unless a stored tensor has the model's shape and holds plain numbers."""
+    if shape is None:
+        raise BadInput(f"{place} is no part of the network in config.json: they do not match")
+    if tuple(tensor.get_shape()) != shape:
+        raise BadInput(
+            f"{place} is {tuple(tensor.get_shape())}, config.json asks for {shape}: they do not "
+            "match"
+        )
+    if tensor.get_dtype() not in PLAIN_DTYPES:
+        raise BadInput(
+            f"{place} is of type {tensor.get_dtype()}: quantised weights are not supported: use a "
+            "checkpoint without them"
         )
 
 

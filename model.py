@@ -54,6 +54,9 @@ class Config:
     @staticmethod
     def from_dict(raw):
         attention_bias = bool(raw.get("attention_bias", False))
+        default_head_dim = raw["hidden_size"] // raw["num_attention_heads"]
+        if raw["model_type"] == "qwen3":
+            default_head_dim = 128
         return Config(
             vocab_size=raw["vocab_size"],
             hidden_size=raw["hidden_size"],
@@ -61,7 +64,7 @@ class Config:
             num_layers=raw["num_hidden_layers"],
             num_heads=raw["num_attention_heads"],
             num_kv_heads=raw.get("num_key_value_heads") or raw["num_attention_heads"],
-            head_dim=raw.get("head_dim") or raw["hidden_size"] // raw["num_attention_heads"],
+            head_dim=raw.get("head_dim") or default_head_dim,
             norm_eps=raw.get("rms_norm_eps", 1e-6),
             rope=rope_parameters(raw),
             qkv_bias=raw["model_type"] == "qwen2" or attention_bias,

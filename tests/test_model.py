@@ -45,11 +45,12 @@ KINDS = {
 }
 
 
-def build(kind, folder, **save_options):
+def build(kind, folder, initializer_range=0.02, **save_options):
     """A random transformers model saved to `folder`, and the model itself in fp32."""
     model_type, changes = KINDS[kind]
     torch.manual_seed(0)
     config = transformers.AutoConfig.for_model(model_type, **SIZES, **changes)
+    config.initializer_range = initializer_range
     theirs = transformers.AutoModelForCausalLM.from_config(config).eval()
     # biases start at 0 and norms at 1: a forgotten one would not show
     for name, parameter in theirs.named_parameters():
@@ -178,29 +179,162 @@ def change_config(folder, **changes):
     (folder / "config.json").write_text(json.dumps(raw | changes))
 
 
-REFUSALS = {
-    "mistral": (lambda f: change_config(f, model_type="mistral"), "mistral"),
-    "classifier": (
-        lambda f: change_config(f, architectures=["LlamaForSequenceClassification"]),
-        "LlamaForSequenceClassification",
+OLD_LLAMA3 = {name: value for name, value in LLAMA3.items() if name != "rope_theta"}
+ACCEPTED = {  # config.json as folders on the hub have it; what differs from what `build` wrote
+    "rope: the older scaling counts": (
+        "llama untied",
+        dict(rope_scaling=OLD_LLAMA3, rope_theta=500.0),
     ),
-    "yarn": (
-        lambda f: change_config(
-            f, rope_parameters={"rope_type": "yarn", "factor": 2.0, "rope_theta": 1e4}
-        ),
-        "yarn",
+    "rope: the older scaling with its own base": (
+        "llama untied",
+        dict(rope_scaling=LLAMA3, rope_theta=500.0),
     ),
-    "old linear": (
-        lambda f: change_config(f, rope_scaling={"type": "linear", "factor": 2.0}),
-        "linear",
+    "rope: the oldest name": (
+        "llama untied",
+        dict(rope_scaling={"type": "default"}, rope_theta=500.0),
     ),
-    "window": (lambda f: change_config(f, use_sliding_window=True), "sliding"),
-    "gelu": (lambda f: change_config(f, hidden_act="gelu"), "gelu"),
-    "quantised": (lambda f: change_config(f, quantization_config={"bits": 4}), "quantised"),
-    "no vocabulary": (lambda f: change_config(f, vocab_size=None), "vocab_size"),
-    "other size": (lambda f: change_config(f, intermediate_size=96), "down_proj"),
-    "more layers": (lambda f: change_config(f, num_hidden_layers=4), "layers.3"),
-    "fewer layers": (lambda f: change_config(f, num_hidden_layers=2), "layers.2"),
+    "null scaling": ("llama 3 rope", dict(rope_scaling=None, rope_theta=500.0)),
+    "an empty scaling": ("llama 3 rope", dict(rope_scaling={}, rope_theta=500.0)),
+    "rope: base beside the rest": ("qwen2", dict(rope_parameters=None, rope_theta=500.0)),
+    "rope: base in the rest": ("qwen2", dict(rope_parameters={"rope_theta": 90.0}, rope_theta=5.0)),
+    "all of the head rotates": ("qwen2", dict(partial_rotary_factor=1.0)),
+    "swish": ("llama tied", dict(hidden_act="swish")),
+    "window without use": ("qwen2", dict(sliding_window=8, use_sliding_window=False)),
+    "window on no layer": (
+        "qwen2",
+        dict(sliding_window=8, use_sliding_window=True, max_window_layers=3, layer_types=None),
+    ),
+    "no window to use": ("qwen3", dict(use_sliding_window=True, sliding_window=None)),
+    "usual remarks": (
+        "llama tied",
+        {
+            "rope_interleaved": False,
+            "pretraining_tp": 1,
+            "_attn_implementation_autoset": True,
+            "attention_dropout": 0.1,
+            "unsloth_version": "2025.1",
+            "is_llama_config": True,
+            "transformers.js_config": {"kv_cache_dtype": {"q4f16": "float16"}},
+            "task_specific_params": {"a": 1},
+            "use_cache": True,
+            "quantization_config": None,
+            "logit_scale": 1.0,
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ACCEPTED)
+def test_fields_that_are_accepted_mean_what_transformers_makes_of_them(name, tmp_path):
+    kind, changes = ACCEPTED[name]
+    before = logits_of_saved(build(kind, tmp_path, initializer_range=0.1))
+    change_config(tmp_path, **changes)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+    expected = logits_of_saved(theirs)
+    ours = logits_of(Model.from_pretrained(tmp_path, dtype=torch.float32), list(range(100)))
+    torch.testing.assert_close(ours, expected, atol=1e-4, rtol=0)
+    if name.startswith("rope"):  # these fields do matter
+        assert not torch.allclose(before, expected, atol=1e-2)
+
+
+def logits_of_saved(theirs):
+    with torch.no_grad():
+        return theirs(torch.arange(100)[None]).logits[0]
+
+
+def test_a_qwen3_without_head_dim_has_128(tmp_path):
+    torch.manual_seed(0)
+    sizes = SIZES | dict(num_hidden_layers=1, head_dim=128)
+    config = transformers.AutoConfig.for_model("qwen3", **sizes)
+    theirs = transformers.AutoModelForCausalLM.from_config(config).eval()
+    theirs.save_pretrained(tmp_path)
+    raw = json.loads((tmp_path / "config.json").read_text())
+    del raw["head_dim"]
+    (tmp_path / "config.json").write_text(json.dumps(raw))
+    ours = logits_of(Model.from_pretrained(tmp_path, dtype=torch.float32), list(range(100)))
+    torch.testing.assert_close(ours, logits_of_saved(theirs), atol=1e-4, rtol=0)
+
+
+def change_tensors(folder, change):
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def as_int8(tensors):
+    name = "model.layers.1.mlp.down_proj.weight"
+    tensors[name] = tensors[name].mul(100).to(torch.int8)
+
+
+def shards_without_index(folder):
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    save_file(tensors, folder / "model-00001-of-00001.safetensors")
+    save_file(tensors, folder / "consolidated.safetensors")
+
+
+def index_of_other_files(folder):
+    save_file(load_file(folder / "model.safetensors"), folder / "other.safetensors")
+    index = {"weight_map": {"model.norm.weight": "other.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+CONFIG_REFUSALS = [  # (changes of config.json, the word that the message must have)
+    (dict(model_type="mistral"), "mistral"),
+    (dict(architectures=["LlamaForSequenceClassification"]), "LlamaForSequenceClassification"),
+    (dict(rope_parameters={"rope_type": "yarn", "factor": 2.0, "rope_theta": 1e4}), "yarn"),
+    (dict(rope_scaling={"type": "linear", "factor": 2.0}), "linear"),
+    (dict(rope_scaling={"type": "dynamic", "factor": 2.0}), "dynamic"),
+    (dict(rope_scaling={"rope_type": "longrope", "short_factor": [1.0]}), "longrope"),
+    (dict(rope_scaling={"type": "mrope", "mrope_section": [2, 1, 1]}), "mrope"),
+    (dict(rope_scaling={"rope_type": "default", "type": "llama3"}), "llama3"),
+    (dict(rope_scaling={"factor": 4.0}), "factor"),
+    (dict(rope_scaling={"rope_type": "llama3", "factor": 4.0}), "low_freq_factor"),
+    (dict(rope_scaling=LLAMA3 | {"factor": "8"}), "factor"),
+    (dict(rope_scaling=LLAMA3 | {"attention_factor": 1.2}), "attention_factor"),
+    (dict(rope_parameters={"full_attention": {"rope_theta": 5.0}}), "full_attention"),
+    (dict(rope_parameters={"rope_theta": 5.0, "partial_rotary_factor": 0.5}), "partial rotary"),
+    (dict(rope_parameters=None, rope_theta=0), "rope_theta"),
+    (dict(partial_rotary_factor=0.5), "partial rotary"),
+    (dict(use_sliding_window=True), "sliding"),
+    (dict(sliding_window=64), "sliding"),
+    (dict(layer_types=["full_attention", "sliding_attention", "full_attention"]), "sliding"),
+    (dict(layer_types=["full_attention", "linear_attention", "full_attention"]), "sliding"),
+    (
+        dict(model_type="qwen2", architectures=None, use_sliding_window=True, max_window_layers=2)
+        | dict(layer_types=None),
+        "sliding",
+    ),
+    (dict(model_type="qwen2", architectures=None, mlp_bias=True), "mlp_bias"),
+    (dict(hidden_act="gelu"), "gelu"),
+    (dict(is_causal=False), "later tokens"),
+    (dict(auto_map={"AutoModelForCausalLM": "modeling.Model"}), "auto_map"),
+    (dict(quantization_config={"bits": 4}), "quantization_config"),
+    (dict(use_qk_norm=True), "use_qk_norm"),
+    (dict(clip_qkv=8.0), "clip_qkv"),
+    (dict(logit_scale=0.5), "logit_scale"),
+    (dict(logits_scaling=8.0), "logits_scaling"),
+    (dict(final_logit_softcapping=30.0), "final_logit_softcapping"),
+    (dict(query_pre_attn_scalar=256), "query_pre_attn_scalar"),
+    (dict(attention_multiplier=0.5), "attention_multiplier"),
+    (dict(residual_multiplier=0.22), "residual_multiplier"),
+    (dict(embedding_multiplier=12), "embedding_multiplier"),
+    (dict(scale_depth=1.4), "scale_depth"),
+    (dict(no_rope_layers=[1, 1, 0]), "no_rope_layers"),
+    (dict(rope_interleaved=True), "rope_interleaved"),
+    (dict(num_local_experts=8), "num_local_experts"),
+    (dict(attention_chunk_size=8192), "attention_chunk_size"),
+    (dict(vocab_size=None), "vocab_size"),
+    (dict(num_key_value_heads=4), "num_key_value_heads"),
+    (dict(rms_norm_eps="1e-6"), "rms_norm_eps"),
+    (dict(tie_word_embeddings="false"), "tie_word_embeddings"),
+    (dict(intermediate_size=96), "down_proj"),
+    (dict(num_hidden_layers=4), "layers.3"),
+    (dict(num_hidden_layers=2), "layers.2"),
+    (dict(attention_bias=True), "bias"),
+    (dict(tie_word_embeddings=True), "tie_word_embeddings"),
+]
+FOLDER_REFUSALS = {
     "half a config": (
         lambda f: (f / "config.json").write_text('{"model_type": "lla'),
         "config.json",
@@ -211,6 +345,29 @@ REFUSALS = {
         "safetensors",
     ),
     "truncated": (lambda f: os.truncate(f / "model.safetensors", 5000), "model.safetensors"),
+    "no index": (shards_without_index, "index.json"),
+    "two sets": (index_of_other_files, "index.json"),
+    "missing": (
+        lambda f: change_tensors(f, lambda t: t.pop("model.norm.weight")),
+        "norm.weight",
+    ),
+    "no head": (lambda f: change_tensors(f, lambda t: t.pop("lm_head.weight")), "lm_head"),
+    "twice": (
+        lambda f: change_tensors(f, lambda t: t.update({"norm.weight": torch.ones(48)})),
+        "stored twice",
+    ),
+    "more": (
+        lambda f: change_tensors(f, lambda t: t.update({"model.scale": torch.ones(1)})),
+        "model.scale",
+    ),
+    "integers": (lambda f: change_tensors(f, as_int8), "I8"),
+}
+REFUSALS = FOLDER_REFUSALS | {
+    ", ".join(changes) + f" {number}": (
+        lambda f, changes=changes: change_config(f, **changes),
+        word,
+    )
+    for number, (changes, word) in enumerate(CONFIG_REFUSALS)
 }
 
 
@@ -230,13 +387,25 @@ def test_what_old_folders_hold_besides_is_passed_over(tmp_path):
     tensors = load_file(tmp_path / "model.safetensors")
     tensors |= {
         "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4),
-        "lm_head.weight": torch.ones(199, 48),
+        "lm_head.weight": tensors["model.embed_tokens.weight"].clone(),
     }
     save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
     save_file({"adapter": torch.ones(2)}, tmp_path / "adapter_model.safetensors")
+    save_file({"norm.weight": torch.ones(2)}, tmp_path / "consolidated.safetensors")
     assert torch.equal(
         logits_of(Model.from_pretrained(tmp_path, dtype=torch.float32), [1, 2, 3]), before
     )
+
+
+@pytest.mark.parametrize("shard_size", ["1GB", "40KB"])
+def test_a_head_that_differs_from_a_tied_embedding_is_refused(shard_size, tmp_path):
+    theirs = build("llama untied", tmp_path, max_shard_size=shard_size)
+    change_config(tmp_path, tie_word_embeddings=True)
+    with pytest.raises(BadInput, match="tie_word_embeddings is true, but lm_head.weight differs"):
+        Model.from_pretrained(tmp_path)
+    change_config(tmp_path, tie_word_embeddings=False)  # as the message says
+    ours = logits_of(Model.from_pretrained(tmp_path, dtype=torch.float32), list(range(100)))
+    torch.testing.assert_close(ours, logits_of_saved(theirs), atol=1e-4, rtol=0)
 
 
 def test_missing_shard_is_named(tmp_path):
@@ -244,15 +413,6 @@ def test_missing_shard_is_named(tmp_path):
     lost = sorted(tmp_path.glob("*.safetensors"))[1]
     lost.unlink()
     with pytest.raises(BadInput, match=lost.name):
-        Model.from_pretrained(tmp_path)
-
-
-def test_missing_tensor_is_named(tmp_path):
-    build("llama untied", tmp_path)
-    tensors = load_file(tmp_path / "model.safetensors")
-    del tensors["model.norm.weight"]
-    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(BadInput, match="norm.weight"):
         Model.from_pretrained(tmp_path)
 
 
