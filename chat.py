@@ -12,9 +12,10 @@ the judge. Refusing special tokens is not enough: `</think>` of Qwen3 and R1-dis
    the added tokens from there. The contents have no part in this step.
 3. `encode_between` encodes the text between these tokens with a tokenizer in which every added
    token has a secret name. No text can match such a name.
-Harmless chats get exactly the ids of `apply_chat_template`.
+Harmless chats get exactly the ids of `apply_chat_template` on the day CHAT_DATE.
 """
 
+import datetime
 import json
 import re
 import secrets
@@ -26,6 +27,7 @@ from jinja2 import TemplateError
 from tokenizers import Tokenizer
 
 from cli import BadInput, parse_json, read_text
+from seeding import CHAT_DATE
 
 # Templates copy the role into the text, so it must be a known word.
 ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -142,7 +144,7 @@ def encode_chat(tokenizer, messages, add_generation_prompt=True):
 
     The template wrote every added token among the ids, special or not, except tokens of whitespace
     alone and the unknown token. Raises BadInput for messages that are malformed or refused by the
-    template; ValueError for a template that does more to a content than insert and trim it, and for
+    template, and for a template that does more to a content than is reproduced here; ValueError for
     a tokenizer that treats its added tokens in a way that is not reproduced here.
     """
     pieces = render_pieces(tokenizer, messages, add_generation_prompt)
@@ -162,27 +164,52 @@ def render_pieces(tokenizer, messages, add_generation_prompt):
     """
     check_messages(messages)
     key = secrets.token_hex(16)
-    # Qwen3 and R1-distill cut everything up to `</think>` out of an assistant's message, and the
-    # opening marker with it. The second attempt hands over such messages without their thinking.
-    for without_thinking in (False, True):
-        marked, contents = mark_contents(messages, key, without_thinking)
-        try:
-            rendered = tokenizer.apply_chat_template(
-                marked, tokenize=False, add_generation_prompt=add_generation_prompt
-            )
-        except (TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
-            raise BadInput(
-                f"{tokenizer.name_or_path}: its chat template refuses these messages ({error}): "
-                "if it knows no system message, use a style without one"
-            ) from error
+    expected = apply_template(tokenizer, messages, add_generation_prompt)
+    # Qwen3 and R1-distill split an assistant's message at `</think>` and drop or move its thinking.
+    # A message that does not come back whole is marked in two parts, thinking and answer.
+    in_parts = set()
+    for _ in range(2):
+        marked, contents = mark_contents(messages, key, in_parts)
+        rendered = apply_template(tokenizer, marked, add_generation_prompt)
         pieces, wrong = split_at_markers(rendered, key, contents)
-        if not wrong:
+        if not wrong and "".join(text for text, _ in pieces) == expected:
             return pieces
-    number = min(wrong)
-    raise ValueError(
-        f"chat template of {tokenizer.name_or_path}: drops or rewrites the content of message "
-        f"{number + 1} ({messages[number]['role']}): a content may only be inserted and trimmed"
+        in_parts = wrong
+    place = f"message {min(wrong) + 1} ({messages[min(wrong)]['role']})" if wrong else "a message"
+    raise BadInput(
+        f"chat template of {tokenizer.name_or_path}: drops or rewrites the content of {place}, or "
+        "decides by it: use messages without such a text, or another template"
     )
+
+
+def apply_template(tokenizer, messages, add_generation_prompt):
+    """The rendered chat as the template writes it on CHAT_DATE."""
+    try:
+        template = with_fixed_date(tokenizer.get_chat_template())
+        return tokenizer.apply_chat_template(
+            messages,
+            chat_template=template,
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+        )
+    except (TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+        raise BadInput(
+            f"{tokenizer.name_or_path}: its chat template refuses these messages ({error}): if it "
+            "knows no system message, use a style without one"
+        ) from error
+
+
+def with_fixed_date(template):
+    """A template that writes CHAT_DATE instead of the date of the day."""
+    date = datetime.datetime.fromisoformat(CHAT_DATE)
+    call = r"strftime_now\(\s*(['\"])(.*?)\1\s*\)"
+    template = re.sub(call, lambda match: repr(date.strftime(match[2])), template)
+    if "strftime_now(" in template:
+        raise BadInput(
+            "the chat template asks for the date with a computed format: write a date into "
+            "chat_template.jinja"
+        )
+    return template
 
 
 def check_messages(messages):
@@ -196,40 +223,51 @@ def check_messages(messages):
             )
 
 
-def mark_contents(messages, key, without_thinking):
-    """(messages with markers KEYaNUMBERz and KEYbNUMBERz around their contents, {number: content}).
+def mark_contents(messages, key, in_parts):
+    """(messages with markers KEYaNUMBERz and KEYbNUMBERz around each content, the contents).
 
-    The markers are inside the outer whitespace of a content. `without_thinking` replaces what comes
-    before `</think>` by a marker KEYtNUMBERz, which the template has to cut as well.
+    A content is (number of its message, text, whether the template may drop it). The markers are
+    inside the outer whitespace. in_parts: numbers of messages whose thinking and answer are two
+    contents.
     """
-    marked, contents = [], {}
+    marked, contents = [], []
+
+    def mark(number, text, may_vanish=False):
+        inner = text.strip()
+        if not inner:
+            return text
+        contents.append((number, inner, may_vanish))
+        index = len(contents) - 1
+        return text.replace(inner, f"{key}a{index}z{inner}{key}b{index}z", 1)
+
     for number, message in enumerate(messages):
-        thinking, content = "", message["content"]
-        if without_thinking and message["role"] == "assistant" and "</think>" in content:
-            thinking = f"{key}t{number}z</think>"
-            content = content.rpartition("</think>")[2]
-        inner = content.strip()
-        if inner:
-            contents[number] = inner
-            content = content.replace(inner, f"{key}a{number}z{inner}{key}b{number}z", 1)
-        marked.append({"role": message["role"], "content": thinking + content})
+        content = message["content"]
+        if number in in_parts and message["role"] == "assistant" and "</think>" in content:
+            thinking = content.partition("</think>")[0].rpartition("<think>")[2]
+            thinking = mark(number, thinking, may_vanish=True)
+            content = f"<think>{thinking}</think>{mark(number, content.rpartition('</think>')[2])}"
+        else:
+            content = mark(number, content)
+        marked.append({"role": message["role"], "content": content})
     return marked, contents
 
 
 def split_at_markers(rendered, key, contents):
     """(pieces, numbers of the messages that the template dropped, changed or tore apart)."""
     split = re.split(f"{key}a([0-9]+)z(.*?){key}b\\1z", rendered, flags=re.DOTALL)
-    # template text, number, content, template text, number, content, ..., template text
-    pieces = [(split[0], None)]
-    for number, content, template_text in zip(split[1::3], split[2::3], split[3::3]):
-        pieces += [(content, int(number)), (template_text, None)]
-    found = {number: content for content, number in pieces if number is not None}
-    dropped = contents.keys() - found.keys()
-    changed = {
-        number for content, number in pieces if number is not None and content != contents[number]
-    }
-    left_over = re.findall(f"{key}[abt]([0-9]+)z", "".join(split[::3]))
-    return pieces, dropped | changed | {int(number) for number in left_over}
+    # template text, index, content, template text, index, content, ..., template text
+    pieces, wrong, found = [(split[0], None)], set(), set()
+    for index, content, template_text in zip(split[1::3], split[2::3], split[3::3]):
+        number, original, _ = contents[int(index)]
+        pieces += [(content, number), (template_text, None)]
+        found.add(int(index))
+        if content not in (original, json.dumps(original, ensure_ascii=False)[1:-1]):
+            wrong.add(number)  # Llama 3.1 writes tool turns as JSON, and nothing else is known
+    for index, (number, _, may_vanish) in enumerate(contents):
+        if index not in found and not may_vanish:
+            wrong.add(number)
+    left_over = re.findall(f"{key}[ab]([0-9]+)z", "".join(split[::3]))
+    return pieces, wrong | {contents[int(index)][0] for index in left_over}
 
 
 # Step 2: find the tokens of the template.

@@ -14,7 +14,7 @@ from early_stopping import spending
 from judge_progress import Progress
 from resume import check_same, resumable_rows
 from runlog import append_rows, sole_writer
-from seeding import stable_hash
+from seeding import CHAT_DATE, stable_hash
 from verdicts import BOTH_ORDERS, as_row
 
 CHUNK_PAIRS = 64  # judged together and written together
@@ -38,6 +38,7 @@ def judge_pairs(settings, pairs, load_judge, options):
     load_judge(): the Judge, loaded only if pairs are left. options: of `Judge.judge`.
     """
     recorded = {name: value for name, value in asdict(settings).items() if name not in NOT_RECORDED}
+    recorded["chat_date"] = CHAT_DATE
     heads = [head_of(pair) for pair in pairs]
     totals = read_rows(settings.out, heads, recorded)
     done = totals["pairs"]

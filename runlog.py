@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 from cli import BadInput, note
+from seeding import CHAT_DATE
 
 # ---- files that a kill cannot spoil ----
 
@@ -154,6 +155,7 @@ def open_run(folder, settings, step, runtime):
             "python": sys.version.split()[0],
             "torch": torch.__version__,
             "transformers": transformers.__version__,
+            "chat_date": CHAT_DATE,
         }
         config = {"settings": settings, "versions": versions, "commit": commit()}
         write_json(folder / "config.json", config)

@@ -1,4 +1,4 @@
-"""Hashes and uniform numbers that are the same in every process and on every machine.
+"""What is the same in every process, on every machine and day: hashes, uniform numbers, a date.
 
 Python's own `hash` of a text differs from process to process.
 """
@@ -7,6 +7,9 @@ import hashlib
 import json
 import operator
 
+# Chat templates that write today's date (`strftime_now`) get this one: a command that is repeated or
+# resumed tomorrow has the same prompts. It stands in result files. Llama 3.1 has it in its template.
+CHAT_DATE = "2024-07-26"
 # SplitMix64 (Steele, Lea, Flood 2014): its step between two states, and its shifts and factors.
 GOLDEN = 0x9E3779B97F4A7C15
 MIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from cli import BadInput, note, parse_json, read_text
 from resume import check_same, resumable_rows
 from runlog import commit, json_line, write_atomically
+from seeding import CHAT_DATE
 
 FREE = "output_dir", "json", "compare", "sweep"  # settings that change no row
 
@@ -19,6 +20,7 @@ def head_of(settings, items):
         [(item.id, item.messages, item.answers, item.scores, item.matches) for item in items]
     )
     kept = {name: value for name, value in asdict(settings).items() if name not in FREE}
+    kept["chat_date"] = CHAT_DATE
     return {"settings": kept, "data": hashlib.sha256(content.encode()).hexdigest()}
 
 
