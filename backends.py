@@ -23,16 +23,18 @@ from verdicts import read_completion
 class LocalBackend:
     """A model on this machine."""
 
-    def __init__(self, model, tokenizer, style, device, dtype):
+    def __init__(self, model, tokenizer, style, device, dtype, adapter=None):
         folder = resolve_model(model) if isinstance(model, (str, Path)) else None
         if folder is None and tokenizer is None:
             raise ValueError("a Model object comes without a tokenizer: pass its tokenizer as well")
+        if folder is None and adapter is not None:
+            raise ValueError("a Model object is loaded with its adapter: pass none here")
         config = check_model_folder(folder) if folder else model.config.raw
-        style = style or default_style(folder, config)
+        style = style or default_style(folder, config, adapter)
         self.style = style if isinstance(style, Style) else load_style(style)
         self.tokenizer = tokenizer or load_tokenizer(folder)
         self.stops = stop_token_ids(self.tokenizer, folder or self.tokenizer.name_or_path)
-        self.model = load_model(folder, device, dtype) if folder else model
+        self.model = load_model(folder, device, dtype, adapter) if folder else model
         self.context = config.get("max_position_embeddings") or sys.maxsize
         self.small_world = config.get("judge_style") == "tiny"  # stems from an embedded base
 
@@ -91,7 +93,7 @@ class LocalBackend:
                 return
 
 
-def load_model(folder, device, dtype):
+def load_model(folder, device, dtype, adapter=None):
     import torch
 
     from model import Model, choose_device, compute_dtype
@@ -99,4 +101,4 @@ def load_model(folder, device, dtype):
     device = choose_device(device)
     if not isinstance(dtype, torch.dtype):
         dtype = compute_dtype(dtype or "auto", device)
-    return Model.from_pretrained(folder, device, dtype)
+    return Model.from_pretrained(folder, device, dtype, adapter).to(dtype)  # the adapter too

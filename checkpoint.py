@@ -65,7 +65,7 @@ def is_embedded(name):
     return str(name) == "tiny" or str(name).startswith("tiny-")
 
 
-def resolve_model(name):
+def resolve_model(name, flag="--model"):
     """Returns the local folder of a model. Raises BadInput.
 
     name: a folder, a hub name (downloaded once, without pickled weights) or an embedded model:
@@ -78,12 +78,12 @@ def resolve_model(name):
         return folder
     if folder.name in FETCHED:
         raise BadInput(
-            f"--model: no such folder {name}: make it with python -m extras.fetch {folder.name} "
+            f"{flag}: no such folder {name}: make it with python -m extras.fetch {folder.name} "
             f"{name}"
         )
     if str(name).startswith((".", "/", "~")) or str(name).count("/") != 1:
         raise BadInput(
-            f"--model: no such folder {name}: give a Hugging Face folder or a hub name such as "
+            f"{flag}: no such folder {name}: give a Hugging Face folder or a hub name such as "
             "Qwen/Qwen3-0.6B"
         )
     from huggingface_hub import snapshot_download
@@ -93,7 +93,7 @@ def resolve_model(name):
     except (OSError, ValueError) as error:  # what the hub's client raises
         reason = str(error).strip().splitlines()[0][:200]
         raise BadInput(
-            f"--model: {name} is not a folder, and the hub did not give it ({reason}): check the "
+            f"{flag}: {name} is not a folder, and the hub did not give it ({reason}): check the "
             "name or the network"
         ) from error
 
@@ -106,6 +106,7 @@ def check_model_folder(folder):
 
     Raises BadInput unless model.py can run the model and all of its weight files are there.
     """
+    base, _ = with_adapter(Path(folder))
     path = Path(folder) / "config.json"
     config = parse_json(read_text(path, "--model"), path)
     if "settings" in config:
@@ -132,7 +133,7 @@ def check_model_folder(folder):
         raise BadInput(f"{path}: {feature} is not supported: use a checkpoint without it")
     if config["num_attention_heads"] % (config.get("num_key_value_heads") or 1):
         raise wrong_field(path, "num_key_value_heads", config)
-    weight_files(Path(folder))
+    weight_files(base)
     return config
 
 
@@ -193,6 +194,32 @@ def has_sliding_window(config):
 # ---- weights ----
 
 
+def is_adapter(folder):
+    """Whether a folder holds a LoRA adapter in PEFT's format and no weights of a whole model."""
+    return (folder / "adapter_config.json").exists() and not any(folder.glob("model*.safetensors"))
+
+
+def with_adapter(folder, adapter=None):
+    """(folder of the base model, its lora.Adapter or None). Raises BadInput.
+
+    adapter: the name of a folder, or a new Adapter. `folder` may hold one, which names its base.
+    """
+    if adapter is None and not is_adapter(folder):
+        return folder, None
+    from lora import find_adapter
+
+    return find_adapter(folder, adapter)
+
+
+def new_adapter(settings):
+    """The lora.Adapter that --lora_rank of a trainer asks for, or None. Raises BadInput."""
+    if settings.lora_rank == 0 and settings.lora_alpha is None:
+        return None
+    import lora
+
+    return lora.new_adapter(settings)
+
+
 def weight_files(folder):
     """The safetensors files of a model folder, by the rule of transformers. Raises BadInput.
 
@@ -229,10 +256,11 @@ def weight_files(folder):
 def read_weights(model, folder):
     """Yields (parameter name, tensor) of a folder's weights, one tensor at a time.
 
-    Raises BadInput unless they are exactly the parameters of `model`, with their shapes.
+    Raises BadInput unless they are exactly the parameters of `model`, with their shapes. The
+    weights of its adapter, which has a folder of its own, come last.
     """
     shapes = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
-    missing = set(shapes)
+    missing = {name for name in shapes if ".lora_" not in name}
     embedding, head = None, None
     for path in weight_files(Path(folder)):
         try:
@@ -266,6 +294,8 @@ def read_weights(model, folder):
             f"{folder}/config.json: tie_word_embeddings is true, but lm_head.weight differs from "
             "embed_tokens.weight: write false to use both"
         )
+    if model.adapter:
+        yield from model.adapter.weights(model)
 
 
 def check_tensor(place, tensor, shape):
@@ -284,15 +314,21 @@ def check_tensor(place, tensor, shape):
         )
 
 
-def save_model_folder(folder, weights, config, config_changes=None):
+def save_model_folder(folder, weights, config, config_changes=None, adapter=None):
     """Writes config.json and (sharded) safetensors that transformers and vLLM load.
 
     weights: {parameter name: tensor}. config: the config.json that the model was loaded with.
+    adapter: where the model has one, it is saved instead, in PEFT's format.
     """
     from safetensors.torch import save_file  # imports torch
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    config_changes = config_changes or {}
+    if adapter:
+        adapter.save(folder, weights)
+        write_json(folder / "config.json", config | config_changes)
+        return
     shards = split_into_shards(weights)
     names = ["model.safetensors"]
     if len(shards) > 1:
@@ -303,7 +339,7 @@ def save_model_folder(folder, weights, config, config_changes=None):
         save_file(shard, folder / name, metadata={"format": "pt"})
     dtype = str(next(iter(shards[0].values())).dtype).removeprefix("torch.")
     config = {key: value for key, value in config.items() if key != "torch_dtype"}
-    write_json(folder / "config.json", config | {"dtype": dtype} | (config_changes or {}))
+    write_json(folder / "config.json", config | {"dtype": dtype} | config_changes)
 
 
 def split_into_shards(weights):

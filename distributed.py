@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 
-from checkpoint import save_model_folder
+from checkpoint import save_model_folder, with_adapter
 from model import Model, choose_device, compute_dtype
 from runlog import sha256, sync, write_json
 
@@ -118,20 +118,24 @@ class Policy:
     masters is {name: fp32 parameter}. In fp32 on one process they are the parameters of `model`.
     In bf16 on one process the gradients of `model` flow into the masters, and `step` copies the
     masters back. On several processes both are the same fp32 shards, cast as they are gathered.
+    With LoRA (adapter: a new one; that of `folder` is found) they are those of the adapter alone.
     """
 
-    def __init__(self, folder, runtime, gradient_checkpointing=False):
+    def __init__(self, folder, runtime, gradient_checkpointing=False, adapter=None):
         self.runtime = runtime
         self.folder = Path(folder)
-        self.model = load_model(folder, runtime, torch.float32)
+        has_copy = runtime.world_size == 1 and runtime.dtype != torch.float32
+        _, adapter = with_adapter(self.folder, adapter)
+        # A frozen base has no masters, so it need not be in memory in fp32.
+        dtype = runtime.dtype if has_copy and adapter else torch.float32
+        self.model = load_model(folder, runtime, dtype, adapter)
         self.model.gradient_checkpointing = gradient_checkpointing
-        self.masters = dict(self.model.named_parameters())
-        if runtime.world_size == 1 and runtime.dtype != torch.float32:
-            self.masters = {
-                name: torch.nn.Parameter(weight.detach()) for name, weight in self.masters.items()
-            }
+        trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        self.masters = trained
+        if has_copy:
+            self.masters = {name: torch.nn.Parameter(p.detach()) for name, p in trained.items()}
             self.model.to(runtime.dtype)  # new storage; the masters keep the old one
-            for name, weight in self.model.named_parameters():
+            for name, weight in trained.items():
                 weight.register_post_accumulate_grad_hook(gradient_into(self.masters[name]))
 
     def gathered(self):
@@ -156,7 +160,7 @@ class Policy:
             optimizer.step()
             with torch.no_grad():  # the compute copy follows the masters
                 for name, weight in self.model.named_parameters():
-                    if weight is not self.masters[name]:
+                    if weight is not self.masters.get(name, weight):
                         weight.copy_(self.masters[name])
         optimizer.zero_grad(set_to_none=True)
         return norm if math.isfinite(loss) else math.nan
@@ -175,13 +179,13 @@ def gradient_into(master):
     return move
 
 
-def load_model(folder, runtime, dtype):
+def load_model(folder, runtime, dtype, adapter=None):
     """A Model on this process's device; with several processes FSDP2 shards of it."""
     if runtime.world_size == 1:
-        return Model.from_pretrained(folder, runtime.device, dtype)
+        return Model.from_pretrained(folder, runtime.device, dtype, adapter)
     from sharding import load_shards
 
-    return load_shards(folder, runtime, dtype)
+    return load_shards(folder, runtime, dtype, adapter)
 
 
 def unsharded(tensor):
@@ -240,7 +244,8 @@ def write_model(folder, policy, weights, tokenizer, judge_style):
         shutil.copy(judge_style, folder / "judge_style.txt")  # the user's prompt goes along
         judge_style = "judge_style.txt"
     config_changes = {} if judge_style is None else {"judge_style": judge_style}
-    save_model_folder(folder, weights, policy.model.config.raw, config_changes)
+    model = policy.model
+    save_model_folder(folder, weights, model.config.raw, config_changes, model.adapter)
     tokenizer.save_pretrained(folder)
     generation_config = policy.folder / "generation_config.json"
     if generation_config.exists():  # holds the stop tokens of chat models

@@ -21,7 +21,7 @@ from typing import Literal, Optional
 import cli
 import judge_file
 from backends import LocalBackend
-from checkpoint import check_model_folder, resolve_model
+from checkpoint import check_model_folder, resolve_model, with_adapter
 from cli import BadInput, note, setting
 from data import Pair, load_pairs, place
 from early_stopping import STOP_HELP, STOPS, in_words, play_in_rounds, spending
@@ -79,7 +79,8 @@ class Judge:
 
     model: a folder, a hub name, or a Model (which needs its tokenizer as well); with base_url, the
     name of a model on that server. style: a name or a Style; None: the "judge_style" of the model's
-    config.json, else rrm. Raises BadInput for what cannot be loaded.
+    config.json, else rrm. adapter: the folder of a LoRA adapter (lora.py) that is put on the model.
+    Raises BadInput for what cannot be loaded.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class Judge:
         tokenizer=None,
         style=None,
         *,
+        adapter=None,
         base_url=None,
         device=None,
         dtype=None,
@@ -96,7 +98,7 @@ class Judge:
         if base_url:
             self.backend = load_extra("server").ServerBackend(base_url, model, style)
         else:
-            self.backend = LocalBackend(model, tokenizer, style, device, dtype)
+            self.backend = LocalBackend(model, tokenizer, style, device, dtype, adapter)
         self.style = self.backend.style
         self.tokenizer = self.backend.tokenizer  # None for a server
         self.context = self.backend.context  # tokens that prompt and completion may take together
@@ -222,6 +224,7 @@ class JudgeSettings:
     model: str = setting(
         "tiny", "the judge: Hugging Face folder or hub name; tiny = the embedded one", group="judge"
     )
+    adapter: Optional[str] = setting(None, "LoRA adapter in PEFT's format, for the model")
     base_url: Optional[str] = setting(
         None, "OpenAI-compatible server, where --model is a name; the key comes from OPENAI_API_KEY"
     )
@@ -252,15 +255,23 @@ def check_judge(settings):
         if getattr(settings, name) < 1:
             raise BadInput(f"--{name}: must be at least 1, got {getattr(settings, name)}")
     folder = None if settings.base_url else resolve_model(settings.model)
+    if settings.base_url and settings.adapter:
+        raise BadInput(
+            "--adapter: a server loads its own: give the name that it has there as --model"
+        )
+    config = check_model_folder(folder) if folder else {}
+    if settings.adapter:
+        settings.adapter = str(resolve_model(settings.adapter, "--adapter"))
+        with_adapter(folder, settings.adapter)
     if not settings.style:
-        settings.style = default_style(folder, check_model_folder(folder) if folder else {})
+        settings.style = default_style(folder, config, settings.adapter)
     load_style(settings.style)
     return folder
 
 
 def judge_of(settings):
     """The Judge of JudgeSettings that were checked."""
-    names = ("style", "base_url", "device", "dtype", "seed")
+    names = ("style", "adapter", "base_url", "device", "dtype", "seed")
     return Judge(settings.model, **{name: getattr(settings, name) for name in names})
 
 

@@ -25,6 +25,7 @@ from checkpoint import (
     resolve_model,
     rope_parameters,
     save_model_folder,
+    with_adapter,
 )
 from cli import BadInput
 from kernels.logprob import token_logprobs
@@ -163,9 +164,10 @@ class Block(nn.Module):
 class Model(nn.Module):
     """The network. Parameters are named as in the checkpoint, without the leading `model.`."""
 
-    def __init__(self, config):
+    def __init__(self, config, adapter=None):
         super().__init__()
         self.config = config
+        self.adapter = adapter  # a lora.Adapter, or None
         self.gradient_checkpointing = False
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Block(config) for _ in range(config.num_layers))
@@ -173,6 +175,8 @@ class Model(nn.Module):
         if not config.tied:
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self._frequencies = None  # made on first use: the meta device holds no numbers
+        if adapter:
+            adapter.add_to(self)
 
     @property
     def head_weight(self):
@@ -213,24 +217,26 @@ class Model(nn.Module):
         return token_logprobs(hidden[pack.predictors], self.head_weight, pack.targets, temperature)
 
     @staticmethod
-    def from_pretrained(name_or_folder, device="cpu", dtype=torch.bfloat16):
-        """Loads the safetensors of a Hugging Face folder or hub name.
+    def from_pretrained(name_or_folder, device="cpu", dtype=torch.bfloat16, adapter=None):
+        """Loads the safetensors of a Hugging Face folder or hub name. Raises BadInput.
 
-        Raises BadInput for a model that it cannot run.
+        adapter: the folder of a LoRA adapter. Its own weights are fp32, whatever the dtype.
         """
         folder = resolve_model(name_or_folder)
         config = Config.from_dict(check_model_folder(folder))
+        base, adapter = with_adapter(folder, adapter)
         with torch.device("meta"):
-            model = Model(config)
+            model = Model(config, adapter)
         weights = {}
-        for name, tensor in read_weights(model, folder):
-            weights[name] = tensor.to(device=device, dtype=dtype)
+        for name, tensor in read_weights(model, base):
+            kept_dtype = torch.float32 if ".lora_" in name else dtype
+            weights[name] = tensor.to(device=device, dtype=kept_dtype)
         model.load_state_dict(weights, assign=True)
         return model
 
     def save_pretrained(self, folder):
         """Writes config.json and (sharded) safetensors that transformers and vLLM load."""
-        save_model_folder(folder, self.state_dict(), self.config.raw)
+        save_model_folder(folder, self.state_dict(), self.config.raw, adapter=self.adapter)
 
 
 def choose_device(name):

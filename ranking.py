@@ -7,6 +7,7 @@ scores = play([(0, 1), (2, 3)])     # of candidates 0 and 2, from the cache or f
 import re
 from collections import Counter
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Literal, Optional
 
 from tqdm import tqdm
@@ -168,13 +169,10 @@ def cache_names(settings, folder, candidates):
 
     folder: the model's folder, None for a server. Its files are told apart by size and time.
     """
-    if folder:
-        model = [
-            (file.name, file.stat().st_size, file.stat().st_mtime_ns)
-            for file in sorted(folder.glob("*.safetensors"))
-        ]
-    else:
-        model = []
+    files = sorted(folder.glob("*.safetensors")) if folder else []
+    if settings.adapter:
+        files += sorted(Path(settings.adapter).glob("*.safetensors"))
+    model = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     both_orders = True
     origin = [
         model or [settings.base_url, settings.model],

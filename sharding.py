@@ -11,18 +11,20 @@ from torch.distributed.fsdp import (
     register_fsdp_forward_method,
 )
 
-from checkpoint import check_model_folder, read_weights, resolve_model
+from checkpoint import check_model_folder, read_weights, resolve_model, with_adapter
 from model import Config, Model
 
 
-def load_shards(folder, runtime, dtype):
+def load_shards(folder, runtime, dtype, adapter):
     """A Model of which this process holds its shards, cast to runtime.dtype as they are gathered.
 
     No process ever holds more than its shards and one full tensor.
     """
     folder = resolve_model(folder)
+    config = Config.from_dict(check_model_folder(folder))
+    base, adapter = with_adapter(folder, adapter)
     with torch.device("meta"):
-        model = Model(Config.from_dict(check_model_folder(folder))).to(dtype)
+        model = Model(config, adapter).to(dtype)
     mesh = dist.device_mesh.init_device_mesh(runtime.device.type, (runtime.world_size,))
     precision = MixedPrecisionPolicy(
         param_dtype=runtime.dtype, reduce_dtype=torch.float32, cast_forward_inputs=False
@@ -36,7 +38,7 @@ def load_shards(folder, runtime, dtype):
     model.to_empty(device=runtime.device)
     parameters = dict(model.named_parameters())
     with torch.no_grad():
-        for name, tensor in read_weights(model, folder):
+        for name, tensor in read_weights(model, base):
             parameters[name].to_local().copy_(own_shard(parameters[name], tensor))
     return model
 
@@ -55,7 +57,7 @@ def gathered(model):
     for unit in units:
         unit.unshard()
     with torch.device("meta"):
-        plain = Model(model.config)
+        plain = Model(model.config, model.adapter)
     weights = {name: weight.detach() for name, weight in model.named_parameters()}
     plain.load_state_dict(weights, assign=True)
     yield plain

@@ -16,7 +16,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from cli import BadInput, read_text
+from cli import BadInput, parse_json, read_text
 
 PLACEHOLDERS = ("query", "answer_1", "answer_2")
 VERDICT_RULES = ("boxed", "answer_tag")
@@ -32,12 +32,16 @@ class Style:
     user: str
 
 
-def default_style(folder, config):
+def default_style(folder, config, adapter=None):
     """The style that a model was trained with: "judge_style" in its config.json, or else rrm.
 
     It is the name of a style, or a file in the model's folder. Other paths are refused, because a
-    folder from elsewhere must not name files of this machine. Raises BadInput.
+    folder from elsewhere must not name files of this machine. A config.json in the folder of a LoRA
+    adapter comes first. Raises BadInput.
     """
+    if adapter is not None and (Path(adapter) / "config.json").exists():
+        folder = Path(adapter)
+        config = parse_json(read_text(folder / "config.json", "--adapter"), folder / "config.json")
     name = str(config.get("judge_style") or "rrm")
     if folder is not None and re.fullmatch(r"[\w.-]{1,99}", name) and (folder / name).is_file():
         return str(folder / name)

@@ -34,7 +34,7 @@ from typing import Literal, Optional
 
 import cli
 from chat import load_tokenizer, stop_token_ids
-from checkpoint import check_model_folder, is_embedded, resolve_model
+from checkpoint import check_model_folder, is_embedded, new_adapter, resolve_model
 from cli import BadInput, note, setting
 from judge_task import JudgeTask
 from progress import open_bar, show_progress, summarize
@@ -72,15 +72,11 @@ class Settings:
         "judge (a judge compares), or solve:MODULE:FUNCTION. MODULE:FUNCTION runs code of yours",
         group="reward",
     )
-    judge_model: Optional[str] = setting(
-        None, "for --reward judge: folder or hub name of the judge"
-    )
+    judge_model: Optional[str] = setting(None, "folder or hub name of the judge of --reward judge")
     judge_base_url: Optional[str] = setting(
         None, "judge behind an OpenAI-compatible server, where --judge_model is its name"
     )
-    judge_style: Optional[str] = setting(
-        None, "its prompt; default: that of its training, else rrm"
-    )
+    judge_style: Optional[str] = setting(None, "its prompt; default: its training's, else rrm")
     judge_opponents: int = setting(4, "how many others of its group each answer meets")
     judge_max_completion_length: int = setting(1024, "maximum tokens of a judgment")
     prompts_per_step: Optional[int] = setting(
@@ -110,6 +106,8 @@ class Settings:
         "divide advantages by the group's standard deviation, or not (Dr. GRPO); "
         "auto: group, but none for --reward judge",
     )
+    lora_rank: int = setting(0, "train only a LoRA adapter of this rank; 0: all weights (lora.py)")
+    lora_alpha: Optional[float] = setting(None, "its product counts alpha / rank (default: 32)")
     num_iterations: int = setting(1, "updates on each batch of rollouts")
     max_grad_norm: float = setting(1.0, "gradients are scaled down to this norm")
     micro_batch_tokens: int = setting(8192, "packed tokens in a forward pass; lower it to fit")
@@ -267,7 +265,7 @@ def fill_in(settings):
 
 
 def check_numbers(settings):
-    lowest_counts = {"num_generations": 2, "eval_every": 0, "seed": -math.inf}
+    lowest_counts = {"num_generations": 2, "eval_every": 0, "lora_rank": 0, "seed": -math.inf}
     floors = {"temperature": 0.01}
     for name, value in vars(settings).items():
         lowest, floor = lowest_counts.get(name, 1), floors.get(name, 0)
@@ -312,6 +310,7 @@ def load_items(task, settings):
 
 def main(settings):
     settings, task, train_items, eval_items = prepare(settings)
+    adapter = new_adapter(settings)
 
     import torch  # only now: bad input is answered at once
 
@@ -333,7 +332,7 @@ def main(settings):
         folder = checkpoint or resolve_model(settings.model)
         tokenizer = load_tokenizer(folder)
         task.load(tokenizer, stop_token_ids(tokenizer, folder), runtime)
-        policy = Policy(folder, runtime, settings.gradient_checkpointing)
+        policy = Policy(folder, runtime, settings.gradient_checkpointing, adapter)
         optimizer = torch.optim.AdamW(
             policy.masters.values(), lr=settings.learning_rate, weight_decay=0.0, fused=True
         )

@@ -24,7 +24,7 @@ from typing import Literal, Optional
 
 import cli
 from chat import encode_chat, load_tokenizer, opens_think, stop_token_ids
-from checkpoint import check_model_folder, is_embedded, resolve_model
+from checkpoint import check_model_folder, is_embedded, new_adapter, resolve_model
 from cli import BadInput, note, setting
 from data import checked_text, to_messages
 from runlog import check_run, open_run, record, reporter
@@ -47,6 +47,8 @@ class Settings:
     )
     weight_decay: float = setting(0.0, "of AdamW")
     max_grad_norm: float = setting(1.0, "gradients are scaled down to this norm")
+    lora_rank: int = setting(0, "train only a LoRA adapter of this rank; 0: all weights (lora.py)")
+    lora_alpha: Optional[float] = setting(None, "its product counts alpha / rank (default: 32)")
     max_length: int = setting(4096, "tokens of a row at most; longer ones are left out and counted")
     micro_batch_tokens: int = setting(8192, "packed tokens in a forward pass; lower it to fit")
     gradient_checkpointing: bool = setting(
@@ -220,6 +222,7 @@ def learning_rate_at(step, settings):
 
 def main(settings):
     texts = check(settings)
+    adapter = new_adapter(settings)
 
     import torch  # only now: bad input is answered at once
 
@@ -240,7 +243,7 @@ def main(settings):
             checkpoint = resume.newest_checkpoint(output_dir, runtime)
         folder = checkpoint or resolve_model(settings.model)
         tokenizer = load_tokenizer(folder)
-        policy = Policy(folder, runtime, settings.gradient_checkpointing)
+        policy = Policy(folder, runtime, settings.gradient_checkpointing, adapter)
         optimizer = torch.optim.AdamW(
             policy.masters.values(),
             lr=settings.learning_rate,

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Literal, Optional
 
 import cli
-from checkpoint import check_model_folder, resolve_model
+from checkpoint import check_model_folder, new_adapter, resolve_model
 from cli import BadInput, note, setting
 from data import load_pairs
 from runlog import check_run
@@ -52,6 +52,8 @@ class Settings:
     learning_rate: float = setting(5e-7, "of AdamW, constant")
     beta: float = setting(0.1, "penalty on the distance from the starting model")
     max_grad_norm: float = setting(1.0, "gradients are scaled down to this norm")
+    lora_rank: int = setting(0, "train only a LoRA adapter of this rank; 0: all weights (lora.py)")
+    lora_alpha: Optional[float] = setting(None, "its product counts alpha / rank (default: 32)")
     max_length: int = setting(
         4096,
         "at most so many tokens of a prompt and its longer answer; longer pairs are left out",
@@ -93,6 +95,7 @@ def check(settings):
         raise BadInput("--consistent_only: goes with --judgments")
     folder = resolve_model(settings.model)
     check_model_folder(folder)
+    new_adapter(settings)  # checks its two flags
     check_run(settings, RESUME_MAY_CHANGE)
     # A file of judgments has ties too.
     pairs = load_pairs(settings.train_data, keep_ties=settings.judgments is not None)
@@ -225,7 +228,9 @@ def train(settings, folder, pairs):
         end = tokenizer.eos_token_id
         if end is None:
             end = stop_token_ids(tokenizer, folder)[0]
-        policy = Policy(checkpoint or folder, runtime, settings.gradient_checkpointing)
+        policy = Policy(
+            checkpoint or folder, runtime, settings.gradient_checkpointing, new_adapter(settings)
+        )
         reference = load_model(folder, runtime, runtime.dtype).requires_grad_(False)
         optimizer = torch.optim.AdamW(
             policy.masters.values(), lr=settings.learning_rate, weight_decay=0.0, fused=True

@@ -1,0 +1,210 @@
+"""LoRA: trains two thin matrices beside each weight, and leaves the weight as it is.
+
+A linear layer computes y = x @ W.T + bias. LoRA (Hu et al. 2021, arXiv 2106.09685) adds to that
+
+    h = x @ A.T                       A (rank, in_features)
+    y = y + alpha / rank * h @ B.T    B (out_features, rank)
+
+A starts at random and B at zero, so training starts with exactly the base model. Only A and B have
+gradients and moments of Adam. With dW, the gradient that full training would have for W, and
+scale = alpha / rank, theirs are dA = scale * B.T @ dW and dB = scale * dW @ A.T. Autograd never
+computes dW itself, because W is frozen.
+
+Why not W + scale * B @ A, one matrix as before? The weights of a base model are bf16, and the
+distance to the next bf16 number is up to 1/128 of a weight. What a first training step adds is far
+smaller, so nearly every sum would round back to W, and the sampler would not notice the training.
+So sampler and trainer both compute the two lines above, and they agree as they do without LoRA.
+
+An adapter is a folder in PEFT's format: adapter_config.json, adapter_model.safetensors. This file
+is loaded only where an adapter is used, and torch only where it meets a model.
+"""
+
+import hashlib
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from checkpoint import is_adapter, resolve_model
+from cli import BadInput, parse_json, read_text
+from runlog import write_json
+
+LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+PREFIX = "base_model.model.model."  # of the names of tensors in PEFT's files
+DEFAULT_ALPHA = 32.0
+# Any other field of adapter_config.json belongs to a variant of LoRA, and has to be empty.
+PLAIN_FIELDS = """peft_type task_type base_model_name_or_path r lora_alpha target_modules bias
+    init_lora_weights lora_dropout inference_mode auto_mapping revision peft_version megatron_core
+    qalora_group_size""".split()
+PLAIN_VALUES = {
+    "peft_type": ["LORA"],
+    "bias": ["none"],
+    "init_lora_weights": [True, False, "gaussian"],  # others change the weights of the base
+}
+
+
+# ---- the two lines ----
+
+
+def add_product(layer, inputs, output):
+    """What a linear layer with A and B returns in place of its output (tokens, out_features)."""
+    (x,) = inputs  # (tokens, in_features)
+    a, b = layer.lora_A.to(x.dtype), layer.lora_B.to(x.dtype)
+    h = x @ a.T  # (tokens, rank)
+    return output.addmm(h, b.T, alpha=layer.lora_scale)  # output + scale * h @ b.T
+
+
+def first_value(name, shape, seed):
+    """What an A or B starts with: B is zero, A uniform in +-1/sqrt(in_features), as in PEFT.
+
+    A depends on the seed and its name alone, so all processes start alike.
+    """
+    import torch
+
+    if name.endswith("lora_B"):
+        return torch.zeros(shape)
+    digest = hashlib.sha256(f"lora:{seed}:{name}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+    return (2 * torch.rand(shape, generator=generator) - 1) / math.sqrt(shape[1])
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A and B of a model's layers, where they come from, and PEFT's adapter_config.json."""
+
+    config: dict
+    folder: Path | None = None  # that holds A and B; None: they are new
+    seed: int = 0  # of new ones
+
+    def add_to(self, model):
+        """Freezes a model, and gives its layers A and B, which have no values yet."""
+        import torch
+
+        model.requires_grad_(False)
+        rank, alpha = self.config["r"], self.config["lora_alpha"]
+        for name, layer in model.layers.named_modules():
+            if name.rpartition(".")[2] in self.config["target_modules"]:
+                out_features, in_features = layer.weight.shape
+                layer.lora_A = torch.nn.Parameter(layer.weight.new_empty(rank, in_features))
+                layer.lora_B = torch.nn.Parameter(layer.weight.new_empty(out_features, rank))
+                layer.lora_scale = alpha / rank
+                layer.register_forward_hook(add_product)
+
+    def weights(self, model):
+        """Yields (parameter name, tensor) for every A and B of a model. Raises BadInput."""
+        shapes = {}
+        for name, parameter in model.named_parameters():
+            if ".lora_" in name:
+                shapes[name] = tuple(parameter.shape)
+        if self.folder is not None:
+            yield from read_tensors(self.folder / WEIGHTS, shapes)
+            return
+        for name, shape in shapes.items():
+            yield name, first_value(name, shape, self.seed)
+
+    def save(self, folder, weights):
+        """Writes A and B among `weights`, {parameter name: tensor}, in PEFT's format."""
+        from safetensors.torch import save_file
+
+        tensors = {}
+        for name, tensor in weights.items():
+            if ".lora_" in name:
+                tensors[f"{PREFIX}{name}.weight"] = tensor.detach().cpu().contiguous()
+        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+        write_json(folder / CONFIG, self.config)
+
+
+# ---- folders and flags ----
+
+
+def read_tensors(path, shapes):
+    """Yields (parameter name, tensor) of an adapter's file, which must hold just these shapes."""
+    from safetensors.torch import load_file
+
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise BadInput(
+            f"{path}: not a complete safetensors file ({error}): copy it again"
+        ) from error
+    found = {}
+    for key, tensor in tensors.items():
+        found[key.removeprefix(PREFIX).removesuffix(".weight")] = tensor
+    for name in sorted(found.keys() | shapes.keys()):
+        shape = tuple(found[name].shape) if name in found else "missing"
+        if shape != shapes.get(name):
+            raise BadInput(
+                f"{path}: {name} is {shape}, expected {shapes.get(name, 'nothing')}: is it an "
+                "adapter of another model?"
+            )
+    yield from found.items()
+
+
+def read_adapter(folder):
+    """The adapter of a folder. Raises BadInput for one that `add_product` does not compute."""
+    path = folder / CONFIG
+    config = parse_json(read_text(path, "--adapter"), path)
+    for field, value in config.items():
+        is_variant = value and field not in PLAIN_FIELDS
+        if is_variant or value not in PLAIN_VALUES.get(field, [value]):
+            raise BadInput(f"{path}: {field} is {value!r:.80}: only plain LoRA can be used")
+    for field, kind in (("r", int), ("lora_alpha", (int, float))):
+        if not isinstance(config.get(field), kind) or config[field] <= 0:
+            raise BadInput(
+                f"{path}: {field} is {config.get(field)!r:.80}: expected a number above 0"
+            )
+    layers = config.get("target_modules")
+    if not isinstance(layers, list) or not set(layers) <= set(LAYERS):
+        raise BadInput(f"{path}: target_modules is {layers!r:.80}: expected some of {LAYERS}")
+    return Adapter(config, folder)
+
+
+def find_adapter(folder, adapter):
+    """(folder of the base model, its Adapter): see `checkpoint.with_adapter`. Raises BadInput."""
+    if not is_adapter(folder):
+        if isinstance(adapter, Adapter):
+            return folder, adapter
+        return folder, read_adapter(resolve_model(adapter, "--adapter"))
+    own = read_adapter(folder)
+    if isinstance(adapter, Adapter):  # it stands for the flags of a trainer
+        if any(adapter.config[field] != own.config[field] for field in ("r", "lora_alpha")):
+            raise BadInput(
+                f"--lora_rank, --lora_alpha: {folder} is an adapter with r {own.config['r']} and "
+                f"lora_alpha {own.config['lora_alpha']}: leave them out to train it further"
+            )
+    elif adapter is not None:
+        raise BadInput(f"--model: {folder} is an adapter itself: give its base model")
+    if not (folder / "config.json").exists():
+        raise BadInput(f"--model: {folder} is an adapter: give --model BASE --adapter {folder}")
+    name = own.config.get("base_model_name_or_path")
+    try:
+        base = resolve_model(name, f"{folder / CONFIG}: base_model_name_or_path")
+    except BadInput as error:
+        raise BadInput(f"{error}; or give --model BASE --adapter {folder}") from error
+    if is_adapter(base):
+        raise BadInput(f"{folder / CONFIG}: the base model {name} is an adapter: merge it first")
+    return base, own
+
+
+def new_adapter(settings):
+    """The Adapter that --lora_rank and --lora_alpha of a trainer ask for. Raises BadInput."""
+    alpha = DEFAULT_ALPHA if settings.lora_alpha is None else settings.lora_alpha
+    if settings.lora_rank < 1 or not 0 < alpha < math.inf:
+        raise BadInput("--lora_rank, --lora_alpha: give a rank of at least 1 and an alpha above 0")
+    name = str(settings.model)
+    if Path(name).is_dir():
+        name = str(Path(name).resolve())  # the adapter shall find it from any folder
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": name,
+        "r": settings.lora_rank,
+        "lora_alpha": alpha,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "target_modules": list(LAYERS),
+        "inference_mode": True,
+    }
+    return Adapter(config, seed=settings.seed)

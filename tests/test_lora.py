@@ -1,0 +1,353 @@
+"""LoRA: gradients by hand and against full fine-tuning, PEFT's files both ways, the commands."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_models import make_model_folder, make_tokenizer
+from transformers import AutoModelForCausalLM
+
+import lora
+from cli import BadInput
+from distributed import Policy, Runtime, save_checkpoint
+from extras import train_dpo
+from judge import Judge
+from kernels.packed_attention import packed_attention
+from model import Model, pack_groups
+from resume import load_checkpoint
+from sampler import generate
+
+torch.set_num_threads(1)
+ALONE = Runtime(0, 1, torch.device("cpu"), torch.float32)
+BF16 = Runtime(0, 1, torch.device("cpu"), torch.bfloat16)
+ROOT = Path(__file__).parents[1]
+PROMPT, COMPLETIONS = list(range(20, 40)), [[41, 42, 43, 44], [45, 46]]
+PACK = pack_groups([(PROMPT, COMPLETIONS)])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return make_model_folder(tmp_path_factory.mktemp("base"), "qwen2")
+
+
+def new_adapter(folder, rank=4, alpha=8.0, seed=0):
+    settings = SimpleNamespace(lora_rank=rank, lora_alpha=alpha, seed=seed, model=folder)
+    return lora.new_adapter(settings)
+
+
+def new_policy(folder, runtime=ALONE, **options):
+    return Policy(folder, runtime, adapter=new_adapter(folder, **options))
+
+
+def stirred(folder, runtime=ALONE):
+    """A policy whose adapter is at work: B is not zero."""
+    policy = new_policy(folder, runtime)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, master in policy.masters.items():
+            if name.endswith("lora_B"):
+                master.copy_(0.05 * torch.randn(master.shape, generator=generator))
+        for name, parameter in policy.model.named_parameters():
+            parameter.copy_(policy.masters.get(name, parameter))
+    return policy
+
+
+def saved(policy, path, style=None):
+    save_checkpoint(path, 1, policy, adam(policy), make_tokenizer(), style)
+    return path / "checkpoint-1"
+
+
+def adam(policy):
+    return torch.optim.AdamW(policy.masters.values(), lr=1e-2, weight_decay=0.0)
+
+
+def loss_of(model):
+    logprobs, _ = model.logprobs(PACK)
+    return (logprobs * torch.tensor([1.0, -2.0, 0.5, 1.0, 3.0, -1.0])).sum()
+
+
+def logits_of(model):
+    pack = pack_groups([(PROMPT, [])])
+    with torch.no_grad():
+        hidden = model(pack.tokens, pack.positions, packed_attention(pack))
+    return hidden @ model.head_weight.T
+
+
+def merged(policy):
+    """A plain Model with W + scale * B @ A, and the product of each layer."""
+    model = Model.from_pretrained(policy.folder, dtype=policy.runtime.dtype)
+    deltas = {}
+    with torch.no_grad():
+        for name, layer in model.layers.named_modules():
+            if name.rpartition(".")[2] in lora.LAYERS:
+                a, b = (policy.masters[f"layers.{name}.lora_{letter}"] for letter in "AB")
+                deltas[name] = 8 / 4 * b @ a
+                layer.weight.copy_(layer.weight + deltas[name])
+    return model, deltas
+
+
+# ---- the algorithm ----
+
+
+def test_the_product_by_hand():
+    """x = [1 2], W the identity, A = [1 2], B = [3 0]^T, scale 2: h = 5, y = x + bias + 2 h B."""
+    layer = torch.nn.Linear(2, 2).requires_grad_(False)
+    layer.weight.copy_(torch.eye(2))
+    layer.bias.copy_(torch.tensor([10.0, 20.0]))
+    layer.lora_A = torch.nn.Parameter(torch.tensor([[1.0, 2.0]]))
+    layer.lora_B = torch.nn.Parameter(torch.tensor([[3.0], [0.0]]))
+    layer.lora_scale = 2.0
+    layer.register_forward_hook(lora.add_product)
+    x = torch.tensor([[1.0, 2.0]], requires_grad=True)
+    y = layer(x)
+    assert y.tolist() == [[1 + 10.0 + 2 * 5 * 3, 2 + 20.0]]
+    (y * torch.tensor([[1.0, 4.0]])).sum().backward()  # g = [1 4], g B = 3
+    assert x.grad.tolist() == [[1 + 2 * 3 * 1.0, 4 + 2 * 3 * 2.0]]
+    assert layer.lora_A.grad.tolist() == [[2 * 3 * 1.0, 2 * 3 * 2.0]]
+    assert layer.lora_B.grad.tolist() == [[2 * 1 * 5.0], [2 * 4 * 5.0]]
+    assert layer.weight.grad is None
+
+
+def test_gradients_are_those_of_full_training_projected(folder):
+    """dA = scale B^T dW and dB = scale dW A^T in every layer, dW being that of the merged model."""
+    policy = stirred(folder)
+    loss_of(policy.model).backward()
+    full, deltas = merged(policy)
+    loss = loss_of(full)
+    loss.backward()
+    torch.testing.assert_close(loss, loss_of(policy.model))
+    assert len(deltas) == 2 * len(lora.LAYERS) and len(policy.masters) == 2 * len(deltas)
+    for name in deltas:
+        dw = full.layers.get_submodule(name).weight.grad
+        a, b = (policy.masters[f"layers.{name}.lora_{letter}"] for letter in "AB")
+        torch.testing.assert_close(a.grad, 2.0 * b.T @ dw, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(b.grad, 2.0 * dw @ a.T, atol=1e-5, rtol=1e-4)
+    for name, weight in policy.model.named_parameters():
+        assert name in policy.masters or weight.grad is None
+
+
+def test_training_starts_with_the_base_model(folder):
+    policy = new_policy(folder)
+    base = Model.from_pretrained(folder, dtype=torch.float32)
+    assert loss_of(base).item() == pytest.approx(loss_of(policy.model).item(), abs=1e-6)
+    again, other = new_policy(folder).masters, new_policy(folder, seed=1).masters
+    for name, value in policy.masters.items():
+        assert torch.equal(value, again[name])
+        assert torch.equal(value, other[name]) == name.endswith("lora_B")
+
+
+def test_merging_would_round_a_small_adapter_away(folder):
+    """Of what B @ A adds to bf16 weights, most entries are lost; beside them it counts."""
+    policy = new_policy(folder, BF16)
+    with torch.no_grad():
+        for name, weight in policy.model.named_parameters():
+            if name.endswith("lora_B"):
+                policy.masters[name].fill_(2e-5)
+                weight.fill_(2e-5)
+    model, deltas = merged(policy)
+    base = Model.from_pretrained(folder)
+    for name, delta in deltas.items():
+        before, after = (m.layers.get_submodule(name).weight for m in (base, model))
+        assert (before != after).float().mean() < 0.25 and (delta != 0).float().mean() > 0.9
+    assert loss_of(policy.model) != loss_of(base)
+
+
+@pytest.mark.parametrize("runtime, limit", [(ALONE, 1e-4), (BF16, 0.05)])
+def test_sampler_and_trainer_agree(folder, runtime, limit):
+    policy = stirred(folder, runtime)
+    (completions,) = generate(policy.model, [PROMPT], num_generations=4, max_new_tokens=24, seed=3)
+    pack = pack_groups([(PROMPT, [completion.tokens for completion in completions])])
+    logprobs, _ = policy.model.logprobs(pack)
+    sampled = [value for completion in completions for value in completion.logprobs]
+    assert (logprobs.detach() - torch.tensor(sampled)).abs().max() < limit
+
+
+# ---- training ----
+
+
+def train(policy, optimizer, steps):
+    for _ in range(steps):
+        loss_of(policy.model).backward()
+        policy.step(optimizer, 0.0, 1.0)
+
+
+@pytest.mark.parametrize("runtime", [ALONE, BF16])
+def test_a_resumed_run_goes_on_exactly(folder, runtime, tmp_path):
+    policy = new_policy(folder, runtime)
+    optimizer = adam(policy)
+    train(policy, optimizer, 2)
+    save_checkpoint(tmp_path, 2, policy, optimizer, make_tokenizer())
+    train(policy, optimizer, 2)
+    resumed = Policy(tmp_path / "checkpoint-2", runtime, adapter=new_adapter(folder))
+    optimizer = adam(resumed)
+    assert load_checkpoint(tmp_path / "checkpoint-2", resumed, optimizer) == 2
+    train(resumed, optimizer, 2)
+    assert resumed.masters.keys() == policy.masters.keys()
+    for name, value in policy.masters.items():
+        assert value.dtype == torch.float32 and torch.equal(value, resumed.masters[name]), name
+
+
+def test_dpo_moves_the_adapter_alone(folder):
+    policy = new_policy(folder)
+    before = {name: weight.clone() for name, weight in policy.model.named_parameters()}
+    reference = Model.from_pretrained(folder, dtype=torch.float32).requires_grad_(False)
+    optimizer, rows = adam(policy), [(PROMPT, COMPLETIONS, "row")]
+    losses = []
+    for _ in range(8):
+        row = train_dpo.train_step(policy, reference, optimizer, rows, train_dpo.Settings())
+        losses.append(row["loss"])
+    assert losses[-1] < losses[0] - 0.01
+    for name, weight in policy.model.named_parameters():
+        assert torch.equal(weight, before[name]) != (name in policy.masters), name
+
+
+def call(*arguments):
+    command = [sys.executable, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=240)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_train_grpo_resumes_and_judge_reads_the_adapter(tmp_path):
+    sizes = ("--prompts_per_step", 2, "--num_generations", 4, "--eval_every", 0, "--save_every", 1)
+    options = ("train_grpo.py", *sizes, "--lora_rank", 2, "--lora_alpha", 8)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    call(*options, "--learning_rate", 1e-2, "--max_steps", 2, "--output_dir", whole)
+    options += ("--learning_rate", 1e-2, "--output_dir", parts)
+    call(*options, "--max_steps", 1)
+    call(*options, "--max_steps", 2, "--resume")
+    files = [run / "checkpoint-2" / lora.WEIGHTS for run in (whole, parts)]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    further = ("train_grpo.py", *sizes, "--max_steps", 1, "--output_dir", tmp_path / "further")
+    data = ("--train_data", ROOT / "tiny" / "train.jsonl")
+    call(*further, "--model", whole / "checkpoint-2", "--max_completion_length", 20, *data)
+    assert load_file(tmp_path / "further" / "checkpoint-1" / lora.WEIGHTS).keys()
+    pair = ("--query", "347+586", "--a", 933, "--b", 923, "--max_completion_length", 60, "--json")
+    on_top = call("judge.py", "--model", "tiny-base", "--adapter", whole / "checkpoint-2", *pair)
+    assert on_top == call("judge.py", "--model", whole / "checkpoint-2", *pair)
+    assert on_top != call("judge.py", "--model", "tiny-base", *pair)
+
+
+def test_train_sft_learns_with_an_adapter(tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"question": "1+1", "answer": "<think> ones</think> 2"}) + "\n")
+    sizes = ("--max_steps", 8, "--batch_size", 1, "--lora_rank", 4, "--learning_rate", 1e-2)
+    call("train_sft.py", "--train_data", rows, "--output_dir", tmp_path / "run", *sizes)
+    metrics = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    losses = [json.loads(line)["loss"] for line in metrics]
+    assert losses[-1] < losses[0] - 0.1
+    assert not (tmp_path / "run" / "checkpoint-8" / "model.safetensors").exists()
+
+
+# ---- files ----
+
+
+def test_peft_reads_our_files_and_we_read_its(folder, tmp_path):
+    peft = pytest.importorskip("peft")
+    policy = stirred(folder)
+    ours = saved(policy, tmp_path)
+    base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    theirs = peft.PeftModel.from_pretrained(base, ours).eval()
+    with torch.no_grad():
+        expected = theirs(torch.tensor([PROMPT])).logits[0]
+    theirs.save_pretrained(tmp_path / "theirs")
+    close = dict(atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(logits_of(policy.model), expected, **close)
+    for name, adapter in ((ours, None), (folder, ours), (folder, tmp_path / "theirs")):
+        model = Model.from_pretrained(name, dtype=torch.float32, adapter=adapter)
+        torch.testing.assert_close(logits_of(model), expected, **close)
+
+
+def test_an_adapter_of_peft_with_few_layers(folder, tmp_path):
+    peft = pytest.importorskip("peft")
+    base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    config = peft.LoraConfig(r=3, lora_alpha=5, target_modules=["q_proj", "v_proj"])
+    theirs = peft.get_peft_model(base, config).eval()
+    with torch.no_grad():
+        for name, parameter in theirs.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.1)
+        expected = theirs(torch.tensor([PROMPT])).logits[0]
+    theirs.save_pretrained(tmp_path)
+    model = Model.from_pretrained(folder, dtype=torch.float32, adapter=tmp_path)
+    torch.testing.assert_close(logits_of(model), expected, atol=1e-4, rtol=1e-4)
+    assert len(load_file(tmp_path / lora.WEIGHTS)) == 2 * 2 * 2
+    with pytest.raises(BadInput, match="--adapter"):  # it has no config.json and no tokenizer
+        Judge(tmp_path)
+
+
+def test_a_judge_loads_an_adapter_either_way(folder, tmp_path):
+    policy = stirred(folder)
+    adapter = saved(policy, tmp_path, "rrm_short")
+    options = {"dtype": "float32"}
+    judges = Judge(folder, adapter=adapter, **options), Judge(adapter, **options), Judge(folder)
+    assert [judge.style.name for judge in judges] == ["rrm_short", "rrm_short", "rrm"]
+    given, named, base = (loss_of(judge.backend.model.float()).item() for judge in judges)
+    assert given == named == pytest.approx(loss_of(policy.model).item(), abs=1e-4)
+    assert abs(base - given) > 0.03
+    (judgment,) = judges[0].judge([("What is 6 * 7?", "42", "48")], max_completion_length=4)
+    assert len(judgment.games) == 2
+
+
+def test_files_hold_the_adapter_alone(folder, tmp_path):
+    checkpoint = saved(stirred(folder), tmp_path)
+    names = {path.name for path in checkpoint.iterdir()}
+    assert {lora.CONFIG, lora.WEIGHTS, "config.json", "trainer"} <= names
+    assert "model.safetensors" not in names
+    assert len(load_file(checkpoint / lora.WEIGHTS)) == 2 * 2 * len(lora.LAYERS)
+    config = json.loads((checkpoint / lora.CONFIG).read_text())
+    assert config["base_model_name_or_path"] == str(folder) and config["lora_alpha"] == 8.0
+
+
+@pytest.mark.parametrize(
+    "change, complaint",
+    [
+        ({"peft_type": "IA3"}, "peft_type is 'IA3': only plain LoRA"),
+        ({"use_dora": True}, "use_dora"),
+        ({"a_new_variant": 1}, "a_new_variant"),
+        ({"bias": "all"}, "bias"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights"),
+        ({"target_modules": ["lm_head"]}, "target_modules"),
+        ({"target_modules": "all-linear"}, "target_modules"),
+        ({"r": 0}, "field 'r'|r is 0"),
+        ({"lora_alpha": "8"}, "lora_alpha"),
+        ({"target_modules": ["q_proj"]}, "expected nothing"),  # the file has more
+    ],
+)
+def test_what_is_no_plain_lora_is_refused(folder, tmp_path, change, complaint):
+    adapter = saved(stirred(folder), tmp_path)
+    config = json.loads((adapter / lora.CONFIG).read_text()) | change
+    (adapter / lora.CONFIG).write_text(json.dumps(config))
+    with pytest.raises(BadInput, match=complaint):
+        Model.from_pretrained(folder, adapter=adapter)
+
+
+def test_what_does_not_fit_is_refused(folder, tmp_path):
+    adapter = saved(stirred(folder), tmp_path)
+    other = make_model_folder(tmp_path / "other", "qwen2", intermediate_size=96)
+    with pytest.raises(BadInput, match="another model"):
+        Model.from_pretrained(other, adapter=adapter)
+    with pytest.raises(BadInput, match="is an adapter itself"):
+        Model.from_pretrained(adapter, adapter=adapter)
+    with pytest.raises(BadInput, match="--lora_rank, --lora_alpha: .* r 4 and lora_alpha 8"):
+        Policy(adapter, ALONE, adapter=new_adapter(folder, rank=2))
+    for rank, alpha in ((0, 8.0), (-1, None), (2, 0.0), (2, float("nan"))):
+        with pytest.raises(BadInput, match="--lora_rank, --lora_alpha"):
+            new_adapter(folder, rank, alpha)
+    broken = lora.read_adapter(adapter).config
+    broken["base_model_name_or_path"] = "/nowhere/base"
+    (adapter / lora.CONFIG).write_text(json.dumps(broken))
+    with pytest.raises(BadInput, match="or give --model BASE --adapter"):
+        Model.from_pretrained(adapter)
+    (adapter / lora.WEIGHTS).write_bytes(b"half a file")
+    with pytest.raises(BadInput, match="not a complete safetensors file"):
+        Model.from_pretrained(folder, adapter=adapter)
+    (adapter / lora.WEIGHTS).unlink()
+    save_file({"x": torch.ones(1)}, adapter / "other.safetensors")
+    with pytest.raises(BadInput, match="not a complete safetensors file"):
+        Model.from_pretrained(folder, adapter=adapter)
