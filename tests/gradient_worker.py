@@ -6,6 +6,7 @@ import sys
 import torch
 from loop import ADVANTAGES, load, made_up_groups, run_loop
 
+import lora
 from distributed import start
 
 CASES = {
@@ -20,6 +21,20 @@ CASES["many packs, beta"] = (dict(micro_batch_tokens=1, beta=0.1), ADVANTAGES[:3
 # nothing at all on the second process
 CASES["one group"] = (dict(), ADVANTAGES[:1])
 CASES["one group, beta"] = (dict(beta=0.1, gradient_checkpointing=True), ADVANTAGES[:1])
+# gradients of A and B alone
+CASES["lora"] = (dict(lora_rank=4), ADVANTAGES[:3])
+CASES["lora, many packs"] = (
+    dict(lora_rank=4, micro_batch_tokens=1, gradient_checkpointing=True),
+    ADVANTAGES[:3],
+)
+
+
+def random_value(name, shape, seed):
+    """B at random too: at zero, no gradient would reach A."""
+    return first_value(name.replace("lora_B", "lora_A"), shape, seed)
+
+
+first_value, lora.first_value = lora.first_value, random_value
 torch.set_num_threads(1)
 
 with start("cpu", "float32") as runtime:

@@ -12,7 +12,11 @@ from safetensors.torch import load_file, save_file
 from tiny_models import make_model_folder, make_tokenizer
 from transformers import AutoModelForCausalLM
 
+import cli
+import judge
 import lora
+import train_grpo
+import train_sft
 from cli import BadInput
 from distributed import Policy, Runtime, save_checkpoint
 from extras import train_dpo
@@ -206,42 +210,54 @@ def test_dpo_moves_the_adapter_alone(folder):
         assert torch.equal(weight, before[name]) != (name in policy.masters), name
 
 
-def call(*arguments):
-    command = [sys.executable, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=240)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+def run(module, *flags):
+    settings = cli.parse_settings(module.Settings, list(map(str, flags)))
+    module.main(settings)
+    return Path(settings.output_dir) / f"checkpoint-{settings.max_steps}"
 
 
-def test_train_grpo_resumes_and_judge_reads_the_adapter(tmp_path):
+def test_train_grpo_resumes_and_judge_reads_the_adapter(tmp_path, capsys):
     sizes = ("--prompts_per_step", 2, "--num_generations", 4, "--eval_every", 0, "--save_every", 1)
-    options = ("train_grpo.py", *sizes, "--lora_rank", 2, "--lora_alpha", 8)
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    call(*options, "--learning_rate", 1e-2, "--max_steps", 2, "--output_dir", whole)
-    options += ("--learning_rate", 1e-2, "--output_dir", parts)
-    call(*options, "--max_steps", 1)
-    call(*options, "--max_steps", 2, "--resume")
-    files = [run / "checkpoint-2" / lora.WEIGHTS for run in (whole, parts)]
-    assert files[0].read_bytes() == files[1].read_bytes()
-    further = ("train_grpo.py", *sizes, "--max_steps", 1, "--output_dir", tmp_path / "further")
-    data = ("--train_data", ROOT / "tiny" / "train.jsonl")
-    call(*further, "--model", whole / "checkpoint-2", "--max_completion_length", 20, *data)
-    assert load_file(tmp_path / "further" / "checkpoint-1" / lora.WEIGHTS).keys()
-    pair = ("--query", "347+586", "--a", 933, "--b", 923, "--max_completion_length", 60, "--json")
-    on_top = call("judge.py", "--model", "tiny-base", "--adapter", whole / "checkpoint-2", *pair)
-    assert on_top == call("judge.py", "--model", whole / "checkpoint-2", *pair)
-    assert on_top != call("judge.py", "--model", "tiny-base", *pair)
+    flags = (*sizes, "--learning_rate", 1e-2, "--lora_rank", 2, "--output_dir")
+    whole = run(train_grpo, *flags, tmp_path / "whole", "--max_steps", 2)
+    run(train_grpo, *flags, tmp_path / "parts", "--max_steps", 1)
+    parts = run(train_grpo, *flags, tmp_path / "parts", "--max_steps", 2, "--resume")
+    assert (whole / lora.WEIGHTS).read_bytes() == (parts / lora.WEIGHTS).read_bytes()
+
+    torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+    command = (*torchrun, "train_grpo.py", *flags, tmp_path / "two", "--max_steps", 2)
+    subprocess.run(list(map(str, command)), cwd=ROOT, check=True, timeout=240)
+    on_two_processes = load_file(tmp_path / "two" / "checkpoint-2" / lora.WEIGHTS)
+    for name, tensor in load_file(whole / lora.WEIGHTS).items():
+        torch.testing.assert_close(on_two_processes[name], tensor, atol=1e-3, rtol=0)
+
+    data = ("--train_data", ROOT / "tiny" / "train.jsonl", "--max_completion_length", 20)
+    flags = ("--model", whole, *data, "--max_steps", 1, "--output_dir", tmp_path / "further")
+    further = run(train_grpo, *sizes, *flags)  # trains the adapter of --model
+    assert load_file(further / lora.WEIGHTS).keys() == on_two_processes.keys()
+
+    capsys.readouterr()
+    flags = ["--query", "347+586", "--a", "933", "--b", "923", "--max_completion_length", "60"]
+    texts = []
+    for model in (
+        ["--model", whole],
+        ["--model", "tiny-base", "--adapter", whole],
+        ["--model", "tiny-base"],
+    ):
+        judge.main([*map(str, model), *flags])
+        texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1] != texts[2]
 
 
 def test_train_sft_learns_with_an_adapter(tmp_path):
     rows = tmp_path / "rows.jsonl"
     rows.write_text(json.dumps({"question": "1+1", "answer": "<think> ones</think> 2"}) + "\n")
-    sizes = ("--max_steps", 8, "--batch_size", 1, "--lora_rank", 4, "--learning_rate", 1e-2)
-    call("train_sft.py", "--train_data", rows, "--output_dir", tmp_path / "run", *sizes)
+    flags = ("--max_steps", 8, "--batch_size", 1, "--lora_rank", 4, "--learning_rate", 1e-2)
+    trained = run(train_sft, "--train_data", rows, "--output_dir", tmp_path / "run", *flags)
     metrics = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     losses = [json.loads(line)["loss"] for line in metrics]
     assert losses[-1] < losses[0] - 0.1
-    assert not (tmp_path / "run" / "checkpoint-8" / "model.safetensors").exists()
+    assert not (trained / "model.safetensors").exists()
 
 
 # ---- files ----
