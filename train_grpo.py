@@ -310,7 +310,6 @@ def load_items(task, settings):
 
 def main(settings):
     settings, task, train_items, eval_items = prepare(settings)
-    adapter = new_adapter(settings)
 
     import torch  # only now: bad input is answered at once
 
@@ -332,7 +331,7 @@ def main(settings):
         folder = checkpoint or resolve_model(settings.model)
         tokenizer = load_tokenizer(folder)
         task.load(tokenizer, stop_token_ids(tokenizer, folder), runtime)
-        policy = Policy(folder, runtime, settings.gradient_checkpointing, adapter)
+        policy = Policy(folder, runtime, settings.gradient_checkpointing, new_adapter(settings))
         optimizer = torch.optim.AdamW(
             policy.masters.values(), lr=settings.learning_rate, weight_decay=0.0, fused=True
         )

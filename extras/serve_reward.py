@@ -36,6 +36,7 @@ class Settings:
     model: str = setting(
         "tiny", "the judge: Hugging Face folder or hub name; tiny = the embedded judge"
     )
+    adapter: Optional[str] = setting(None, "LoRA adapter in PEFT's format, for the model")
     base_url: Optional[str] = setting(
         None, "OpenAI-compatible server of the judge; --model is its name there"
     )
@@ -238,6 +239,7 @@ def main(argv=None):
     judge = Judge(
         settings.model,
         style=settings.style,
+        adapter=settings.adapter,
         device=settings.device,
         dtype=settings.dtype,
         seed=settings.seed,

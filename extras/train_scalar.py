@@ -111,7 +111,10 @@ def train(settings):
     tokenizer = load_tokenizer(folder)
     pairs = [pair for pair in load_pairs(settings.train_data) if pair.label in (0, 1)]
     torch.manual_seed(settings.seed)
-    scalar = ScalarModel(Model.from_pretrained(folder, dtype=torch.float32))
+    model = Model.from_pretrained(folder, dtype=torch.float32)
+    if model.adapter:
+        raise BadInput(f"--model: {folder} is a LoRA adapter: merge it into its base model first")
+    scalar = ScalarModel(model)
     optimizer = torch.optim.AdamW(scalar.parameters(), settings.learning_rate, weight_decay=0.0)
     rng = random.Random(settings.seed)
     for step in range(1, settings.max_steps + 1):
