@@ -95,6 +95,8 @@ class Judge:
         dtype=None,
         seed=0,
     ):
+        if base_url and adapter:
+            raise BadInput("--adapter: a server loads its own: give its name there as --model")
         if base_url:
             self.backend = load_extra("server").ServerBackend(base_url, model, style)
         else:
@@ -255,12 +257,8 @@ def check_judge(settings):
         if getattr(settings, name) < 1:
             raise BadInput(f"--{name}: must be at least 1, got {getattr(settings, name)}")
     folder = None if settings.base_url else resolve_model(settings.model)
-    if settings.base_url and settings.adapter:
-        raise BadInput(
-            "--adapter: a server loads its own: give the name that it has there as --model"
-        )
     config = check_model_folder(folder) if folder else {}
-    if settings.adapter:
+    if folder and settings.adapter:
         settings.adapter = str(resolve_model(settings.adapter, "--adapter"))
         with_adapter(folder, settings.adapter)
     if not settings.style:

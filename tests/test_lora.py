@@ -352,6 +352,8 @@ def test_what_does_not_fit_is_refused(folder, tmp_path):
         Model.from_pretrained(adapter, adapter=adapter)
     with pytest.raises(BadInput, match="--lora_rank, --lora_alpha: .* r 4 and lora_alpha 8"):
         Policy(adapter, ALONE, adapter=new_adapter(folder, rank=2))
+    with pytest.raises(BadInput, match="a server loads its own"):
+        Judge("name", base_url="http://127.0.0.1:1/v1", adapter=adapter)
     for rank, alpha in ((0, 8.0), (-1, None), (2, 0.0), (2, float("nan"))):
         with pytest.raises(BadInput, match="--lora_rank, --lora_alpha"):
             new_adapter(folder, rank, alpha)
