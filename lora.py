@@ -180,12 +180,9 @@ def find_adapter(folder, adapter):
         raise BadInput(f"--model: {folder} is an adapter: give --model BASE --adapter {folder}")
     name = own.config.get("base_model_name_or_path")
     try:
-        base = resolve_model(name, f"{folder / CONFIG}: base_model_name_or_path")
+        return resolve_model(name, f"{folder / CONFIG}: base_model_name_or_path"), own
     except BadInput as error:
         raise BadInput(f"{error}; or give --model BASE --adapter {folder}") from error
-    if is_adapter(base):
-        raise BadInput(f"{folder / CONFIG}: the base model {name} is an adapter: merge it first")
-    return base, own
 
 
 def new_adapter(settings):
