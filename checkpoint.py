@@ -49,9 +49,6 @@ COMPUTES = re.compile(
     "|compress|mlp|ffn|lora|auto_map"
 )
 HARMLESS = re.compile("dropout|flash|attn_implementation|output_")
-FETCHED = "qwen2.5-coder-1.5b", "qwen2.5-coder-0.5b", "smollm2-135m"  # extras/fetch.py makes them
-HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]  # no pickles
-SECOND_COPY = ["consolidated*", "original/*"]  # of the weights, in other libraries' names
 INDEX = "model.safetensors.index.json"
 PLAIN_DTYPES = "F64", "F32", "F16", "BF16"
 MAX_SHARD_BYTES = 5_000_000_000
@@ -76,26 +73,9 @@ def resolve_model(name, flag="--model"):
         folder = Path(__file__).parent / "tiny" / (str(name)[5:] or "judge")
     if folder.is_dir():
         return folder
-    if folder.name in FETCHED:
-        raise BadInput(
-            f"{flag}: no such folder {name}: make it with python -m extras.fetch {folder.name} "
-            f"{name}"
-        )
-    if str(name).startswith((".", "/", "~")) or str(name).count("/") != 1:
-        raise BadInput(
-            f"{flag}: no such folder {name}: give a Hugging Face folder or a hub name such as "
-            "Qwen/Qwen3-0.6B"
-        )
-    from huggingface_hub import snapshot_download
+    from hub import download
 
-    try:
-        return Path(snapshot_download(name, allow_patterns=HUB_FILES, ignore_patterns=SECOND_COPY))
-    except (OSError, ValueError) as error:  # what the hub's client raises
-        reason = str(error).strip().splitlines()[0][:200]
-        raise BadInput(
-            f"{flag}: {name} is not a folder, and the hub did not give it ({reason}): check the "
-            "name or the network"
-        ) from error
+    return download(name, flag)
 
 
 # ---- config.json ----
@@ -200,9 +180,9 @@ def is_adapter(folder):
 
 
 def with_adapter(folder, adapter=None):
-    """(folder of the base model, its lora.Adapter or None). Raises BadInput.
+    """(folder of the base model, the lora.Adapter on it or None). Raises BadInput.
 
-    adapter: the name of a folder, or a new Adapter. `folder` may hold one, which names its base.
+    adapter: a folder or a new Adapter. Where `folder` holds one, it names its base.
     """
     if adapter is None and not is_adapter(folder):
         return folder, None
@@ -213,11 +193,10 @@ def with_adapter(folder, adapter=None):
 
 def new_adapter(settings):
     """The lora.Adapter that --lora_rank of a trainer asks for, or None. Raises BadInput."""
-    if settings.lora_rank == 0 and settings.lora_alpha is None:
-        return None
-    import lora
+    if settings.lora_rank or settings.lora_alpha is not None:
+        from lora import adapter_of
 
-    return lora.new_adapter(settings)
+        return adapter_of(settings)
 
 
 def weight_files(folder):
@@ -256,8 +235,7 @@ def weight_files(folder):
 def read_weights(model, folder):
     """Yields (parameter name, tensor) of a folder's weights, one tensor at a time.
 
-    Raises BadInput unless they are exactly the parameters of `model`, with their shapes. The
-    weights of its adapter, which has a folder of its own, come last.
+    Raises BadInput unless they are exactly the parameters of `model`, with their shapes.
     """
     shapes = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
     missing = {name for name in shapes if ".lora_" not in name}
@@ -318,16 +296,14 @@ def save_model_folder(folder, weights, config, config_changes=None, adapter=None
     """Writes config.json and (sharded) safetensors that transformers and vLLM load.
 
     weights: {parameter name: tensor}. config: the config.json that the model was loaded with.
-    adapter: where the model has one, it is saved instead, in PEFT's format.
+    adapter: the model's own, if any; then it alone is saved, in PEFT's format.
     """
     from safetensors.torch import save_file  # imports torch
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    config_changes = config_changes or {}
     if adapter:
-        adapter.save(folder, weights)
-        write_json(folder / "config.json", config | config_changes)
+        adapter.save(folder, weights, config | (config_changes or {}))
         return
     shards = split_into_shards(weights)
     names = ["model.safetensors"]
@@ -339,7 +315,7 @@ def save_model_folder(folder, weights, config, config_changes=None, adapter=None
         save_file(shard, folder / name, metadata={"format": "pt"})
     dtype = str(next(iter(shards[0].values())).dtype).removeprefix("torch.")
     config = {key: value for key, value in config.items() if key != "torch_dtype"}
-    write_json(folder / "config.json", config | {"dtype": dtype} | config_changes)
+    write_json(folder / "config.json", config | {"dtype": dtype} | (config_changes or {}))
 
 
 def split_into_shards(weights):

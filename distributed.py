@@ -243,9 +243,8 @@ def write_model(folder, policy, weights, tokenizer, judge_style):
     if judge_style is not None and Path(judge_style).is_file():
         shutil.copy(judge_style, folder / "judge_style.txt")  # the user's prompt goes along
         judge_style = "judge_style.txt"
-    config_changes = {} if judge_style is None else {"judge_style": judge_style}
-    model = policy.model
-    save_model_folder(folder, weights, model.config.raw, config_changes, model.adapter)
+    changes = {} if judge_style is None else {"judge_style": judge_style}
+    save_model_folder(folder, weights, policy.model.config.raw, changes, policy.model.adapter)
     tokenizer.save_pretrained(folder)
     generation_config = policy.folder / "generation_config.json"
     if generation_config.exists():  # holds the stop tokens of chat models

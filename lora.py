@@ -104,8 +104,11 @@ class Adapter:
         for name, shape in shapes.items():
             yield name, first_value(name, shape, self.seed)
 
-    def save(self, folder, weights):
-        """Writes A and B among `weights`, {parameter name: tensor}, in PEFT's format."""
+    def save(self, folder, weights, model_config):
+        """Writes A and B among `weights`, {parameter name: tensor}, in PEFT's format.
+
+        model_config: the config.json that makes the folder a model of ours too.
+        """
         from safetensors.torch import save_file
 
         tensors = {}
@@ -114,6 +117,7 @@ class Adapter:
                 tensors[f"{PREFIX}{name}.weight"] = tensor.detach().cpu().contiguous()
         save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
         write_json(folder / CONFIG, self.config)
+        write_json(folder / "config.json", model_config)
 
 
 # ---- folders and flags ----
@@ -185,7 +189,7 @@ def find_adapter(folder, adapter):
         raise BadInput(f"{error}; or give --model BASE --adapter {folder}") from error
 
 
-def new_adapter(settings):
+def adapter_of(settings):
     """The Adapter that --lora_rank and --lora_alpha of a trainer ask for. Raises BadInput."""
     alpha = DEFAULT_ALPHA if settings.lora_alpha is None else settings.lora_alpha
     if settings.lora_rank < 1 or not 0 < alpha < math.inf:

@@ -229,8 +229,7 @@ class Model(nn.Module):
             model = Model(config, adapter)
         weights = {}
         for name, tensor in read_weights(model, base):
-            kept_dtype = torch.float32 if ".lora_" in name else dtype
-            weights[name] = tensor.to(device=device, dtype=kept_dtype)
+            weights[name] = tensor.to(device, torch.float32 if ".lora_" in name else dtype)
         model.load_state_dict(weights, assign=True)
         return model
 

@@ -211,18 +211,6 @@ def reporter(settings):
     """A function (step, metrics) that copies metrics to where --report_to says."""
     if settings.report_to == "none" or os.environ.get("RANK", "0") != "0":
         return lambda step, metrics: None
-    if settings.report_to == "wandb":
-        import wandb
+    from reporting import metrics_writer
 
-        run = wandb.init(dir=settings.output_dir, config=vars(settings))
-        return lambda step, metrics: run.log(metrics, step=step)
-
-    from torch.utils.tensorboard import SummaryWriter
-
-    writer = SummaryWriter(settings.output_dir)
-
-    def write_scalars(step, metrics):
-        for name, value in metrics.items():
-            writer.add_scalar(name, value, step)
-
-    return write_scalars
+    return metrics_writer(settings)

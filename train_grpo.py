@@ -119,9 +119,7 @@ class Settings:
     save_every: int = setting(50, "steps between checkpoints; the last step is always saved")
     resume: bool = setting(False, "continue from the newest checkpoint in output_dir, if any")
     seed: int = setting(0, "decides data order, placement and sampling")
-    report_to: Literal["none", "tensorboard", "wandb"] = setting(
-        "none", "also send the metrics there"
-    )
+    report_to: Literal["none", "tensorboard", "wandb"] = setting("none", "send metrics there too")
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "auto: a GPU if there is one")
     dtype: Literal["auto", "float32", "bfloat16"] = setting(
         "auto", "dtype of the computation; trained weights and optimizer are always fp32"

@@ -12,9 +12,10 @@ from masked import masked_attention
 from tiny_models import make_model_folder
 from transformers import AutoModelForCausalLM
 
-from checkpoint import FETCHED, resolve_model
+from checkpoint import resolve_model
 from cli import BadInput
 from extras import fetch
+from hub import FETCHED
 from model import Model, pack_groups
 
 gguf = pytest.importorskip("gguf")

@@ -41,7 +41,7 @@ def folder(tmp_path_factory):
 
 def new_adapter(folder, rank=4, alpha=8.0, seed=0):
     settings = SimpleNamespace(lora_rank=rank, lora_alpha=alpha, seed=seed, model=folder)
-    return lora.new_adapter(settings)
+    return lora.adapter_of(settings)
 
 
 def new_policy(folder, runtime=ALONE, **options):
