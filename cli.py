@@ -121,14 +121,15 @@ def check_repeated(argv, flags):
 
 
 def suggestion(argument, flags):
-    """A hint for an unknown argument: the flag that was probably meant."""
-    name = argument.split("=")[0].replace("-", "_").strip("_")
+    """A hint for an unknown argument: the one flag of which it is a misspelling, or a part."""
+    name = argument.split("=")[0].replace("-", "_").strip("_").lower()
     known = [flag.removeprefix("--") for flag in flags]
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
-    longer = [flag for flag in known if len(name) > 2 and name in flag.split("_")]
-    if not argument.startswith("-") or not close and len(longer) != 1:
+    meant = [flag for flag in (f"num_{name}", f"max_{name}") if flag in known]
+    if not re.search("[0-9]", name):  # beta1 is no misspelling of beta
+        meant += difflib.get_close_matches(name, known, cutoff=0.88)
+    if not argument.startswith("-") or len(meant) != 1:
         return "--help lists every flag"
-    return f"did you mean --{(close or longer)[0]}?"
+    return f"did you mean --{meant[0]}?"
 
 
 # ---- values and files ----

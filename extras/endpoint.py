@@ -33,6 +33,10 @@ from cli import BadInput, note
 TRANSIENT_STATUSES = {408, 409, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529}
 MAX_PAUSE = 60.0  # seconds between two attempts, unless the server names a time
 MAX_RETRY_AFTER = 300.0  # seconds; servers may name more
+CONNECT_SECONDS = 10.0  # until a server has taken a connection
+# How long no connection at all is tried again, before and after the first success: a server that
+# is not there ends the run at once, one that restarts does not.
+NEVER_THERE, GONE = 3.0, 30.0
 UNSUPPORTED = re.compile("(?i)unsupported|not support|unrecogni|unknown|not permitted|extra")
 # fields that a server may refuse -> the name that it takes instead, None: leave it out
 OPTIONAL_FIELDS = {"max_tokens": "max_completion_tokens", "seed": None, "temperature": None}
@@ -59,6 +63,33 @@ class TransientError(Exception):
     def __init__(self, reason, pause=None):
         super().__init__(reason)
         self.pause = pause
+
+
+class QuickConnect:
+    """Waits CONNECT_SECONDS for a connection, and the whole timeout for what comes over it."""
+
+    def connect(self):
+        timeout, self.timeout = self.timeout, min(self.timeout, CONNECT_SECONDS)
+        super().connect()
+        self.sock.settimeout(timeout)
+
+
+class Connection(QuickConnect, http.client.HTTPConnection):
+    pass
+
+
+class SecureConnection(QuickConnect, http.client.HTTPSConnection):
+    pass
+
+
+class OpenHTTP(urllib.request.HTTPHandler):
+    def http_open(self, request):
+        return self.do_open(Connection, request)
+
+
+class OpenHTTPS(urllib.request.HTTPSHandler):
+    def https_open(self, request):
+        return self.do_open(SecureConnection, request)
 
 
 class NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -100,10 +131,11 @@ class Endpoint:
                 f"{key}: holds a blank, a line break or another character that no header can "
                 "carry: set it again"
             )
-        self.opener = urllib.request.build_opener(NoRedirect)
+        self.opener = urllib.request.build_opener(NoRedirect, OpenHTTP, OpenHTTPS)
         self.refused_fields = set()  # of OPTIONAL_FIELDS
         self.noted = set()  # reasons for another attempt; each is said once
         self.worked = False  # a request has succeeded
+        self.gone_since = None  # start of the first attempt without a connection, since a success
         self.resume_at = 0.0  # a pause that the server asks for holds for all threads
         local = urllib.parse.urlsplit(base_url).hostname in ("localhost", "127.0.0.1", "::1")
         if self.key and base_url.startswith("http://") and not local:
@@ -123,7 +155,13 @@ class Endpoint:
                 for index, request in numbered:  # all threads take from the same iterator
                     if stop.is_set():
                         break
-                    results.put((index, self.ask(request, stop)))
+                    reply = self.ask(request, stop)
+                    results.put((index, reply))
+                    if reply.transient and not self.worked and not stop.is_set():
+                        raise BadInput(
+                            f"--base_url: {self.url}: no request has succeeded; this one was "
+                            f"{reply.error}: look after the server, then call again"
+                        )
             except BaseException as error:  # raised below, in the caller's thread
                 stop.set()
                 results.put(error)
@@ -191,6 +229,7 @@ class Endpoint:
         if self.key:
             headers["Authorization"] = f"Bearer {self.key}"
         message = urllib.request.Request(self.url, json.dumps(body).encode(), headers)
+        started = time.monotonic()
         try:
             content = self.read_response(message, timeout)
         except urllib.error.HTTPError as error:
@@ -201,13 +240,24 @@ class Endpoint:
                 raise BadInput(
                     f"--base_url: {self.url}: no such host ({reason}): check the address"
                 ) from None
+            self.check_gone(started, reason)
             raise TransientError(f"no connection ({reason})") from None
         except TimeoutError:
             raise TransientError(f"no answer within {timeout:.0f} s") from None
         except (OSError, http.client.HTTPException) as error:
             raise TransientError(f"connection broke off ({type(error).__name__})") from None
-        self.worked = True
+        self.worked, self.gone_since = True, None
         return read_reply(content)
+
+    def check_gone(self, started, reason):
+        """Raises BadInput where no connection has succeeded for longer than is worth waiting."""
+        self.gone_since = self.gone_since or started
+        seconds = time.monotonic() - self.gone_since
+        if seconds > (GONE if self.worked else NEVER_THERE):
+            raise BadInput(
+                f"--base_url: {self.url}: no connection for {seconds:.0f} s ({reason}): start the "
+                "server or correct the address, then call again"
+            )
 
     def read_response(self, message, timeout):
         """The body of a response. TimeoutError also for a server that sends a byte now and then."""

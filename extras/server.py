@@ -3,7 +3,7 @@
 import re
 import sys
 
-from cli import note
+from cli import BadInput, note
 from extras.endpoint import Endpoint
 from seeding import stable_hash
 from styles import Style, load_style
@@ -51,8 +51,8 @@ class ServerBackend:
     ):
         """Records [prompt][generation], see `verdicts.read_verdict`; seeds: integers for each.
 
-        A prompt that the server's context cannot hold counts as truncated. Raises RuntimeError
-        where another request failed for good.
+        A prompt that the server's context cannot hold counts as truncated. Raises BadInput where
+        another request failed for good.
         """
         requests = [
             {
@@ -87,8 +87,9 @@ class ServerBackend:
                 reply.error, reply.finish_reason = None, "length"
         errors = [reply.error for reply in replies if reply.error]
         if errors:
-            raise RuntimeError(
-                f"{url}: {len(errors)} of {len(requests)} requests failed; the first: {errors[0]}"
+            raise BadInput(
+                f"--base_url: {url}: {len(errors)} of {len(requests)} requests failed; the first: "
+                f"{errors[0]}: look after the server, then call again"
             )
         return replies
 

@@ -276,12 +276,19 @@ def test_every_type_of_setting(arguments, expected):
 
 
 def test_hints_name_a_flag_that_could_be_meant():
-    flags = ["--num_votes", "--base_url", "--max_steps", "--max_length"]
+    flags = "--num_votes --base_url --max_steps --max_length --stop --beta --epsilon".split()
     for argument, hint in {
         "--votes": "did you mean --num_votes?",
         "--base-urls=x": "did you mean --base_url?",
         "--steps": "did you mean --max_steps?",
         "--max": "--help lists every flag",  # two flags could be meant
+        "--max-stesp": "did you mean --max_steps?",
+        "--Max_Steps=3": "did you mean --max_steps?",
+        "--top_p": "--help lists every flag",  # not --stop
+        "--beta1": "--help lists every flag",
+        "--min_steps": "--help lists every flag",
+        "--epsilon_low": "--help lists every flag",
+        "--url": "--help lists every flag",
         "--batch_size": "--help lists every flag",
         "votes": "--help lists every flag",
     }.items():

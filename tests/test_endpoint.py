@@ -5,6 +5,7 @@ The judge behind a server is tested in test_endpoint_judge.py.
 
 import email.utils
 import json
+import socket
 import time
 
 import pytest
@@ -190,6 +191,49 @@ def test_a_refusal_of_one_text_is_no_refusal_of_the_key(serve):
 def test_nobody_listens():
     reply = Endpoint("http://127.0.0.1:9", "m", attempts=2, first_pause=0.01).ask(ask())
     assert "given up after 2 attempts: no connection" in reply.error
+
+
+def test_a_server_that_is_not_there_ends_the_run_in_seconds():
+    started = time.monotonic()
+    with pytest.raises(BadInput, match="no connection for [34] s .*refused.*: start the server"):
+        list(Endpoint("http://127.0.0.1:9", "m").complete([ask(str(n)) for n in range(40)]))
+    assert time.monotonic() - started < 6
+
+
+def test_a_server_that_dies_ends_the_run(serve, monkeypatch):
+    monkeypatch.setattr("extras.endpoint.GONE", 0.5)
+    server, replies = serve(lambda request, attempt: chat("x")), []
+    requests = [ask(str(number)) for number in range(40)]
+    with pytest.raises(BadInput, match="no connection for . s"):
+        for _, reply in quick(server, concurrency=2).complete(requests):
+            replies.append(reply)
+            if len(replies) == 5:
+                server.shutdown()
+                server.server_close()
+    answered = [reply for reply in replies if not reply.error]
+    assert 5 <= len(answered) <= len(replies) < 20
+
+
+def test_a_server_that_answers_no_request_at_all_ends_the_run(serve):
+    server = serve(lambda request, attempt: FAULTS["503"])
+    with pytest.raises(BadInput, match="no request has succeeded; .*status 503: look after"):
+        list(quick(server, attempts=2, concurrency=2).complete([ask(str(n)) for n in range(40)]))
+    assert len(server.seen) <= 6
+
+
+def test_a_host_that_takes_no_connection(monkeypatch):
+    monkeypatch.setattr("extras.endpoint.CONNECT_SECONDS", 0.3)
+    monkeypatch.setattr("extras.endpoint.NEVER_THERE", 0.2)
+    full = socket.create_server(("127.0.0.1", 0), backlog=0)
+    address = full.getsockname()
+    waiting = [socket.socket() for _ in range(4)]  # fill its queue: the next one gets no answer
+    for one in waiting:
+        one.setblocking(False)
+        one.connect_ex(address)
+    with pytest.raises(BadInput, match="no connection for 0 s .*timed out"):
+        Endpoint(f"http://127.0.0.1:{address[1]}", "m").ask(ask())
+    for one in [*waiting, full]:
+        one.close()
 
 
 def test_requests_under_way_are_bounded_and_come_as_they_are_done(serve):

@@ -175,9 +175,7 @@ def test_requests_that_fail_for_good_end_the_judging_with_a_reason(serve):
             (400, {}, b"bad things") if "yyy" in text_of(request) else chat(ONE)
         )
     )
-    with pytest.raises(
-        RuntimeError, match="2 of 4 requests failed; the first: status 400: bad things"
-    ):
+    with pytest.raises(BadInput, match="2 of 4 requests failed; the first: status 400: bad things"):
         Judge("m", base_url=server.url).judge([("q", "x", "yyy"), ("q", "a", "b")])
 
 
