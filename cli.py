@@ -13,6 +13,7 @@ import json
 import os
 import re
 import sys
+import time
 import traceback
 import typing
 from pathlib import Path
@@ -279,4 +280,8 @@ def describe(error):
 
 
 def print_failure(text):
-    print(f"{Path(sys.argv[0]).name}: {text}", file=sys.stderr, flush=True)
+    text = f"{Path(sys.argv[0]).name}: {text}"
+    print(text, file=sys.stderr, flush=True)
+    if "TORCHELASTIC_ERROR_FILE" in os.environ:  # torchrun ends with what this file says
+        report = json.dumps({"message": {"message": text, "extraInfo": {"timestamp": time.time()}}})
+        Path(os.environ["TORCHELASTIC_ERROR_FILE"]).write_text(report)

@@ -312,3 +312,12 @@ def test_dashes_and_underscores_are_alike():
         check=True,
     )
     assert len(json.loads(done.stdout)["games"]) == 4
+
+
+def test_torchrun_ends_with_the_line(tmp_path):
+    """Of all that torchrun prints about a failure, the last lines say what was wrong."""
+    command = ["torchrun", "--nproc_per_node", "2", "train_grpo.py", "--top_p", "3"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    line = "train_grpo.py: unknown argument '--top_p': --help lists every flag"
+    assert done.returncode == 1 and done.stderr.startswith(line)
+    assert line in done.stderr[-1500:] and done.stderr.count("Traceback") == 1  # torchrun's own
