@@ -24,6 +24,7 @@ FIELD_TYPES = {  # of the fields that config.json may leave out
     bool: ("tie_word_embeddings", "attention_bias", "mlp_bias", "use_sliding_window"),
     (int, float): ("rms_norm_eps", "rope_theta", "partial_rotary_factor", "max_window_layers"),
 }
+NOT_NULL = "rms_norm_eps", "max_window_layers"
 SIZES = (  # positive integers, required
     "vocab_size",
     "hidden_size",
@@ -46,9 +47,10 @@ ROPE_NUMBERS = {  # RoPE type -> its fields, positive numbers
 COMPUTES = re.compile(
     "attn|attention|qk|kv|head|rope|rotary|posi|alibi|norm|scal|multipl|factor|soft|clip|mup|logit"
     "|embed|residual|parallel|skip|layer|window|chunk|sink|gate|bias|activ|expert|moe|router|quant"
-    "|compress|mlp|ffn|lora|auto_map"
+    "|compress|mlp|ffn|lora|dim|ntk|yarn|unit|mamba|recurr|cross|shared|depth|width|vision|text_conf"
+    "|auto_map"
 )
-HARMLESS = re.compile("dropout|flash|attn_implementation|output_")
+HARMLESS = re.compile("dropout|flash|cache|attn_implementation|output_")
 INDEX = "model.safetensors.index.json"
 PLAIN_DTYPES = "F64", "F32", "F16", "BF16"
 MAX_SHARD_BYTES = 5_000_000_000
@@ -96,7 +98,8 @@ def check_model_folder(folder):
         )
     for kind, fields in FIELD_TYPES.items():
         for field in fields:
-            if config.get(field) is not None and not isinstance(config[field], kind):
+            is_null = config.get(field) is None and (field not in NOT_NULL or field not in config)
+            if not is_null and not isinstance(config[field], kind):
                 raise wrong_field(path, field, config)
     model_type = config.get("model_type")
     expected = ARCHITECTURES.get(model_type)
@@ -111,8 +114,12 @@ def check_model_folder(folder):
             raise wrong_field(path, field, config)
     for feature in unsupported_features(config):
         raise BadInput(f"{path}: {feature} is not supported: use a checkpoint without it")
-    if config["num_attention_heads"] % (config.get("num_key_value_heads") or 1):
+    num_heads, num_kv_heads = config["num_attention_heads"], config.get("num_key_value_heads") or 1
+    if num_kv_heads < 0 or num_heads % num_kv_heads:
         raise wrong_field(path, "num_key_value_heads", config)
+    head_dim = config.get("head_dim") or 2
+    if head_dim < 0 or head_dim % 2:
+        raise wrong_field(path, "head_dim", config)
     weight_files(base)
     return config
 
@@ -158,7 +165,7 @@ def unsupported_features(config):
     for name, value in config.items():
         is_neutral = not value or value == 1 and value is not True
         if COMPUTES.search(name) and not (name in known or HARMLESS.search(name) or is_neutral):
-            yield f"field {name!r} ({value!r:.60})"
+            yield f"field {name!r} ({value!r:.60}; remove it if it changes nothing)"
 
 
 def has_sliding_window(config):
@@ -264,8 +271,8 @@ def read_weights(model, folder):
             ) from error
     if missing:
         raise BadInput(
-            f"{folder}: {len(missing)} tensors are missing, {min(missing)!r} for one: download the "
-            "folder again"
+            f"{folder}: {len(missing)} of {len(shapes)} tensors are missing, such as "
+            f"{min(missing)!r}: download the folder again"
         )
     if head is not None and not head.equal(embedding):
         raise BadInput(
