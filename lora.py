@@ -11,9 +11,10 @@ scale = alpha / rank, theirs are dA = scale * B.T @ dW and dB = scale * dW @ A.T
 computes dW itself, because W is frozen.
 
 Why not W + scale * B @ A, one matrix as before? The weights of a base model are bf16, and the
-distance to the next bf16 number is up to 1/128 of a weight. What a first training step adds is far
-smaller, so nearly every sum would round back to W, and the sampler would not notice the training.
-So sampler and trainer both compute the two lines above, and they agree as they do without LoRA.
+distance to the next bf16 number is up to 1/128 of a weight. What a training step adds is mostly
+smaller. So many sums would round back to W, the others would change by more than they should, and
+the sampler would use another model than the trainer. Therefore both compute the two lines above,
+and they agree as they do without LoRA.
 
 An adapter is a folder in PEFT's format: adapter_config.json, adapter_model.safetensors. This file
 is loaded only where an adapter is used, and torch only where it meets a model.

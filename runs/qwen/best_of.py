@@ -1,0 +1,143 @@
+"""Best of 8: which of a solver's answers to a question is picked by votes, by judges, by an oracle.
+
+    python runs/qwen/best_of.py prepare answers.jsonl candidates.jsonl
+    python evaluate.py --benchmark pairs --data candidates.jsonl --strategy knockout \\
+        --model MODEL --output_dir out/best-base
+    python runs/qwen/best_of.py table answers.jsonl OWN base=out/best-base tuned=out/best-tuned
+
+answers.jsonl: rows of `extras.make_data sample`. Answers with the same result are one candidate,
+and questions whose candidates are all right or all wrong need no judge. OWN: the judge's own
+solutions of the questions, from `make_data sample` too, or `none`. As many of them as cost the
+tokens of a knockout vote on a result.
+"""
+
+import re
+import sys
+from collections import Counter
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from measures import (  # noqa: E402
+    accuracy,
+    as_text,
+    difference,
+    grid,
+    markdown_table,
+    mean,
+    read_rows,
+    write_rows,
+)
+
+from cli import run  # noqa: E402
+from extras.results import read_result  # noqa: E402
+from verify import plain, stated_answer  # noqa: E402
+
+CHARACTERS_PER_TOKEN = 3  # of the judge's own solutions, whose tokens are not stored
+
+
+def result_of(answer):
+    """The final result of an answer: the boxed one or the last number; None without one."""
+    stated = stated_answer(answer)
+    if stated is None:
+        stated = ([""] + re.findall(r"-?\d[\d,]*(?:\.\d+)?", answer))[-1]
+    number = plain(stated).replace(",", "").strip()
+    try:
+        return str(float(number))
+    except ValueError:
+        return number or None
+
+
+def checked(row):
+    """[(result, whether it is right)] of the answers that ended and could be checked."""
+    found = []
+    for answer, status in zip(row["candidates"], row["status"]):
+        if status in ("right", "wrong"):
+            found.append((result_of(answer), status == "right"))
+    return found
+
+
+def prepare(answers, out):
+    """Writes the questions that a judge can get right or wrong, for evaluate.py."""
+    questions = []
+    for row in read_rows(answers):
+        candidates = {}  # {result: (answer, score)}
+        for answer, status in zip(row["candidates"], row["status"]):
+            if status in ("right", "wrong"):
+                candidates.setdefault(result_of(answer), (answer, float(status == "right")))
+        texts, scores = zip(*candidates.values()) if candidates else ((), ())
+        if len(set(scores)) == 2:
+            question = {"id": row["id"], "messages": row["messages"]}
+            questions.append(question | {"candidates": texts, "scores": scores})
+    write_rows(out, questions)
+    print(f"{len(questions)} questions have right and wrong candidates")
+
+
+# ---- the table ----
+
+
+def most_frequent(results):
+    """The earliest of the most frequent results; None without any."""
+    counts = Counter(result for result in results if result is not None)
+    return counts.most_common(1)[0][0] if counts else None
+
+
+def picks(row, judged, own, budget):
+    """{who picks: whether the picked answer of a question is right}.
+
+    judged: {judge: whether its pick is right}, of questions that need a judge. own: the row of the
+    judge's own solutions, or None.
+    """
+    answers = checked(row)
+    right = [status == "right" for status in row["status"]]
+    majority = most_frequent(result for result, _ in answers)
+    picked = {
+        "first answer": right[0],
+        "mean of all answers": mean(right),
+        "majority": (majority, True) in answers,
+        "oracle (any is right)": any(right),
+    }
+    for name, is_right in judged.items():
+        picked[name] = any(right) if is_right is None else is_right
+    if own is not None:
+        solutions = checked(own)[: max(1, budget)]
+        solved = most_frequent(result for result, _ in solutions)
+        agreeing = [is_right for result, is_right in answers if result == solved]
+        picked["own solution, equal tokens"] = (solved, True) in solutions
+        picked["answer that agrees with it"] = (agreeing or [right[0]])[0]
+    return picked
+
+
+def pick_of(row):
+    """(whether the pick of a knockout is right, its tokens) of a row of results.json."""
+    games = [game for match in row["matches"] for game in match["games"]]
+    return row["scores"][row["pick"]] == 1, sum(game["tokens"] for game in games)
+
+
+def table(answers, own_path, *named):
+    rows = read_rows(answers)
+    judges, spent = {}, []
+    for name, _, folder in (text.partition("=") for text in named):
+        judges[name] = {}
+        for row in read_result(f"{folder}/results.json", "results", None)["rows"]:
+            judges[name][row["id"]], tokens = pick_of(row)
+            spent.append(tokens)
+    own = {} if own_path == "none" else {row["id"]: row for row in read_rows(own_path)}
+    lengths = [len(text) for row in own.values() for text in row["candidates"]]
+    budget = round(mean(spent) * CHARACTERS_PER_TOKEN / mean(lengths)) if own else 0
+    found = []
+    for row in rows:
+        judged = {name: picked.get(row["id"]) for name, picked in judges.items()}
+        found.append({"id": row["id"]} | picks(row, judged, own.get(row["id"]), budget))
+    lines = []
+    first, majority = (grid([found], name, "id") for name in ("first answer", "majority"))
+    for name in list(found[0])[1:]:
+        cells = grid([found], name, "id")
+        intervals = accuracy(cells), difference(cells, first), difference(cells, majority)
+        lines.append([name, *map(as_text, intervals)])
+    print(f"{len(found)} questions; a knockout takes {mean(spent):.0f} tokens on average\n")
+    print(markdown_table(["picked by", "right", "- first answer", "- majority"], lines))
+
+
+if __name__ == "__main__":
+    run(lambda: {"prepare": prepare, "table": table}[sys.argv[1]](*sys.argv[2:]))

@@ -1,0 +1,203 @@
+"""runs/qwen: questions never move between sets, forced verdicts, tables worked by hand."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_models import COIN, make_scripted_folder
+
+from styles import load_style
+
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT / "runs"), str(ROOT / "runs/qwen")]
+
+import best_of  # noqa: E402
+import chains  # noqa: E402
+import changed  # noqa: E402
+import gsm8k_sets  # noqa: E402
+import table  # noqa: E402
+
+
+def call(*arguments):
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+# ---- data ----
+
+
+def test_a_question_with_other_numbers_stays_in_its_set():
+    texts = [
+        "Tom has 3 apples and buys 4.",
+        "Tom has 12 apples and buys 50.",
+        "tom has $7 apples, and buys 1!",
+    ]
+    assert len({gsm8k_sets.words_of(text) for text in texts}) == 1
+    names = [
+        gsm8k_sets.set_of(f"{a} question about {b}")
+        for a in "abcdefghijklmnop"
+        for b in "abcdefghijklmnop"
+    ]
+    assert 20 < names.count("test") < 60 and 3 < names.count("dev") < 30
+
+
+def test_changed_numbers_by_hand():
+    question = "Ann has 13 pens and buys 5 boxes of 6 pens. How many pens has she?"
+    answer = "She buys 5*6=<<5*6=30>>30 pens.\nShe has 13+30=<<13+30=43>>43 pens.\n#### 43"
+    marks = [("5*6", "30"), ("13+30", "43")]
+    assert changed.compute(marks, {"13": "10", "5": "4"}) == [24, 34]
+    text, result = changed.change(question, answer)
+    ann, boxes, size = (int(word) for word in text.split() if word.isdigit())
+    assert result == str(ann + boxes * size) != "43"
+
+
+@pytest.mark.parametrize(
+    "question, answer",
+    [
+        ("Half of 18 pens?", "<<18/2=9>>9\n#### 8"),  # the marks do not give the answer
+        ("He meows 3 times, then a third of it. Sum?", "<<3/3=1>>1 <<3+1=4>>4\n#### 4"),
+        ("He has five pens and 5 cups.", "<<5+5=10>>10\n#### 10"),  # which 5 is which?
+        ("It costs $7.50 for 11 pens", "no marks\n#### 82"),
+    ],
+)
+def test_what_cannot_be_changed_safely_is_left_out(question, answer):
+    assert changed.change(question, answer) is None
+
+
+def test_right_chains_are_balanced_and_short():
+    def one(verdict, tokens, reason="stop"):
+        text = f" {tokens} tokens "
+        return {"verdict": verdict, "tokens": tokens, "finish_reason": reason, "text": text}
+
+    prompt = [{"role": "user", "content": "Which one?"}]
+    first = [one(1, 30), one(1, 10), one(1, 20), one(2, 5), one(None, 4), one(1, 3, "length")]
+    groups = [
+        {"right_verdict": 1, "prompt": prompt, "completions": first},
+        {"right_verdict": 2, "prompt": prompt, "completions": [one(2, 40), one(1, 1)]},
+    ]
+    found = chains.right_chains(groups)
+    assert [chain[-1]["content"] for chain in found[1]] == ["10 tokens", "20 tokens"]
+    chosen = chains.balanced(found)
+    assert sorted(chain[-1]["content"] for chain in chosen) == ["10 tokens", "40 tokens"]
+    assert all(chain[0] == prompt[0] and chain[-1]["role"] == "assistant" for chain in chosen)
+
+
+@pytest.mark.parametrize("name", ["solve_first", "solve_lines", "check_steps"])
+def test_styles_load(name):
+    assert load_style(name).verdict == "boxed"
+
+
+# ---- tables ----
+
+
+def test_numbers_of_games_by_hand():
+    """Answer 0 is better: named in the first game; in the second, 1 (it is answer 1) by force."""
+    games = [
+        {"order": [0, 1], "verdict": 1, "status": "valid", "tokens": 10},
+        {"order": [1, 0], "verdict": 1, "status": "valid", "forced": True, "tokens": 30},
+    ]
+    row = {
+        "id": "p",
+        "question": "q",
+        "scores": [1, 0],
+        "matches": [{"pair": [0, 1], "games": games}],
+    }
+    found = table.games_of([row])
+    assert [game["right"] for game in found] == [True, False] and not found[0]["both"]
+    assert [game["forced"] for game in found] == [True, False]
+    assert [game["verdict"] for game in found] == [True, False]
+    assert [game["first"] for game in found] == [True, None]
+
+
+def test_games_are_forced_and_tabulated(tmp_path):
+    folder = make_scripted_folder(tmp_path / "coin", COIN)
+    pairs = {}
+    for name in ("train", "test"):
+        rows = []
+        for index, letter in enumerate("abcdefghij"):
+            row = {"id": f"{name}-{index}", "query": f"{name} {letter}", "label": index % 2}
+            rows.append(row | {"a": f"It is {index}.", "b": "I do not know"})
+        pairs[name] = write(tmp_path / f"{name}.jsonl", rows)
+    out = tmp_path / "games"
+    flags = ("--model", folder, "--style", "rrm_short", "--max_completion_length", 24)
+    command = ("evaluate.py", "--benchmark", "pairs", "--data", pairs["test"], *flags)
+    assert call(*command, "--output_dir", out).returncode == 0
+    done = call("runs/qwen/forced.py", out)
+    assert done.returncode == 0, done.stderr
+    before, after = (
+        json.loads((out / f"{name}.json").read_text()) for name in ("results", "forced")
+    )
+    games = []
+    for one, other in zip(before["rows"], after["rows"]):
+        games += zip(one["matches"][0]["games"], other["matches"][0]["games"])
+    assert any(game["verdict"] is None for game, _ in games)
+    for game, forced in games:
+        assert forced["verdict"] in (1, 2)
+        assert game["verdict"] == (None if forced.get("forced") else forced["verdict"])
+    arguments = (pairs["train"], pairs["test"], f"one={out}", f"two={out}")
+    shown = call("runs/qwen/table.py", *arguments)
+    assert shown.returncode == 0, shown.stderr
+    assert "share no question" in shown.stdout and "| one | 20 | 10 | " in shown.stdout
+    assert "| two | 0.000 [0.000, 0.000] | 0.000 [0.000, 0.000] |" in shown.stdout
+    mixed = call("runs/qwen/table.py", pairs["test"], pairs["test"], f"one={out}")
+    assert mixed.returncode == 2 and "in both sets" in mixed.stderr
+
+
+ANSWERS = {
+    "id": "q",
+    "messages": [{"role": "user", "content": "How many?"}],
+    "candidates": ["It is 4", "It is 5", "It is 5", "cut off", "I think 6"],
+    "status": ["right", "wrong", "wrong", "truncated", "wrong"],
+}
+
+
+def test_picks_by_hand():
+    texts = ("so \\boxed{1,200}", "Answer: $12.50", "no number")
+    assert [best_of.result_of(text) for text in texts] == ["1200.0", "12.5", None]
+    assert best_of.picks(ANSWERS, {"judge": True, "unasked": None}, None, 0) == {
+        "first answer": True,
+        "mean of all answers": 0.2,
+        "majority": False,
+        "oracle (any is right)": True,
+        "judge": True,
+        "unasked": True,
+    }
+    own = {"candidates": ["so 5", "so 4", "so 4"], "status": ["wrong", "right", "right"]}
+    for budget, expected in ((1, False), (3, True)):
+        found = best_of.picks(ANSWERS, {}, own, budget)
+        assert found["own solution, equal tokens"] == expected
+        assert found["answer that agrees with it"] == expected
+
+
+def test_a_knockout_picks_among_different_results(tmp_path):
+    folder = make_scripted_folder(tmp_path / "coin", COIN)
+    rows = [
+        ANSWERS
+        | {"id": f"q{index}", "messages": [{"role": "user", "content": f"How many {index}?"}]}
+        for index in range(3)
+    ]
+    rows.append(ANSWERS | {"id": "all wrong", "status": ["wrong"] * 5})
+    answers, candidates = write(tmp_path / "answers.jsonl", rows), tmp_path / "candidates.jsonl"
+    best_of.prepare(answers, candidates)
+    questions = [json.loads(line) for line in candidates.read_text().splitlines()]
+    assert [question["id"] for question in questions] == ["q0", "q1", "q2"]
+    assert questions[0]["candidates"] == ["It is 4", "It is 5", "I think 6"]
+    assert questions[0]["scores"] == [1, 0, 0]
+    flags = ("--strategy", "knockout", "--model", folder, "--style", "rrm_short")
+    command = ("evaluate.py", "--benchmark", "pairs", "--data", candidates, *flags)
+    done = call(*command, "--max_completion_length", 24, "--output_dir", tmp_path / "best")
+    assert done.returncode == 0, done.stderr
+    shown = call("runs/qwen/best_of.py", "table", answers, "none", f"coin={tmp_path / 'best'}")
+    assert shown.returncode == 0, shown.stderr
+    results = json.loads((tmp_path / "best" / "results.json").read_text())
+    right = np.mean([row["scores"][row["pick"]] for row in results["rows"]] + [0])
+    assert f"| coin | {right:.3f} [" in shown.stdout
+    assert "| oracle (any is right) | 0.750 [" in shown.stdout
