@@ -24,23 +24,11 @@ FIELD_TYPES = {  # of the fields that config.json may leave out
     bool: ("tie_word_embeddings", "attention_bias", "mlp_bias", "use_sliding_window"),
     (int, float): ("rms_norm_eps", "rope_theta", "partial_rotary_factor", "max_window_layers"),
 }
-NOT_NULL = "rms_norm_eps", "max_window_layers"
-SIZES = (  # positive integers, required
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-)
-ROPE_NUMBERS = {  # RoPE type -> its fields, positive numbers
-    "default": ("rope_theta",),
-    "llama3": (
-        "rope_theta",
-        "factor",
-        "low_freq_factor",
-        "high_freq_factor",
-        "original_max_position_embeddings",
-    ),
+SIZES = "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads".split()
+ROPE_NUMBERS = {  # RoPE type -> its positive numbers
+    "default": ["rope_theta"],
+    "llama3": "rope_theta factor low_freq_factor high_freq_factor "
+    "original_max_position_embeddings".split(),
 }
 # A field with one of these words in its name may change what the network computes. It is refused
 # unless model.py knows it, its value is neutral, or it has one of the words in HARMLESS.
@@ -52,7 +40,7 @@ COMPUTES = re.compile(
 )
 HARMLESS = re.compile("dropout|flash|cache|attn_implementation|output_")
 INDEX = "model.safetensors.index.json"
-PLAIN_DTYPES = "F64", "F32", "F16", "BF16"
+PLAIN_DTYPES = "BF16", "F16", "F32", "F64"
 MAX_SHARD_BYTES = 5_000_000_000
 
 
@@ -98,8 +86,7 @@ def check_model_folder(folder):
         )
     for kind, fields in FIELD_TYPES.items():
         for field in fields:
-            is_null = config.get(field) is None and (field not in NOT_NULL or field not in config)
-            if not is_null and not isinstance(config[field], kind):
+            if config.get(field) is not None and not isinstance(config[field], kind):
                 raise wrong_field(path, field, config)
     model_type = config.get("model_type")
     expected = ARCHITECTURES.get(model_type)
@@ -109,17 +96,15 @@ def check_model_folder(folder):
             f"{path}: architecture {architecture!r} (model_type {model_type!r}) is not supported: "
             "use a Llama, Qwen2 or Qwen3 causal language model"
         )
-    for field in SIZES:
-        if type(config.get(field)) is not int or config[field] <= 0:
+    given = {name: value for name, value in config.items() if value is not None}
+    sizes = {"num_key_value_heads": 1, "head_dim": 2} | given
+    for field in (*SIZES, "num_key_value_heads", "head_dim"):
+        if type(sizes.get(field)) is not int or sizes[field] <= 0:
             raise wrong_field(path, field, config)
+    if sizes["num_attention_heads"] % sizes["num_key_value_heads"]:
+        raise wrong_field(path, "num_key_value_heads", config)
     for feature in unsupported_features(config):
         raise BadInput(f"{path}: {feature} is not supported: use a checkpoint without it")
-    num_heads, num_kv_heads = config["num_attention_heads"], config.get("num_key_value_heads") or 1
-    if num_kv_heads < 0 or num_heads % num_kv_heads:
-        raise wrong_field(path, "num_key_value_heads", config)
-    head_dim = config.get("head_dim") or 2
-    if head_dim < 0 or head_dim % 2:
-        raise wrong_field(path, "head_dim", config)
     weight_files(base)
     return config
 
@@ -155,6 +140,8 @@ def unsupported_features(config):
         yield "a partial rotary embedding"
     if has_sliding_window(config):
         yield "sliding-window attention"
+    if not isinstance(config.get("rms_norm_eps", 1e-6), float):
+        yield f"rms_norm_eps {config['rms_norm_eps']!r}"
     if config.get("hidden_act", "silu") not in ("silu", "swish"):
         yield f"activation {config['hidden_act']!r}"
     if config.get("is_causal") is False:
@@ -175,7 +162,7 @@ def has_sliding_window(config):
     if config["model_type"] == "llama":  # has no such switch: any window counts
         return config.get("sliding_window") is not None or bool(config.get("use_sliding_window"))
     has_window = config.get("use_sliding_window") and config.get("sliding_window", 4096) is not None
-    return has_window and config.get("max_window_layers", 28) < config["num_hidden_layers"]
+    return has_window and (config.get("max_window_layers", 28) or 0) < config["num_hidden_layers"]
 
 
 # ---- weights ----
@@ -251,13 +238,18 @@ def read_weights(model, folder):
         try:
             with safe_open(path, framework="pt") as file:
                 for key in file.keys():  # noqa: SIM118  safe_open is not iterable
-                    name = key.removeprefix("model.")
+                    name, stored = key.removeprefix("model."), file.get_slice(key)
                     if name.endswith("rotary_emb.inv_freq"):
                         continue  # old folders store the frequencies of RoPE
                     if name == "lm_head.weight" and name not in shapes:
                         head = file.get_tensor(key)  # some folders store a tied head a second time
                         continue
-                    check_tensor(f"{path}: tensor {key!r}", file.get_slice(key), shapes.get(name))
+                    shape, dtype = tuple(stored.get_shape()), stored.get_dtype()
+                    if shape != shapes.get(name) or dtype not in PLAIN_DTYPES:
+                        raise BadInput(
+                            f"{path}: tensor {key!r} is {shape} of {dtype}, config.json asks for "
+                            f"{shapes.get(name)} of {', '.join(PLAIN_DTYPES)}: they do not match"
+                        )
                     if name not in missing:
                         raise BadInput(f"{path}: tensor {key!r} is stored twice: remove one")
                     missing.discard(name)
@@ -281,22 +273,6 @@ def read_weights(model, folder):
         )
     if model.adapter:
         yield from model.adapter.weights(model)
-
-
-def check_tensor(place, tensor, shape):
-    """Raises BadInput unless a stored tensor has the model's shape and holds plain numbers."""
-    if shape is None:
-        raise BadInput(f"{place} is no part of the network in config.json: they do not match")
-    if tuple(tensor.get_shape()) != shape:
-        raise BadInput(
-            f"{place} is {tuple(tensor.get_shape())}, config.json asks for {shape}: they do not "
-            "match"
-        )
-    if tensor.get_dtype() not in PLAIN_DTYPES:
-        raise BadInput(
-            f"{place} is of type {tensor.get_dtype()}: quantised weights are not supported: use a "
-            "checkpoint without them"
-        )
 
 
 def save_model_folder(folder, weights, config, config_changes=None, adapter=None):
