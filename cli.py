@@ -230,8 +230,8 @@ def run(main, memory="use a smaller model or lower --max_completion_length"):
         sys.stdout.flush()
         return result
     except BadInput as error:
-        if os.environ.get("LOCAL_RANK", "0") == "0":  # once a machine: its files may be wrong
-            print_failure(" ".join(str(error).split()))
+        is_first = os.environ.get("LOCAL_RANK", "0") == "0"  # of its machine, whose files are wrong
+        print_failure(" ".join(str(error).split()), is_first)
         sys.exit(2)
     except BrokenPipeError:  # the reader (head, less) has seen enough
         sys.stderr.close()
@@ -279,9 +279,10 @@ def describe(error):
     return f"{text} ({Path(own[-1].filename).name} line {own[-1].lineno})"
 
 
-def print_failure(text):
+def print_failure(text, is_first=True):
     text = f"{Path(sys.argv[0]).name}: {text}"
-    print(text, file=sys.stderr, flush=True)
+    if is_first:
+        print(text, file=sys.stderr, flush=True)
     if "TORCHELASTIC_ERROR_FILE" in os.environ:  # torchrun ends with what this file says
         report = json.dumps({"message": {"message": text, "extraInfo": {"timestamp": time.time()}}})
         Path(os.environ["TORCHELASTIC_ERROR_FILE"]).write_text(report)

@@ -7,8 +7,8 @@ import hashlib
 import json
 import operator
 
-# Chat templates that write today's date (`strftime_now`) get this one: a command that is repeated or
-# resumed tomorrow has the same prompts. It stands in result files. Llama 3.1 has it in its template.
+# Chat templates that write today's date (`strftime_now`) get this one, which result files hold: a
+# command that is repeated or resumed tomorrow has the same prompts.
 CHAT_DATE = "2024-07-26"
 # SplitMix64 (Steele, Lea, Flood 2014): its step between two states, and its shifts and factors.
 GOLDEN = 0x9E3779B97F4A7C15

@@ -233,6 +233,7 @@ class Endpoint:
         try:
             content = self.read_response(message, timeout)
         except urllib.error.HTTPError as error:
+            self.gone_since = None
             return self.refusal(error, body)
         except urllib.error.URLError as error:
             reason = error.reason

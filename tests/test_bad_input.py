@@ -321,3 +321,20 @@ def test_torchrun_ends_with_the_line(tmp_path):
     line = "train_grpo.py: unknown argument '--top_p': --help lists every flag"
     assert done.returncode == 1 and done.stderr.startswith(line)
     assert line in done.stderr[-1500:] and done.stderr.count("Traceback") == 1  # torchrun's own
+
+
+def test_what_one_process_alone_meets_is_in_torchruns_last_lines(tmp_path):
+    script = tmp_path / "one.py"
+    script.write_text(
+        "import os, sys, time\n"
+        f"sys.path.insert(0, {str(ROOT)!r})\n"
+        "import cli\n"
+        "def main():\n"
+        "    if os.environ['RANK'] == '1':\n"
+        "        raise cli.BadInput('x.json: is gone: bring it back')\n"
+        "    time.sleep(30)\n"
+        "cli.run(main)\n"
+    )
+    command = ["torchrun", "--nproc_per_node", "2", str(script)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert "one.py: x.json: is gone: bring it back" in done.stderr[-1500:]
