@@ -35,8 +35,9 @@ ROPE_NUMBERS = {  # RoPE type -> its positive numbers
 COMPUTES = re.compile(
     "attn|attention|qk|kv|head|rope|rotary|posi|alibi|norm|scal|multipl|factor|soft|clip|mup|logit"
     "|embed|residual|parallel|skip|layer|window|chunk|sink|gate|bias|activ|expert|moe|router|quant"
-    "|compress|mlp|ffn|lora|dim|ntk|yarn|unit|mamba|recurr|cross|shared|depth|width|vision|text_conf"
-    "|auto_map"
+    "|compress|mlp|ffn|lora|dim|ntk|yarn|unit|mamba|recurr|cross|shared|depth|width|vision|text_con"
+    "|auto_map",
+    re.IGNORECASE,
 )
 HARMLESS = re.compile("dropout|flash|cache|attn_implementation|output_")
 INDEX = "model.safetensors.index.json"
