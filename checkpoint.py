@@ -242,15 +242,18 @@ def read_weights(model, folder):
                     name, stored = key.removeprefix("model."), file.get_slice(key)
                     if name.endswith("rotary_emb.inv_freq"):
                         continue  # old folders store the frequencies of RoPE
-                    if name == "lm_head.weight" and name not in shapes:
-                        head = file.get_tensor(key)  # some folders store a tied head a second time
-                        continue
+                    # Some folders store a tied head a second time.
+                    is_second = name == "lm_head.weight" and name not in shapes
+                    expected = shapes.get("embed_tokens.weight" if is_second else name)
                     shape, dtype = tuple(stored.get_shape()), stored.get_dtype()
-                    if shape != shapes.get(name) or dtype not in PLAIN_DTYPES:
+                    if shape != expected or dtype not in PLAIN_DTYPES:
                         raise BadInput(
                             f"{path}: tensor {key!r} is {shape} of {dtype}, config.json asks for "
-                            f"{shapes.get(name)} of {', '.join(PLAIN_DTYPES)}: they do not match"
+                            f"{expected} of {', '.join(PLAIN_DTYPES)}: they do not match"
                         )
+                    if is_second:
+                        head = file.get_tensor(key)
+                        continue
                     if name not in missing:
                         raise BadInput(f"{path}: tensor {key!r} is stored twice: remove one")
                     missing.discard(name)

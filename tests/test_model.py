@@ -413,6 +413,16 @@ def test_what_old_folders_hold_besides_is_passed_over(tmp_path):
     )
 
 
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.int8])
+def test_a_second_head_of_another_type_is_refused(dtype, tmp_path):
+    build("llama tied", tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].to(dtype)
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(BadInput, match="lm_head.weight' is .* of [FI]8"):
+        Model.from_pretrained(tmp_path)
+
+
 @pytest.mark.parametrize("shard_size", ["1GB", "40KB"])
 def test_a_head_that_differs_from_a_tied_embedding_is_refused(shard_size, tmp_path):
     theirs = build("llama untied", tmp_path, max_shard_size=shard_size)
