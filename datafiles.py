@@ -11,6 +11,7 @@ import json
 import os
 import re
 import zlib
+from collections import Counter
 from pathlib import Path
 
 from cli import BadInput, parse_json
@@ -152,19 +153,47 @@ def sources(name_or_path, split):
     names = [str(name_or_path)]
     if not os.path.exists(name_or_path):
         names = [name.strip() for name in names[0].split(",")]
-    for name in names:
-        path = Path(os.path.expanduser(name))
-        if name and os.path.isdir(path):
-            files = files_of_split(path, split)
-        elif ENDING.search(name):
-            files = [path]
-        elif os.path.exists(path) or not re.match(r"\w", name):
-            raise BadInput(
-                f"{name}: no such file, or of unknown ending: "
-                "give a .jsonl, .json, .csv (each also .gz) or .parquet"
-            )
-        else:
-            files = []
+    files_of_names = [files_named(name, split) for name in names]
+    source_of = source_names({file for files in files_of_names for file in files})
+    for name, files in zip(names, files_of_names):
+        if not files:
             yield name, name, hub_rows(name, split)
         for file in files:
-            yield str(file), ENDING.sub("", file.name), file_rows(file)
+            yield str(file), source_of[file], file_rows(file)
+
+
+def files_named(name, split):
+    """The files that one of the names stands for; none for a hub dataset."""
+    path = Path(os.path.expanduser(name))
+    if name and os.path.isdir(path):
+        return files_of_split(path, split)
+    if ENDING.search(name):
+        return [path]
+    if os.path.exists(path) or not re.match(r"\w", name):
+        raise BadInput(
+            f"{name}: no such file, or of unknown ending: "
+            "give a .jsonl, .json, .csv (each also .gz) or .parquet"
+        )
+    return []
+
+
+def source_names(files):
+    """{file: the name of its set}: the file's name, with folders in front where sets share it.
+
+    The shards of one set (train-00000-of-00002) share their name. LLMBar calls every file dataset,
+    so that name always has its folder in front.
+    """
+    stems = Counter(ENDING.sub("", str(file.absolute())) for file in files)
+    paths = {}
+    for file in files:
+        stem = ENDING.sub("", str(file.absolute()))
+        unique = stems[stem] == 1  # else a.json stands beside a.csv
+        paths[file] = Path(re.sub(r"-\d+-of-\d+$", "", stem) if unique else file.absolute())
+    found = {}
+    for file, path in paths.items():
+        depth = 2 if path.name == "dataset" else 1
+        others = [other for other in paths.values() if other != path]
+        while any(other.parts[-depth:] == path.parts[-depth:] for other in others):
+            depth += 1
+        found[file] = "/".join(path.parts[-depth:])
+    return found

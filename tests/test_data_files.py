@@ -253,6 +253,34 @@ def test_paths_are_read_one_after_the_other_and_formats_may_differ(tmp_path):
     assert len(load_pairs(str(comma))) == 1
 
 
+@pytest.mark.parametrize(
+    "files, expected",
+    [
+        (["one.jsonl", "two.jsonl"], ["one", "two"]),
+        (["Natural/dataset.json"], ["Natural/dataset"]),
+        (
+            ["x/Natural/dataset.json", "Neighbor/dataset.json"],
+            ["Natural/dataset", "Neighbor/dataset"],
+        ),
+        (["x/A/dataset.json", "y/A/dataset.json"], ["x/A/dataset", "y/A/dataset"]),
+        (["x/test.jsonl", "y/test.jsonl", "z.jsonl"], ["x/test", "y/test", "z"]),
+        (
+            ["x/data/test-00000-of-00001.json", "y/data/test-00000-of-00001.json"],
+            ["x/data/test", "y/data/test"],
+        ),
+        (["x/test-00000-of-00002.json", "x/test-00001-of-00002.json"], ["test", "test"]),
+        (["x/a.json", "x/a.jsonl"], ["a.json", "a.jsonl"]),
+    ],
+)
+def test_sets_are_named_by_what_tells_them_apart(tmp_path, files, expected):
+    for file in files:
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        write(tmp_path / file, [{"query": "Q", "a": "x", "b": "y"}])
+    pairs = load_pairs(",".join(str(tmp_path / file) for file in files))
+    assert [pair.source for pair in pairs] == expected
+    assert len({pair.id for pair in pairs}) == len(files)
+
+
 def test_hub(monkeypatch):
     calls = []
 
