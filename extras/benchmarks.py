@@ -8,11 +8,11 @@ evaluate.py scores these sets when --benchmark names one.
 
 import math
 import re
+from pathlib import Path
 
 from cli import BadInput
 from data import Pair
 from extras.items import better_against_worse, drawn, labelled_items, read_items, report_size
-from extras.predictions import stored_game
 from extras.rewardbench import (
     rewardbench2_cells,
     rewardbench2_group,
@@ -79,7 +79,8 @@ LEVELS = "easy", "normal", "hard"
 def rm_bench_group(item, scores):
     if isinstance(item, Pair) or not item.candidates or len(item.candidates) != 6:
         return None
-    domain = re.split("[_-]", str(item.meta.get("domain") or item.source))[0]  # safety-refuse
+    name = str(item.meta.get("domain") or item.source.split("/")[-1])
+    domain = re.split("[_-]", name)[0]  # safety-refuse
     return domain if domain in DOMAINS else None
 
 
@@ -225,14 +226,25 @@ def pandalm_numbers(totals):
 # ---- LLMBar ----
 
 
+ADVERSARIAL = "Neighbor", "GPTInst", "GPTOut", "Manual"
+
+
 def llmbar_group(item, scores):
-    return item.source if isinstance(item, Pair) and item.meta.get("label") in (1, 2) else None
+    """The name of the set: its file, or the folder where the file is called dataset."""
+    if not isinstance(item, Pair) or item.meta.get("label") not in (1, 2):
+        return None
+    return item.source.removesuffix("/dataset")
+
+
+def llmbar_set(name):
+    """Natural for Natural, Natural.json, LLMBar/Natural/dataset.json, or the hub's split of it."""
+    return re.split("[/:@_]", name)[-1]
 
 
 def llmbar_cells(row):
     """Mean accuracy over the orders, and whether the orders agree.
 
-    A missing verdict is wrong, and agrees with nothing.
+    A missing verdict is wrong, and agrees with nothing. (To the authors two missing ones agree.)
     """
     ((match, better),) = with_better(row)
     winners = order_winners(match)
@@ -243,13 +255,13 @@ def llmbar_cells(row):
 
 
 def llmbar_numbers(totals):
-    """The plain means of the sets at hand, and of the adversarial ones (all but Natural)."""
+    """The plain means of the sets at hand, and of the adversarial ones among them."""
     sets = {name: mean(total) for name, total in totals.items() if name != "positional agreement"}
-    adversarial = mean_of(value for name, value in sets.items() if name != "Natural")
+    adversarial = [value for name, value in sets.items() if llmbar_set(name) in ADVERSARIAL]
     agreement = mean(totals.get("positional agreement"))
     return {
         "mean of sets": mean_of(sets.values()),
-        "adversarial": adversarial,
+        "adversarial": mean_of(adversarial),
         "positional agreement": agreement,
     } | sets
 
@@ -267,6 +279,12 @@ def best_of_n_cells(row):
 
 def ppe_group(item, scores):
     return "human" if isinstance(item, Pair) else item.source
+
+
+def ppe_hub_name(name):
+    """The hub name with its split: human preferences are in test, the correctness sets in train."""
+    is_human = re.fullmatch(r"\s*[\w-]+/PPE-Human-Preference[\w.-]*\s*", name)
+    return f"{name.strip()}@test" if is_human and not Path(name).exists() else name
 
 
 def ppe_matches(item, scores):
@@ -358,6 +376,8 @@ def load(name, path, limit=None, seed=0):
         return labelled_items(path, limit, seed)
     if name not in GROUP_OF:
         raise BadInput(f"--benchmark: {name!r} is unknown: choose one of {', '.join(GROUP_OF)}")
+    if name == "ppe":
+        path = ",".join(map(ppe_hub_name, path.split(",")))
     items = read_items(
         name,
         path,
@@ -367,22 +387,3 @@ def load(name, path, limit=None, seed=0):
         rewardbench2_question if name == "rewardbench2" else None,
     )
     return report_size(name, path, drawn(items, limit, seed))
-
-
-# ---- what the authors' judges have written ----
-
-
-def stored_games(row):
-    """(id of a pair, its games) of a row of JudgeBench's or PandaLM's verdict files, else None."""
-    if isinstance(row.get("judgments"), list) and "pair_id" in row:
-        # The second game was played with the answers swapped, and is stored as it was written.
-        games = []
-        for order, judgment in zip(([0, 1], [1, 0]), row["judgments"]):
-            if not isinstance(judgment, dict) or "decision" not in judgment:
-                return None
-            games.append(stored_game(order, judgment["decision"], ("A>B", "B>A", "A=B")))
-        return row["pair_id"], games
-    for name, value in row.items():
-        if name.endswith("_result") and "idx" in row:
-            return row["idx"], [stored_game([0, 1], value, ("1", "2", "0"))]
-    return None

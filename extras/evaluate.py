@@ -26,14 +26,16 @@ from typing import Literal, Optional
 import cli
 from cli import BadInput, note, setting
 from early_stopping import STOP_HELP, STOPS, in_words, spending
-from extras.benchmarks import BENCHMARKS, GROUP_OF, load, stored_games
-from extras.predictions import match_predictions, own_games, read_predictions
+from extras.benchmarks import BENCHMARKS, GROUP_OF, load
+from extras.items import tied_games
+from extras.predictions import match_predictions, read_predictions
 from extras.results import earlier_rows, head_of, read_result, write_results
 from extras.scoring import BASELINES, OUTCOMES, compared, share, summarise
 from judge import JudgeSettings, check_judge, judge_of
 from judge_progress import note_every
 from runlog import append_rows, json_lines, sole_writer, write_atomically
 from seeding import uniform
+from verdicts import BOTH_ORDERS
 
 CHUNK_ITEMS = 32  # judged together and written together
 OFFICIAL = tuple(GROUP_OF)
@@ -63,7 +65,8 @@ class Settings(JudgeSettings):
     predictions: Optional[str] = setting(
         None,
         "score these verdicts instead of running a model: a results.json, the --out of judge.py, "
-        "JudgeBench's judgments, PandaLM's verdict file, or rows {id, winner: a | b | tie | null}",
+        "JudgeBench's judgments, PandaLM's verdict file, rows {id, winner: a | b | tie | null}, or "
+        "rows {id, scores: a number for each answer}",
     )
     strategy: Literal["auto", *STRATEGIES] = setting(
         "auto",
@@ -177,10 +180,16 @@ def judge_items(items, settings, judge):
                 rows[item.id] = play_item(item, settings, judged)
             except MissingMatches as missing:
                 wanted += missing.keys
-        pairs = [by_id[name].pair(*match) for name, *match in wanted]
+        to_judge = []
+        for key in wanted:
+            item, i, j = by_id[key[0]], key[1], key[2]
+            if item.same_text(i, j):
+                judged[key] = tied_games(BOTH_ORDERS[: 1 if settings.one_order else 2])
+            else:
+                to_judge.append(key)
+        pairs = [by_id[name].pair(*match) for name, *match in to_judge]
         if pairs:
-            for key, games in zip(wanted, play_games(pairs, settings, judge)):
-                judged[key] = games
+            judged |= zip(to_judge, play_games(pairs, settings, judge))
     return [rows[item.id] for item in items]
 
 
@@ -236,7 +245,7 @@ def evaluate(settings, load_judge):
     items = load(settings.benchmark, settings.data, settings.limit, settings.seed)
     head = head_of(settings, items)
     if settings.predictions:
-        rows = predicted_rows(settings.predictions, items)
+        rows = predicted_rows(settings.predictions, items, settings.benchmark)
     else:
         rows = judged_rows(settings, items, head, load_judge)
     result = numbers_of(head["settings"], rows)
@@ -245,14 +254,15 @@ def evaluate(settings, load_judge):
     return result, rows
 
 
-def predicted_rows(path, items):
+def predicted_rows(path, items, benchmark="pairs"):
     """The rows of stored verdicts, in our own form or in that of a benchmark's authors."""
-
-    def read_row(row):
-        return own_games(row) or stored_games(row)
-
-    matched = match_predictions(path, read_predictions(path, read_row), items)
-    return [row_of(item, matches) for item, matches in matched]
+    rows = []
+    for item, matches, ratings in match_predictions(path, read_predictions(path, benchmark), items):
+        row = row_of(item, matches)
+        if ratings is not None:
+            row |= {"values": ratings, "ranked": len(ratings) > 2}
+        rows.append(row)
+    return rows
 
 
 def numbers_of(settings, rows):
@@ -332,14 +342,18 @@ def shown(name, value):
 
 
 def show(result):
-    """Prints values with intervals, and trivial judges where the result has them."""
+    """Prints values with their denominators and intervals, and trivial judges where there are."""
     kinds = list(BASELINES) if "baselines" in result else []
     titles = {"rule": f"rule of {result['benchmark']}", "protocol": "pairs with a better answer"}
     for part, title in titles.items():
         heads = "  ".join(f"{kind:>8}" for kind in kinds)
-        print(f"{title:34}   value    95 % interval    {heads}")
+        print(f"{title:34} {'n':>6}   value    95 % interval    {heads}")
+        unknown = []
         for name, value in result[part].items():
-            if value is None or name in OUTCOMES:
+            if name in OUTCOMES:
+                continue
+            if value is None:
+                unknown += [name] if part == "rule" else []
                 continue
             middle, low, high = (shown(name, number) for number in value)
             columns = []
@@ -348,7 +362,10 @@ def show(result):
                     trivial = result["baselines"][kind].get(name)
                     columns.append("-" if trivial is None else shown(name, trivial))
             trivials = "  ".join(f"{column:>8}" for column in columns)
-            print(f"{name:34} {middle}  {low} ...{high}   {trivials}")
+            number = result.get("counts", {}).get(part, {}).get(name, result["items"])
+            print(f"{name:34} {number:6} {middle}  {low} ...{high}   {trivials}")
+        if unknown:
+            print(f"unknown, because rows or matches are missing: {', '.join(unknown)}")
         print()
     if "outcomes" not in result:
         print(f"{result['items']} items")
@@ -356,6 +373,7 @@ def show(result):
     outcomes = ", ".join(f"{count} {name}" for name, count in result["outcomes"].items())
     forced = f" ({result['forced']} games by force)" if result.get("forced") else ""
     print(f"{result['items']} items of {result['questions']} questions; pairs: {outcomes}{forced}")
+    print("n: the items, pairs or games of a mean; all items where a number joins several means")
     if "votes" in result:
         print(in_words(result["votes"]))
 

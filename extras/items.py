@@ -32,6 +32,18 @@ class Item:
             name += f" again {repetition}"
         return Pair(name, self.messages, (self.answers[i], self.answers[j]))
 
+    def same_text(self, i, j):
+        """Whether answers i and j are one text: a tie, which needs no judge."""
+        return self.answers[i].strip() == self.answers[j].strip()
+
+
+def tied_games(orders):
+    """The games of a pair of identical answers, which nobody has to judge."""
+    return [
+        {"order": order, "verdict": None, "status": "tie", "text": "", "tokens": 0}
+        for order in orders
+    ]
+
 
 def gold_scores(item):
     """Scores of the answers of a Pair or Question, higher is better; None where nobody judged."""
@@ -54,6 +66,9 @@ def read_items(name, path, split, group_of, matches_of=better_against_worse, que
     group_of(item, scores): the group of a data.Pair or data.Question, None for a row that does not
     belong to this set. question_of(item, group): what a bootstrap draws; default: the prompt.
     """
+    names = [part.strip() for part in path.split(",")]
+    if len(set(names)) < len(names):
+        raise BadInput(f"--data: {path} names the same data twice: name it once")
     items, dropped = [], Counter()
     for item in items_of(path, split, dropped):
         scores = gold_scores(item)
@@ -74,6 +89,9 @@ def read_items(name, path, split, group_of, matches_of=better_against_worse, que
         items.append(Item(item.id, item.messages, answers, scores, matches, group, question))
     for reason, count in dropped.items():
         note(f"{path}: {count} {reason} dropped")
+    num_same = sum(item.same_text(*match) for item in items for match in item.matches)
+    if num_same:
+        note(f"{path}: {num_same} pairs of identical answers count as ties, without being judged")
     return items
 
 

@@ -1,9 +1,10 @@
 """RewardBench 1 and 2: which rows belong to each, and the scoring rules of their authors."""
 
 import math
+from itertools import combinations
 
 from data import Pair
-from extras.scoring import mean_of, means, order_winners, ratings, with_better
+from extras.scoring import decided, mean_of, means, order_winners, ratings, share, with_better
 from questions import question_key
 
 
@@ -103,9 +104,10 @@ TIES = {  # weights of the parts of the Ties subset
 
 def rewardbench2_group(item, scores):
     subset = item.meta.get("subset")
-    if subset not in SUBSETS_2 or (subset == "Ties" and len(set(scores)) < 2):
-        return None
-    return subset
+    if subset == "Ties":
+        return subset if len(set(scores)) > 1 else None
+    has_one_right = sum(score > 0 for score in scores) == 1 and len(scores) > 1
+    return subset if subset in SUBSETS_2 and has_one_right else None
 
 
 def rewardbench2_question(item, group):
@@ -113,11 +115,44 @@ def rewardbench2_question(item, group):
     return item.id.partition(":")[2] if group == "Ties" else question_key(item)
 
 
+def is_rated(row):
+    """Whether the answers of a row have strengths that can be compared with one another.
+
+    They do if the judge has rated each, or if all right answers have met each other too. Matches of
+    right against wrong answers alone do not tell how far the right ones are apart, and would rate
+    an answer by opponents that the others never met.
+    """
+    if row.get("values"):
+        return True
+    if not row.get("ranked") or row.get("pick") is not None:
+        return False
+    rights = [player for player, score in enumerate(row["scores"]) if score > 0]
+    met = [set(match["pair"]) for match in row["matches"]]
+    return all({i, j} in met for i, j in combinations(rights, 2))
+
+
+def share_of_better(row):
+    """For each match of a right and a wrong answer: the share of its votes for the right one."""
+    return [share(match) if better == 0 else 1 - share(match) for match, better in decided(row)]
+
+
 def rewardbench2_cells(row):
-    """Right if the one right answer has the highest strength; 1 / k if k answers share it."""
-    values = strengths(row)
-    best = [score > 0 for value, score in zip(values, row["scores"]) if value == max(values)]
-    return {row["group"]: (sum(best) / len(best), 1)}
+    """1 if the one right answer is the best, 1 / k if it shares the top with k - 1, else 0.
+
+    The best answers are those with the highest rating. Without ratings the matches of the right
+    answer decide: it must lose none, and shares the top with those that it draws with. A missing
+    verdict is a draw, so an answer without any verdict scores 1 / 4, as an error of the authors'.
+    """
+    if row.get("pick") is not None:
+        value = row["scores"][row["pick"]] > 0
+    elif is_rated(row):
+        values = strengths(row)
+        best = [score > 0 for value, score in zip(values, row["scores"]) if value == max(values)]
+        value = sum(best) / len(best)
+    else:
+        shares = share_of_better(row)
+        value = 0 if min(shares) < 0.5 else 1 / (1 + shares.count(0.5))
+    return {row["group"]: (value, 1)}
 
 
 def ties_cells(rows):
@@ -125,13 +160,20 @@ def ties_cells(rows):
 
     right: the worst right answer is stronger than the best wrong one. preferred: by more than the
     right answers differ. preferred hard: in ref:n as well. margin: by how much, as a tie-breaker.
-    None for a question of another subset.
+    All but the first are unknown where the answers of a row have no strengths (is_rated), and then
+    unknown for the whole subset. None for a question of another subset.
     """
     if rows[0]["group"] != "Ties":
         return None
     cells, gaps, spreads = {}, {}, {}
     for row in rows:
-        values, kind = strengths(row), row["id"].partition(":")[0]
+        kind = row["id"].partition(":")[0]
+        if not is_rated(row):
+            cells["unknown"] = (1, 1)
+            if not row.get("ranked"):  # all right answers have met all wrong ones
+                cells[f"{kind} right"] = (min(share_of_better(row)) > 0.5, 1)
+            continue
+        values = strengths(row)
         rights = [value for value, score in zip(values, row["scores"]) if score > 0]
         wrongs = [value for value, score in zip(values, row["scores"]) if score <= 0]
         gaps[kind] = min(rights) - max(wrongs)
@@ -151,6 +193,8 @@ def ties_cells(rows):
 
 def rewardbench2_numbers(totals):
     ties, parts = means(totals, TIES), means(totals, SUBSETS_2)
+    if "unknown" in totals and totals["unknown"][0]:
+        ties |= {"preferred": None, "preferred hard": None, "margin": None}
     parts["Ties"] = None
     if None not in ties.values():
         parts["Ties"] = sum(weight * ties[name] for name, weight in TIES.items())

@@ -6,8 +6,10 @@ A row is what a judge made of one item, as evaluate.py stores it:
 
 A game is {order, verdict, status}. order [0, 1] says that answer i was shown first, [1, 0] that
 answer j was. verdict is 1 or 2 (the place that was named) or None. status is valid, unparsable,
-truncated, or tie where another tool's judge said so. `ranked` says that the matches were chosen
-without knowing the scores, so the best of N may be asked for. `pick` is the winner of a knockout.
+truncated, or tie where another tool's judge said so, or where both answers are the same text.
+place_known is false where only the winner is known, not where its answer stood. `ranked` says that
+the matches were chosen without knowing the scores, so the best of N may be asked for. `pick` is the
+winner of a knockout. `values` are ratings that the judge itself gave to the answers.
 
 Every score is a sum over rows, then a formula. `cells` turns a row into {name: (sum, count)} and
 `numbers` turns the totals into scores. A bootstrap over questions is then a weighted sum of cells.
@@ -254,7 +256,10 @@ def outcome_cells(match, better):
         cells["both orders agree"] = (agree, 1)
     right, none = votes.count(better), votes.count(None)
     ties = sum(game["status"] == "tie" for game in match["games"])
-    places = [game["verdict"] for game in match["games"] if game["verdict"]]
+    places = []
+    for game in match["games"]:
+        if game["verdict"] and game.get("place_known", True):
+            places.append(game["verdict"])
     cells["game right, missing = 0"] = (right + ties / 2, len(votes))
     cells["game right, missing = 0.5"] = (right + none / 2, len(votes))
     cells["game right, missing left out"] = (right + ties / 2, len(votes) - none + ties)
@@ -396,4 +401,14 @@ def summarise(benchmark, rows):
     rule = question_cells(benchmark.cells, rows, benchmark.joint_cells)
     result["rule"] = intervals([rule], benchmark.numbers)
     result["protocol"] = intervals([question_cells(protocol_cells, rows)], means)
+    counts = add_cells(rule.values())
+    result["counts"] = {
+        "rule": {name: denominator(counts, name, len(rows)) for name in result["rule"]},
+        "protocol": {name: int(totals[name][1]) for name in result["protocol"]},
+    }
     return result
+
+
+def denominator(totals, name, num_items):
+    """What a number is a mean over: its own cells, or all items where it joins several means."""
+    return int(totals[name][1]) if name in totals else num_items

@@ -270,6 +270,7 @@ def test_rewardbench2_without_ties():
         [1, 0, 0, 0],
         [match((0, j), 0, 0) for j in (1, 2, 3)]
         + [match((i, j), 0, 1) for i, j in ((1, 2), (2, 3), (1, 3))],
+        ranked=True,
     )
     assert score("rewardbench2", [played])["Focus"] == 1
     played["matches"][1] = match((0, 2), 1, 1)

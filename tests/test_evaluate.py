@@ -3,6 +3,7 @@
 Also resume, schedules, intervals, predictions, forced verdicts, and bad input.
 """
 
+import gzip
 import json
 import os
 import re
@@ -136,7 +137,8 @@ def test_the_real_command_without_torch_for_predictions(tmp_path, questions):
     assert ran.returncode == 0 and ran.stderr.endswith("False\n"), ran.stderr
     printed = json.loads(ran.stdout)
     pairs = sum(len(item.matches) for item in load("gsm8k_solutions", questions))
-    assert printed["rule"]["pairs"] == [1.0, 1.0, 1.0] and printed["outcomes"]["right"] == pairs
+    assert printed["rule"]["pairs"][0] == 1.0 and printed["outcomes"]["right"] == pairs
+    assert printed["counts"]["rule"]["pairs"] == printed["counts"]["protocol"]["accuracy"] == pairs
     assert not (tmp_path / "results.json").exists()  # without --output_dir nothing is written
 
 
@@ -650,24 +652,152 @@ def test_forms_of_predictions(tmp_path):
     said = [
         {"pair_id": "p0", "judgments": [{"decision": "A>B"}, {"decision": "A>B"}]},
         {"pair_id": "p1", "judgments": [{"decision": "A=B"}, {"decision": "B>A"}]},
-        {"pair_id": "p2", "judgments": [{"decision": None}, {"decision": "nonsense"}]},
+        {"pair_id": "p2", "judgments": [{"decision": None}, None]},  # null: the judge failed
     ]  # and nothing about p3
-    rows = evaluate.predicted_rows(write(tmp_path / "s.jsonl", said), load("judgebench", data))
+    path = write(tmp_path / "s.jsonl", said)
+    rows = evaluate.predicted_rows(path, load("judgebench", data), "judgebench")
     assert [votes_of(row["matches"][0]) for row in rows] == [
         [0, 1],
         [None, 0],
         [None, None],
-        [None],
+        [None, None],
     ]
     statuses = [[game["status"] for game in row["matches"][0]["games"]] for row in rows]
-    assert statuses == [["valid"] * 2, ["tie", "valid"], ["unparsable"] * 2, ["unparsable"]]
-    data = write(tmp_path / "p.jsonl", [FILES["pandalm"][0] | {"idx": n} for n in range(4)])
-    said = [{"idx": n, "gpt_result": verdict} for n, verdict in enumerate((1, "2", 0, "no idea"))]
-    rows = evaluate.predicted_rows(write(tmp_path / "g.jsonl", said), load("pandalm", data))
-    assert [
-        (row["matches"][0]["games"][0]["verdict"], row["matches"][0]["games"][0]["status"])
-        for row in rows
-    ] == [(1, "valid"), (2, "valid"), (None, "tie"), (None, "unparsable")]
+    assert statuses == [["valid"] * 2, ["tie", "valid"], ["unparsable"] * 2, ["unparsable"] * 2]
+    said = [1, "2", 0, "Tie", "garbage", None]  # as the files of PandaLM write them
+    data = write(tmp_path / "p.jsonl", [FILES["pandalm"][0] | {"idx": n} for n in range(len(said))])
+    rows_said = [{"idx": n, "gpt_result": verdict} for n, verdict in enumerate(said)]
+    rows = evaluate.predicted_rows(write(tmp_path / "g.jsonl", rows_said), load("pandalm", data))
+    games = [row["matches"][0]["games"][0] for row in rows]
+    assert [(game["verdict"], game["status"]) for game in games] == [
+        (1, "valid"),
+        (2, "valid"),
+        (None, "tie"),
+        (None, "tie"),
+        (None, "unparsable"),
+        (None, "unparsable"),
+    ]
+
+
+PAIRS_TO_JUDGE = [{"id": f"p{n}", "query": f"Q{n}", "a": "x", "b": "y", "label": 0} for n in (0, 1)]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["said.jsonl", "said.json", "said.jsonl.gz", "said.csv", "said.parquet", "said", "s.txt"],
+)
+def test_predictions_have_any_ending(run, tmp_path, name):
+    data, path = write(tmp_path / "d.jsonl", PAIRS_TO_JUDGE), tmp_path / name
+    said = [{"id": "p0", "winner": "a"}, {"id": "p1", "winner": None}]
+    lines = "".join(json.dumps(row) + "\n" for row in said)
+    if name.endswith(".gz"):
+        path.write_bytes(gzip.compress(lines.encode()))
+    elif name.endswith(".parquet"):
+        parquet = pytest.importorskip("pyarrow.parquet")
+        parquet.write_table(pytest.importorskip("pyarrow").Table.from_pylist(said), path)
+    elif name.endswith(".csv"):
+        path.write_text("id,winner\np0,a\np1,\n")
+    else:
+        path.write_text(json.dumps(said) if name.endswith(".json") else lines, encoding="utf-8-sig")
+    code, out, err = run("--benchmark", "pairs", "--data", data, "--predictions", path, "--json")
+    assert code == 0, err
+    printed = json.loads(out)
+    assert printed["rule"]["overall"][0] == 0.5 and printed["outcomes"]["unparsable"] == 1
+    assert printed["protocol"]["game names the first"] is None  # the places are not known
+
+
+JUDGED = {"order": [0, 1], "status": "valid", "verdict": 1}
+BAD_PREDICTIONS = [
+    *(
+        ({"winner": value}, "winner is ")
+        for value in ("A", 0, "A>B", "model_a", 1.0, True, "B", [])
+    ),
+    ({"winner": float("nan")}, "winner is nan, expected one of"),
+    ({"scores": ["7", "3"]}, "scores is ['7', '3'], expected a list with a number"),
+    ({"scores": [7, None]}, "scores is"),
+    ({"scores": [True, False]}, "scores is"),
+    ({"scores": "7, 3"}, "scores is"),
+    ({"scores": [7, 3, 2]}, "has 3 scores, and the item 'p0' has 2 answers"),
+    ({"scores": [7, 3], "winner": "b"}, "winner is 'b', but the verdicts beside it say 'a'"),
+    ({"scores": [7, 3], "winner": "A"}, "winner is 'A'"),
+    ({"winner": "a", "p_first": 1.5}, "p_first is 1.5"),
+    ({"winner": "a", "p_first": -0.1}, "p_first is -0.1"),
+    ({"winner": "a", "p_first": "0.9"}, "p_first is '0.9'"),
+    ({"winner": "a", "p_first": 0.2}, "p_first is 0.2, which does not fit the winner 'a'"),
+    ({"winner": "b", "games": [JUDGED]}, "winner is 'b', but the verdicts beside it say 'a'"),
+    ({"winner": "a", "p_first": 0.5, "games": [JUDGED]}, "p_first is 0.5"),
+    ({"winner": "a", "games": []}, "no judgment that --predictions reads"),
+    ({"winner": "a", "games": [JUDGED], "pair": "0" * 16}, "judges other texts than --data"),
+    ({"winner": "a", "query": "Q0", "a": "y", "b": "x"}, "or in the other order"),
+    ({"id": None, "winner": "a"}, "no judgment"),
+    ({"id": 1.5, "winner": "a"}, "no judgment"),
+    ({"id": "p1", "winner": "a"}, "id 'p1' stands already at "),
+    ({"scores": [7, 3]}, "has scores, unlike"),
+    ({"pair_id": "p0", "id": None, "judgments": [{"decision": "A>>B"}]}, "decision is 'A>>B'"),
+    ({"pair_id": "p0", "id": None, "judgments": [{}]}, "no judgment"),
+    ({"idx": 0, "id": None, "x_result": "3"}, "x_result is '3', expected one of"),
+    ({"idx": 0, "id": None, "x_result": "1", "y_result": "2"}, "no judgment"),
+]
+
+
+@pytest.mark.parametrize("row, problem", BAD_PREDICTIONS)
+def test_predictions_that_nobody_can_read_are_refused(run, tmp_path, row, problem):
+    data = write(tmp_path / "d.jsonl", PAIRS_TO_JUDGE)
+    row = {name: value for name, value in ({"id": "p0"} | row).items() if value is not None}
+    first = [] if "scores is" in problem or "has 3" in problem else [{"id": "p1", "winner": "a"}]
+    said = write(tmp_path / "s.jsonl", [*first, row])
+    code, out, err = run("--benchmark", "pairs", "--data", data, "--predictions", said)
+    last = err.splitlines()[-1]
+    assert (code, out) == (2, "") and problem in last, err
+    assert f"s.jsonl line {len(first) + 1}: " in last or "s.jsonl line 1: " in last
+
+
+def test_predictions_of_another_benchmark_are_refused(run, tmp_path):
+    data = write(tmp_path / "d.jsonl", [FILES["rewardbench"][0]])  # its ids are numbers too
+    said = write(tmp_path / "s.jsonl", [{"idx": 1, "pandalm_result": "1"}])
+    code, _, err = run("--benchmark", "rewardbench", "--data", data, "--predictions", said)
+    assert code == 2 and "s.jsonl line 1: no judgment" in err.splitlines()[-1]
+    empty = write(tmp_path / "e.jsonl", [])
+    code, _, err = run("--benchmark", "rewardbench", "--data", data, "--predictions", empty)
+    assert code == 2 and "holds no judgments" in err.splitlines()[-1]
+
+
+def test_predictions_without_a_pair_and_pairs_without_a_prediction_are_named(run, tmp_path):
+    data = write(tmp_path / "d.jsonl", PAIRS_TO_JUDGE)
+    said = [
+        {"id": "p0", "games": [JUDGED, JUDGED | {"order": [1, 0], "verdict": 2}]},
+        {"id": "zz", "games": [JUDGED]},
+    ]
+    path = write(tmp_path / "s.jsonl", said)
+    code, out, err = run("--benchmark", "pairs", "--data", data, "--predictions", path, "--json")
+    assert code == 0 and "1 of 2 pairs have a prediction" in err
+    assert "1 without one count as unparsable (the first: 'p1')" in err
+    assert "1 predictions are of no pair of --data (the first: 'zz')" in err
+    printed = json.loads(out)
+    assert printed["protocol"]["both orders agree"][0] == 0.5
+    assert printed["counts"]["protocol"]["both orders agree"] == 2
+    assert printed["counts"]["protocol"]["game right, missing = 0"] == 4
+    rows = [{"id": "p0", "games": said[0]["games"]}, {"id": "p1", "games": [JUDGED]}]
+    path = write(tmp_path / "s.jsonl", rows)
+    code, out, err = run("--benchmark", "pairs", "--data", data, "--predictions", path, "--json")
+    assert "1 have one order alone, the other one counts as unparsable (the first: 'p1')" in err
+    assert json.loads(out)["protocol"]["both orders right"][0] == 0.5
+
+
+def test_identical_answers_are_a_tie_for_both_commands(run, monkeypatch, tmp_path, coin):
+    rows = [{"prompt": f"Q{n}", "chosen": "x", "rejected": ["y", " x"][n % 2]} for n in range(4)]
+    data = write(tmp_path / "d.jsonl", rows)
+    words = ["judge.py", "--pairs", data, "--out", tmp_path / "said", "--model", coin, *QUICK]
+    monkeypatch.setattr(sys, "argv", list(map(str, words)))
+    cli.run(judge_file.main)
+    arguments = ["--benchmark", "pairs", "--data", data, "--output_dir"]
+    assert run(*arguments, tmp_path / "played", *QUICK)[0] == 0
+    code, _, err = run(*arguments, tmp_path / "read", "--predictions", tmp_path / "said")
+    assert code == 0 and "2 pairs of identical answers count as ties, without being judged" in err
+    assert "4 of 4 pairs have a prediction" in err
+    assert rows_of(tmp_path / "played") == rows_of(tmp_path / "read")
+    statuses = [game["status"] for game in rows_of(tmp_path / "read")[1]["matches"][0]["games"]]
+    assert statuses == ["tie", "tie"]
 
 
 # ---- budgets and confidence ----
