@@ -91,7 +91,7 @@ def read_items(name, path, split, group_of, matches_of=better_against_worse, que
         note(f"{path}: {count} {reason} dropped")
     num_same = sum(item.same_text(*match) for item in items for match in item.matches)
     if num_same:
-        note(f"{path}: {num_same} pairs of identical answers count as ties where nobody has judged them")
+        note(f"{path}: {num_same} pairs of identical answers are ties unless judged")
     return items
 
 

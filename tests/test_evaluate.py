@@ -793,7 +793,7 @@ def test_identical_answers_are_a_tie_for_both_commands(run, monkeypatch, tmp_pat
     arguments = ["--benchmark", "pairs", "--data", data, "--output_dir"]
     assert run(*arguments, tmp_path / "played", *QUICK)[0] == 0
     code, _, err = run(*arguments, tmp_path / "read", "--predictions", tmp_path / "said")
-    assert code == 0 and "2 pairs of identical answers count as ties where nobody has judged them" in err
+    assert code == 0 and "2 pairs of identical answers are ties unless judged" in err
     assert "4 of 4 pairs have a prediction" in err
     assert rows_of(tmp_path / "played") == rows_of(tmp_path / "read")
     statuses = [game["status"] for game in rows_of(tmp_path / "read")[1]["matches"][0]["games"]]
