@@ -118,7 +118,13 @@ def add_judgments(pairs, path, consistent_only=False):
     """
     rows, numbers = {}, {}
     for number, row in cli.read_json_lines(path, "--judgments"):
-        rows[row.get("id")], numbers[row.get("id")] = row, number
+        name = str(row.get("id"))
+        if name in rows:
+            raise BadInput(
+                f"--judgments: {path} line {number}: id {name!r} stands already at line "
+                f"{numbers[name]}: remove one"
+            )
+        rows[name], numbers[name] = row, number
     for pair in pairs:
         row = rows.get(pair.id)
         problem = None

@@ -175,6 +175,9 @@ def test_a_judge_labels_the_pairs(data, tmp_path):
         add_judgments(pairs, path)
     with pytest.raises(BadInput, match="lacks pair new"):
         add_judgments([Pair("new", [], ("a", "b"))], path)
+    path.write_text(json.dumps(rows[0]) + "\n" + json.dumps(rows[0]) + "\n")
+    with pytest.raises(BadInput, match="line 2: id .* stands already at line 1"):
+        add_judgments(pairs, path)
 
 
 def dpo(*arguments, launcher=(), check=True):
