@@ -193,6 +193,8 @@ def find_adapter(folder, adapter):
 def adapter_of(settings):
     """The Adapter that --lora_rank and --lora_alpha of a trainer ask for. Raises BadInput."""
     alpha = DEFAULT_ALPHA if settings.lora_alpha is None else settings.lora_alpha
+    if settings.lora_rank == 0:
+        raise BadInput("--lora_alpha: goes with --lora_rank: give both")
     if settings.lora_rank < 1 or not 0 < alpha < math.inf:
         raise BadInput("--lora_rank, --lora_alpha: give a rank of at least 1 and an alpha above 0")
     name = str(settings.model)

@@ -1,5 +1,6 @@
 """LoRA: gradients by hand and against full fine-tuning, PEFT's files both ways, the commands."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from extras import train_dpo
 from judge import Judge
 from kernels.packed_attention import packed_attention
 from model import Model, pack_groups
+from ranking import RankSettings, cache_names
 from resume import load_checkpoint
 from sampler import generate
 
@@ -310,6 +312,12 @@ def test_a_judge_loads_an_adapter_either_way(folder, tmp_path):
     assert len(judgment.games) == 2
 
 
+def test_a_cache_of_matches_knows_the_adapter(folder, tmp_path):
+    settings = RankSettings(query="?", style="rrm", adapter=str(saved(stirred(folder), tmp_path)))
+    names = cache_names(settings, folder, ["an answer"])
+    assert names != cache_names(dataclasses.replace(settings, adapter=None), folder, ["an answer"])
+
+
 def test_files_hold_the_adapter_alone(folder, tmp_path):
     checkpoint = saved(stirred(folder), tmp_path)
     names = {path.name for path in checkpoint.iterdir()}
@@ -354,7 +362,9 @@ def test_what_does_not_fit_is_refused(folder, tmp_path):
         Policy(adapter, ALONE, adapter=new_adapter(folder, rank=2))
     with pytest.raises(BadInput, match="a server loads its own"):
         Judge("name", base_url="http://127.0.0.1:1/v1", adapter=adapter)
-    for rank, alpha in ((0, 8.0), (-1, None), (2, 0.0), (2, float("nan"))):
+    with pytest.raises(BadInput, match="--lora_alpha: goes with --lora_rank"):
+        new_adapter(folder, rank=0)
+    for rank, alpha in ((-1, None), (2, 0.0), (2, float("nan"))):
         with pytest.raises(BadInput, match="--lora_rank, --lora_alpha"):
             new_adapter(folder, rank, alpha)
     broken = lora.read_adapter(adapter).config
