@@ -1,5 +1,6 @@
 """runs/qwen: questions never move between sets, forced verdicts, tables worked by hand."""
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -18,7 +19,11 @@ import best_of  # noqa: E402
 import chains  # noqa: E402
 import changed  # noqa: E402
 import gsm8k_sets  # noqa: E402
-import table  # noqa: E402
+
+# Other folders of runs/ have a table.py too, so this one is not imported by its name.
+table_spec = importlib.util.spec_from_file_location("qwen_table", ROOT / "runs/qwen/table.py")
+table = importlib.util.module_from_spec(table_spec)
+table_spec.loader.exec_module(table)
 
 
 def call(*arguments):
