@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from test_fuzz import JSON, VALUES, damaged, fuzz, result_or_bad_input, time_limit
 
 import cli
+import equality
 import judge
 import train_grpo
 import train_sft
-import verify
 from cli import BadInput
 from extras import endpoint, evaluate
 from extras.endpoint import Reply, TransientError
@@ -146,10 +146,10 @@ def test_verdicts_of_any_text(style):
 )
 def test_answers_and_references_of_any_text(answer, reference):
     with time_limit(5, answer):
-        stated = verify.stated_answer(answer)
+        stated = equality.stated_answer(answer)
         assert stated is None or isinstance(stated, str)
-        for option in verify.alternatives(reference):
-            assert verify.quick_check(answer if stated is None else stated, option) in (
+        for option in equality.alternatives(reference):
+            assert equality.quick_check(answer if stated is None else stated, option) in (
                 True,
                 False,
                 None,
@@ -462,7 +462,7 @@ def test_parsers_of_long_texts(unit):
             judge.parse_verdict(text, style)
         task_type(text)
         disarm(text)
-        verify.stated_answer(text)
-        verify.quick_check(text, "7"), verify.quick_check("7", text)
+        equality.stated_answer(text)
+        equality.quick_check(text, "7"), equality.quick_check("7", text)
         judge_messages(load_style("rrm"), text, text, text)
         assert time.process_time() - start < 2.5

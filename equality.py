@@ -1,0 +1,410 @@
+r"""Is an answer equal to its reference? One rule: extract, normalise, compare.
+
+A wrong answer that passes for right would be paid for. So what is not surely equal is different.
+
+1. Extract. The last \boxed or \fbox that is not empty counts, with boxes that a comma or "and"
+   joins to it. Else the last of these: <answer>...</answer>, a "####" line that is a value or the
+   last line, "the answer is ...", "Answer: ...". Else the whole text, its last formula, or its last
+   number. What is cut off inside a box or a tag is no answer.
+2. Normalise. Unicode, LaTeX and markdown get one spelling. Case stays. A comma inside a number
+   goes ("1,234"), but not inside brackets.
+3. Compare, by the first of these that decides:
+   text      Equal texts are equal. Words ignore case; symbols, units and abbreviations do not.
+   choice    "B", "(B)", "B) 5" and "B: text" are the choice B.
+   unit      A reference without a unit leaves it free. A unit in the reference has to be met,
+             except degrees and dollars. 50% is 50/100; it also meets a bare reference above 1.
+   number    Numbers are exact fractions: 0.333 is not 1/3.
+   words     Other texts with words, dates, times, ranges and numbers of another base differ.
+   brackets  (1, 2) and [1, 2) keep their order; \{1, 2\} and a bare list "1, 2" do not.
+   formula   Two formulas are equal if they have equal values wherever they are real.
+
+The last two need algebra, by the parser of math-verify and by sympy. They may hang, so verify.py
+runs them in processes with a deadline.
+"""
+
+import json
+import re
+import unicodedata
+from fractions import Fraction
+
+TAIL = 20_000  # characters at the end of a solution in which an answer is looked for
+LONGEST = 1000  # characters of an answer that is compared as more than a text
+
+
+# ---- 1. extract ----
+
+BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s*")
+BETWEEN_BOXES = re.compile(r"[\s$]*(?:,|;|,?\s*(?:\\text\{)?\s*(?:and|or)\b\s*\}?)[\s$]*")
+ANSWER_TAG = re.compile(r"<answer>(.*?)(</answer>|\Z)", re.DOTALL)
+HASHES = re.compile(r"^.*(?<!#)####(?!#)[ \t]*(.*)$", re.MULTILINE)
+PHRASE = re.compile(
+    r"\banswers?\b(?!\s+(?:choices|options))"
+    r"(?:[^\n.:=]{0,60}?(?:\b(?:is|are|be|equals)\b|[:=])(?:[\s*_:]|\Z)[\s*_:]*|[\s*_]*\n\s*(?=\S))"
+    r"(?:(?:therefore|thus|hence|then|clearly|simply|exactly|indeed|equal to)\b[,:]?\s*)?"
+    r"((?:(?!</)[^\n]){0,300})",
+    re.IGNORECASE,
+)
+END_OF_CLAUSE = re.compile(r"[.?;](?=\s|$)|[,\s]\s*(?:because|since|so|which|where|when|as)\b")
+# Words that make another number of the one before them
+SCALES = "hundred thousand million billion trillion dozen".split()
+LAST_NUMBER = re.compile(
+    r"(?<![\w^_.,:/\\])[-−+]?[$€£]?(?:\d+\s(?=\d+/\d))?"
+    r"\.?\d+(?:[-.,:/]\d+)*(?:[eE][-+]?\d+)?(?![\w^\\])"
+    rf"(?:\s*(?:\\?%|°|(?:[ap]\.?m|{'|'.join(SCALES)}|and a half)\b))?",
+    re.ASCII,
+)
+LAST_FORMULA = re.compile(r"\$\$?([^$\n]+)\$\$?|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+
+
+def candidates(text):
+    """The readings of a solution, of which one has to fit: the stated answer if there is one."""
+    text = text.strip()
+    stated = stated_answer(text)
+    if stated is not None or BOX.search(text):
+        return [stated or ""]
+    tail = text[-TAIL:]
+    readings, end = [text], 0
+    numbers, formulas = (list(kind.finditer(tail)) for kind in (LAST_NUMBER, LAST_FORMULA))
+    if numbers:
+        line = tail[numbers[-1].start() : numbers[-1].start() + 300].partition("\n")[0]
+        end = numbers[-1].end()
+        readings += [numbers[-1][0], END_OF_CLAUSE.split(line, maxsplit=1)[0]]
+    if formulas and formulas[-1].end() > end:
+        formula = formulas[-1][formulas[-1].lastindex]
+        readings = [text, formula.rpartition("=")[2]]
+    return readings
+
+
+def stated_answer(text):
+    """What a text marks as its answer; None without a mark, "" where it is cut off."""
+    box = boxed_answer(text)
+    if box is not None:
+        return box
+    text = text[-TAIL:].rstrip()
+    statements = [(-1, None)]
+    for match in ANSWER_TAG.finditer(text):
+        statements.append((match.start(), match[1] if match[2] else ""))
+    for match in HASHES.finditer(text):
+        if match[1].strip() and (match.end() == len(text) or is_value(match[1])):
+            statements.append((match.start(), match[1]))
+    for match in PHRASE.finditer(text):
+        value = END_OF_CLAUSE.split(match[1], maxsplit=1)[0]
+        if value or match.end() == len(text):
+            statements.append((match.start(), value))
+    _, last = max(statements, key=lambda statement: statement[0])
+    if last is None:
+        return None
+    inner = stated_answer(last)  # "#### The answer is 5"
+    return last.strip() if inner is None else inner
+
+
+def is_value(text):
+    """Whether a line is a number, a formula or a choice, so that it is no heading."""
+    text = normalise(text)
+    return bool(choice(text)) or is_formula(split_unit(text)[0])
+
+
+def boxed_answer(text):
+    """The last box that is not empty, and those joined to it; None without one, "" if cut off."""
+    contents, next_start = [], None
+    for match in reversed(list(BOX.finditer(text))):
+        content, end = braced(text, match.end())
+        if end is None:
+            return ", ".join(contents)
+        is_joined = contents and BETWEEN_BOXES.fullmatch(text[end:next_start])
+        if contents and not is_joined:
+            break
+        if content.strip():
+            next_start = match.start()
+            if content.strip() not in contents:
+                contents.insert(0, content.strip())
+    return ", ".join(contents) or None
+
+
+def braced(text, start):
+    """(content of the braces that open at start, their end); the end is None if there is none.
+
+    Without a brace the next word counts, as in \\boxed5.
+    """
+    if text[start : start + 1] != "{":
+        word = re.compile(r"(?:[-+]?[\w.,/]*\w)?").match(text, start)
+        return word[0], word.end()
+    depth = 0
+    for match in re.compile(r"\\.|[{}]", re.DOTALL).finditer(text, start):  # \{ is no brace
+        depth += {"{": 1, "}": -1}.get(match[0], 0)
+        if depth == 0:
+            return text[start + 1 : match.start()], match.end()
+    return "", None
+
+
+def alternatives(reference):
+    """The texts of a JSON list such as '["18"]', else the reference alone.
+
+    Of a reference that is a whole solution, its stated answer.
+    """
+    if reference.lstrip().startswith('["'):
+        try:
+            return [str(option) for option in json.loads(reference)]
+        except (ValueError, RecursionError):
+            pass
+    return [stated_answer(reference) or reference]
+
+
+# ---- 2. normalise ----
+
+# What Unicode's own normalisation (NFKC) would lose is spelled out before it.
+BEFORE_NFKC = [
+    (r"[\u00bc-\u00be\u2150-\u215e]", r" \g<0>"),  # 3 and a half: two characters, a mixed number
+    (r"[\u00b9\u00b2\u00b3\u2070-\u207e]+", r"^{\g<0>}"),
+    (r"[\u2080-\u208e]+", r"_{\g<0>}"),
+    (r"[\u00ba\u02da]", "°"),  # two characters that look like degrees
+    (r"(?<=\d)[\u00a0\u2009\u202f](?=\d{3}(?!\d))", ""),
+]
+
+
+def spell_greek(match):
+    return f"\\{unicodedata.name(match[0]).split()[-1].lower()} "
+
+
+SPELLINGS = [
+    # characters
+    (r"[\u2010-\u2013−]", "-"),
+    (r"[×\u2715]", r"\\times "),
+    (r"[·⋅∙]", r"\\cdot "),
+    (r"[÷\u2044\u2215]", "/"),
+    (r"√", r"\\sqrt "),
+    (r"[αβγδεθλπρσφω]", spell_greek),
+    (r"∞", r"\\infty "),
+    (r"±", r"\\pm "),
+    (r"∪", r"\\cup "),
+    (r"∈", r"\\in "),
+    (r"≤|\\leq(?![a-z])", r"\\le "),
+    (r"≥|\\geq(?![a-z])", r"\\ge "),
+    # LaTeX that only changes how things look
+    (r"\\(?:left|right|[bB]igg?[lrm]?|displaystyle|limits)(?![a-z])", ""),
+    (r"\\[dtc]frac", r"\\frac"),
+    (r"(?<=\d)(?:\{,\}|,?\\[,!])\s*(?=\d{3}(?!\d))", ""),  # 1{,}000 and 1\,000
+    (r"(?<!\\)\\[,;:!> ]|\\q?quad(?![a-z])|~", " "),
+    (r"(?<!\\)\\[()\[\]]", " "),
+    (r"\\(?:text[a-z]*|math(?:rm|bf|it|sf)|[mh]box|operatorname|emph)\*?\s*\{([^{}]*)\}", r"\1"),
+    (r"\\([%#&_])", r"\1"),
+    (r"\s*\^\s*", "^"),
+    (r"\^\{?\\circ\}?|\\degree(?![a-z])|\s+°|°", "°"),
+    # plain writing that stands for LaTeX
+    (r"(?<=\d)\s*(?i:([ap])\.?\s?m\b)\.?", r" \1m"),
+    (r"(?<=[\d.])[eE]([-+]?\d+)(?!\w)", r"\\times 10^{\1}"),
+    (r"(?<=\w)\*\*(?=[\w(])", "^"),
+    (r"\*\*", ""),
+    (r"\*", r"\\cdot "),
+    (r"(?<![\\A-Za-z])(sqrt|sin|cos|tan|log|ln|pi|infty)(?![A-Za-z])", r"\\\1 "),
+    (r"(?<![\\A-Za-z])(?:inf|infinity)(?![A-Za-z])", r"\\infty "),
+    (r"(?<=[\d})\]]),?\s+(?:and|or)\s+(?=[-+\d\\({.])", ", "),
+    # braces that LaTeX lets one leave out
+    (r"\\sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
+    (r"\\sqrt\s*(\d+|[A-Za-z])", r"\\sqrt{\1}"),
+    (r"\\frac\s*([\dA-Za-z])", r"\\frac{\1}"),
+    (r"(\\frac\s*\{[^{}]*\})\s*([\dA-Za-z])", r"\1{\2}"),
+    (r"(?<=[A-Za-z]) ?_\{?(\d+)\}?", r"\1"),  # H_2O
+    (r"([_^])\{(\w)\}", r"\1\2"),
+    (r"\s+", " "),
+]
+THOUSANDS = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:,\d{3})+(?!\d|,\d)")
+
+
+def normalise(text):
+    """One spelling of what means the same. Currency signs go behind their number, as units."""
+    if len(text) > LONGEST:
+        return text.strip()
+    for pattern, spelling in BEFORE_NFKC:
+        text = re.sub(pattern, spelling, text)
+    text = unicodedata.normalize("NFKC", text).strip("*_`\"'‘’“” \n\t")
+    is_currency = "\\$" in text or text.count("$") % 2 == 1  # else they enclose formulas
+    text = text.replace("\\$", "").replace("$", "")
+    for pattern, spelling in SPELLINGS:
+        text = re.sub(pattern, spelling, text)
+    if not re.search(r"[(\[]|\\\{", text):
+        text = THOUSANDS.sub(remove_commas, text)
+    text = text.rstrip(".,;:? ").strip()
+    if text.startswith("{") and braced(text, 0)[1] == len(text):
+        text = text[1:-1].strip()
+    sign = re.match(r"([-+]?)\s*([€£¥])\s*", text)
+    if sign:
+        text = f"{sign[1]}{text[sign.end() :]} {sign[2]}"
+    return f"{text} dollars" if is_currency and text else text
+
+
+def remove_commas(match):
+    return match[0].replace(",", "")
+
+
+# ---- 3. compare ----
+
+CHOICE = re.compile(
+    r"(?:[Oo]ption |[Cc]hoice )?(?:\(([A-Ja-j])\)|([A-J])(?:\)|[.:](?= )|$))[.:]?(.*)", re.DOTALL
+)
+SEVERAL_CHOICES = re.compile(
+    r"^\W*(?:or|and|nor|not|is)\b|^ ?[/,&]|(?:^|[\s(,/])[A-J](?:[).,:;]|$)"
+)
+NAME = re.compile(r"(\\?[A-Za-z]+(?:_?\w|_\{\w+\})?'?(?:\([a-z]\))?) ?(?:=|\\in(?![a-z])) ?([^=]+)")
+DECIMAL = re.compile(
+    r"([-+]?) ?(\d+\.?\d*|\.\d+)(?: ?\\(?:times|cdot) ?10\^\{?([-+]?\d{1,4})\}?)?", re.ASCII
+)
+FRACTION = re.compile(r"([-+]?) ?(?:(\d+) ?)?\\frac ?\{(\d+)\} ?\{(\d+)\}", re.ASCII)
+SLASH = re.compile(r"([-+]?) ?(?:(\d+) )?(\d+) ?/ ?(\d+)", re.ASCII)
+
+
+WORD = r"[A-Za-zμΩ]+(?:\^-?\d)?"
+UNIT = re.compile(
+    rf"(.*[\d}})\]]|.*\\pi)( ?)(%|°(?: ?[CF])?|[€£¥]|{WORD}(?:(?: |-| ?/ ?){WORD}){{0,4}})"
+)
+UNIT_NAMES = {"degree": "°", "percent": "%", "euro": "€"}
+SHORT_UNITS = """m g s h L l J N W V A cm mm km dm nm kg mg ml mL dL ft in yd mi lb lbs oz hr hrs Hz
+    Pa kW MW mW GW kV mV mA kJ MJ eV dB ms cc kB KB MB GB TB sq cu of""".split()
+NO_UNITS = """half halves third quarter score gross and not plus minus squared cubed more less fewer
+    than below above under over negative mod sin cos tan log""".split()
+NO_FRACTIONS = "month width length depth".split()  # they end like fifth and tenth
+
+# Equal as texts or not at all: ranges and scores, dates, times and ratios
+FIXED = re.compile(r"\d+(?:-\d+)+|\d+(?:/\d+){2,}|\d+(?: ?: ?\d+)+")
+SYMBOLS = re.compile(r"[\w\s\\{}()\[\]+\-*/^=<>.,;|!&]*", re.ASCII)
+# Letters side by side that are no product: long, with capitals, or beside a blank
+WORDS = re.compile(
+    r"[a-z]*[A-Z][A-Za-z]+|[a-z]+[A-Z]|[a-z]{4,}|(?<=[\w}\])] )[A-Za-z]{2,}|[A-Za-z]{2,}(?= \w)"
+)
+
+
+def quick_check(answer, reference):
+    """True, False or None where no algebra is needed, else "ask"."""
+    return decide(answer, reference, ask_a_worker)
+
+
+def ask_a_worker(answer, reference):
+    return "ask"
+
+
+def decide(answer, reference, compare_formulas):
+    """Step 3 for two texts: True, False, None, or what compare_formulas(answer, reference) says."""
+    answer, reference = normalise(answer), normalise(reference)
+    if not answer or not reference:
+        return False if reference else None
+    if same_text(answer, reference):
+        return True
+    if max(len(answer), len(reference)) > LONGEST:
+        return False
+    expected, given = choice(reference), choice(answer)
+    if expected and given:
+        texts_fit = not given[1] or not expected[1] or same_text(given[1], expected[1])
+        return given[0] == expected[0] and texts_fit
+    if expected:
+        return bool(expected[1]) and decide(answer, expected[1], compare_formulas)
+    answer, reference = without_name(answer, reference)
+    (answer, unit), (reference, expected_unit) = split_unit(answer), split_unit(reference)
+    if expected_unit not in (unit, "") and (unit or expected_unit not in ("dollar", "°", "%")):
+        return False
+    readings = [(answer, reference)]
+    if expected_unit == "%" and not unit:
+        readings = [(answer, hundredth(reference))]
+    elif unit == "%" and not expected_unit:
+        share, number = (hundredth(answer), reference), exact_number(reference)
+        readings = [share] if number is None or number <= 1 else [share, *readings]
+    return best_of([compare_values(*reading, compare_formulas) for reading in readings])
+
+
+def best_of(results):
+    """The result of an answer from those of its readings, of which one has to fit."""
+    for result in (True, "ask", None):
+        if result in results:
+            return result
+    return False
+
+
+def compare_values(answer, reference, compare_formulas):
+    """`decide` for texts without name and unit."""
+    given, expected = exact_number(answer), exact_number(reference)
+    if given is not None and expected is not None:
+        return given == expected
+    if is_formula(answer) and is_formula(reference):
+        return compare_formulas(answer, reference)
+    return same_text(answer, reference)
+
+
+def same_text(answer, reference):
+    return folded(answer) == folded(reference)
+
+
+def folded(text):
+    """The text without blanks beside punctuation, and with its words in lower case.
+
+    A word has three letters or more, four beside a number: "5 mW" is not "5 MW", "Pa" no "PA".
+    """
+    shortest = 4 if re.search(r"\d", text) else 3
+
+    def fold(match):
+        word = match[0]
+        is_word = len(word) >= shortest and word[1:].islower() or len(word) >= 5 and word.isupper()
+        is_known = word.lower() in ("yes", "no", "true", "false", "none", "am", "pm")
+        return word.casefold() if is_word or is_known else word
+
+    text = re.sub(r"\s*([^\w\s])\s*", r"\1", text)
+    return re.sub(r"\\?[^\W\d_]+", fold, text)  # the backslash keeps \Delta from \delta
+
+
+def choice(text):
+    """(letter, what stands behind it) of "B", "(B)", "B) 5" or "B: text", else None."""
+    match = CHOICE.fullmatch(text)
+    if not match or SEVERAL_CHOICES.search(match[3]):
+        return None
+    return (match[1] or match[2]).upper(), match[3].strip()
+
+
+def without_name(answer, reference):
+    """x = 5 and 5 as 5 and 5; two equations stay."""
+    texts = answer, reference
+    names = [NAME.fullmatch(text) for text in texts]
+    if all(names) or all("=" in text for text in texts):
+        return texts
+    return [name[2] if name else text for name, text in zip(names, texts)]
+
+
+def split_unit(text):
+    """("5", "apple") of "5 apples"; (text, "") without a unit."""
+    match = UNIT.fullmatch(text)
+    if not match:
+        return text, ""
+    value, blank, unit = match.groups()
+    shortest = 1 if blank and value[-1].isdigit() else 2  # 5 m is a length, 5m a product
+    for word in re.findall("[A-Za-zμΩ]+", unit):
+        singular = word.removesuffix("s")
+        makes_number = singular in NO_UNITS or word in NO_UNITS or singular in SCALES
+        makes_fraction = singular.endswith(("th", "rd")) and singular not in NO_FRACTIONS
+        is_long = len(word) > 3 or len(word) == 3 and blank or "°" in unit
+        is_short = word in SHORT_UNITS and len(word) >= shortest
+        if makes_number or makes_fraction or not (is_long or is_short):
+            return text, ""
+    unit = re.sub(r"(?<=[A-Za-z]{3})s\b", "", unit)  # apples, apple
+    return value, folded("1" + UNIT_NAMES.get(unit, unit))[1:]
+
+
+def hundredth(text):
+    return f"\\frac{{{text}}}{{100}}"
+
+
+def exact_number(text):
+    """The value of an integer, a decimal, a times 10^b, a fraction or a mixed number, else None."""
+    decimal = DECIMAL.fullmatch(text)
+    if decimal:
+        return Fraction(decimal[1] + decimal[2]) * Fraction(10) ** int(decimal[3] or 0)
+    fraction = FRACTION.fullmatch(text) or SLASH.fullmatch(text)
+    if not fraction or int(fraction[4]) == 0:
+        return None
+    sign, whole, above, below = fraction.groups()
+    return Fraction(sign + "1") * (int(whole or 0) + Fraction(int(above), int(below)))
+
+
+def is_formula(text):
+    """Whether nothing in the text is a word, or a number of a kind that algebra would misread."""
+    if FIXED.fullmatch(text) or not SYMBOLS.fullmatch(text) or re.search(r"\d_|\d [\d.]", text):
+        return False
+    bare = re.sub(r"\\(?:begin|end)\{\w+\}|\\[A-Za-z]+", "\\\\", text)
+    has_letters = re.search("[A-Za-z]{2}", bare)
+    return not WORDS.search(bare) and not (has_letters and re.fullmatch(r"[A-Za-z\s]*", bare))
