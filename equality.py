@@ -34,7 +34,7 @@ LONGEST = 1000  # characters of an answer that is compared as more than a text
 # ---- 1. extract ----
 
 BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s*")
-BETWEEN_BOXES = re.compile(r"[\s$]*(?:,|;|,?\s*(?:\\text\{)?\s*(?:and|or)\b\s*\}?)[\s$]*")
+BETWEEN_BOXES = re.compile(r"(?:,|;|,?(?:\\text\{)?(?:and|or)\}?)")  # without blanks
 ANSWER_TAG = re.compile(r"<answer>(.*?)(</answer>|\Z)", re.DOTALL)
 HASHES = re.compile(r"^.*(?<!#)####(?!#)[ \t]*(.*)$", re.MULTILINE)
 PHRASE = re.compile(
@@ -44,7 +44,7 @@ PHRASE = re.compile(
     r"((?:(?!</)[^\n]){0,300})",
     re.IGNORECASE,
 )
-END_OF_CLAUSE = re.compile(r"[.?;](?=\s|$)|[,\s]\s*(?:because|since|so|which|where|when|as)\b")
+END_OF_CLAUSE = re.compile(r"[.?;](?=\s|$)|[,\s](?:because|since|so|which|where|when|as)\b")
 # Words that make another number of the one before them
 SCALES = "hundred thousand million billion trillion dozen".split()
 LAST_NUMBER = re.compile(
@@ -111,7 +111,8 @@ def boxed_answer(text):
         content, end = braced(text, match.end())
         if end is None:
             return ", ".join(contents)
-        is_joined = contents and BETWEEN_BOXES.fullmatch(text[end:next_start])
+        between = "".join(text[end:next_start].strip("$ \n\t").split()) if contents else ""
+        is_joined = BETWEEN_BOXES.fullmatch(between)
         if contents and not is_joined:
             break
         if content.strip():
@@ -127,8 +128,8 @@ def braced(text, start):
     Without a brace the next word counts, as in \\boxed5.
     """
     if text[start : start + 1] != "{":
-        word = re.compile(r"(?:[-+]?[\w.,/]*\w)?").match(text, start)
-        return word[0], word.end()
+        word = re.match(r"(?:[-+]?[\w.,/]*\w)?", text[start:])[0]
+        return word, start + len(word)
     depth = 0
     for match in re.compile(r"\\.|[{}]", re.DOTALL).finditer(text, start):  # \{ is no brace
         depth += {"{": 1, "}": -1}.get(match[0], 0)
@@ -247,7 +248,7 @@ SEVERAL_CHOICES = re.compile(
 )
 NAME = re.compile(r"(\\?[A-Za-z]+(?:_?\w|_\{\w+\})?'?(?:\([a-z]\))?) ?(?:=|\\in(?![a-z])) ?([^=]+)")
 DECIMAL = re.compile(
-    r"([-+]?) ?(\d+\.?\d*|\.\d+)(?: ?\\(?:times|cdot) ?10\^\{?([-+]?\d{1,4})\}?)?", re.ASCII
+    r"([-+]?) ?(\d+(?:\.\d*)?|\.\d+)(?: ?\\(?:times|cdot) ?10\^\{?([-+]?\d{1,4})\}?)?", re.ASCII
 )
 FRACTION = re.compile(r"([-+]?) ?(?:(\d+) ?)?\\frac ?\{(\d+)\} ?\{(\d+)\}", re.ASCII)
 SLASH = re.compile(r"([-+]?) ?(?:(\d+) )?(\d+) ?/ ?(\d+)", re.ASCII)
@@ -345,7 +346,7 @@ def folded(text):
         is_known = word.lower() in ("yes", "no", "true", "false", "none", "am", "pm")
         return word.casefold() if is_word or is_known else word
 
-    text = re.sub(r"\s*([^\w\s])\s*", r"\1", text)
+    text = re.sub(r" ?([^\w\s]) ?", r"\1", " ".join(text.split()))
     return re.sub(r"\\?[^\W\d_]+", fold, text)  # the backslash keeps \Delta from \delta
 
 

@@ -152,7 +152,7 @@ def parse_formula(text):
     from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy
     from sympy import I, Symbol
 
-    text = re.sub(r"\d*\.\d+|\d+\.", as_fraction, text)
+    text = re.sub(r"(?<!\d)(?:\d*\.\d+|\d+\.)", as_fraction, text)
     config = ConversionConfig(lowercase_symbols=False)
     formula = latex2sympy(text, is_real=False, normalization_config=None, conversion_config=config)
     return formula.doit().subs(Symbol("i", real=False), I)

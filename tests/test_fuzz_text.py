@@ -349,6 +349,16 @@ def test_arguments(name, monkeypatch):
 # ---- regular expressions ----
 
 
+def use_of(path, call):
+    """The function of re that an expression meets; of a compiled one the method, if it has one."""
+    if call.func.attr != "compile":
+        return call.func.attr
+    text = path.read_text()
+    name = text.split("\n")[call.lineno - 1].partition(" = re.compile(")[0]
+    methods = set(re.findall(rf"\b{re.escape(name)}\.(\w+)\(", text))
+    return methods.pop() if len(methods) == 1 else "compile"
+
+
 def expressions():
     """(file and line, function, pattern) of all calls of re in the core; "x" for f-string parts."""
     for path in CORE:
@@ -376,7 +386,7 @@ def expressions():
             ]
             yield (
                 f"{path.name}:{node.lineno}",
-                node.func.attr,
+                use_of(path, node),
                 "".join(
                     piece.value if isinstance(piece, ast.Constant) else "x" for piece in pieces
                 ),

@@ -30,8 +30,8 @@ from measures import (  # noqa: E402
 )
 
 from cli import run  # noqa: E402
+from equality import exact_number, normalise, split_unit, stated_answer  # noqa: E402
 from extras.results import read_result  # noqa: E402
-from verify import plain, stated_answer  # noqa: E402
 
 CHARACTERS_PER_TOKEN = 3  # of the judge's own solutions, whose tokens are not stored
 
@@ -41,11 +41,9 @@ def result_of(answer):
     stated = stated_answer(answer)
     if stated is None:
         stated = ([""] + re.findall(r"-?\d[\d,]*(?:\.\d+)?", answer))[-1]
-    number = plain(stated).replace(",", "").strip()
-    try:
-        return str(float(number))
-    except ValueError:
-        return number or None
+    value, _ = split_unit(normalise(stated))
+    number = exact_number(value)
+    return value or None if number is None else str(float(number))
 
 
 def checked(row):
