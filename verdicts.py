@@ -71,15 +71,16 @@ def parse_verdict(text, style):
 def read_verdict(text, style, num_tokens, finish_reason, count_tokens=None):
     """The record of a game, without its order, from a text with "<think>" in front.
 
-    status: "valid" if there is a verdict, even in a text that was cut off after it; else
-    "truncated" (finish_reason "length") or "unparsable". Thinking ends with the last </think>, else
-    with the first verdict, else never. count_tokens(end): the generated tokens in text[:end].
+    status: "truncated" where the text was cut off (finish_reason "length"), else "valid" or
+    "unparsable". A text that was cut off has no verdict, even where a box was already closed: its
+    continuation might have contradicted it, and a judge in training should learn to stop.
+    Thinking ends with the last </think>, else with the first verdict, else never.
+    count_tokens(end): the generated tokens in text[:end].
     """
-    verdict = parse_verdict(text, style)
-    if verdict is not None:
-        status = "valid"
-    else:
-        status = "truncated" if finish_reason == "length" else "unparsable"
+    verdict, status = None, "truncated"
+    if finish_reason != "length":
+        verdict = parse_verdict(text, style)
+        status = "unparsable" if verdict is None else "valid"
     ends = [offset for offset, _ in find_verdicts(text, verdict_rule(style))]
     if "</think>" in text:
         ends = [text.rfind("</think>")]

@@ -48,9 +48,9 @@ def is_readable(game, force_verdict):
 def both_verdicts(judge, prompt, game):
     """(prefix, [[token], [token]]): the two continuations that name place 1 and place 2."""
     rule, text = judge.style.verdict, game["text"]
-    if game["status"] == "valid":
-        start, _ = find_verdicts(text, rule)[0]
-        text = text[:start]
+    found = find_verdicts(text, rule)
+    if found:
+        text = text[: found[0][0]]
     elif text.rfind("<think>") > text.rfind("</think>"):
         text += "\n</think>\n\n"
     else:

@@ -208,9 +208,11 @@ def test_read_completion():
         )
     assert read(thought, "length")["status"] == "truncated" and read("")["tokens"] == 1
     assert read(f"{ONE} {TWO}")["status"] == "unparsable"
-    # a verdict that was written before the cut is a verdict
-    found = read(f"<think></think>{ONE} because", "length")
-    assert (found["verdict"], found["status"], found["think_tokens"]) == (1, "valid", 1)
+    # a text that was cut off has no verdict, even where a box was already closed
+    for cut_off in (f"<think></think>{ONE} because", ONE):
+        found = read(cut_off, "length")
+        assert (found["verdict"], found["status"]) == (None, "truncated")
+    assert read(f"<think></think>{ONE} because", "length")["think_tokens"] == 1
 
 
 def record(verdict, right=1, longer=1, think_tokens=50):
