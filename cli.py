@@ -19,6 +19,8 @@ import typing
 from pathlib import Path
 
 DISK_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+# what commands a terminal, for str.translate
+CONTROL = dict.fromkeys([*range(9), *range(11, 32), *range(127, 160)], "\N{REPLACEMENT CHARACTER}")
 
 
 class BadInput(Exception):
@@ -214,7 +216,7 @@ def one_line(text, width=60):
 def note(message):
     """Prints what is not a result to standard error; of several processes only the first speaks."""
     if os.environ.get("RANK", "0") == "0":
-        print(message, file=sys.stderr, flush=True)
+        print(str(message).translate(CONTROL), file=sys.stderr, flush=True)
 
 
 def run(main, memory="use a smaller model or lower --max_completion_length"):
@@ -280,7 +282,7 @@ def describe(error):
 
 
 def print_failure(text, is_first=True):
-    text = f"{Path(sys.argv[0]).name}: {text}"
+    text = f"{Path(sys.argv[0]).name}: {text}".translate(CONTROL)
     if is_first:
         print(text, file=sys.stderr, flush=True)
     if "TORCHELASTIC_ERROR_FILE" in os.environ:  # torchrun ends with what this file says

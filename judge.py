@@ -13,7 +13,6 @@ a place in a prompt. torch is imported when a model is loaded, not before.
 """
 
 import json
-import re
 import sys
 from dataclasses import dataclass, field
 from typing import Literal, Optional
@@ -345,10 +344,9 @@ def describe(judgment):
 def show(judgment):
     """Prints the games as the judge wrote them, and the outcome."""
     dim, plain = ("\033[2m", "\033[0m") if sys.stdout.isatty() else ("", "")
-    control = r"[\x00-\x08\x0b-\x1f\x7f-\x9f]"  # a text must not command the terminal
     for number, game in enumerate(judgment.games, start=1):
         first, second = ("AB"[index] for index in game["order"])
-        text = re.sub(control, "\N{REPLACEMENT CHARACTER}", game["text"]).strip()
+        text = game["text"].translate(cli.CONTROL).strip()
         vote = vote_of(game)
         outcome = game["status"] if vote is None else f"{'AB'[vote]} is better"
         place = f"game {number} of {len(judgment.games)}"

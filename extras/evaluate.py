@@ -363,6 +363,7 @@ def show(result):
                     columns.append("-" if trivial is None else shown(name, trivial))
             trivials = "  ".join(f"{column:>8}" for column in columns)
             number = result.get("counts", {}).get(part, {}).get(name, result["items"])
+            name = name.translate(cli.CONTROL)
             print(f"{name:34} {number:6} {middle}  {low} ...{high}   {trivials}")
         if unknown:
             print(f"unknown, because rows or matches are missing: {', '.join(unknown)}")

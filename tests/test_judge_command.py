@@ -153,6 +153,9 @@ def test_orders_to_the_terminal_are_not_carried_out(capsys):
     )
     out = capsys.readouterr().out
     assert "\033" not in out and "\x9b" not in out and "bye" in out and "\n\tend" in out
+    cli.note("pair \033[2J\rx")
+    cli.print_failure("line 3: id \x9b1m is written twice")
+    assert not set("\033\r\x9b") & set(capsys.readouterr().err)
 
 
 def test_votes_left_out_are_reported(monkeypatch, capsys, coin, coin_judge):
@@ -520,9 +523,10 @@ def test_a_pair_that_is_too_long_is_truncated_and_the_others_judged(
 ):
     batch(tmp_path / "before.jsonl")
     big = {"query": "q", "a": "x " * 5000, "b": "y"}
-    pairs_file.write_text(pairs_file.read_text() + json.dumps({"id": "big"} | big) + "\n")
+    pairs_file.write_text(pairs_file.read_text() + json.dumps({"id": "big\033[2J"} | big) + "\n")
     code, out, err = batch(tmp_path / "out.jsonl", "--json")
-    assert code == 0 and "pair big: its prompt has" in err and "counted as truncated" in err
+    assert code == 0 and "pair big\ufffd[2J: its prompt has" in err and "\033" not in err
+    assert "counted as truncated" in err
     *rows, last = (tmp_path / "out.jsonl").read_bytes().splitlines(keepends=True)
     assert b"".join(rows) == (tmp_path / "before.jsonl").read_bytes()
     games = json.loads(last)["games"]

@@ -199,14 +199,21 @@ def test_the_command(tmp_path):
     try:
         url = process.stdout.readline()
         assert url.startswith("http://127.0.0.1:")
-        status, reply = post(
-            int(url.split(":")[2].split("/")[0]), ask("what is 6 * 7?", "42", "43", "44")
-        )
+        port = int(url.split(":")[2].split("/")[0])
+        status, reply = post(port, ask("what is 6 * 7?", "42", "43", "44"))
         assert (
             status == 200
             and len(reply["rewards"]) == 3
             and sum(reply["rewards"]) == pytest.approx(1.5)
         )
+        asked = [
+            ask("too long " * 3000, "a", "b") if n == 7 else ask("q", "a", "b" * n)
+            for n in range(20)
+        ]
+        with ThreadPoolExecutor(20) as pool:  # the judge's context is 4096
+            replies = list(pool.map(lambda one: post(port, one), asked))
+        assert [status for status, _ in replies] == [200] * 7 + [400] + [200] * 12
+        assert "the judge's context is 4096" in replies[7][1]["error"]
     finally:
         process.terminate()
         process.wait()
