@@ -203,9 +203,9 @@ class JudgeTask:
         own_rewards = {"verdict": verdict_reward, "consistency": consistency_reward}
         self.reward_function = own_rewards.get(settings.reward)
         if self.reward_function is None:
-            from plugins import import_function
+            from rewards import import_reward
 
-            self.reward_function = import_function(settings.reward, "--reward")
+            self.reward_function = import_reward(settings.reward)
 
     def load_items(self, name, flag, split):
         """The labelled pairs of --train_data or --eval_data. Raises BadInput if there is none."""

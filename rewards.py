@@ -1,9 +1,10 @@
 """What a solver's completion is worth: plain functions with the signature that users of TRL know.
 
-    reward(prompts, completions, **columns) -> list[float]
+    reward(prompts, completions, **columns) -> list[float | None]
 
-There is one reward for each completion. A prompt's completions stand side by side, and every
-column is a list as long as `completions`. Prompts and completions are texts or message lists.
+There is one reward for each completion; None if it cannot be scored. A prompt's completions stand
+side by side, and every column is a list as long as `completions`. Prompts and completions are texts
+or message lists.
 A function of your own, in a module on the Python path, is given to the trainer as
 `--reward MODULE:FUNCTION` (it trains a judge) or `--reward solve:MODULE:FUNCTION` (a solver).
 
@@ -13,21 +14,99 @@ A function of your own, in a module on the Python path, is given to the trainer 
 Those of a judge in training, verdict_reward and consistency_reward, are in judge_task.py.
 """
 
+import asyncio
 import bisect
+import functools
+import inspect
 import itertools
 import json
 import math
+import numbers
 import random
 from dataclasses import dataclass
 
 from chat import encode_chat
+from cli import BadInput
 from data import Pair, place, to_messages
 from judge_task import consistency_reward, verdict_reward  # noqa: F401  users look for them here
+from plugins import import_function
 from seeding import stable_hash
 from styles import judge_messages
 
 SCALES = "shrunk", "win_rate", "elo"
 SHRINK = 2.0  # how many times the noise counts in `match_rewards` (runs/reward)
+
+
+# ---- a function of the user's own ----
+
+
+def import_reward(name):
+    """The reward function MODULE:FUNCTION, whose results `read_rewards` reads.
+
+    It may be an `async def`, and may return (rewards, matches of each group) like compare_groups.
+    """
+    function = import_function(name, "--reward")
+
+    @functools.wraps(function)
+    def reward(prompts, completions, **columns):
+        result = function(prompts=prompts, completions=completions, **columns)
+        if inspect.iscoroutine(result):
+            result = asyncio.run(result)
+        if isinstance(result, tuple) and result and isinstance(result[-1], list):
+            rewards, groups = result
+            return read_rewards(rewards, prompts, completions, name), groups
+        return read_rewards(result, prompts, completions, name)
+
+    return reward
+
+
+def read_rewards(result, prompts, completions, name):
+    """The rewards that a function returned, as floats; NaN for None: a completion without a score.
+
+    result: a list, tuple, generator, array or tensor of one number for each completion. A number is
+    an int or float of Python, numpy or torch. Raises BadInput for all else.
+    """
+    expected = f"expected a list of {len(completions)} numbers, one for each completion"
+    if isinstance(result, (str, bytes, dict, set)) or not is_iterable(result):
+        raise BadInput(f"--reward {name}: returned {type(result).__name__}, {expected}")
+    values = list(result)
+    if len(values) != len(completions):
+        raise BadInput(f"--reward {name}: returned {len(values)} rewards, {expected}")
+    rewards = []
+    for number, value in enumerate(values, start=1):
+        reward = plain_number(value)
+        if reward is None:
+            raise BadInput(
+                f"--reward {name}: returned {value!r:.80} for completion {number} of "
+                f"{len(values)}, {completions[number - 1]!r:.200} after "
+                f"{prompts[number - 1]!r:.200}: return a finite number, or None for no score"
+            )
+        rewards.append(reward)
+    return rewards
+
+
+def is_iterable(value):
+    try:
+        iter(value)
+    except TypeError:  # arrays of no dimension have __iter__, too
+        return False
+    return True
+
+
+def plain_number(value):
+    """A number as float, None as NaN, and all else (bool, NaN, infinity, text) as None.
+
+    Nothing above 1e18 is a reward: its square is infinite in fp32.
+    """
+    if value is None:
+        return math.nan
+    try:
+        value = value.item() if hasattr(value, "item") else value  # numpy, torch
+    except (ValueError, RuntimeError):  # more than one number
+        return None
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not abs(value) <= 1e18:
+        return None
+    return float(value)
 
 
 # ---- what both rewards of a solver read ----

@@ -6,7 +6,7 @@ prompt is, how a completion is read and what reward it gets. Nothing here asks w
 
 import itertools
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -107,25 +107,10 @@ def sample(policy, task, groups, num_generations, settings):
 def rewards(task, groups, settings):
     """The task's rewards of this process's groups, (groups, num_generations) in fp32.
 
-    Raises ValueError for a reward that is missing or not a finite number.
+    NaN: the reward function gave None, so the completion is not scored.
     """
-    if not groups:
-        return torch.zeros(0, settings.num_generations)
-    values = task.rewards(groups)
-    completions = [(group, record) for group in groups for record in group.records]
-    if len(values) != len(completions):
-        raise ValueError(
-            f"--reward {settings.reward}: returned {len(values)} rewards for "
-            f"{len(completions)} completions"
-        )
-    for value, (group, record) in zip(values, completions):
-        # A group with a NaN would pass for one with equal rewards.
-        if not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise ValueError(
-                f"--reward {settings.reward}: returned {value}, which is no finite number, for "
-                f"{record['text'][:200]!r} after {group.messages!r:.200}"
-            )
-    return torch.tensor(values, dtype=torch.float32).view(len(groups), -1)
+    values = task.rewards(groups) if groups else []
+    return torch.tensor(values, dtype=torch.float32).view(len(groups), settings.num_generations)
 
 
 def token_pieces(tokenizer, completion, opened_think, stops):
@@ -243,13 +228,17 @@ def add_ref_logprobs(batches, reference, settings):
 def group_counts(groups):
     """{name: number} of this process's groups, to be summed over processes."""
     completions = [completion for group in groups for completion in group.completions]
-    equal = [max(group.rewards) - min(group.rewards) <= 1e-6 for group in groups]
+    scored = []  # the rewards of each group, without NaN
+    for group in groups:
+        scored.append([reward for reward in group.rewards if not math.isnan(reward)])
+    spread = [rewards for rewards in scored if rewards and max(rewards) - min(rewards) > 1e-6]
     return {
         "groups": len(groups),
         "completions": len(completions),
-        "reward": sum(reward for group in groups for reward in group.rewards),
-        "reward_std": sum(torch.tensor(group.rewards).std().item() for group in groups),
-        "equal_rewards": sum(equal),
+        "scored": sum(map(len, scored)),
+        "reward": sum(map(sum, scored)),
+        "reward_std": sum(torch.tensor(rewards).std().item() for rewards in spread),
+        "equal_rewards": len(groups) - len(spread),
         "completion_tokens": sum(len(completion.tokens) for completion in completions),
         "prompt_tokens": sum(len(group.prompt) for group in groups),
         "cut_off": sum(completion.finish_reason == "length" for completion in completions),
@@ -271,9 +260,10 @@ def step_metrics(task, groups, batches, token_sums, grad_norm, settings, runtime
             gaps.append((batch.old_logprobs - batch.sampling_logprobs).abs().max().item())
     metrics = {
         "loss": tokens["loss"],
-        "reward": step["reward"] / step["completions"],
+        "reward": step["reward"] / max(step["scored"], 1),
         "reward_std": step["reward_std"] / step["groups"],
         "frac_reward_zero_std": step["equal_rewards"] / step["groups"],
+        "completions/unscored_ratio": 1 - step["scored"] / step["completions"],
         "kl": tokens["kl"] / scored,
         "entropy": tokens["entropy"] / scored,
         "clip_ratio/low_mean": tokens["clipped_low"] / scored,
@@ -319,7 +309,7 @@ def write_rollouts(path, task, groups, runtime):
         for record, completion, reward, advantage in zip(
             group.records, group.completions, group.rewards, group.advantages
         ):
-            outcome = {"reward": reward, "advantage": advantage}
+            outcome = {"reward": None if math.isnan(reward) else reward, "advantage": advantage}
             completions.append(record | outcome | {"finish_reason": completion.finish_reason})
         row = {"prompt": group.messages, "completions": completions}
         rows.append(task.describe(group) | row)
@@ -339,14 +329,14 @@ def write_rows(path, own_rows, runtime):
 
 
 def evaluate(policy, task, items, settings, path):
-    """One completion for each held-out prompt; the items are shared out over the processes.
+    """One completion for each held-out prompt, at eval_temperature, shared out over the processes.
 
     Writes what came out to `path`, and returns metrics under eval/.
     """
     runtime = policy.runtime
     own_items = task.eval_items(items[runtime.rank :: runtime.world_size])
     groups = [make_group(task, item, seed) for item, seed in own_items]
-    sample(policy, task, groups, 1, settings)
+    sample(policy, task, groups, 1, replace(settings, temperature=settings.eval_temperature))
     write_rows(path, task.eval_rows(groups), runtime)
     runtime.barrier()  # a solver's eval_counts reads the file of step 0
     own_counts = task.eval_counts(groups, path.parent)

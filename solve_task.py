@@ -17,13 +17,14 @@ from chat import decode_completion
 from checkpoint import check_model_folder, resolve_model
 from cli import BadInput, note, read_json_lines
 from data import Question, load_questions
-from plugins import import_function, load_extra
+from plugins import load_extra
 from rewards import (
     GroupMatches,
     answer_reward,
     compare_groups,
     cut_answers,
     final_answer,
+    import_reward,
     num_matches,
 )
 from seeding import hash64, stable_hash
@@ -67,8 +68,7 @@ class SolveTask:
             )
         self.reward_function = answer_reward
         if settings.reward != "answer":
-            name = settings.reward.removeprefix("solve:")
-            self.reward_function = import_function(name, "--reward")
+            self.reward_function = import_reward(settings.reward.removeprefix("solve:"))
 
     def load_items(self, name, flag, split):
         """The questions of --train_data or --eval_data. Raises BadInput if there is none."""

@@ -61,9 +61,7 @@ class Settings:
     eval_data: Optional[str] = setting(None, "held-out pairs, judged in both orders")
     output_dir: Optional[str] = setting(None, "folder of the run; new under out/ if not given")
     style: Optional[str] = setting(
-        None,
-        "judging prompt: a name in prompts/ or a file of your own; default: what the model was "
-        "trained with, else rrm",
+        None, "judging prompt: a name in prompts/ or a file; default: its training's, else rrm"
     )
     reward: str = setting(
         "verdict",
@@ -88,9 +86,7 @@ class Settings:
     )
     temperature: float = setting(1.0, "sampling temperature; the loss uses it too")
     max_steps: Optional[int] = setting(
-        None,
-        "steps, each with num_iterations updates (default: 100, tiny 150)",
-        group="optimisation",
+        None, "steps of num_iterations updates (default: 100, tiny 150)", group="optimisation"
     )
     learning_rate: Optional[float] = setting(None, "constant, of AdamW (default: 1e-6, tiny 1e-4)")
     beta: float = setting(0.0, "weight of the KL term; 0 keeps no reference model in memory")
@@ -103,8 +99,8 @@ class Settings:
     )
     scale_rewards: Literal["auto", "group", "none"] = setting(
         "auto",
-        "divide advantages by the group's standard deviation, or not (Dr. GRPO); "
-        "auto: group, but none for --reward judge",
+        "divide advantages by the group's standard deviation, or not; "
+        "auto: group, but none for --loss_type dr_grpo and --reward judge",
     )
     lora_rank: int = setting(0, "train only a LoRA adapter of this rank; 0: all weights (lora.py)")
     lora_alpha: Optional[float] = setting(None, "its product counts alpha / rank (default: 32)")
@@ -116,6 +112,7 @@ class Settings:
     )
     eval_every: int = setting(50, "steps between evaluations; 0: never", group="run")
     eval_limit: int = setting(200, "held-out pairs judged at most")
+    eval_temperature: float = setting(0.6, "their sampling temperature, as in judge.py; 0: greedy")
     save_every: int = setting(50, "steps between checkpoints; the last step is always saved")
     resume: bool = setting(False, "continue from the newest checkpoint in output_dir, if any")
     seed: int = setting(0, "decides data order, placement and sampling")
@@ -133,12 +130,15 @@ def group_advantages(rewards, scale_rewards="group"):
     """Rewards (groups, num_generations) -> advantages of that shape, group by group.
 
     "group" (DeepSeekMath section 4.1): (r - mean) / (std + 1e-4), where std has n - 1 in its
-    divisor. "none": r - mean. A group with equal rewards gets exact zeros.
+    divisor. "none": r - mean. A group with equal rewards gets exact zeros. A reward NaN (None from
+    the reward function) counts neither in n nor in mean and std, and its advantage is 0.
     """
-    centered = rewards - rewards.mean(dim=1, keepdim=True)
+    num_scored = rewards.isfinite().sum(dim=1, keepdim=True)
+    centered = (rewards - rewards.nanmean(dim=1, keepdim=True)).nan_to_num(0.0)
+    spread = centered.amax(dim=1, keepdim=True) - centered.amin(dim=1, keepdim=True)
     if scale_rewards == "group":
-        centered = centered / (rewards.std(dim=1, keepdim=True) + 1e-4)
-    spread = rewards.amax(dim=1, keepdim=True) - rewards.amin(dim=1, keepdim=True)
+        std = (centered.square().sum(dim=1, keepdim=True) / (num_scored - 1)).sqrt()
+        centered = centered / (std + 1e-4)
     return centered.masked_fill(spread <= 1e-6, 0.0)
 
 
@@ -254,7 +254,8 @@ def fill_in(settings):
     if is_embedded(settings.model) and settings.dtype == "auto":
         filled["dtype"] = "float32"  # products this small are no faster in bf16
     if settings.scale_rewards == "auto":
-        filled["scale_rewards"] = "none" if settings.reward == "judge" else "group"
+        undivided = settings.reward == "judge" or settings.loss_type == "dr_grpo"
+        filled["scale_rewards"] = "none" if undivided else "group"
     folder = resolve_model(settings.model)
     config = check_model_folder(folder)
     if settings.style is None:
@@ -264,15 +265,14 @@ def fill_in(settings):
 
 def check_numbers(settings):
     lowest_counts = {"num_generations": 2, "eval_every": 0, "lora_rank": 0, "seed": -math.inf}
-    floors = {"temperature": 0.01}
+    floors = {"temperature": 0.01, "eval_temperature": 0.01}
     for name, value in vars(settings).items():
         lowest, floor = lowest_counts.get(name, 1), floors.get(name, 0)
         if type(value) is int and value < lowest:
             raise BadInput(f"--{name}: must be at least {lowest}, got {value}")
-        if type(value) is float and name != "beta" and not floor < value < math.inf:
+        may_be_zero = name in ("beta", "eval_temperature") and value == 0
+        if type(value) is float and not (floor < value < math.inf or may_be_zero):
             raise BadInput(f"--{name}: must be above {floor}, got {value}")
-    if not 0 <= settings.beta < math.inf:
-        raise BadInput(f"--beta: must be at least 0, got {settings.beta}")
 
 
 def make_task(settings):

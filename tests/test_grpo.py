@@ -16,10 +16,12 @@ from data import Pair
 from distributed import Runtime
 from judge_task import Comparison, JudgeTask, comparison_stream, verdict_reward
 from model import Model
-from rollout import Group, chunks, rewards
+from rollout import Group, chunks, group_counts, rewards
+from sampler import Completion
 from train_grpo import (
     IMPORTANCE_CAP,
     Settings,
+    fill_in,
     group_advantages,
     grpo_loss,
     kl_divergence,
@@ -51,6 +53,66 @@ def test_group_advantages_by_hand():
     torch.testing.assert_close(
         group_advantages(rewards, "none")[0], torch.tensor([1.5, -0.5, -0.5, -0.5])
     )
+
+
+NAN = float("nan")  # in a row of rewards: the function gave None
+
+
+def test_a_completion_without_reward_counts_nowhere():
+    rows = [
+        [1.0, NAN, 0.0, 2.0],  # scored: mean 1, squares 0 + 1 + 1 = 2, std sqrt(2 / 2) = 1
+        [NAN, 3.0, NAN, 3.0],  # equal rewards
+        [NAN, NAN, 5.0, NAN],  # nothing to compare with
+        [NAN, NAN, NAN, NAN],
+        [0.1, 0.1, 0.1, NAN],  # 0.1 * 3 / 3 is not 0.1 in fp32
+    ]
+    rewards = torch.tensor(rows)
+    expected = torch.zeros(5, 4)
+    expected[0] = torch.tensor([0.0, 0.0, -1.0, 1.0])
+    torch.testing.assert_close(group_advantages(rewards, "none"), expected)
+    assert group_advantages(rewards, "none")[1:].tolist() == expected[1:].tolist()  # exactly
+    torch.testing.assert_close(group_advantages(rewards), expected / 1.0001)
+    assert group_advantages(rewards)[1:].tolist() == expected[1:].tolist()
+
+
+def test_advantages_without_some_rewards_are_those_of_trl():
+    """The lines of TRL 1.16 between its rewards and its advantages, on random groups."""
+    trl = pytest.importorskip("trl.trainer.utils")
+    generator = torch.Generator().manual_seed(0)
+    rewards = torch.randint(-1, 3, (200, 5), generator=generator).float()
+    rewards[torch.rand(200, 5, generator=generator) < 0.4] = NAN
+    assert rewards.isnan().all(dim=1).any() and (rewards.isfinite().sum(dim=1) == 1).any()
+    for scale in "group", "none":
+        advantages = rewards - torch.nanmean(rewards, dim=1, keepdim=True)
+        if scale == "group":
+            advantages = advantages / (trl.nanstd(rewards, dim=1, keepdim=True) + 1e-4)
+        theirs = torch.nan_to_num(advantages, nan=0.0)
+        torch.testing.assert_close(group_advantages(rewards, scale), theirs, rtol=1e-4, atol=2e-5)
+
+
+def test_metrics_count_scored_completions():
+    groups = [Group(None, [], [1], 0, rewards=row) for row in ([1.0, NAN, 0.0], [NAN, NAN, 2.0])]
+    for group in groups:
+        group.completions = [Completion([1, 2], [0.0, 0.0], "stop")] * 3
+    counts = group_counts(groups)
+    assert counts["scored"] == 3 and counts["completions"] == 6
+    assert counts["reward"] == 3.0 and counts["reward_std"] == pytest.approx(math.sqrt(0.5))
+    assert counts["equal_rewards"] == 1  # of one reward nothing is learned
+
+
+@pytest.mark.parametrize(
+    "flags, scale",
+    [
+        ({}, "group"),
+        ({"loss_type": "dapo"}, "group"),
+        ({"loss_type": "dr_grpo"}, "none"),
+        ({"reward": "judge"}, "none"),
+        ({"loss_type": "dr_grpo", "scale_rewards": "group"}, "group"),
+        ({"scale_rewards": "none"}, "none"),
+    ],
+)
+def test_auto_divides_by_the_deviation_but_for_dr_grpo_and_a_judge(flags, scale):
+    assert fill_in(Settings(**flags)).scale_rewards == scale
 
 
 @pytest.mark.parametrize(
@@ -367,19 +429,13 @@ def test_rewards_get_whole_groups_and_columns():
     assert seen["completions"] == ["00", "01", "02", "10", "11", "12"]
     assert seen["right"] == [1] * 6 and seen["style"] == ["rrm"] * 6
     assert seen["prompts"][2] == groups[0].messages and seen["prompts"][3] == groups[1].messages
-    # NaN must not pass for a group without variance
-    task.reward_function = lambda **_: [1.0, float("nan")] * 3
-    with pytest.raises(ValueError, match="finite"):
-        rewards(task, groups, settings)
-    task.reward_function = lambda **_: [1.0]
-    with pytest.raises(ValueError, match="rewards"):
-        rewards(task, groups, settings)
 
 
 def test_a_reward_by_name():
     settings = dict(style="rrm", prompts_per_step=2)
     assert JudgeTask(Settings(**settings)).reward_function is verdict_reward
-    assert JudgeTask(Settings(reward="math:sqrt", **settings)).reward_function is math.sqrt
+    own = JudgeTask(Settings(reward="math:sqrt", **settings)).reward_function
+    assert own.__wrapped__ is math.sqrt  # its results are read by rewards.read_rewards
 
 
 # ---- several processes ----

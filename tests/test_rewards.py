@@ -4,19 +4,23 @@ Also what a judge gets to see, and a trainer with these rewards.
 """
 
 import json
+import math
 import os
 import random
 import subprocess
 import sys
 from collections import Counter
+from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tiny_models import COIN, make_scripted_folder
 
 import rewards
 from chat import encode_chat
+from cli import BadInput
 from data import Pair, place
 from elo import elo
 from judge import Judge, as_pair
@@ -569,6 +573,155 @@ def test_metrics_of_judged_groups_by_hand():
         "reward/judge_reliability": 0.25,
         "reward/judge_cut": 1 / 6,
     }
+
+
+# ---- a function of the user's own ----
+
+
+TEXTS = ["one", "two", "three"]
+
+
+def read(result):
+    return rewards.read_rewards(result, ["p1", "p2", "p3"], TEXTS, "mine:reward")
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        [1, 0.5, -2],
+        (1.0, 0.5, -2.0),
+        iter([1, 0.5, -2]),
+        (value for value in (1, 0.5, -2)),
+        [Fraction(1), Fraction(1, 2), -2],
+        np.array([1, 0.5, -2]),
+        np.array([1, 0.5, -2], dtype=np.float16),
+        [np.float32(1), np.float64(0.5), np.int64(-2)],
+        [np.array(1), np.array([0.5]), np.array([[-2]])],
+        torch.tensor([1, 0.5, -2]),
+        torch.tensor([1, 0.5, -2], dtype=torch.bfloat16),
+        torch.tensor([1, 0.5, -2], requires_grad=True),
+        [torch.tensor(1), torch.tensor(0.5, requires_grad=True), torch.tensor([-2])],
+        [1, torch.tensor(0.5), np.float32(-2)],
+    ],
+)
+def test_rewards_may_be_any_numbers(result):
+    values = read(result)
+    assert values == [1.0, 0.5, -2.0] and {type(value) for value in values} == {float}
+
+
+def test_none_is_no_reward():
+    for result in ([1.0, None, 0.0], np.array([1.0, None, 0.0], dtype=object)):
+        first, missing, last = read(result)
+        assert (first, last) == (1.0, 0.0) and math.isnan(missing)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        math.nan,
+        math.inf,
+        -math.inf,
+        1e300,
+        10**400,
+        True,
+        np.True_,
+        torch.tensor(True),
+        torch.tensor(math.nan),
+        np.float32("inf"),
+        "1.0",
+        np.str_("1"),
+        1j,
+        [1.0],
+        {},
+        torch.ones(2),
+        np.ones(2),
+        np.ones(0),
+    ],
+)
+def test_what_is_no_number_is_named_with_its_completion(value):
+    with pytest.raises(BadInput) as caught:
+        read([1.0, value, 0.0])
+    words = ["--reward mine:reward", "completion 2 of 3", "'two'", "'p2'", "None"]
+    assert all(word in str(caught.value) for word in words)
+
+
+async def numbers_without_end():
+    yield 1.0
+
+
+@pytest.mark.parametrize(
+    "result, words",
+    [
+        ([1.0], "returned 1 rewards"),
+        ([1.0] * 4, "returned 4 rewards"),
+        ([], "returned 0 rewards"),
+        (np.ones((1, 3)), "returned 1 rewards"),
+        ("111", "returned str"),
+        ({"a": 1, "b": 2, "c": 3}, "returned dict"),
+        ({1.0, 2.0, 3.0}, "returned set"),
+        (None, "returned NoneType"),
+        (1.0, "returned float"),
+        (torch.tensor(1.0), "returned Tensor"),
+        (np.array(1.0), "returned ndarray"),
+        (numbers_without_end(), "returned async_generator"),
+    ],
+)
+def test_what_is_no_list_of_rewards_is_named(result, words):
+    with pytest.raises(BadInput, match="--reward mine:reward") as caught:
+        read(result)
+    assert words in str(caught.value) and "3 numbers" in str(caught.value)
+
+
+def test_functions_of_every_kind_are_served(tmp_path, monkeypatch):
+    (tmp_path / "kinds.py").write_text(
+        "import asyncio\n"
+        "def plain(prompts, completions, **columns):\n"
+        "    return [len(text) for text in completions]\n"
+        "async def later(prompts, completions, **columns):\n"
+        "    await asyncio.sleep(0)\n"
+        "    return plain(prompts, completions)\n"
+        "def one_by_one(prompts, completions, **columns):\n"
+        "    yield from plain(prompts, completions)\n"
+        "class Callable:\n"
+        "    async def __call__(self, prompts, completions, **columns):\n"
+        "        return plain(prompts, completions)\n"
+        "instance = Callable()\n"
+        "def compared(prompts, completions, **columns):\n"
+        "    return tuple(plain(prompts, completions)), ['matches']\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    for name in ("plain", "later", "one_by_one", "instance"):
+        reward = rewards.import_reward(f"kinds:{name}")
+        assert reward(prompts=["p"] * 3, completions=TEXTS, answer=[None] * 3) == [3.0, 3.0, 5.0]
+    reward = rewards.import_reward("kinds:compared")
+    assert reward(prompts=["p"] * 3, completions=TEXTS) == ([3.0, 3.0, 5.0], ["matches"])
+
+
+def test_a_training_with_none_and_a_training_with_nan(world):
+    (world / "some.py").write_text(
+        "import torch\n"
+        "async def partly(prompts, completions, **columns):\n"
+        "    scores = {'s': 1.0, 'e': torch.tensor(0.0)}\n"
+        "    return [scores.get(text.strip()[:1]) for text in completions]\n"
+        "def broken(prompts, completions, **columns):\n"
+        "    return torch.tensor([float('nan')] * len(completions))\n"
+    )
+    flags = ["--train_data", "asked.jsonl", "--max_steps", 1, "--eval_every", 0]
+    train(world, "--reward", "solve:some:partly", *flags, "--output_dir", "partly")
+    lines = (world / "partly" / "rollouts" / "1.jsonl").read_text().splitlines()
+    games = [game for line in lines for game in json.loads(line)["completions"]]
+    kept = [game["reward"] for game in games if game["reward"] is not None]
+    assert 0 < len(kept) < len(games)
+    assert all(game["advantage"] == 0 for game in games if game["reward"] is None)
+    (row,) = metrics(world / "partly")
+    assert row["reward"] == pytest.approx(sum(kept) / len(kept))
+    assert row["completions/unscored_ratio"] == pytest.approx(1 - len(kept) / len(games))
+    done = train(
+        world, "--reward", "solve:some:broken", *flags, "--output_dir", "broken", check=False
+    )
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert "--reward some:broken" in last and "completion 1 of 15" in last and "nan" in last
 
 
 BAD = {
