@@ -227,6 +227,8 @@ def run(main, memory="use a smaller model or lower --max_completion_length"):
     pipe. Any other exception keeps its traceback and Python's exit code 1.
     """
     sys.excepthook = interrupted
+    # Sums of MKL otherwise depend on the alignment of memory. MKL reads this when it is first used.
+    os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
     try:
         result = main()
         sys.stdout.flush()

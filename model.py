@@ -229,7 +229,8 @@ class Model(nn.Module):
             model = Model(config, adapter)
         weights = {}
         for name, tensor in read_weights(model, base):
-            weights[name] = tensor.to(device, torch.float32 if ".lora_" in name else dtype)
+            kept = torch.float32 if ".lora_" in name else dtype
+            weights[name] = tensor.to(device, kept, copy=True)  # in a file they are not aligned
         model.load_state_dict(weights, assign=True)
         return model
 

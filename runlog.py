@@ -156,6 +156,7 @@ def open_run(folder, settings, step, runtime):
             "torch": torch.__version__,
             "transformers": transformers.__version__,
             "chat_date": CHAT_DATE,
+            "MKL_CBWR": os.environ.get("MKL_CBWR"),
         }
         config = {"settings": settings, "versions": versions, "commit": commit()}
         write_json(folder / "config.json", config)
