@@ -132,12 +132,12 @@ class Server:
     """Is bound when it is made (or raises BadInput); the caller runs serve_forever.
 
     routes: {"POST /path": function}. A function gets the JSON object of the request (None for a
-    GET), in a thread of its own, and gives the answer or a future of it. It raises BadInput or
-    Refusal. errors_are_ours: an exception of a future is never the client's fault.
+    GET), in a thread of its own, and gives the answer or a future of it. Either may raise BadInput,
+    ValueError or Refusal. remote: the judge's model runs on a server.
     """
 
-    def __init__(self, routes, settings, errors_are_ours=False):
-        self.routes, self.settings, self.errors_are_ours = routes, settings, errors_are_ours
+    def __init__(self, routes, settings, remote=False):
+        self.routes, self.settings, self.remote = routes, settings, remote
         family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
         try:
             self.socket = socket.create_server(
@@ -229,8 +229,7 @@ class Server:
         except (BadInput, UnicodeDecodeError) as error:
             status, message = 400, str(error)
         except Exception as error:
-            theirs = isinstance(error, ValueError) and not self.errors_are_ours
-            status, message = 400 if theirs else 500, f"{type(error).__name__}: {error}"
+            status, message = 500, f"{type(error).__name__}: {error}"
         return status, error_object(path, status, message), all_read
 
     async def read_request(self, reader, writer):
@@ -306,9 +305,12 @@ class Server:
         self.bytes_waiting += size
         try:
             found = await asyncio.to_thread(lambda: route(cli.parse_json(body.decode(), "body")))
-            if isinstance(found, concurrent.futures.Future):
-                found = await asyncio.wrap_future(found)
-            return found
+            if not isinstance(found, concurrent.futures.Future):
+                return found
+            try:
+                return await asyncio.wrap_future(found)
+            except (BadInput, ValueError) as error:  # on a server it is the judge that failed
+                raise Refusal(502 if self.remote else 400, str(error)) from error
         finally:
             self.num_waiting -= 1
             self.bytes_waiting -= size

@@ -151,7 +151,7 @@ def make_server(reward, settings):
         "POST /get_reward": reward_route(JudgingThread(), reward, settings),
         "GET /health": lambda request: {"status": "ok"},
     }
-    return Server(routes, settings, errors_are_ours=bool(settings.base_url))
+    return Server(routes, settings, remote=bool(settings.base_url))
 
 
 def reward_of(judge, settings):
