@@ -6,10 +6,14 @@ Both have a style, a tokenizer (None for a server), a context, and the same meth
     encode(messages)       a prompt
     generate(prompts, seeds, num_generations, max_new_tokens, temperature, ...)
                            the records of what the model wrote, [prompt][generation]
+
+and a Usage, which `generate` counts up.
 """
 
 import re
 import sys
+import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from chat import encode_chat, load_tokenizer, opens_think, stop_token_ids
@@ -18,6 +22,34 @@ from cli import note
 from seeding import hash64
 from styles import Style, default_style, load_style
 from verdicts import read_completion
+
+
+@dataclass
+class Usage:
+    """What the calls of a backend took.
+
+    Completions of one prompt share it: a local model counts its tokens once, a server each time.
+    """
+
+    calls: int = 0
+    retries: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    seconds: float = 0.0
+    uncounted: int = 0  # calls whose tokens the server does not tell
+
+    def in_words(self, price_in=None, price_out=None):
+        """One line. Prices are those of a million tokens."""
+        words = (
+            f"judging took {self.calls} calls, {self.retries} retries, {self.prompt_tokens} prompt "
+            f"and {self.completion_tokens} completion tokens, {self.seconds:.1f} s"
+        )
+        if self.uncounted:
+            words += f"; the server did not count the tokens of {self.uncounted} calls"
+        if price_in is not None:
+            cost = (self.prompt_tokens * price_in + self.completion_tokens * price_out) / 1e6
+            words += f"; cost {'at least ' if self.uncounted else ''}{cost:.4g}"
+        return words
 
 
 class LocalBackend:
@@ -36,6 +68,7 @@ class LocalBackend:
         self.stops = stop_token_ids(self.tokenizer, folder or self.tokenizer.name_or_path)
         self.model = load_model(folder, device, dtype, adapter) if folder else model
         self.context = config.get("max_position_embeddings") or sys.maxsize
+        self.usage = Usage()
         self.small_world = config.get("judge_style") == "tiny"  # stems from an embedded base
 
     def encode(self, messages):
@@ -54,6 +87,7 @@ class LocalBackend:
         """Records [prompt][generation], see `verdicts.read_verdict`; seeds: integers for each."""
         from sampler import generate
 
+        started = time.perf_counter()
         completions = generate(
             self.model,
             prompts,
@@ -65,6 +99,11 @@ class LocalBackend:
             first_generation=first_generation,
             progress=progress,
         )
+        usage = self.usage
+        usage.calls += num_generations * len(prompts)
+        usage.prompt_tokens += sum(map(len, prompts))
+        usage.completion_tokens += sum(len(one.tokens) for group in completions for one in group)
+        usage.seconds += time.perf_counter() - started
         return [self.read(prompt, group) for prompt, group in zip(prompts, completions)]
 
     def read(self, prompt, completions):

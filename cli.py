@@ -6,6 +6,7 @@ that arguments and files are checked before the slow imports start.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import difflib
 import errno
@@ -19,6 +20,7 @@ import typing
 from pathlib import Path
 
 DISK_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+at_end = contextlib.ExitStack()  # what `run` does after the command, whatever happens
 # what commands a terminal, for str.translate
 CONTROL = dict.fromkeys([*range(9), *range(11, 32), *range(127, 160)], "\N{REPLACEMENT CHARACTER}")
 
@@ -230,7 +232,8 @@ def run(main, memory="use a smaller model or lower --max_completion_length"):
     # Sums of MKL otherwise depend on the alignment of memory. MKL reads this when it is first used.
     os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
     try:
-        result = main()
+        with at_end:
+            result = main()
         sys.stdout.flush()
         return result
     except BadInput as error:

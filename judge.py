@@ -229,6 +229,10 @@ class JudgeSettings:
     base_url: Optional[str] = setting(
         None, "OpenAI-compatible server, where --model is a name; the key comes from OPENAI_API_KEY"
     )
+    price_in: Optional[float] = setting(
+        None, "with --base_url: price of a million prompt tokens, for the cost noted at the end"
+    )
+    price_out: Optional[float] = setting(None, "price of a million completion tokens")
     style: Optional[str] = setting(
         None,
         "judging prompt: a name in prompts/ or a file; default: that of the model's training, "
@@ -255,6 +259,10 @@ def check_judge(settings):
     for name in ("num_votes", "max_completion_length"):
         if getattr(settings, name) < 1:
             raise BadInput(f"--{name}: must be at least 1, got {getattr(settings, name)}")
+    prices = [price for price in (settings.price_in, settings.price_out) if price is not None]
+    wrong_price = not all(0 <= price < float("inf") for price in prices)
+    if prices and (wrong_price or len(prices) < 2 or not settings.base_url):
+        raise BadInput("--price_in, --price_out: give both, at least 0, together with --base_url")
     folder = None if settings.base_url else resolve_model(settings.model)
     config = check_model_folder(folder) if folder else {}
     if folder and settings.adapter:
@@ -269,7 +277,15 @@ def check_judge(settings):
 def judge_of(settings):
     """The Judge of JudgeSettings that were checked."""
     names = ("style", "adapter", "base_url", "device", "dtype", "seed")
-    return Judge(settings.model, **{name: getattr(settings, name) for name in names})
+    judge = Judge(settings.model, **{name: getattr(settings, name) for name in names})
+
+    def note_usage():
+        usage = judge.backend.usage
+        if usage.calls:
+            note(usage.in_words(settings.price_in, settings.price_out))
+
+    cli.at_end.callback(note_usage)
+    return judge
 
 
 @dataclass

@@ -19,7 +19,7 @@ from verdicts import BOTH_ORDERS, as_row
 
 CHUNK_PAIRS = 64  # judged together and written together
 SUMMARY = "pairs a b no_winner orders_agree games games_saved tokens tokens_saved".split()
-NOT_RECORDED = "query", "a", "b", "pairs", "out", "json"
+NOT_RECORDED = "query", "a", "b", "pairs", "out", "json", "price_in", "price_out"
 
 
 def check_paths(pairs, out):

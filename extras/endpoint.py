@@ -13,6 +13,7 @@ Each thread sends plain HTTP requests with the standard library. The `openai` pa
 only its own retries, without a pause common to all threads or a deadline over all attempts.
 """
 
+import contextlib
 import email.utils
 import http.client
 import json
@@ -26,7 +27,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cli import BadInput, note
 
@@ -37,6 +38,7 @@ CONNECT_SECONDS = 10.0  # until a server has taken a connection
 # How long no connection at all is tried again, before and after the first success: a server that
 # is not there ends the run at once, one that restarts does not.
 NEVER_THERE, GONE = 3.0, 30.0
+SILENT_SECONDS = 6.0  # in which a server has to answer GET /models, if only with an error
 UNSUPPORTED = re.compile("(?i)unsupported|not support|unrecogni|unknown|not permitted|extra")
 # fields that a server may refuse -> the name that it takes instead, None: leave it out
 OPTIONAL_FIELDS = {"max_tokens": "max_completion_tokens", "seed": None, "temperature": None}
@@ -52,6 +54,8 @@ class Reply:
     finish_reason: str = "stop"  # or "length"
     error: str | None = None  # then there is no text
     transient: bool = False  # an error that may be over later
+    prompt_tokens: int = 0  # as `tokens`
+    attempts: int = field(default=1, compare=False)
 
 
 class TransientError(Exception):
@@ -118,7 +122,8 @@ class Endpoint:
         first_pause=0.5,
         key="OPENAI_API_KEY",
     ):
-        self.url = check_base_url(base_url) + "/chat/completions"
+        self.base_url = check_base_url(base_url)
+        self.url = self.base_url + "/chat/completions"
         self.model = model
         self.concurrency = concurrency
         self.timeout = timeout
@@ -131,6 +136,7 @@ class Endpoint:
                 f"{key}: holds a blank, a line break or another character that no header can "
                 "carry: set it again"
             )
+        self.headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
         self.opener = urllib.request.build_opener(NoRedirect, OpenHTTP, OpenHTTPS)
         self.refused_fields = set()  # of OPTIONAL_FIELDS
         self.noted = set()  # reasons for another attempt; each is said once
@@ -147,6 +153,8 @@ class Endpoint:
         Raises BadInput where no request can succeed (address, key, name of the model), after the
         replies that were under way.
         """
+        if requests and not self.worked:
+            self.check_alive()
         numbered, results = enumerate(requests), queue.SimpleQueue()
         stop = threading.Event()
 
@@ -199,7 +207,9 @@ class Endpoint:
             if left <= 0 or stop.is_set():
                 break
             try:
-                return self.post(request, min(self.timeout, left))
+                reply = self.post(request, min(self.timeout, left))
+                reply.attempts = attempt + 1
+                return reply
             except TransientError as error:
                 reason = self.hide_key(str(error))
                 if reason not in self.noted:
@@ -209,7 +219,7 @@ class Endpoint:
                 if attempt + 1 < self.attempts:
                     stop.wait(min(pause, max(0.0, end - time.monotonic())))
         error = f"given up after {attempt + 1} attempts: {reason}"
-        return Reply(error=error, transient=True)
+        return Reply(error=error, transient=True, attempts=attempt + 1)
 
     def pause_after(self, error, attempt):
         """Seconds until the next attempt."""
@@ -225,9 +235,7 @@ class Endpoint:
             value, new_name = body.pop(name), OPTIONAL_FIELDS[name]
             if new_name:
                 body[new_name] = value
-        headers = {"Content-Type": "application/json"}
-        if self.key:
-            headers["Authorization"] = f"Bearer {self.key}"
+        headers = self.headers | {"Content-Type": "application/json"}
         message = urllib.request.Request(self.url, json.dumps(body).encode(), headers)
         started = time.monotonic()
         try:
@@ -244,6 +252,7 @@ class Endpoint:
             self.check_gone(started, reason)
             raise TransientError(f"no connection ({reason})") from None
         except TimeoutError:
+            self.check_alive()
             raise TransientError(f"no answer within {timeout:.0f} s") from None
         except (OSError, http.client.HTTPException) as error:
             raise TransientError(f"connection broke off ({type(error).__name__})") from None
@@ -258,6 +267,27 @@ class Endpoint:
             raise BadInput(
                 f"--base_url: {self.url}: no connection for {seconds:.0f} s ({reason}): start the "
                 "server or correct the address, then call again"
+            )
+
+    def check_alive(self):
+        """Raises BadInput for a server that takes connections and then says nothing.
+
+        A completion may take minutes, so another request shows whether anybody is there.
+        """
+        request = urllib.request.Request(self.base_url + "/models", None, self.headers)
+        done = threading.Event()
+
+        def knock():
+            with contextlib.suppress(Exception):  # an answer, or a problem that `post` will meet
+                self.opener.open(request, timeout=2 * SILENT_SECONDS).close()
+            done.set()
+
+        threading.Thread(target=knock, daemon=True).start()
+        if not done.wait(SILENT_SECONDS):
+            raise BadInput(
+                f"--base_url: {self.base_url}: no answer to GET /models within "
+                f"{SILENT_SECONDS:.0f} s: start the server anew or correct the address, then call "
+                "again"
             )
 
     def read_response(self, message, timeout):
@@ -346,7 +376,10 @@ def read_reply(content):
             text = "<think>" + thinking + "</think>" + text
         # no file could hold half a surrogate pair
         text = re.sub("[\ud800-\udfff]", "\N{REPLACEMENT CHARACTER}", text)
-        return Reply(text, max(0, int(usage.get("completion_tokens") or 0)), finish_reason)
+        tokens, prompt_tokens = (
+            max(0, int(usage.get(name) or 0)) for name in ("completion_tokens", "prompt_tokens")
+        )
+        return Reply(text, tokens, finish_reason, prompt_tokens=prompt_tokens)
     except (LookupError, ValueError, TypeError, AttributeError, RecursionError, OverflowError):
         raise TransientError("the answer is no chat completion") from None
 

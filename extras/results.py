@@ -11,7 +11,14 @@ from resume import check_same, resumable_rows
 from runlog import commit, json_line, write_atomically
 from seeding import CHAT_DATE
 
-FREE = "output_dir", "json", "compare", "sweep"  # settings that change no row
+FREE = (
+    "output_dir",
+    "json",
+    "compare",
+    "sweep",
+    "price_in",
+    "price_out",
+)  # settings that change no row
 
 
 def head_of(settings, items):

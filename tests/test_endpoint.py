@@ -3,9 +3,11 @@
 The judge behind a server is tested in test_endpoint_judge.py.
 """
 
+import contextlib
 import email.utils
 import json
 import socket
+import threading
 import time
 
 import pytest
@@ -236,6 +238,58 @@ def test_a_host_that_takes_no_connection(monkeypatch):
         one.close()
 
 
+def behave_silent(connection):
+    time.sleep(5)
+
+
+def behave_drip(connection):
+    """A byte of a status line now and then: each one moves the deadline of a plain socket."""
+    with contextlib.suppress(OSError):
+        for byte in b"HTTP/1.1 200 OK\r\nA: " + b"a" * 30:
+            connection.sendall(bytes([byte]))
+            time.sleep(0.1)
+
+
+def behave_busy(connection):
+    """GET is answered, a POST never: a server whose model hangs from the second request on."""
+    if connection.recv(10).startswith(b"GET") and not behave_busy.hangs:
+        connection.sendall(b"HTTP/1.1 404 no\r\nContent-Length: 0\r\n\r\n")
+        behave_busy.hangs = True
+        connection.close()
+    else:
+        time.sleep(5)
+
+
+@pytest.mark.parametrize("behave", [behave_silent, behave_drip, behave_busy])
+def test_a_server_that_takes_connections_and_says_nothing(behave, monkeypatch):
+    monkeypatch.setattr("extras.endpoint.SILENT_SECONDS", 0.5)
+    behave_busy.hangs = False
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve_all():
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                threading.Thread(target=behave, args=(connection,), daemon=True).start()
+
+    threading.Thread(target=serve_all, daemon=True).start()
+    url, started = f"http://127.0.0.1:{listener.getsockname()[1]}", time.monotonic()
+    with pytest.raises(BadInput, match="no answer to GET /models within 0 s: start the server"):
+        list(Endpoint(url, "m", timeout=1.0).complete([ask(str(n)) for n in range(40)]))
+    assert time.monotonic() - started < 4
+    listener.close()
+
+
+def test_a_slow_model_is_not_a_silent_server(serve, monkeypatch):
+    monkeypatch.setattr("extras.endpoint.SILENT_SECONDS", 0.3)
+
+    def behave(request, attempt):
+        time.sleep(1)
+        return chat("late")
+
+    assert replies_of(quick(serve(behave), timeout=9.0), [ask()]) == [Reply("late", 7)]
+
+
 def test_requests_under_way_are_bounded_and_come_as_they_are_done(serve):
     def behave(request, attempt):
         time.sleep(0.3 if text_of(request) == "0" else 0.03)
@@ -369,6 +423,11 @@ def test_a_host_that_does_not_exist(monkeypatch):
         (chat("", reasoning_content="hm"), Reply("<think>hm</think>", 7)),
         (b'{"choices": [{"message": {"content": "x"}}]}', Reply("x", 0)),
         (b'{"choices": [{"message": {"content": "x"}}], "usage": {}}', Reply("x", 0)),
+        (
+            b'{"choices": [{"message": {"content": "x"}}], '
+            b'"usage": {"prompt_tokens": 31, "completion_tokens": 2}}',
+            Reply("x", 2, prompt_tokens=31),
+        ),
     ],
 )
 def test_replies(body, reply):

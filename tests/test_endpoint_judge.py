@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 from loopback import KEY, chat, text_of
+from tiny_models import COIN, make_scripted_folder
 
 import judge as judge_command
 from backends import LocalBackend
 from cli import BadInput
 from extras import endpoint
 from extras.server import ServerBackend, disarm
-from judge import Judge
+from judge import Judge, as_pair
 from styles import load_style
 
 ONE, TWO = r"\boxed{Assistant 1}", r"\boxed{Assistant 2}"
@@ -129,7 +130,7 @@ def test_control_tokens_are_broken_up(text, harmless):
         (chat(ONE, reasoning_content=f"maybe {TWO}"), 1, "valid"),
         (chat("nothing"), None, "unparsable"),
         ((400, {}, b"maximum context length is 10 tokens"), None, "truncated"),
-        (chat(ONE, 9, "length"), 1, "valid"),
+        (chat(ONE, 9, "length"), None, "truncated"),
     ],
 )
 def test_outcomes_of_a_game(body, verdict, status, serve):
@@ -167,6 +168,91 @@ def test_a_server_that_never_samples_is_noticed(serve, capsys):
         [("q", "x", "y")], num_votes=3
     )
     assert "may ignore" not in capsys.readouterr().err
+
+
+def counted(text):
+    reply = json.loads(chat(text, 10))
+    return json.dumps(reply | {"usage": {"prompt_tokens": 90, "completion_tokens": 10}}).encode()
+
+
+def test_what_judging_took(serve):
+    server = serve(
+        lambda request, attempt: (
+            (500, {}, b"")
+            if attempt == 0 and request["seed"] % 2
+            else counted(ONE)
+            if "yyy" in text_of(request)
+            else chat(ONE)
+        )
+    )
+    judge = Judge("m", base_url=server.url)
+    judge.backend.endpoint.first_pause = 0.02
+    judge.judge([("q", "x", "yyy"), ("q", "x", "z")], num_votes=3)
+    usage = judge.backend.usage
+    assert (usage.calls, usage.retries) == (12, len(server.seen) - 12) and usage.retries > 0
+    assert (usage.prompt_tokens, usage.completion_tokens) == (6 * 90, 6 * 10 + 6 * 7)
+    assert usage.uncounted == 6 and usage.seconds > 0.02
+    usage.seconds = 1.25
+    assert usage.in_words(2.0, 10.0) == (
+        f"judging took 12 calls, {usage.retries} retries, 540 prompt and 102 completion tokens, "
+        "1.2 s; the server did not count the tokens of 6 calls; cost at least 0.0021"
+    )
+    usage.uncounted = 0
+    assert usage.in_words().endswith("tokens, 1.2 s")
+    assert usage.in_words(0.0, 0.5).endswith("1.2 s; cost 5.1e-05")
+
+
+@pytest.mark.parametrize(
+    "command, calls",
+    [
+        ("judge.py --pairs PAIRS --out OUT", 8),
+        ("tournament.py --query q --candidates ANSWERS", 4),
+        ("elo.py --query q --candidates ANSWERS --num_votes 2", 12),
+        ("evaluate.py --benchmark pairs --data PAIRS --output_dir OUT", 8),
+    ],
+)
+def test_commands_say_what_judging_took(command, calls, serve, tmp_path):
+    server = serve(lambda request, attempt: counted(ONE))
+    rows = [{"query": f"q{n}", "a": "x" * n, "b": "yyy", "label": 0} for n in (1, 2, 4, 5)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "answers.txt").write_text("x\nyy\nzzz\n")
+    paths = {"PAIRS": "pairs.jsonl", "ANSWERS": "answers.txt", "OUT": "out.jsonl"}
+    words = [str(tmp_path / paths[word]) if word in paths else word for word in command.split()]
+    flags = ["--base_url", server.url, "--model", "m", "--price_in", "1", "--price_out", "1"]
+    done = subprocess.run(
+        [sys.executable, *words, *flags],
+        capture_output=True,
+        text=True,
+        cwd=Path(endpoint.__file__).parents[1],
+    )
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stderr.splitlines() if "judging took" in line]
+    numbers = f"judging took {calls} calls, 0 retries, {calls * 90} prompt and {calls * 10} compl"
+    assert len(lines) == 1 and lines[0].startswith(numbers)
+    assert lines[0].endswith(f" s; cost {calls / 1e4:.4g}")
+
+
+def test_what_a_local_judge_took(tmp_path):
+    judge = Judge(make_scripted_folder(tmp_path / "coin", COIN))
+    judgments = judge.judge([("q", "x", "y"), ("q", "x", "z")], 3, max_completion_length=24)
+    usage, games = judge.backend.usage, [game for one in judgments for game in one.games]
+    prompts = [
+        judge.encode(as_pair(("q", "x", answer)), order, 24)
+        for answer in "yz"
+        for order in ([0, 1], [1, 0])
+    ]
+    assert usage.calls == len(games) == 12 and usage.retries == usage.uncounted == 0
+    assert usage.completion_tokens == sum(game["tokens"] for game in games)
+    assert usage.prompt_tokens == sum(map(len, prompts)) and usage.seconds > 0
+
+
+@pytest.mark.parametrize("flags", ["--price_in 1", "--price_in -1 --price_out 1"])
+def test_prices_that_mean_nothing(flags):
+    arguments = "--query q --a x --b y --base_url http://127.0.0.1:9 --model m".split()
+    with pytest.raises(BadInput, match="--price_in, --price_out: give both"):
+        judge_command.main([*arguments, *flags.split()])
+    with pytest.raises(BadInput, match="together with --base_url"):
+        judge_command.main([*arguments[:6], "--price_in", "1", "--price_out", "1"])
 
 
 def test_requests_that_fail_for_good_end_the_judging_with_a_reason(serve):
@@ -208,6 +294,7 @@ def test_the_command(serve, tmp_path, monkeypatch):
         cwd=Path(endpoint.__file__).parents[1],
         env=dict(os.environ),
     )
+    assert "judging took 2 calls, " in single.stderr.splitlines()[-1]
     assert (
         single.returncode == 0
         and json.loads(single.stdout)["winner"] == "b"
@@ -236,7 +323,7 @@ def test_the_command(serve, tmp_path, monkeypatch):
         judge_command.main(arguments)
     server.seen.clear()
     server.behave = longer_wins
-    judge_command.main(arguments)
+    judge_command.main([*arguments, "--price_in", "1", "--price_out", "2"])  # prices may change
     rows = [json.loads(line) for line in out.read_text().split("\n")[:-1]]
     assert [row["winner"] for row in rows] == ["b", "b", None] + [
         "a"

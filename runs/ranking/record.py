@@ -30,7 +30,7 @@ from resume import resumable_rows  # noqa: E402
 from runlog import append_rows  # noqa: E402
 from verdicts import BOTH_ORDERS, vote_of  # noqa: E402
 
-JUDGING = JudgeSettings.__dataclass_fields__
+JUDGING = JudgeSettings.__dataclass_fields__.keys() - {"price_in", "price_out"}
 LETTERS = {0: "1", 1: "0", None: "?"}
 
 
