@@ -281,7 +281,8 @@ def judge_of(settings):
 
     def note_usage():
         usage = judge.backend.usage
-        if usage.calls:
+        shows_tokens = getattr(settings, "a", None) is not None and not settings.base_url
+        if usage.calls and not shows_tokens:  # of one pair that is judged here
             note(usage.in_words(settings.price_in, settings.price_out))
 
     cli.at_end.callback(note_usage)
