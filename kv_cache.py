@@ -23,11 +23,9 @@ class KVCache:
     def __init__(self, model, num_slots, prompt_length, num_rows, num_tokens):
         """Reserves slots for prompts of prompt_length tokens and rows for num_tokens tokens."""
         config, weight = model.config, model.embed_tokens.weight
-        fast = cpu_kernels(model.device)
-        table = fast.KeyValueTable if fast else KeyValueTable
         self.kv_heads = config.num_kv_heads
-        self.prompts = table(config, num_slots, padded(prompt_length), like=weight)
-        self.rows = table(config, num_rows, padded(num_tokens), like=weight)
+        self.prompts = KeyValueTable(config, num_slots, padded(prompt_length), like=weight)
+        self.rows = KeyValueTable(config, num_rows, padded(num_tokens), like=weight)
 
     def prefill_attention(self, prompt_lengths, slots):
         """Returns the `attend` function for prompts, one after another in the flat tokens.
@@ -104,25 +102,28 @@ def padded(length):
 class KeyValueTable:
     """Keys and values of many rows, in one tensor, and attention to them.
 
-    table: (layers, keys or values, rows, kv_heads, tokens, head_dim)
+    table: (layers, keys or values, blocks, rows, kv_heads, tokens of a block, head_dim). There is
+    one block with all tokens, except on a CPU (kernels/cpu.py).
     """
 
     def __init__(self, config, num_rows, num_tokens, like):
-        shape = (num_rows, config.num_kv_heads, num_tokens, config.head_dim)
-        self.table = like.new_zeros(config.num_layers, 2, *shape)  # zeros: padding must be finite
+        fast = cpu_kernels(like.device)
+        self.block = fast.KEY_BLOCK if fast else num_tokens
+        shape = (num_rows, config.num_kv_heads, self.block, config.head_dim)
+        # zeros: padding must be finite
+        self.table = like.new_zeros(config.num_layers, 2, num_tokens // self.block, *shape)
 
     def index(self, rows, positions):
         """Where `write` stores the tokens at rows (n,) and positions (n,)."""
-        return rows, slice(None), positions
+        return positions // self.block, rows, slice(None), positions % self.block
 
     def write(self, layer, index, keys, values):
         """Stores keys and values, both (n, kv_heads, head_dim), at n places of the table."""
         self.table[layer, 0][index] = keys
         self.table[layer, 1][index] = values
 
-    def copy_row(self, target, source, length):
-        """Copies the first `length` tokens of one row over those of another."""
-        self.table[:, :, target, :, :length] = self.table[:, :, source, :, :length]
+    def copy_row(self, target, source):
+        self.table[:, :, :, target] = self.table[:, :, :, source]
 
     def attend(self, layer, queries, mask):
         """Attends to the first tokens of the first rows. But for rounding it equals
@@ -134,16 +135,19 @@ class KeyValueTable:
         log-sum-exp, (rows, kv_heads, queries, 1), lets two results be merged. Both are in fp32.
         """
         num_rows, num_tokens = mask.shape
-        keys = self.table[layer, 0, :num_rows, :, :num_tokens].flatten(0, 1)
-        values = self.table[layer, 1, :num_rows, :, :num_tokens].flatten(0, 1)
-        # (rows * kv_heads, queries, tokens)
-        scores = product(queries.flatten(0, 1), keys.transpose(1, 2))
-        scores = scores.view(*queries.shape[:3], num_tokens)  # (rows, kv_heads, queries, tokens)
+        blocks = slice(-(-num_tokens // self.block))
+        # both (blocks, rows * kv_heads, tokens of a block, head_dim)
+        keys, values = self.table[layer, :, blocks, :num_rows, :, :num_tokens].flatten(2, 3)
+        flat_queries = queries.flatten(0, 1)  # (rows * kv_heads, queries, head_dim)
+        scores = [product(flat_queries, block.transpose(1, 2)) for block in keys]
+        scores = torch.cat(scores, dim=-1)  # (rows * kv_heads, queries, tokens)
+        scores = scores.view(*queries.shape[:3], num_tokens)
         torch.add(mask[:, None, None], scores, alpha=queries.shape[-1] ** -0.5, out=scores)
         highest = scores.amax(dim=-1, keepdim=True)
         weights = scores.sub_(highest).exp_()
         total = weights.sum(dim=-1, keepdim=True)
-        output = product(weights.to(queries.dtype).flatten(0, 1), values)
+        weights = weights.to(queries.dtype).flatten(0, 1).split(self.block, dim=-1)
+        output = sum(product(*pair) for pair in zip(weights, values))
         return output.view(queries.shape) / total, highest + total.log()
 
 

@@ -15,15 +15,15 @@ prompt, its generation and its position alone, not on the other rows. A stop tok
 """
 
 import contextlib
+import itertools
 import math
-from collections import Counter, deque
+from collections import deque
 from dataclasses import dataclass
 from numbers import Integral
 
 import torch
 
 from kernels import cpu_kernels
-from kernels.draw import sample_tokens
 from kernels.logprob import matmul_fp32
 from kv_cache import KVCache, padded
 from model import Model, split_by_budget
@@ -47,7 +47,7 @@ class Settings:
     max_new_tokens: int
     temperature: float
     top_p: float
-    stop_token_ids: tuple[int, ...]
+    stop_token_ids: frozenset[int]
 
 
 class Rows:
@@ -56,11 +56,11 @@ class Rows:
     def __init__(self, num_rows, num_tokens, device):
         self.tokens = torch.zeros(num_rows, num_tokens, dtype=torch.long, device=device)
         self.logprobs = torch.zeros(num_rows, num_tokens, device=device)
-        self.stream, self.prompt_length, self.num_generated, self.length, self.stopped = (
-            torch.zeros(num_rows, dtype=torch.long, device=device) for _ in range(5)
+        self.stream, self.prompt_length, self.num_generated, self.stopped = (
+            torch.zeros(num_rows, dtype=torch.long, device=device) for _ in range(4)
         )
         # stream: start of the row's random numbers. num_generated: tokens drawn so far.
-        # stopped: 1 after a stop token, else 0. length: tokens up to the stop token.
+        # stopped: 1 after a stop token, else 0.
 
     def start(self, rows, streams, prompt_lengths):
         """Prepares a slice of rows for new generations."""
@@ -68,7 +68,6 @@ class Rows:
         self.stream[rows] = torch.tensor(streams, dtype=torch.long, device=device)
         self.prompt_length[rows] = torch.tensor(prompt_lengths, device=device)
         self.num_generated[rows] = 0
-        self.length[rows] = 0
         self.stopped[rows] = 0
 
     def copy(self, target, source):
@@ -82,8 +81,14 @@ class Session:
     def __init__(self, model, prompts, settings, streams, num_rows, num_slots):
         """streams[prompt][generation]: the start of its random numbers."""
         self.model, self.prompts, self.settings, self.streams = model, prompts, settings, streams
+        self.results = [[None] * len(generations) for generations in streams]
+        # Long prompts first: prompts that run together are similar in length, and the longest work
+        # does not start last.
+        self.waiting: deque[tuple[int, int]] = deque()  # (prompt, generation)
+        for prompt in sorted(range(len(prompts)), key=lambda index: -len(prompts[index])):
+            self.waiting += [(prompt, generation) for generation in range(len(streams[prompt]))]
         self.device = model.device
-        self.num_rows, self.num_slots = num_rows, num_slots
+        self.num_rows = num_rows
         # A row that ends between two looks runs on until the next one: what it adds is cut off.
         self.steps_between_looks = STEPS_BETWEEN_LOOKS[self.device.type]
         columns = settings.max_new_tokens + self.steps_between_looks
@@ -92,29 +97,28 @@ class Session:
         self.rows = Rows(num_rows, columns, self.device)
         self.running: list[tuple[int, int]] = []  # (prompt, generation) of rows 0 to n - 1
         self.counts: list[int] = []  # rows.num_generated, as the host knows it
-        self.slot_of: dict[int, int] = {}  # prompt -> its slot, while it is in use
-        self.unfinished: dict[int, int] = {}  # prompt -> generations that are not finished
+        self.slots: list[int | None] = [None] * num_slots  # the prompt in each slot
         weight = model.embed_tokens.weight  # of the dtype of hidden states
         self.last_hidden = weight.new_zeros(num_slots, model.config.hidden_size)  # of each prompt
-        self.stops = torch.tensor(settings.stop_token_ids, dtype=torch.long, device=self.device)
+        self.stops = torch.tensor(
+            list(settings.stop_token_ids), dtype=torch.long, device=self.device
+        )
         fast = cpu_kernels(self.device)
         self.head = fast.output_head(model.head_weight) if fast else model.head_weight.T
 
     # ---- admit ----
 
-    def admit(self, waiting: deque[tuple[int, int]]):
+    def admit(self):
         """Moves waiting generations into free rows. Prompts that are new are computed first."""
         arrivals, new_prompts = [], []
-        free_slots = sorted(set(range(self.num_slots)) - set(self.slot_of.values()))
-        while waiting and len(self.running) + len(arrivals) < self.num_rows:
-            prompt, _ = waiting[0]
-            if prompt not in self.slot_of:
-                if not free_slots:
+        while self.waiting and len(self.running) + len(arrivals) < self.num_rows:
+            prompt, _ = self.waiting[0]
+            if prompt not in self.slots:
+                if None not in self.slots:
                     break  # until a prompt has finished all of its generations
-                self.slot_of[prompt] = free_slots.pop(0)
-                self.unfinished[prompt] = len(self.streams[prompt])
+                self.slots[self.slots.index(None)] = prompt
                 new_prompts.append(prompt)
-            arrivals.append(waiting.popleft())
+            arrivals.append(self.waiting.popleft())
         if not arrivals:
             return
         self.prefill(new_prompts)
@@ -126,7 +130,7 @@ class Session:
         self.counts += [0] * len(arrivals)
         self.arrange_queries()
         # every generation draws its own first token from its prompt's last hidden state
-        slots = torch.tensor([self.slot_of[prompt] for prompt, _ in arrivals], device=self.device)
+        slots = [self.slots.index(prompt) for prompt, _ in arrivals]
         self.append_tokens(self.last_hidden[slots], new_rows)
 
     def prefill(self, new_prompts: list[int]):
@@ -137,7 +141,7 @@ class Session:
 
         for batch in split_by_budget(new_prompts, length, PREFILL_TOKENS):
             lengths = [length(prompt) for prompt in batch]
-            slots = [self.slot_of[prompt] for prompt in batch]
+            slots = [self.slots.index(prompt) for prompt in batch]
             tokens = [token for prompt in batch for token in self.prompts[prompt]]
             positions = [position for prompt in batch for position in range(length(prompt))]
             tokens = torch.tensor(tokens, device=self.device)  # (tokens,)
@@ -149,20 +153,15 @@ class Session:
 
     def arrange_queries(self):
         """Prepares what KVCache.decode_attention needs. It changes when rows come or go."""
-        slots = [self.slot_of[prompt] for prompt, _ in self.running]
-        rows_in_slot = Counter()
-        ranks = []  # of each row among the rows of its prompt
-        for slot in slots:
-            ranks.append(rows_in_slot[slot])
-            rows_in_slot[slot] += 1
-        self.rows_per_slot = max(rows_in_slot.values())
+        slots = [self.slots.index(prompt) for prompt, _ in self.running]
+        ranks = [slots[:row].count(slot) for row, slot in enumerate(slots)]  # among rows of a slot
+        self.rows_per_slot = max(ranks) + 1
         places = [slot * self.rows_per_slot + rank for slot, rank in zip(slots, ranks)]
         self.query_places = torch.tensor(places, device=self.device)  # (n,)
-        # A slot without rows gets one visible key, which keeps its softmax finite.
-        lengths = torch.ones(max(slots) + 1, dtype=torch.long)
-        for prompt, slot in self.slot_of.items():
-            if slot < len(lengths):
-                lengths[slot] = len(self.prompts[prompt])
+        # A slot without a prompt gets one visible key, which keeps its softmax finite.
+        used = self.slots[: max(slots) + 1]
+        lengths = [1 if prompt is None else len(self.prompts[prompt]) for prompt in used]
+        lengths = torch.tensor(lengths)
         is_visible = torch.arange(padded(int(lengths.max()))) < lengths[:, None]
         mask = torch.zeros(is_visible.shape).masked_fill_(~is_visible, -torch.inf)
         self.prompt_mask = mask.to(self.device)  # (slots, padded prompt tokens)
@@ -192,7 +191,6 @@ class Session:
         state.tokens[rows].scatter_(1, column, tokens[:, None])
         state.logprobs[rows].scatter_(1, column, logprobs[:, None])
         state.num_generated[rows] += 1
-        state.length[rows] += 1 - state.stopped[rows]
         # a row whose logits are not finite stops as well, and `retire` raises
         state.stopped[rows] |= torch.isin(tokens, self.stops) | ~logprobs.isfinite()
         for row in range(rows.start, rows.stop):
@@ -208,47 +206,82 @@ class Session:
 
     # ---- retire ----
 
-    def retire(self, results: list[list[Completion | None]]):
+    def retire(self):
         """Writes finished rows into results[prompt][generation] and frees them."""
-        n, limit = len(self.running), self.settings.max_new_tokens
-        ends = torch.stack((self.rows.stopped[:n], self.rows.length[:n]))
-        stopped, lengths = ends.tolist()  # the one place where the host waits for the device
-        finished = [row for row in range(n) if stopped[row] or self.counts[row] >= limit]
+        limit = self.settings.max_new_tokens
+        stopped = self.rows.stopped[: len(self.running)]
+        stopped = stopped.tolist()  # the one place where the host waits for the device
+        finished = [row for row, count in enumerate(self.counts) if stopped[row] or count >= limit]
         if not finished:
             return
         tokens = self.rows.tokens[finished].tolist()
         logprobs = self.rows.logprobs[finished].tolist()
         for row, row_tokens, row_logprobs in zip(finished, tokens, logprobs):
-            length = min(lengths[row], limit)
-            reason = "stop" if stopped[row] and lengths[row] <= limit else "length"
-            completion = Completion(row_tokens[:length], row_logprobs[:length], reason)
-            self.finish(self.running[row], completion, results)
+            prompt, number = self.running[row]
+            length = min(self.counts[row], limit)
+            self.results[prompt][number] = self.completion(
+                row_tokens[:length], row_logprobs[:length]
+            )
         for row in reversed(finished):
             self.remove_row(row)
+        in_use = {prompt for prompt, _ in [*self.running, *itertools.islice(self.waiting, 1)]}
+        self.slots = [prompt if prompt in in_use else None for prompt in self.slots]
         if self.running:
             self.arrange_queries()
 
-    def finish(self, generation: tuple[int, int], completion: Completion, results):
-        if not all(math.isfinite(logprob) for logprob in completion.logprobs):
+    def completion(self, tokens: list[int], logprobs: list[float]):
+        """The Completion of a row; what it has drawn after its first stop token is cut off."""
+        length, reason = len(tokens), "length"
+        for index, token in enumerate(tokens):
+            if token in self.settings.stop_token_ids:
+                length, reason = index + 1, "stop"
+                break
+        if not all(map(math.isfinite, logprobs[:length])):
             raise FloatingPointError(
                 "the model's logits are not finite: its weights are damaged, or training has "
                 "diverged"
             )
-        prompt, number = generation
-        results[prompt][number] = completion
-        self.unfinished[prompt] -= 1
-        if self.unfinished[prompt] == 0:
-            del self.slot_of[prompt], self.unfinished[prompt]
+        return Completion(tokens[:length], logprobs[:length], reason)
 
     def remove_row(self, row: int):
         """Moves the last running row to the place of this one."""
         last = len(self.running) - 1
         if row != last:
-            self.cache.rows.copy_row(row, last, max(self.counts))
+            self.cache.rows.copy_row(row, last)
             self.rows.copy(row, last)
             self.running[row], self.counts[row] = self.running[last], self.counts[last]
         self.running.pop()
         self.counts.pop()
+
+
+def sample_tokens(logits, temperature, top_p, uniform):
+    """Draws one token per row -> (tokens, logprobs), both (rows,).
+
+    logits: fp32 (rows, vocab). uniform: one number in [0, 1) per row. The log-probs, in nats, are
+    those of all tokens, also below top_p 1; at temperature 0 (greedy) those of temperature 1.
+    """
+    probs = (logits / (temperature or 1)).softmax(dim=-1)
+    if temperature == 0:
+        tokens = logits.argmax(dim=-1)
+    else:
+        allowed = probs if top_p == 1 else likeliest(probs, top_p)
+        # fp64: sums in fp32 would give rare words at the end of a large vocabulary too much or none
+        cumulative = allowed.cumsum(dim=-1, dtype=torch.float64)
+        target = uniform * cumulative[:, -1]
+        tokens = torch.searchsorted(cumulative, target[:, None], right=True)[:, 0]
+        tokens = tokens.clamp(max=logits.shape[1] - 1)  # NaN would be beyond: `retire` reports it
+    return tokens, probs.gather(1, tokens[:, None])[:, 0].log()
+
+
+def likeliest(probs, top_p):
+    """Sets all probabilities to 0 outside the smallest set of likeliest tokens that holds top_p.
+
+    This is nucleus sampling (arXiv 1904.09751, section 3.1). probs: (rows, vocab).
+    """
+    ordered, order = probs.sort(dim=-1, descending=True)
+    before = ordered.cumsum(dim=-1) - ordered  # the sum of all larger ones
+    ordered[before >= top_p] = 0
+    return torch.zeros_like(probs).scatter_(1, order, ordered)
 
 
 def check_arguments(model, prompts, settings, seeds, counts):
@@ -325,7 +358,7 @@ def generate(
     progress(finished, total): called as rows finish.
     Raises ValueError for arguments out of range, FloatingPointError for logits that are not finite.
     """
-    settings = Settings(max_new_tokens, temperature, top_p, tuple(stop_token_ids))
+    settings = Settings(max_new_tokens, temperature, top_p, frozenset(stop_token_ids))
     seeds = seed
     if isinstance(seed, Integral):
         seeds = [hash64(seed, index) for index in range(len(prompts))]
@@ -335,12 +368,7 @@ def generate(
         return []
     generations = range(first_generation, first_generation + num_generations)
     streams = [[hash64(prompt_seed, number) for number in generations] for prompt_seed in seeds]
-    results = [[None] * num_generations for _ in prompts]
-    # Long prompts first: prompts that run together are similar in length, and the longest work
-    # does not start last.
-    order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
-    waiting = deque((index, number) for index in order for number in range(num_generations))
-    total, longest_prompt = len(waiting), len(prompts[order[0]])
+    total, longest_prompt = len(prompts) * num_generations, max(map(len, prompts))
     num_rows = max_rows or row_budget(model, max_new_tokens, longest_prompt, num_generations)
     num_rows = min(total, num_rows)
     # Twice the slots of complete groups: some groups finish while others start.
@@ -348,13 +376,13 @@ def generate(
     fast = cpu_kernels(model.device)
     with fast.reordered_weights(model) if fast else contextlib.nullcontext():
         session = Session(model, prompts, settings, streams, num_rows, num_slots)
-        while waiting or session.running:
-            session.admit(waiting)
-            session.retire(results)  # a first token may be the last one
+        while session.waiting or session.running:
+            session.admit()
+            session.retire()  # a first token may be the last one
             if session.running:
                 for _ in range(session.steps_between_looks):
                     session.decode()
-            session.retire(results)
+            session.retire()
             if progress:
-                progress(total - len(waiting) - len(session.running), total)
-    return results
+                progress(total - len(session.waiting) - len(session.running), total)
+    return session.results

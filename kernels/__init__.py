@@ -3,7 +3,6 @@
 logprob.py            log-probs and entropies without all logits
 logprob_triton.py     its row operation in Triton
 packed_attention.py   attention in a Pack, piece by piece
-draw.py               one random token for each row of logits
 cpu.py                faster versions for a CPU
 """
 

@@ -3,8 +3,6 @@
 import torch
 import torch.nn.functional as F
 
-from kernels import cpu_kernels
-
 
 def packed_attention(pack):
     """Returns the `attend` function of a Pack: but for rounding, attention under the mask
@@ -14,16 +12,15 @@ def packed_attention(pack):
     The tokens are cut into pieces, one for each prompt and each completion. A prompt attends to
     itself, and a completion to its prompt and itself. Both are causal.
     """
-    fast = cpu_kernels(pack.tokens.device)
-    if fast:
-        return fast.packed_attention(pack)
-    from torch.nn.attention.bias import causal_lower_right  # imports Triton: slow
-
-    lengths, prompt_indices = [], []  # of each piece: its length, and which piece is its prompt
+    lengths, prompt_indices, masks = [], [], []  # of each piece; which piece is its prompt
     for start, end, completions in pack.spans:
         prompt_indices += [len(lengths)] * (1 + len(completions))
         lengths.append(end - start)
-        lengths += [last - first for first, last in completions]
+        masks.append(causal_mask(end - start, end - start, pack.tokens.device))
+        for first, last in completions:
+            lengths.append(last - first)
+            num_keys = end - start + last - first
+            masks.append(causal_mask(last - first, num_keys, pack.tokens.device))
 
     def attend(layer, queries, keys, values):
         queries = queries.split(lengths)  # of each piece (its tokens, heads, head_dim)
@@ -31,22 +28,35 @@ def packed_attention(pack):
         values = values.split(lengths)
         outputs = []
         for piece, prompt in enumerate(prompt_indices):
-            visible = [piece] if piece == prompt else [prompt, piece]
-            piece_queries = heads_first(queries[piece])  # (1, heads, queries, head_dim)
-            piece_keys = heads_first(torch.cat([keys[index] for index in visible]))
-            piece_values = heads_first(torch.cat([values[index] for index in visible]))
-            # the last query sees all keys: flash attention knows this mask, and takes no other
-            mask = causal_lower_right(piece_queries.shape[2], piece_keys.shape[2])
-            output = attention(piece_queries, piece_keys, piece_values, attn_mask=mask)
+            piece_keys, piece_values = keys[piece], values[piece]
+            if piece != prompt:
+                piece_keys = torch.cat((keys[prompt], piece_keys))
+                piece_values = torch.cat((values[prompt], piece_values))
+            output = attention(
+                heads_first(queries[piece]),  # (1, heads, queries, head_dim)
+                heads_first(piece_keys),
+                heads_first(piece_values),
+                attn_mask=masks[piece],
+            )
             outputs.append(output[0].transpose(0, 1))  # (its tokens, heads, head_dim)
         return torch.cat(outputs)  # (tokens, heads, head_dim)
 
     return attend
 
 
-def heads_first(x, count=1):
-    """(count * tokens, heads, head_dim) -> (count, heads, tokens, head_dim)"""
-    return x.unflatten(0, (count, -1)).transpose(1, 2)
+def causal_mask(num_queries, num_keys, device):
+    """The last query sees all keys, the one before it all but the last, and so on."""
+    if device.type == "cpu":
+        every_pair = torch.ones(num_queries, num_keys, dtype=torch.bool)
+        return every_pair.tril(num_keys - num_queries)
+    from torch.nn.attention.bias import causal_lower_right  # imports Triton: slow
+
+    return causal_lower_right(num_queries, num_keys)  # flash attention knows this mask alone
+
+
+def heads_first(x):
+    """(tokens, heads, head_dim) -> (1, heads, tokens, head_dim)"""
+    return x.transpose(0, 1)[None]
 
 
 def attention(queries, keys, values, **options):

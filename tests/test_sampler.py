@@ -8,9 +8,8 @@ import torch
 import transformers
 
 import sampler
-from kernels.draw import sample_tokens
 from model import Model, pack_groups
-from sampler import Completion, generate
+from sampler import Completion, generate, sample_tokens
 from seeding import hash64, signed, uniforms
 
 torch.set_num_threads(1)
