@@ -6,6 +6,7 @@ that arguments and files are checked before the slow imports start.
 """
 
 import argparse
+import codecs
 import contextlib
 import dataclasses
 import difflib
@@ -147,7 +148,7 @@ def read_text_fields(settings, names):
     for name in names:
         value = getattr(settings, name)
         if value is not None:
-            setattr(settings, name, read_value(value, f"--{name}"))
+            setattr(settings, name, read_value(value.removeprefix("\ufeff"), f"--{name}"))
 
 
 def read_value(value, flag):
@@ -158,7 +159,7 @@ def read_value(value, flag):
     if value.startswith("@@"):
         return value[1:]
     if value == "-":
-        text, place = sys.stdin.read(), "standard input"
+        text, place = read_text(0, flag), "standard input"
     elif value.startswith("@"):
         text, place = read_text(value[1:], flag), value[1:]
     else:
@@ -169,13 +170,30 @@ def read_value(value, flag):
 
 
 def read_text(path, flag):
-    """The text of a UTF-8 file. Raises BadInput with the flag and the file's name."""
+    """The text of a file; path 0 is standard input. Raises BadInput with the flag and the name."""
+    name = path or "standard input"
     try:
-        return Path(path).read_text(encoding="utf-8-sig")  # without a byte order mark
-    except UnicodeDecodeError as error:
-        raise BadInput(f"{flag}: {path} is not UTF-8 (byte {error.start}): save it so") from error
+        with open(path, "rb", closefd=path != 0) as file:
+            return decode(file.read(), f"{flag}: {name}")
     except OSError as error:
-        raise BadInput(f"{flag}: cannot read {path} ({error.strerror}): check the path") from error
+        raise BadInput(f"{flag}: cannot read {name} ({error.strerror}): check the path") from error
+
+
+def decode(content, place):
+    """The text of bytes in UTF-8, or in UTF-16 with its byte-order mark; lines end with "\\n".
+
+    The mark is dropped, also where it begins a later line: files were joined. Raises BadInput.
+    """
+    is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        text = content.decode("utf-16" if is_utf16 else "utf-8")
+        problem = "it holds a zero byte" if "\0" in text else None
+    except UnicodeDecodeError as error:
+        problem = f"byte {error.start}"
+    if problem:
+        raise BadInput(f"{place} is not UTF-8 text ({problem}): save it so, a spreadsheet as csv")
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    return text.replace("\n\ufeff", "\n").removeprefix("\ufeff")
 
 
 def parse_json(text, place, kind=(dict,)):
@@ -231,6 +249,9 @@ def run(main, memory="use a smaller model or lower --max_completion_length"):
     sys.excepthook = interrupted
     # Sums of MKL otherwise depend on the alignment of memory. MKL reads this when it is first used.
     os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # what the terminal cannot show is written as \\u2192
+            stream.reconfigure(errors="backslashreplace")
     try:
         with at_end:
             result = main()

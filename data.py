@@ -68,18 +68,25 @@ def text_or_number(value, name, where):
 
 def to_messages(value, name, where):
     """A prompt as a list of {"role", "content"}; plain text is one user message."""
+    if not is_plain(value):
+        import formats
+
+        value = formats.turns_of(value, name, where)
     turns = [{"role": "user", "content": value}] if isinstance(value, str) else value
     valid = isinstance(turns, list) and turns != []
-    if not valid or not all(isinstance(turn, dict) and turn.get("role") in ROLES for turn in turns):
+    if not valid or not all(isinstance(turn, dict) and turn["role"] in ROLES for turn in turns):
         raise BadInput(
             f"{where}: {name} is {value!r:.120}, expected text or messages of role system, user, "
             "assistant or tool: correct it"
         )
-    messages = []
     for turn in turns:
-        content = checked_text(turn.get("content"), f"content in {name}", where)
-        messages.append({"role": turn["role"], "content": content})
-    return messages
+        checked_text(turn["content"], f"content in {name}", where)
+    return turns
+
+
+def is_plain(value):
+    """Whether a value is text, and no list of messages that is written as text."""
+    return isinstance(value, str) and not value.lstrip().startswith(("[", "{"))
 
 
 def label_of(row, name, where, meanings):
@@ -105,10 +112,17 @@ def first_present(row, names):
 
 
 def two_answers(row, where, prompt, first, second, label):
-    """A Pair from the fields with these names; `prompt` may list several ("query|messages")."""
-    prompt = first_present(row, prompt)
-    answers = tuple(checked_text(row.pop(name), name, where) for name in (first, second))
-    return Pair("", to_messages(row.pop(prompt), prompt, where), answers, label)
+    """A Pair from the fields with these names; `prompt` lists several. formats.py reads all but
+    plain texts: lists of messages, further parts of a prompt, scores that may contradict the label.
+    """
+    name = first_present(row, prompt)
+    plain = all(is_plain(row.get(field)) for field in (name, first, second))
+    if not plain or any(re.search(SPECIAL, field) for field in row if field != name):
+        import formats
+
+        return formats.two_answers(row, where, prompt, first, second, label)
+    answers = tuple(checked_text(row.pop(field), field, where) for field in (first, second))
+    return Pair("", to_messages(row.pop(name), name, where), answers, label)
 
 
 def judge_input(row, where):
@@ -122,53 +136,14 @@ def preference(row, where):
 
     Without a prompt field, the messages before the answers are the prompt. Equal scores are a tie.
     """
-    name = first_present(row, PROMPT)
-    prompt = to_messages(row.pop(name), name, where) if name else []
-    chosen, rejected = row.pop("chosen"), row.pop("rejected")
-    if isinstance(chosen, list) and isinstance(next(iter(chosen), None), str):
-        import formats
-
-        return formats.several_chosen(row, where, prompt, chosen, rejected)
-    before, first = split_answer(chosen, "chosen", where, prompt)
-    other_before, second = split_answer(rejected, "rejected", where, prompt)
-    same_type = type(chosen) is type(rejected)
-    if not same_type or not (prompt or before or other_before):
-        problem = "prompt is missing" if same_type else "chosen and rejected differ in type"
-        raise BadInput(
-            f"{where}: {problem} (chosen {chosen!r:.40}, rejected {rejected!r:.40}; "
-            f"other fields {list(row)!r:.80}): correct it"
-        )
-    if before != other_before:
-        return None
-    row.pop("messages", None)  # UltraFeedback: chosen once more
-    # UltraFeedback's lists repeat the prompt. Those of TRL go on after it, with the assistant.
-    if not before or before[0]["role"] == "assistant":
-        before = prompt + before
-    score = row.get("score_chosen")
-    tied = score is not None and score == row.get("score_rejected")
-    return Pair("", before, (first, second), 0.5 if tied else 0)
+    return two_answers(row, where, PROMPT, "chosen", "rejected", 0)
 
 
-def split_answer(value, name, where, prompt):
-    """One side of a preference: the messages before the answer, and the answer."""
-    if isinstance(value, str):
-        text = checked_text(value, name, where)
-        if prompt:
-            return [], text
-        import formats
-
-        return formats.split_transcript(text)
-    messages = to_messages(value, name, where)
-    if messages[-1]["role"] != "assistant":
-        raise BadInput(
-            f"{where}: {name} ends with a message of role {messages[-1]['role']}: "
-            "the last one must be the assistant's answer"
-        )
-    return messages[:-1], messages[-1]["content"]
-
-
-PROMPT = "prompt|question|instruction|query"
+# Fields that are the prompt: the first that a row has. SPECIAL: parts of names for formats.py.
+PROMPT = "query|prompt|question|instruction|messages|conversations|input"
+SPECIAL = f"{PROMPT}|system|history|score|rating|reward|margin"
 ID_FIELDS = "id|pair_id|pair_uid|bon_uid|prompt_id|question_id|unique_id|uid|idx"
+CONTRADICTION = "scores contradict the label"  # a key of `meta`
 # (name, required fields, reader); "x|y" asks for one of two fields. The first that fits is taken.
 FORMATS = [
     ("judge input", "query|messages a b", judge_input),
@@ -295,6 +270,9 @@ def collect(items, limit, noun, name, dropped):
         raise BadInput(f"limit is {limit}: ask for one or more of the {noun}, or leave it out")
     kept = list(islice(items, limit))
     remarks = [f"{number} {what} dropped" for what, number in dropped.items()]
+    wrong = [item.id for item in kept if CONTRADICTION in item.meta]
+    if wrong:
+        remarks.append(f"{len(wrong)} labels contradict the scores beside them, first {wrong[0]}")
     if not kept:
         raise BadInput(
             f"{name}: no {noun} left ({', '.join(remarks) or 'nothing dropped'}): "

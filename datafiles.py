@@ -1,12 +1,11 @@
 """Files, folders and hub datasets -> rows, each with its place in the file.
 
-Read are .jsonl, .json, .csv (each also .gz) and .parquet; a folder with a file for each split; and
-datasets of the Hugging Face hub, `owner/name[/data_dir][:config][@split]`. Commas join several.
+Read are .jsonl, .json, .csv, .tsv (each also .gz) and .parquet; a folder with a file for each
+split; and datasets of the Hugging Face hub, `owner/name[/data_dir][:config][@split]`. Commas join
+several.
 """
 
-import csv
 import gzip
-import io
 import json
 import os
 import re
@@ -14,10 +13,11 @@ import zlib
 from collections import Counter
 from pathlib import Path
 
-from cli import BadInput, parse_json
+from cli import BadInput, decode, parse_json
 from data import find_format
+from tables import read_csv
 
-ENDING = re.compile(r"(\.jsonl|\.json|\.csv|\.parquet)(\.gz)?$", re.IGNORECASE)
+ENDING = re.compile(r"(\.jsonl|\.json|\.csv|\.tsv|\.parquet)(\.gz)?$", re.IGNORECASE)
 
 
 def file_rows(path):
@@ -30,15 +30,14 @@ def file_rows(path):
         content = path.read_bytes()
         if zipped:
             content = gzip.decompress(content)
-        content = content.decode("utf-8-sig")
-    # what damaged files raise; pyarrow's errors and UnicodeDecodeError are ValueErrors
+    # what damaged files raise; pyarrow's errors are ValueErrors
     except (OSError, EOFError, ValueError, NotImplementedError, ImportError, zlib.error) as error:
         raise BadInput(
-            f"{path}: cannot be read ({str(error)!r:.300}): check the path, save text as UTF-8, "
-            "fetch it again, or pip install pyarrow (for parquet)"
+            f"{path}: cannot be read ({str(error)!r:.300}): check the path, fetch it again, or "
+            "pip install pyarrow (for parquet)"
         ) from error
-    readers = {".jsonl": json_lines, ".json": json_rows, ".csv": csv_rows}
-    yield from readers[kind](path, content)
+    readers = {".jsonl": json_lines, ".json": json_rows, ".csv": csv_rows, ".tsv": csv_rows}
+    yield from readers[kind](path, decode(content, path))
 
 
 def numbered(rows, path):
@@ -63,30 +62,8 @@ def json_lines(path, content):
 
 
 def csv_rows(path, content):
-    """The first line names the columns. A row is named by its last line.
-
-    A cell that begins like a JSON list of messages is read as one.
-    """
-    csv.field_size_limit(2**31 - 1)  # the default refuses answers above 128 KiB
-    reader = csv.DictReader(io.StringIO(content, newline=""), strict=True)
-    try:
-        for row in reader:
-            where = f"{path} line {reader.line_num}"
-            names = reader.fieldnames
-            if None in row or None in row.values() or len(set(names)) < len(names):
-                raise BadInput(
-                    f"{where}: does not fit line 1, which names {len(names)} columns: "
-                    "one cell each, no name twice"
-                )
-            for name, cell in row.items():
-                if cell.startswith('[{"'):
-                    row[name] = parse_json(cell, f"{where}: {name}", (list,))
-            yield f"line {reader.line_num}", row
-    except csv.Error as error:
-        raise BadInput(
-            f"{path} line {reader.line_num}: not valid csv ({error}): "
-            "quote cells with commas or line breaks"
-        ) from error
+    for number, row in read_csv(path, content)[1]:
+        yield f"line {number}", row
 
 
 def json_rows(path, content):
@@ -171,8 +148,8 @@ def files_named(name, split):
         return [path]
     if os.path.exists(path) or not re.match(r"\w", name):
         raise BadInput(
-            f"{name}: no such file, or of unknown ending: "
-            "give a .jsonl, .json, .csv (each also .gz) or .parquet"
+            f"{name}: no such file, or of unknown ending: give a .jsonl, .json, .csv, .tsv (each "
+            "also .gz) or .parquet; save a spreadsheet as csv"
         )
     return []
 

@@ -5,12 +5,11 @@ pizza,burger,1        pizza,burger,left
 burger,sushi,0.25     burger,sushi,tie
 """
 
-import csv
-import io
 import re
 
 import cli
 from cli import BadInput
+from tables import read_csv
 
 
 def read_matches(path, names=None):
@@ -54,16 +53,10 @@ def match_rows(path):
     if text.lstrip().startswith(("{", "[")):
         yield from cli.read_json_lines(path, "--matches")
         return
-    reader = csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True)
-    try:
-        if reader.fieldnames is not None:  # an empty file has none
-            result_columns(reader.fieldnames, f"{path} line 1")
-        for row in reader:
-            yield reader.line_num, row
-    except csv.Error as error:
-        raise BadInput(
-            f"{path} line {reader.line_num}: not valid csv ({error}): correct the line"
-        ) from error
+    names, rows = read_csv(path, text)
+    if names:  # an empty file has none
+        result_columns(names, f"{path} line 1")
+    yield from rows
 
 
 def result_columns(names, place):
@@ -78,9 +71,11 @@ def result_columns(names, place):
 
 
 def read_player(value, column, place):
-    """A name, or a number as an integer."""
-    if isinstance(value, str) and re.fullmatch(r"-?\d{1,18}", value.strip()):
-        value = int(value)
+    """A name without outer blanks, or a number as an integer. 007 is a name, and not 7."""
+    if isinstance(value, str):
+        value = value.strip()
+        if re.fullmatch(r"0|-?[1-9][0-9]{0,17}", value):
+            value = int(value)
     is_name = isinstance(value, str) and value != ""
     is_number = type(value) is int and value >= 0  # True is an int as well, but no number
     if not is_name and not is_number:
@@ -93,12 +88,12 @@ def read_player(value, column, place):
 
 def read_score(value, column, place):
     """The score of the first player: column `winner` holds a word, column `score` a number."""
-    text = str(value)
+    text = str(value).strip()
     if column == "winner":
         score = {"left": 1.0, "right": 0.0, "tie": 0.5}.get(text)
         expected = "left, right or tie"
     else:
-        is_number = re.fullmatch(r"\s*[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?\s*", text)
+        is_number = re.fullmatch(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?", text)
         score = float(text) if is_number else None
         expected = "a number from 0 to 1, the share of i"
     if score is None or not 0 <= score <= 1:

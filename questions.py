@@ -5,7 +5,7 @@ only when a file needs it.
 """
 
 from cli import BadInput
-from data import Pair, Question, checked_text, first_present, text_or_number, to_messages
+from data import Pair, Question, checked_text, first_present, text_or_number
 
 QUESTION = "problem|question|query|prompt|messages"
 ANSWER = "answer|ground_truth|reward_model"
@@ -13,8 +13,10 @@ ANSWER = "answer|ground_truth|reward_model"
 
 def question(row, where):
     """A prompt with an answer (GSM8K, MATH-500, verl, Tulu), with candidates, or alone."""
-    name, answer_name = first_present(row, QUESTION), first_present(row, ANSWER)
-    messages = to_messages(row.pop(name), name, where)
+    import formats
+
+    answer_name = first_present(row, ANSWER)
+    messages = formats.prompt_of(row, where, QUESTION)
     if len(messages) > 1 and messages[-1]["role"] == "assistant":
         messages = messages[:-1]  # supervised sets end with the answer
     candidates, scores = row.pop("candidates", None), row.pop("scores", None)

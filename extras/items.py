@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from cli import BadInput, note
-from data import Pair, items_of
+from data import CONTRADICTION, Pair, items_of
 from questions import question_key
 from seeding import uniform
 
@@ -69,7 +69,7 @@ def read_items(name, path, split, group_of, matches_of=better_against_worse, que
     names = [part.strip() for part in path.split(",")]
     if len(set(names)) < len(names):
         raise BadInput(f"--data: {path} names the same data twice: name it once")
-    items, dropped = [], Counter()
+    items, dropped, contradicted = [], Counter(), []
     for item in items_of(path, split, dropped):
         scores = gold_scores(item)
         if not scores and name == "pairs":
@@ -84,11 +84,18 @@ def read_items(name, path, split, group_of, matches_of=better_against_worse, que
                 f"{path}: row {item.id} does not belong to {name} (scores {scores!r:.40}): "
                 "give the benchmark's own file, or --benchmark pairs"
             )
+        if CONTRADICTION in item.meta:
+            contradicted.append(item.id)
         answers = list(item.answers if isinstance(item, Pair) else item.candidates)
         question = question_of(item, group) if question_of else question_key(item)
         items.append(Item(item.id, item.messages, answers, scores, matches, group, question))
     for reason, count in dropped.items():
         note(f"{path}: {count} {reason} dropped")
+    if contradicted:
+        note(
+            f"{path}: {len(contradicted)} labels contradict the scores beside them, first "
+            f"{contradicted[0]}"
+        )
     num_same = sum(item.same_text(*match) for item in items for match in item.matches)
     if num_same:
         note(f"{path}: {num_same} pairs of identical answers are ties unless judged")

@@ -662,7 +662,7 @@ def test_balanced_orders_cannot_be_guessed_from_label_id_order_or_length():
 def test_a_plain_file_of_pairs_loads_data_py_alone(tmp_path):
     """The default training reads tiny/train.jsonl."""
     rows = {
-        "conversations": {"chosen": [USER, GOOD], "rejected": [USER, BAD]},
+        "pairs": {"query": "Q", "a": "x", "b": "y", "label": 0},
         "texts": {"prompt": "Q", "chosen": "x", "rejected": "y"},
         "questions": {"question": "Q", "answer": "so\n#### 1"},
         "rare": {"input": "Q", "output_1": "x", "output_2": "y", "label": 1},
@@ -686,6 +686,6 @@ def test_a_plain_file_of_pairs_loads_data_py_alone(tmp_path):
 
 @pytest.mark.parametrize("known", formats.FORMATS, ids=lambda known: known[0])
 def test_no_common_format_takes_the_row_of_an_uncommon_one(known):
-    row = {name: "x" for name in known[1].split()}
+    row = {names.split("|")[0]: "x" for names in known[1].split()}
     assert data.find_format(row) == known
     assert data.find_format(row | {"ground_truth": "x", "id": 1}) == known

@@ -405,7 +405,7 @@ TRL = json.dumps({"prompt": "Q", "chosen": "x", "rejected": "y"})
         ),
         (
             "role.jsonl",
-            json.dumps({"chosen": [{"from": "human", "value": "x"}], "rejected": []}),
+            json.dumps({"chosen": [{"role": "human being", "content": "x"}], "rejected": []}),
             ["role.jsonl line 1", "chosen is", "role"],
         ),
         (

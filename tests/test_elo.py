@@ -459,7 +459,7 @@ BAD_FILES = {
     "true": ('{"i": 0, "j": 1, "score": true}', "line 1: score is True"),
     "dots": ("i,j,score\n0,1,1.2.3\n", "line 2: score"),
     "infinite": ("i,j,score\n0,1,1e999\n", "line 2: score"),
-    "no score": ("i,j,score\n0,1\n", "line 2: score is None"),
+    "no score": ("i,j,score\n0,1\n", "line 2: does not fit line 1"),
     "negative": ("i,j,score\n0,-1,1\n", "line 2: j is -1"),
     "no player": ("i,j,score\n,1,1\n", "line 2: i is ''"),
     "null": ('{"i": null, "j": 1, "score": 1}', "line 1: i is None"),
@@ -578,8 +578,8 @@ print(*imported, "torch" in sys.modules)
 
 
 def test_ratings_and_knockouts_stand_alone(tmp_path):
-    """Five files without the others are enough to import both modules and to rate a file."""
-    files = ["cli", "elo", "match_files", "schedules", "tournament"]
+    """Six files without the others are enough to import both modules and to rate a file."""
+    files = ["cli", "elo", "match_files", "schedules", "tables", "tournament"]
     for name in files:
         shutil.copy(ROOT / f"{name}.py", tmp_path)
     matches = write(tmp_path, "i,j,score\n0,1,1\n1,0,1\n")

@@ -1,0 +1,59 @@
+"""Reads csv files, also those of spreadsheet programs. No model, no torch."""
+
+import csv
+import io
+import re
+
+from cli import BadInput
+
+
+def read_csv(path, text):
+    """(names of the columns, iterator of (line, {name: cell})) of a csv file.
+
+    The first line names the columns; outer blanks are no part of a name. It also shows whether
+    commas, semicolons or tabs separate the cells, and whether blanks follow them. A cell is text as
+    it stands there. A row is named by its last line. Raises BadInput.
+    """
+    csv.field_size_limit(2**31 - 1)  # the default refuses answers above 128 KiB
+    head = re.sub('"[^"]*"', "", text.lstrip().partition("\n")[0])
+    delimiter = max(",;\t", key=head.count)
+    if head.startswith("sep="):  # Excel's own first line
+        delimiter = head[4:5] or "\t"
+    reader = csv.reader(
+        io.StringIO(text, newline=""),
+        delimiter=delimiter,
+        skipinitialspace=f"{delimiter} " in head,
+        strict=True,
+    )
+    rows = filled_rows(reader, path)
+    _, names = next(rows, (1, []))
+    if names and names[0] == "sep=":
+        _, names = next(rows, (2, []))
+    names = [name.strip() for name in names]
+    while names and not names[-1]:  # a column without a name and without cells
+        names.pop()
+    return names, ((line, as_row(names, cells, f"{path} line {line}")) for line, cells in rows)
+
+
+def filled_rows(reader, path):
+    """Yields (line, cells); rows of blank cells are passed over, as blank lines are."""
+    try:
+        for cells in reader:
+            if any(cell.strip() for cell in cells):
+                yield reader.line_num, cells
+    except csv.Error as error:
+        raise BadInput(
+            f"{path} line {reader.line_num}: not valid csv ({error}): "
+            "quote cells with commas or line breaks"
+        ) from error
+
+
+def as_row(names, cells, where):
+    while len(cells) > len(names) and not cells[-1]:
+        cells = cells[:-1]
+    if len(cells) != len(names) or len(set(names)) < len(names):
+        raise BadInput(
+            f"{where}: does not fit line 1, which names {len(names)} columns: "
+            "one cell each, no name twice"
+        )
+    return dict(zip(names, cells))
