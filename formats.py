@@ -368,7 +368,9 @@ def renaming(row):
     asked = [name for name in row if re.search(words, name.lower())]
     old = asked[0] if asked else "the question", first, second
     new = ("prompt", "chosen", "rejected") if ranked else ("query", "a", "b")
-    renamed = ", ".join(f"{name} to {better}" for name, better in zip(old, new) if name != better)
+    renamed = ", ".join(
+        f"{name:.40} to {better}" for name, better in zip(old, new) if name != better
+    )
     return f"rename {renamed}; a label is 0 where a is better, 1 where b is, 0.5 for a tie"
 
 
