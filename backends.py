@@ -81,7 +81,6 @@ class LocalBackend:
         num_generations,
         max_new_tokens,
         temperature,
-        first_generation=0,
         progress=None,
     ):
         """Records [prompt][generation], see `verdicts.read_verdict`; seeds: integers for each."""
@@ -96,7 +95,6 @@ class LocalBackend:
             temperature,
             stop_token_ids=self.stops,
             seed=[hash64(*seed) for seed in seeds],
-            first_generation=first_generation,
             progress=progress,
         )
         usage = self.usage

@@ -324,10 +324,10 @@ def rank_answers(argv):
     games = num_games(len(candidates), settings.schedule, settings.games)
     play, spent = judged_play(settings, candidates, games)
     matches = run_schedule(len(candidates), play, settings.schedule, settings.games, settings.seed)
-    judged_now = report_spent(settings, spent)
+    report_spent(settings, spent)
     ranking = rate(matches, len(candidates), settings.seed)
     best = max(ranking, key=lambda row: round(row["elo"], 9))
-    result = summary(matches, ranking, best, candidates=candidates) | judged_now
+    result = summary(matches, ranking, best, candidates=candidates)
     if settings.json:
         print(json.dumps(result, allow_nan=False))
     else:

@@ -23,7 +23,6 @@ from backends import LocalBackend
 from checkpoint import check_model_folder, resolve_model, with_adapter
 from cli import BadInput, note, setting
 from data import Pair, load_pairs, place
-from early_stopping import STOP_HELP, STOPS, in_words, play_in_rounds, spending
 from judge_progress import Progress
 from plugins import load_extra
 from seeding import stable_hash
@@ -112,31 +111,20 @@ class Judge:
         both_orders=True,
         temperature=0.6,
         max_completion_length=1024,
-        stop="never",
     ):
         """Judges pairs, (query or messages, first, second) or data.Pair; a Judgment for each.
 
         num_votes: games in each order; with one order, `data.place` chooses it by the pair's id.
         The draws of a game are seeded by (seed, id, order, number of the game), whatever else is
-        judged. stop: "decided" or "likely" skips votes that `early_stopping.enough` calls
-        needless; the games that are played are the first ones of "never".
+        judged.
         """
         pairs = [as_pair(pair) for pair in pairs]
         matches = self.prepare(pairs, num_votes, both_orders, max_completion_length)
-        fitting = [match for match in matches if match[0].prompt is not None]
-        progress = Progress("judging", "game", sum(map(len, fitting)) * num_votes)
-
-        def play(matches, start, count):
-            comparisons = [comparison for match in matches for comparison in match]
-            for first in range(0, len(comparisons), CHUNK_PROMPTS):
-                chunk = comparisons[first : first + CHUNK_PROMPTS]
-                self.add_games(chunk, start, count, max_completion_length, temperature, progress)
-
-        with progress:
-            if stop == "never":
-                play(fitting, 0, num_votes)
-            else:
-                play_in_rounds(play, fitting, num_votes, stop)
+        fitting = [one for match in matches for one in match if one.prompt is not None]
+        with Progress("judging", "game", len(fitting) * num_votes) as progress:
+            for first in range(0, len(fitting), CHUNK_PROMPTS):
+                chunk = fitting[first : first + CHUNK_PROMPTS]
+                self.add_games(chunk, num_votes, max_completion_length, temperature, progress)
         return [conclude(games_of(match)) for match in matches]
 
     def prepare(self, pairs, num_votes, both_orders, max_completion_length):
@@ -184,18 +172,17 @@ class Judge:
             )
         return prompt
 
-    def add_games(self, comparisons, start, count, max_completion_length, temperature, progress):
-        """Plays the games number start to start + count - 1 of each comparison."""
+    def add_games(self, comparisons, num_votes, max_completion_length, temperature, progress):
+        """Plays num_votes games of each comparison."""
         prompts = [one.prompt for one in comparisons]
         seeds = [(self.seed, stable_hash(one.pair.id), one.order[0]) for one in comparisons]
         done_before = progress.done
         records = self.backend.generate(
             prompts,
             seeds,
-            count,
+            num_votes,
             max_completion_length,
             temperature,
-            first_generation=start,
             progress=lambda done, total: progress.move_to(done_before + done),
         )
         for comparison, own_records in zip(comparisons, records, strict=True):
@@ -307,11 +294,11 @@ class JudgeCommandSettings(JudgeSettings):
         None,
         "with --pairs: JSON lines, one judgment each; an existing file is completed",
     )
-    stop: Literal[tuple(STOPS)] = setting("never", STOP_HELP, group="how to judge")
     one_order: bool = setting(
         False,
         "judge in one order, chosen by the pair's id, instead of both: half the work, consistency "
         "unknown",
+        group="how to judge",
     )
     json: bool = setting(False, "print one JSON object")
 
@@ -382,7 +369,6 @@ def main(argv=None):
         "both_orders": not settings.one_order,
         "temperature": settings.temperature,
         "max_completion_length": settings.max_completion_length,
-        "stop": settings.stop,
     }
     if settings.pairs is not None:
         summary = judge_file.judge_pairs(settings, pairs, lambda: judge_of(settings), options)
@@ -398,9 +384,6 @@ def main(argv=None):
         print(json.dumps(as_row(judgment), allow_nan=False))
     else:
         show(judgment)
-    if settings.stop != "never":
-        num_orders = 1 if settings.one_order else len(BOTH_ORDERS)
-        note(in_words(spending(judgment.games, settings.num_votes, num_orders)))
 
 
 if __name__ == "__main__":

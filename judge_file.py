@@ -10,15 +10,14 @@ from dataclasses import asdict
 from pathlib import Path
 
 from cli import BadInput, note
-from early_stopping import spending
 from judge_progress import Progress
 from resume import check_same, resumable_rows
 from runlog import append_rows, sole_writer
 from seeding import CHAT_DATE, stable_hash
-from verdicts import BOTH_ORDERS, as_row
+from verdicts import as_row
 
 CHUNK_PAIRS = 64  # judged together and written together
-SUMMARY = "pairs a b no_winner orders_agree games games_saved tokens tokens_saved".split()
+SUMMARY = "pairs a b no_winner orders_agree games tokens".split()
 NOT_RECORDED = "query", "a", "b", "pairs", "out", "json", "price_in", "price_out"
 
 
@@ -96,8 +95,8 @@ def read_rows(path, heads, recorded):
 
 def add_row(totals, row):
     """Adds a row of --out to a Counter for the summary."""
-    num_orders = 1 if row["settings"]["one_order"] else len(BOTH_ORDERS)
     totals["pairs"] += 1
     totals[row["winner"] or "no_winner"] += 1
     totals["orders_agree"] += row["consistent"] is True
-    totals.update(spending(row["games"], row["settings"]["num_votes"], num_orders))
+    totals["games"] += len(row["games"])
+    totals["tokens"] += sum(game["tokens"] for game in row["games"])

@@ -15,7 +15,6 @@ from tqdm import tqdm
 import cli
 from cli import BadInput, note, setting
 from data import Pair
-from early_stopping import STOP_HELP, STOPS, in_words, spending
 from judge import JudgeSettings, check_judge, judge_of
 from resume import resumable_rows
 from runlog import append_rows
@@ -38,9 +37,10 @@ class RankSettings(JudgeSettings):
         None,
         "file with an answer a line: plain text, JSON strings, or objects with response or text",
     )
-    stop: Literal[tuple(STOPS)] = setting("never", STOP_HELP, group="matches")
     cache: Optional[str] = setting(
-        None, "file of judged matches: those in it are not judged again, new ones are added"
+        None,
+        "file of judged matches: those in it are not judged again, new ones are added",
+        group="matches",
     )
     json: bool = setting(False, "print one JSON object", group="output")
 
@@ -121,7 +121,7 @@ class JudgedMatches:
         self.candidates = candidates
         self.messages = [{"role": "user", "content": settings.query}]
         self.judge = None
-        self.spent = Counter()  # of early_stopping.spending
+        self.spent = Counter()  # games and tokens
         self.progress = tqdm(
             total=num_matches, desc="ranking", unit="match", leave=False, disable=None
         )
@@ -138,10 +138,10 @@ class JudgedMatches:
             num_votes=self.settings.num_votes,
             temperature=self.settings.temperature,
             max_completion_length=self.settings.max_completion_length,
-            stop=self.settings.stop,
         )
         for judgment in judgments:
-            self.spent.update(spending(judgment.games, self.settings.num_votes))
+            self.spent["games"] += len(judgment.games)
+            self.spent["tokens"] += sum(game["tokens"] for game in judgment.games)
         self.progress.update(len(pairs))
         return [judgment.p_first for judgment in judgments]
 
@@ -154,11 +154,9 @@ class JudgedMatches:
 
 
 def report_spent(settings, spent):
-    """Notes what judging cost; matches from the cache cost nothing. Returns what --json adds."""
-    totals = {name: spent[name] for name in ("games", "games_saved", "tokens", "tokens_saved")}
+    """Notes what judging cost; matches from the cache cost nothing."""
     if not settings.json:
-        note(f"judged now: {in_words(totals)}")
-    return {"judged_now": totals} if settings.stop != "never" else {}
+        note(f"judged now: {spent['games']} games, {spent['tokens']} tokens")
 
 
 # ---- cache of judged matches ----
@@ -183,10 +181,7 @@ def cache_names(settings, folder, candidates):
         settings.device,
         settings.dtype,
     ]
-    # The stop rule comes after the hash. Names then sort alike under every rule, so a pair is shown
-    # in the same direction and judged with the same draws.
-    rule = "" if settings.stop == "never" else f" {settings.stop}"
-    return [f"{stable_hash(origin, text):016x}{rule}" for text in candidates]
+    return [f"{stable_hash(origin, text):016x}" for text in candidates]
 
 
 def cached(play, path, names):

@@ -344,7 +344,6 @@ def generate(
     seed: int | list[int] = 0,
     max_rows: int | None = None,
     progress=None,
-    first_generation: int = 0,
 ) -> list[list[Completion]]:
     """Samples num_generations completions of each prompt -> results[prompt][generation].
 
@@ -353,7 +352,6 @@ def generate(
     seed: one integer, or one for each prompt. The random numbers of a generation depend on its
     prompt's seed and its number alone. What else is sampled changes the rounding of its logits, so
     a completion is the same up to rounding: now and then a token that was a close call differs.
-    first_generation: the number of the first one. A second call can continue the first.
     max_rows: rows that run at once; by default as many as memory allows.
     progress(finished, total): called as rows finish.
     Raises ValueError for arguments out of range, FloatingPointError for logits that are not finite.
@@ -366,7 +364,7 @@ def generate(
     check_arguments(model, prompts, settings, seeds, counts | {"max_rows": max_rows or 1})
     if not prompts:
         return []
-    generations = range(first_generation, first_generation + num_generations)
+    generations = range(num_generations)
     streams = [[hash64(prompt_seed, number) for number in generations] for prompt_seed in seeds]
     total, longest_prompt = len(prompts) * num_generations, max(map(len, prompts))
     num_rows = max_rows or row_budget(model, max_new_tokens, longest_prompt, num_generations)

@@ -102,10 +102,10 @@ def main(argv=None):
     candidates = read_candidates(settings.candidates)
     play, spent = judged_play(settings, candidates, num_matches=len(candidates) - 1)
     bracket = knockout(len(candidates), play, settings.seed)
-    judged_now = report_spent(settings, spent)
+    report_spent(settings, spent)
     if settings.json:
         result = asdict(bracket) | {"num_coins": bracket.num_coins}
-        print(json.dumps(result | {"text": candidates[bracket.winner]} | judged_now))
+        print(json.dumps(result | {"text": candidates[bracket.winner]}))
     else:
         show(bracket, candidates)
 

@@ -114,11 +114,7 @@ def read_completion(tokenizer, completion, style, opened_think, stops):
 
 @dataclass
 class Judgment:
-    """The outcome for one pair. Answers go by their index, 0 or 1, as they were given.
-
-    After an early stop everything here describes the games that were played. p_first is then on
-    average further from 0.5 than with all votes, because one-sided beginnings end early.
-    """
+    """The outcome for one pair. Answers go by their index, 0 or 1, as they were given."""
 
     winner: int | None  # has more of the valid votes; None: a draw, or no valid vote
     p_first: float  # mean over games of 1 (vote for answer 0), 0 (for answer 1), 0.5 (no verdict)

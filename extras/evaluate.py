@@ -18,14 +18,12 @@ import hashlib
 import json
 import os
 import time
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Optional
 
 import cli
 from cli import BadInput, note, setting
-from early_stopping import STOP_HELP, STOPS, in_words, spending
 from extras.benchmarks import BENCHMARKS, GROUP_OF, load
 from extras.items import tied_games
 from extras.predictions import match_predictions, read_predictions
@@ -78,7 +76,6 @@ class Settings(JudgeSettings):
     games: Optional[int] = setting(
         None, "matches an item, for random, halving, leaders and swiss; default: 3 an answer"
     )
-    stop: Literal[tuple(STOPS)] = setting("never", STOP_HELP)
     one_order: bool = setting(False, "judge in one order, chosen by the pair's id, instead of both")
     force_verdict: bool = setting(
         False,
@@ -201,7 +198,6 @@ def play_games(pairs, settings, judge):
         not settings.one_order,
         settings.temperature,
         settings.max_completion_length,
-        settings.stop,
     )
     games = [judgment.games for judgment in judgments]
     if settings.force_verdict or settings.confidence:
@@ -248,7 +244,7 @@ def evaluate(settings, load_judge):
         rows = predicted_rows(settings.predictions, items, settings.benchmark)
     else:
         rows = judged_rows(settings, items, head, load_judge)
-    result = numbers_of(head["settings"], rows)
+    result = summarise(BENCHMARKS[settings.benchmark], rows)
     if settings.output_dir:
         write_results(Path(settings.output_dir) / "results.json", head, result, rows)
     return result, rows
@@ -263,18 +259,6 @@ def predicted_rows(path, items, benchmark="pairs"):
             row |= {"values": ratings, "ranked": len(ratings) > 2}
         rows.append(row)
     return rows
-
-
-def numbers_of(settings, rows):
-    """All numbers of rows; with --stop also how many votes were left out. settings: a dict."""
-    result = summarise(BENCHMARKS[settings["benchmark"]], rows)
-    if settings.get("stop", "never") != "never":
-        spent = Counter()
-        for match in (match for row in rows for match in row["matches"]):
-            num_orders = 1 if settings["one_order"] else 2
-            spent.update(spending(match["games"], settings["num_votes"], num_orders))
-        result["votes"] = dict(spent)
-    return result
 
 
 # ---- command line ----
@@ -293,11 +277,10 @@ def check(settings):
     if settings.strategy == "auto":
         plays_all = settings.benchmark in ("gsm8k_solutions", "rewardbench2")
         settings.strategy = "elo" if plays_all and not settings.predictions else "pairs"
-    for name, known in (("strategy", STRATEGIES), ("stop", STOPS)):  # --sweep may have set them
-        if getattr(settings, name) not in known:
-            raise BadInput(
-                f"--{name}: {getattr(settings, name)!r} is none: choose one of {', '.join(known)}"
-            )
+    if settings.strategy not in STRATEGIES:  # --sweep may have set it
+        raise BadInput(
+            f"--strategy: {settings.strategy!r} is none: choose one of {', '.join(STRATEGIES)}"
+        )
     if settings.strategy != "pairs" and settings.benchmark not in BEST_OF_N:
         raise BadInput(
             f"--strategy {settings.strategy}: is for sets of N answers, {', '.join(BEST_OF_N)}: "
@@ -375,8 +358,6 @@ def show(result):
     forced = f" ({result['forced']} games by force)" if result.get("forced") else ""
     print(f"{result['items']} items of {result['questions']} questions; pairs: {outcomes}{forced}")
     print("n: the items, pairs or games of a mean; all items where a number joins several means")
-    if "votes" in result:
-        print(in_words(result["votes"]))
 
 
 def main(argv=None):
@@ -399,7 +380,7 @@ def main(argv=None):
         return
     if earlier:
         rows = earlier["rows"]
-        result = numbers_of(earlier["settings"], rows)
+        result = summarise(BENCHMARKS[settings.benchmark], rows)
     else:
         result, rows = evaluate(check(settings), load_judge)
     if other:

@@ -49,7 +49,6 @@ class ServerBackend:
         num_generations,
         max_new_tokens,
         temperature,
-        first_generation=0,
         progress=None,
     ):
         """Records [prompt][generation], see `verdicts.read_verdict`; seeds: integers for each.
@@ -65,7 +64,7 @@ class ServerBackend:
                 "seed": (stable_hash(*seed) + generation) % 2**31,
             }
             for prompt, seed in zip(prompts, seeds, strict=True)
-            for generation in range(first_generation, first_generation + num_generations)
+            for generation in range(num_generations)
         ]
         replies = self.complete(requests, progress)
         self.restore_think_tags(replies)

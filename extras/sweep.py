@@ -15,7 +15,6 @@ SWEPT = {
     "games": int,
     "seed": int,
     "strategy": str,
-    "stop": str,
 }
 
 

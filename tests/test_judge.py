@@ -522,34 +522,16 @@ def test_a_pair_that_the_context_cannot_hold(coin_judge, capsys):
         Pair("long-7", [{"role": "user", "content": "q"}], ("x y " * 3000, "z")),
         ("q", "c", "d"),
     ]
-    for stop in ("never", "likely"):
-        first, long, last = coin_judge.judge(
-            pairs, num_votes=4, max_completion_length=100, stop=stop
-        )
-        assert (
-            "pair long-7: its prompt has 12846 tokens, and 3996 fit "
-            "(context 4096 less --max_completion_length 100): counted as truncated"
-            in (capsys.readouterr().err)
-        )
-        assert (long.winner, long.p_first, long.consistent) == (
-            None,
-            0.5,
-            False,
-        ) and long.games == [
-            {
-                "order": order,
-                "verdict": None,
-                "status": "truncated",
-                "text": "",
-                "tokens": 0,
-                "think_tokens": 0,
-            }
-            for order in BOTH_ORDERS
-            for _ in range(4)
-        ]
-        assert [first, last] == coin_judge.judge(
-            pairs[::2], num_votes=4, max_completion_length=100, stop=stop
-        )  # the others are as ever
+    first, long, last = coin_judge.judge(pairs, num_votes=4, max_completion_length=100)
+    assert (
+        "pair long-7: its prompt has 12846 tokens, and 3996 fit "
+        "(context 4096 less --max_completion_length 100): counted as truncated"
+    ) in capsys.readouterr().err
+    assert (long.winner, long.p_first, long.consistent) == (None, 0.5, False)
+    empty = {"verdict": None, "status": "truncated", "text": "", "tokens": 0, "think_tokens": 0}
+    assert long.games == [{"order": order} | empty for order in BOTH_ORDERS for _ in range(4)]
+    others = coin_judge.judge(pairs[::2], num_votes=4, max_completion_length=100)
+    assert [first, last] == others  # they are as ever
     with pytest.raises(BadInput, match="pair long-7: its prompt has 12846 tokens"):
         coin_judge.encode(pairs[1], [0, 1], 100)
     with pytest.raises(

@@ -16,7 +16,6 @@ import judge
 import judge_file
 import sampler
 from data import Pair
-from early_stopping import in_words, spending
 from judge import Judge
 from verdicts import conclude
 
@@ -158,29 +157,6 @@ def test_orders_to_the_terminal_are_not_carried_out(capsys):
     assert not set("\033\r\x9b") & set(capsys.readouterr().err)
 
 
-def test_votes_left_out_are_reported(monkeypatch, capsys, coin, coin_judge):
-    code, out, err = inline(
-        monkeypatch,
-        capsys,
-        *ASK,
-        "--model",
-        coin,
-        "--num_votes",
-        6,
-        "--stop",
-        "likely",
-        "--json",
-        *QUICK,
-    )
-    (expected,) = coin_judge.judge(
-        [("What is 6 * 7?", "42", "48")], num_votes=6, max_completion_length=40, stop="likely"
-    )
-    assert code == 0 and json.loads(out) == judge.as_row(expected)
-    assert err == in_words(spending(expected.games, 6)) + "\n" and err.startswith(
-        f"{len(expected.games)} games, "
-    )
-
-
 BAD = [
     (["--query", "q", "--a", "x"], "--b missing"),
     ([], "--query, --a, --b missing"),
@@ -191,7 +167,7 @@ BAD = [
     (["--out", "OUT"], "--pairs"),
     ([*ASK, "--out", "OUT"], "name one pair"),
     ([*ASK, "--num_votes", "0"], "--num_votes: must be at least 1"),
-    ([*ASK, "--stop", "soon"], "soon"),
+    ([*ASK, "--stop", "likely"], "unknown argument"),
     ([*ASK, "--temperature", "-1"], "--temperature: must be 0 (greedy) or at least 0.01"),
     ([*ASK, "--temperature", "nan"], "--temperature: must be 0 (greedy) or at least 0.01, got nan"),
     ([*ASK, "--num_votes", "two"], "num_votes"),
@@ -374,43 +350,8 @@ def test_a_file_of_pairs(batch, tmp_path, coin_judge, pairs_file):
         11,
     ) and "11 of 11 pairs are judged already" in err
     assert summary["orders_agree"] == sum(row["consistent"] for row in rows)
-
-
-def test_a_file_of_pairs_with_fewer_votes(batch, tmp_path):
-    batch(tmp_path / "all.jsonl", "--num_votes=8")
-    code, out, _ = batch(tmp_path / "some.jsonl", "--num_votes=8", "--stop", "decided", "--json")
-    rows, fewer = (
-        [json.loads(line) for line in (tmp_path / name).read_text().split("\n")[:-1]]
-        for name in ("all.jsonl", "some.jsonl")
-    )
-    assert [row["winner"] for row in rows] == [row["winner"] for row in fewer] and {
-        row["settings"]["stop"] for row in fewer
-    } == {"decided"}
-    games, tokens = (
-        [sum(map(count, part)) for part in (rows, fewer)]
-        for count in (
-            lambda row: len(row["games"]),
-            lambda row: sum(game["tokens"] for game in row["games"]),
-        )
-    )
-    assert games[0] == 176 > games[1]
-    summary = json.loads(out)
-    assert (summary["games"], summary["games_saved"], summary["tokens"]) == (
-        games[1],
-        176 - games[1],
-        tokens[1],
-    )
-    assert abs(summary["tokens_saved"] - (tokens[0] - tokens[1])) < 0.5 * (
-        tokens[0] - tokens[1]
-    )  # an estimate
-    assert (
-        json.loads(
-            batch(tmp_path / "some.jsonl", "--num_votes=8", "--stop", "decided", "--json")[1]
-        )
-        == summary
-    )  # counts rows that were there
-    code, _, err = batch(tmp_path / "all.jsonl", "--num_votes=8", "--stop", "decided")
-    assert code == 2 and "--stop: " in err.splitlines()[-1]
+    games = [game for row in rows for game in row["games"]]
+    assert (summary["games"], summary["tokens"]) == (44, sum(game["tokens"] for game in games))
 
 
 KILLED = """
@@ -530,9 +471,7 @@ def test_a_pair_that_is_too_long_is_truncated_and_the_others_judged(
     *rows, last = (tmp_path / "out.jsonl").read_bytes().splitlines(keepends=True)
     assert b"".join(rows) == (tmp_path / "before.jsonl").read_bytes()
     games = json.loads(last)["games"]
-    assert [(game["status"], game["tokens"]) for game in games] == [
-        ("truncated", 0)
-    ] * 4 and json.loads(out)["games_saved"] == 0
+    assert [(game["status"], game["tokens"]) for game in games] == [("truncated", 0)] * 4
     code, out, err = inline(
         monkeypatch, capsys, "--query", "q", "--a", big["a"], "--b", "y", "--model", coin, *QUICK
     )

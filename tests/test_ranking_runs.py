@@ -15,7 +15,6 @@ from tiny_models import COIN, make_scripted_folder
 
 from cli import BadInput
 from data import Pair
-from early_stopping import enough
 from judge import Judge
 from verdicts import vote_of
 
@@ -78,43 +77,18 @@ def test_the_schedules_pick_as_often_as_in_the_log(schedule):
     assert abs(hits / trials - row["right"]) < 4 * math.sqrt(0.25 / trials)
 
 
-# ---- the vote study: its log against the stop rules as they are ----
+# ---- the vote study: its log against the binomial distribution ----
 
 
-def enumerated(p, num_votes, stop):
-    """(generations, right, differs) of a pair, exactly, as in vote_study.log.
-
-    Each vote is right with probability p. A draw counts half. differs: the probability that the
-    winner is not that of all votes.
-    """
-    states = {(0, 0, None): 1.0}  # (right votes, wrong votes, winner of a stopped match)
-    generations = 0.0
-    for remaining in reversed(range(num_votes)):
-        generations += 2 * sum(chance for state, chance in states.items() if state[2] is None)
-        following = Counter()
-        for (good, bad, stopped), chance in states.items():
-            for more, weight in ((0, (1 - p) ** 2), (1, 2 * p * (1 - p)), (2, p * p)):
-                right, wrong = good + more, bad + 2 - more
-                winner = stopped
-                if stopped is None and enough([0] * right + [1] * wrong, 2 * remaining, stop):
-                    winner = (right > wrong) - (right < wrong)
-                following[right, wrong, winner] += chance * weight
-        states = following
-    right = sum((winner + 1) / 2 * chance for (_, _, winner), chance in states.items())
-    differs = 0.0
-    for (good, bad, winner), chance in states.items():
-        differs += chance * (winner != (good > bad) - (good < bad))
-    return generations, right, differs
-
-
-@pytest.mark.parametrize("stop", ["never", "decided", "likely"])
-def test_the_numbers_of_the_vote_study(stop):
+def test_the_numbers_of_the_vote_study():
     checked = 0
     for row in map(json.loads, (RANKING / "vote_study.log").read_text().splitlines()):
-        if row.get("judge", "").startswith("coin") and row["stop"] == stop:
-            expected = row["generations"], row["right"], row["differs"]
-            p = float(row["judge"].split()[1])
-            assert enumerated(p, row["num_votes"], stop) == pytest.approx(expected, abs=1e-4)
+        if row.get("judge", "").startswith("coin") and row["stop"] == "never":
+            p, votes, right = float(row["judge"].split()[1]), 2 * row["num_votes"], 0.0
+            for good in range(votes + 1):  # a draw counts half
+                chance = math.comb(votes, good) * p**good * (1 - p) ** (votes - good)
+                right += chance * (0.5 if 2 * good == votes else 2 * good > votes)
+            assert (votes, right) == pytest.approx((row["generations"], row["right"]), abs=1e-4)
             checked += 1
     assert checked == 36
 
@@ -181,21 +155,15 @@ def test_replayed_matches_by_hand():
         "tokens": {(0, 1): [[1, 2, 4], [8, 16, 32]], (0, 2): [[1] * 3, [1] * 3], (1, 2): []},
     }
     spent = Counter()
-    play = replay.recorded_play(row, 3, "never", 0, spent)
+    play = replay.recorded_play(row, 3, 0, spent)
     assert play([(0, 1), (1, 0), (2, 1), (2, 0)]) == pytest.approx([5 / 6, 1 / 6, 0.5, 1 - 4.5 / 6])
     assert spent == {"generations": 18, "tokens": 63 * 2 + 6}
     for seed in range(12):  # three meetings with one vote each use the three recorded ones
-        play = replay.recorded_play(row, 1, "never", seed, Counter())
+        play = replay.recorded_play(row, 1, seed, Counter())
         shares = [score for _ in range(3) for score in play([(0, 1)] * 3)]
         assert sorted(shares) == [0.5] * 3 + [1.0] * 6
-    found = set()
-    for seed in range(12):  # the vote for 1 comes third, and is not asked for, or before
-        spent = Counter()
-        (score,) = replay.recorded_play(row, 3, "decided", seed, spent)([(0, 1)])
-        found.add((score, spent["generations"]))
-    assert found == {(1.0, 4), (5 / 6, 6)}
     for schedule, games in (("knockout", None), ("random", 9), ("swiss", 9)):
-        play = replay.recorded_play(row, 3, "never", 1, Counter())
+        play = replay.recorded_play(row, 3, 1, Counter())
         assert replay.pick(3, schedule, games, play, 1) == 0
 
 
@@ -218,13 +186,10 @@ def recording(num_questions, draw_accuracy, num_votes=4):
 def test_replay_of_simulated_judges():
     perfect = recording(6, lambda rng: 1.0, num_votes=3)
     for schedule, per_player in [("knockout", None), ("full", None), ("halving", 5), ("swiss", 5)]:
-        never = replay.measure(perfect, schedule, per_player, 3, "never", 2)
-        stopped = replay.measure(perfect, schedule, per_player, 3, "decided", 2)
+        found = replay.measure(perfect, schedule, per_player, 3, 2)
         matches = {"knockout": 7, "full": 28}.get(schedule, 8 * (per_player or 0))
-        assert stopped["right"] == never["right"] == 1
-        assert never["generations"] == 6 * matches
-        assert 4 * matches <= stopped["generations"] < 6 * matches
-        assert stopped["tokens"] == pytest.approx(10 * stopped["generations"])
+        assert (found["right"], found["generations"]) == (1, 6 * matches)
+        assert found["tokens"] == pytest.approx(10 * found["generations"])
     assert replay.vote_errors(perfect)[0] == 1
     accuracy, again = replay.vote_errors(recording(60, lambda rng: 0.7))
     assert abs(accuracy - 0.7) < 0.03 and abs(again - 0.7) < 0.03  # fresh errors
@@ -234,8 +199,8 @@ def test_replay_of_simulated_judges():
 
 def test_the_recording_of_the_embedded_judge_gives_its_log():
     rows = replay.read_recording(RANKING / "tiny.jsonl.gz")
-    line = replay.table([replay.measure(rows, "knockout", None, 1, "never", 2)]).splitlines()[-1]
-    log = (RANKING / "tiny.log").read_text()
+    line = replay.table([replay.measure(rows, "knockout", None, 1, 2)]).splitlines()[-1]
+    log = (RANKING / "tiny.log").read_text().replace("never | ", "")
     assert line in log
     accuracy, again = replay.vote_errors(rows)
     assert f"a vote is right {accuracy:.3f}" in log and f"with a wrong one {again:.3f}" in log

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 RECORDED = json.loads(Path(__file__).with_name("same_numbers.json").read_text())
 FLAGS = "--max_steps 2 --prompts_per_step 8 --num_generations 4 --eval_every 2 --eval_limit 10"
-# What trains a judge. Rankings, servers, benchmarks and early stopping are not among it.
+# What trains a judge. Rankings, servers and benchmarks are not among it.
 READING_PATH = """train_grpo.py judge_task.py rollout.py verdicts.py styles.py data.py
     chat.py model.py sampler.py kv_cache.py checkpoint.py distributed.py runlog.py progress.py
     cli.py seeding.py kernels/__init__.py kernels/logprob.py kernels/packed_attention.py

@@ -1,11 +1,11 @@
-"""Plays every schedule and vote rule on recorded matches. No model is needed.
+"""Plays every schedule on recorded matches. No model is needed.
 
     python runs/ranking/replay.py recording.jsonl.gz --trials 5
 
 record.py made the recording. The table shows how often one of the best answers is picked, and
 after how many judge generations. A match takes the next num_votes of its recorded votes in each
-order, as far as the stop rule asks for them. Each trial starts at its own place in the votes. After
-the last vote the first one comes again, so a pair that meets too often repeats old verdicts.
+order. Each trial starts at its own place in the votes. After the last vote the first one comes
+again, so a pair that meets too often repeats old verdicts.
 """
 
 import argparse
@@ -24,7 +24,6 @@ from measures import markdown_table  # noqa: E402
 
 import cli  # noqa: E402
 from cli import BadInput  # noqa: E402
-from early_stopping import STOPS, enough  # noqa: E402
 from elo import elo  # noqa: E402
 from schedules import SCHEDULES, run_schedule  # noqa: E402
 from tournament import knockout  # noqa: E402
@@ -73,22 +72,7 @@ def read_question(row, place):
 # ---- playing ----
 
 
-def play_out(recorded, stop):
-    """The votes that a judge with this rule would have asked for.
-
-    recorded: a list of votes for each order. With "decided", [[0, 0, 0], [0, 0, 1]] is cut to
-    [[0, 0], [0, 0]].
-    """
-    num_votes = len(recorded[0])
-    for rounds in range(1, num_votes + 1):
-        played = [votes[:rounds] for votes in recorded]
-        remaining = len(recorded) * (num_votes - rounds)
-        if enough(sum(played, []), remaining, stop):
-            break
-    return played
-
-
-def recorded_play(row, num_votes, stop, seed, spent):
+def recorded_play(row, num_votes, seed, spent):
     """A `play` for schedules; it adds generations and tokens to `spent`. Equal answers draw."""
     meetings = Counter()
 
@@ -101,12 +85,10 @@ def recorded_play(row, num_votes, stop, seed, spent):
         start += num_votes * meetings[pair]
         meetings[pair] += 1
         places = [(start + vote) % len(recorded[0]) for vote in range(num_votes)]
-        played = play_out([[votes[place] for place in places] for votes in recorded], stop)
-        rounds = len(played[0])
-        spent["generations"] += 2 * rounds
+        spent["generations"] += 2 * num_votes
         for lengths in row["tokens"][pair]:
-            spent["tokens"] += sum(lengths[place] for place in places[:rounds])
-        share = first_share(sum(played, []))
+            spent["tokens"] += sum(lengths[place] for place in places)
+        share = first_share([votes[place] for votes in recorded for place in places])
         return share if i < j else 1 - share
 
     return lambda pairs: [score(i, j) for i, j in pairs]
@@ -121,14 +103,14 @@ def pick(num_players, schedule, games, play, seed):
     return random.Random(seed).choice(best)
 
 
-def measure(rows, schedule, per_player, num_votes, stop, trials):
+def measure(rows, schedule, per_player, num_votes, trials):
     """Means over questions and trials, and the standard error over questions."""
     spent, shares = Counter(), []
     for row in rows:
         size, best = len(row["scores"]), max(row["scores"])
         right = 0
         for trial in range(trials):
-            play = recorded_play(row, num_votes, stop, trial, spent)
+            play = recorded_play(row, num_votes, trial, spent)
             picked = pick(size, schedule, per_player and per_player * size, play, trial)
             right += row["scores"][picked] == best
         shares.append(right / trials)
@@ -136,7 +118,6 @@ def measure(rows, schedule, per_player, num_votes, stop, trials):
         "schedule": schedule,
         "games": per_player,
         "num_votes": num_votes,
-        "stop": stop,
         "generations": spent["generations"] / len(rows) / trials,
         "tokens": spent["tokens"] / len(rows) / trials,
         "right": float(np.mean(shares)),
@@ -145,12 +126,11 @@ def measure(rows, schedule, per_player, num_votes, stop, trials):
 
 
 def measure_all(rows, trials):
-    """Yields `measure` of every schedule: single votes, then all votes with each stop rule."""
-    most = num_recorded(rows)
-    for num_votes, stop in dict.fromkeys([(1, "never"), *((most, stop) for stop in STOPS)]):
+    """Yields `measure` of every schedule: single votes, then all votes."""
+    for num_votes in dict.fromkeys([1, num_recorded(rows)]):
         for schedule in ("knockout", *SCHEDULES):
             for per_player in (None,) if schedule in ("knockout", "full") else (1, 2, 3, 5):
-                yield measure(rows, schedule, per_player, num_votes, stop, trials)
+                yield measure(rows, schedule, per_player, num_votes, trials)
 
 
 # ---- how the judge errs ----
@@ -198,10 +178,10 @@ def table(results):
     for found in results:
         schedule = found["schedule"]
         matches = {"knockout": "N - 1", "full": "all"}.get(schedule, f"{found['games']}N")
-        line = [schedule, matches, found["num_votes"], found["stop"]]
+        line = [schedule, matches, found["num_votes"]]
         line += [f"{found['generations']:.1f}", f"{found['tokens']:.0f}"]
         lines.append([*line, f"{found['right']:.3f} +- {found['se']:.3f}"])
-    columns = "schedule, matches, votes, stop, generations, tokens, right answer picked"
+    columns = "schedule, matches, votes, generations, tokens, right answer picked"
     return markdown_table(columns.split(", "), lines)
 
 
