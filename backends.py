@@ -12,6 +12,7 @@ and a Usage, which `generate` counts up.
 
 import re
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,6 +70,7 @@ class LocalBackend:
         self.model = load_model(folder, device, dtype, adapter) if folder else model
         self.context = config.get("max_position_embeddings") or sys.maxsize
         self.usage = Usage()
+        self.lock = threading.Lock()  # one call after the other, whatever thread asks
         self.small_world = config.get("judge_style") == "tiny"  # stems from an embedded base
 
     def encode(self, messages):
@@ -87,16 +89,17 @@ class LocalBackend:
         from sampler import generate
 
         started = time.perf_counter()
-        completions = generate(
-            self.model,
-            prompts,
-            num_generations,
-            max_new_tokens,
-            temperature,
-            stop_token_ids=self.stops,
-            seed=[hash64(*seed) for seed in seeds],
-            progress=progress,
-        )
+        with self.lock:
+            completions = generate(
+                self.model,
+                prompts,
+                num_generations,
+                max_new_tokens,
+                temperature,
+                stop_token_ids=self.stops,
+                seed=[hash64(*seed) for seed in seeds],
+                progress=progress,
+            )
         usage = self.usage
         usage.calls += num_generations * len(prompts)
         usage.prompt_tokens += sum(map(len, prompts))

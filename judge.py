@@ -4,17 +4,17 @@
     python judge.py --pairs pairs.jsonl --out judged.jsonl       a second call resumes the first
 
     judgment = Judge("tiny").judge([("347+586", "933", "923")], num_votes=4)[0]
-    judgment.winner, judgment.p_first, judgment.consistent       # 0, 1.0, True
+    judgment.winner, judgment.p_first, judgment.consistent       # "a", 1.0, True
 
 A model's verdict depends on which answer it reads first, so each pair is judged in both orders.
 Three results are kept apart: the winner (the majority of valid votes), whether the orders agree,
-and which games ended without a verdict. A winner is the index of an answer as it was given, never
-a place in a prompt. torch is imported when a model is loaded, not before.
+and which games ended without a verdict. A winner is an answer, "a" the one that was given first,
+never a place in a prompt. torch is imported when a model is loaded, not before.
 """
 
 import json
 import sys
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Literal, Optional
 
 import cli
@@ -22,14 +22,13 @@ import judge_file
 from backends import LocalBackend
 from checkpoint import check_model_folder, resolve_model, with_adapter
 from cli import BadInput, note, setting
-from data import Pair, load_pairs, place
+from data import Pair, judge_input, load_pairs, missing_fields, place
 from judge_progress import Progress
 from plugins import load_extra
 from seeding import stable_hash
 from styles import default_style, judge_messages, load_style
 from verdicts import (
     BOTH_ORDERS,
-    as_row,
     conclude,
     parse_verdict,  # noqa: F401  users look for it here
     read_verdict,
@@ -60,13 +59,34 @@ def games_of(match):
     return [game for comparison in match for game in comparison.games]
 
 
-def as_pair(item):
-    """(query or messages, first, second) as a Pair whose id is a hash of its content."""
+def as_pair(item, where="pair 1"):
+    """(query or messages, first, second) or {query | messages, a, b} as a Pair. Raises BadInput.
+
+    Its id is that of the dict, else a hash of its content.
+    """
     if isinstance(item, Pair):
         return item
-    query, first, second = item
-    messages = [{"role": "user", "content": query}] if isinstance(query, str) else query
-    return Pair(f"{stable_hash(messages, first, second):016x}", messages, (first, second))
+    row = item
+    if isinstance(item, (tuple, list)) and len(item) == 3:
+        row = dict(zip(("query", "a", "b"), item))
+    if not isinstance(row, dict) or missing_fields(row, "query|messages a b"):
+        raise BadInput(
+            f"{where}: {item!r:.80} is no pair: give (query or messages, first answer, second "
+            "answer), {query | messages, a, b} or a data.Pair"
+        )
+    meta = dict(row)
+    pair = judge_input(meta, where)
+    default_id = f"{stable_hash(pair.messages, *pair.answers):016x}"
+    pair.id, pair.meta = str(row.get("id", default_id)), meta
+    return pair
+
+
+def as_pairs(items):
+    """The Pairs of a list of what `as_pair` takes, or of one alone. Raises BadInput."""
+    is_triple = isinstance(items, (tuple, list)) and len(items) == 3 and isinstance(items[1], str)
+    if is_triple or isinstance(items, (Pair, dict, str)):
+        items = [items]
+    return [as_pair(item, f"pair {number}") for number, item in enumerate(items, start=1)]
 
 
 # ---- judge ----
@@ -86,7 +106,6 @@ class Judge:
         model="tiny",
         tokenizer=None,
         style=None,
-        *,
         adapter=None,
         base_url=None,
         device=None,
@@ -111,29 +130,38 @@ class Judge:
         both_orders=True,
         temperature=0.6,
         max_completion_length=1024,
+        quiet=False,
     ):
-        """Judges pairs, (query or messages, first, second) or data.Pair; a Judgment for each.
+        """A list with the Judgment of each pair. Raises BadInput for anything that is no pair.
 
-        num_votes: games in each order; with one order, `data.place` chooses it by the pair's id.
-        The draws of a game are seeded by (seed, id, order, number of the game), whatever else is
-        judged.
+        pairs: (query or messages, first, second), {query | messages, a, b}, data.Pair, or one of
+        these alone. num_votes: games in each order; with one order, `data.place` chooses it by the
+        pair's id. The draws of a game are seeded by (seed, id, order, number of the game), whatever
+        else is judged. quiet: no progress bar, and no notes on the pairs.
         """
-        pairs = [as_pair(pair) for pair in pairs]
-        matches = self.prepare(pairs, num_votes, both_orders, max_completion_length)
+        pairs = as_pairs(pairs)
+        matches = self.prepare(pairs, num_votes, both_orders, max_completion_length, quiet)
         fitting = [one for match in matches for one in match if one.prompt is not None]
-        with Progress("judging", "game", len(fitting) * num_votes) as progress:
+        with Progress("judging", "game", len(fitting) * num_votes, quiet=quiet) as progress:
             for first in range(0, len(fitting), CHUNK_PROMPTS):
                 chunk = fitting[first : first + CHUNK_PROMPTS]
                 self.add_games(chunk, num_votes, max_completion_length, temperature, progress)
         return [conclude(games_of(match)) for match in matches]
 
-    def prepare(self, pairs, num_votes, both_orders, max_completion_length):
+    async def ajudge(self, pairs, **options):
+        """`judge` in a thread: other tasks go on meanwhile, and calls to a server overlap."""
+        import asyncio
+
+        return await asyncio.to_thread(self.judge, pairs, **options)
+
+    def prepare(self, pairs, num_votes, both_orders, max_completion_length, quiet=False):
         """The match of each pair: a list with its comparison in one order or in both.
 
         A pair that the context cannot hold counts as truncated: all its games are filled in here,
         with 0 tokens each, and a note says so.
         """
-        self.backend.check_texts(pairs)
+        if not quiet:
+            self.backend.check_texts(pairs)
         matches, too_long = [], []
         for pair in pairs:
             orders = BOTH_ORDERS if both_orders else [place(pair, self.seed)]
@@ -147,7 +175,7 @@ class Judge:
                     comparison.prompt = None
                     comparison.add([read_verdict("", self.style, 0, "length")] * num_votes)
             matches.append(match)
-        if too_long:
+        if too_long and not quiet:
             others = f", and {len(too_long) - 1} more pairs like it" if len(too_long) > 1 else ""
             note(f"{too_long[0]}{others}: counted as truncated")
         return matches
@@ -328,8 +356,8 @@ def describe(judgment):
     counts = [votes.count(0), votes.count(1)]
     if judgment.winner is not None:
         plural = "s" if sum(counts) > 1 else ""
-        winner, won = "AB"[judgment.winner], counts[judgment.winner]
-        words = [f"{winner} is better: {won} of {sum(counts)} vote{plural}"]
+        won = counts[judgment.winner_index]
+        words = [f"{judgment.winner.upper()} is better: {won} of {sum(counts)} vote{plural}"]
     elif any(counts):
         words = [f"No winner: {counts[0]} for A, {counts[1]} for B"]
     else:
@@ -381,7 +409,7 @@ def main(argv=None):
     judge.encode(pairs[0], [0, 1], settings.max_completion_length)  # TooLong ends the command
     (judgment,) = judge.judge(pairs, **options)
     if settings.json:
-        print(json.dumps(as_row(judgment), allow_nan=False))
+        print(json.dumps(asdict(judgment), allow_nan=False))
     else:
         show(judgment)
 

@@ -14,7 +14,6 @@ from judge_progress import Progress
 from resume import check_same, resumable_rows
 from runlog import append_rows, sole_writer
 from seeding import CHAT_DATE, stable_hash
-from verdicts import as_row
 
 CHUNK_PAIRS = 64  # judged together and written together
 SUMMARY = "pairs a b no_winner orders_agree games tokens".split()
@@ -54,7 +53,7 @@ def judge_pairs(settings, pairs, load_judge, options):
             for start in range(done - done % CHUNK_PAIRS, len(pairs), CHUNK_PAIRS):
                 judgments = judge.judge(pairs[start : start + CHUNK_PAIRS], **options)
                 rows = [
-                    {**head, **as_row(judgment), "settings": recorded}
+                    {**head, **asdict(judgment), "settings": recorded}
                     for head, judgment in zip(heads[start:], judgments)
                 ]
                 new_rows = rows[totals["pairs"] - start :]  # a part of the first chunk may be there

@@ -1,5 +1,6 @@
 """How far a long judging is: a bar on a terminal, a note now and then elsewhere."""
 
+import math
 import time
 
 from cli import note
@@ -22,10 +23,10 @@ def note_every(seconds):
 class Progress:
     """How much of a long work is done: a bar on a terminal, elsewhere a note every 30 seconds."""
 
-    def __init__(self, doing, unit, total, done=0):
+    def __init__(self, doing, unit, total, done=0, quiet=False):
         self.doing, self.unit, self.total, self.done = doing, unit, total, done
-        self.bar = open_bar(unit, total, done, doing)
-        self.note = note_every(30)
+        self.bar = open_bar(unit, total, done, doing, quiet)
+        self.note = note_every(math.inf if quiet else 30)
 
     def move_to(self, done):
         self.bar.update(done - self.done)

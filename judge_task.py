@@ -10,13 +10,13 @@ runs. Nothing here needs torch.
 
 import itertools
 import random
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from cli import BadInput
 from data import Pair, balanced_orders, load_pairs
 from seeding import hash64, stable_hash
 from styles import judge_messages, load_style
-from verdicts import BOTH_ORDERS, as_row, conclude, parse_verdict, read_completion
+from verdicts import BOTH_ORDERS, conclude, parse_verdict, read_completion
 
 
 @dataclass(frozen=True)
@@ -286,7 +286,7 @@ class JudgeTask:
         rows = []
         for pair, judgment in self.judgments(groups):
             row = {"id": pair.id, "messages": pair.messages, "answers": pair.answers}
-            rows.append(row | {"label": pair.label} | as_row(judgment))
+            rows.append(row | {"label": pair.label} | asdict(judgment))
         return rows
 
     def eval_counts(self, groups, folder):

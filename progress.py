@@ -32,7 +32,7 @@ HELD_OUT = {
 }
 
 
-def open_bar(unit, total, done, doing=None):
+def open_bar(unit, total, done, doing=None, quiet=False):
     """A tqdm bar, on the terminal of the first process only; done: where it begins."""
     return tqdm(
         desc=doing,
@@ -41,7 +41,8 @@ def open_bar(unit, total, done, doing=None):
         initial=done,
         leave=doing is None,  # the bar of a training stays
         dynamic_ncols=True,
-        disable=None if os.environ.get("RANK", "0") == "0" else True,  # None: without a terminal
+        # None: without a terminal
+        disable=True if quiet or os.environ.get("RANK", "0") != "0" else None,
     )
 
 

@@ -10,7 +10,7 @@ A game is one completion that compares the answers of a pair in one order. Its r
 import bisect
 import functools
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 
 from chat import decode_completion
 from styles import Style, load_style
@@ -114,19 +114,17 @@ def read_completion(tokenizer, completion, style, opened_think, stops):
 
 @dataclass
 class Judgment:
-    """The outcome for one pair. Answers go by their index, 0 or 1, as they were given."""
+    """The outcome for one pair. Answer "a" is the one that was given first."""
 
-    winner: int | None  # has more of the valid votes; None: a draw, or no valid vote
-    p_first: float  # mean over games of 1 (vote for answer 0), 0 (for answer 1), 0.5 (no verdict)
+    winner: str | None  # "a" or "b", with more of the valid votes; None: a draw, or no valid vote
+    p_first: float  # mean over games of 1 (vote for a), 0 (for b), 0.5 (no verdict)
     consistent: bool | None  # both orders have the same majority; None: judged in one order
-    games: list  # records, see the top of this file
+    games: list = field(repr=False)  # records, see the top of this file
 
-
-def as_row(judgment):
-    """The JSON form of a Judgment, with "a" and "b" for the answers 0 and 1."""
-    row = asdict(judgment)
-    row["winner"] = None if judgment.winner is None else "ab"[judgment.winner]
-    return row
+    @property
+    def winner_index(self):
+        """0 for "a", 1 for "b", else None."""
+        return {"a": 0, "b": 1}.get(self.winner)
 
 
 def vote_of(game):
@@ -159,4 +157,5 @@ def conclude(games):
     consistent = None
     if len(votes_by_order) > 1:
         consistent = len(winners) == 1 and None not in winners
-    return Judgment(majority(votes), first_share(votes), consistent, games)
+    winner = {0: "a", 1: "b", None: None}[majority(votes)]
+    return Judgment(winner, first_share(votes), consistent, games)

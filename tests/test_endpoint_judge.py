@@ -49,9 +49,9 @@ def test_a_judge_behind_a_server_gives_judgments_as_ever(serve):
     ]
     judgments = judge.judge(pairs, num_votes=3, temperature=0.5, max_completion_length=9)
     assert [(judgment.winner, judgment.p_first, judgment.consistent) for judgment in judgments] == [
-        (1, 0.0, True),
-        (0, 1.0, True),
-        (1, 0.0, True),
+        ("b", 0.0, True),
+        ("a", 1.0, True),
+        ("b", 0.0, True),
     ]
     games = [game for judgment in judgments for game in judgment.games]
     assert [game["order"] for game in games] == ([[0, 1]] * 3 + [[1, 0]] * 3) * 3 and {

@@ -3,6 +3,7 @@
 The command is tested in test_judge_command.py.
 """
 
+import asyncio
 import json
 
 import pytest
@@ -328,24 +329,24 @@ def stub(monkeypatch, tokenizer, texts, calls=None):
     "texts, winner, p_first, consistent",
     [
         # texts: votes in order [0, 1], then votes in order [1, 0]
-        ([ONE, TWO], 0, 1.0, True),
-        ([TWO, ONE], 1, 0.0, True),
+        ([ONE, TWO], "a", 1.0, True),
+        ([TWO, ONE], "b", 0.0, True),
         ([ONE, ONE], None, 0.5, False),
         ([TWO, TWO], None, 0.5, False),
         # one order right, the other without a verdict: a winner, but never a consistent one
-        ([ONE, "nothing"], 0, 0.75, False),
-        (["nothing...", TWO], 0, 0.75, False),
-        ([TWO, "nothing"], 1, 0.25, False),
+        ([ONE, "nothing"], "a", 0.75, False),
+        (["nothing...", TWO], "a", 0.75, False),
+        ([TWO, "nothing"], "b", 0.25, False),
         (["nothing", "nothing..."], None, 0.5, False),
-        ([ONE, ONE, TWO, TWO], 0, 1.0, True),
-        ([ONE, ONE, ONE, TWO], 0, 0.75, False),
-        ([ONE, TWO, TWO, TWO], 0, 0.75, False),
+        ([ONE, ONE, TWO, TWO], "a", 1.0, True),
+        ([ONE, ONE, ONE, TWO], "a", 0.75, False),
+        ([ONE, TWO, TWO, TWO], "a", 0.75, False),
         ([ONE, TWO, ONE, TWO], None, 0.5, False),
-        ([ONE, ONE, "?", TWO], 0, 0.875, True),
-        ([ONE, "?", "?", TWO], 0, 0.75, True),
-        ([ONE, ONE, ONE, ONE, ONE, TWO], 0, 2 / 3, False),
-        ([ONE, ONE, TWO, ONE, TWO, TWO], 0, 2 / 3, True),
-        ([TWO, TWO, ONE, TWO, ONE, ONE], 1, 1 / 3, True),
+        ([ONE, ONE, "?", TWO], "a", 0.875, True),
+        ([ONE, "?", "?", TWO], "a", 0.75, True),
+        ([ONE, ONE, ONE, ONE, ONE, TWO], "a", 2 / 3, False),
+        ([ONE, ONE, TWO, ONE, TWO, TWO], "a", 2 / 3, True),
+        ([TWO, TWO, ONE, TWO, ONE, ONE], "b", 1 / 3, True),
     ],
 )
 def test_votes_and_orders(monkeypatch, coin_judge, texts, winner, p_first, consistent):
@@ -379,9 +380,8 @@ def test_one_order(monkeypatch, coin_judge):
     assert 15 < orders.count([0, 1]) < 45 and {judgment.consistent for judgment in judgments} == {
         None
     }
-    assert [judgment.winner for judgment in judgments] == [
-        order[0] for order in orders
-    ]  # the first place won: an index, not a place
+    # the first place won: an answer, not a place
+    assert [judgment.winner_index for judgment in judgments] == [order[0] for order in orders]
     prompts = calls[0][0]
     for order, prompt in zip(orders, prompts):
         messages = judge_messages(coin_judge.style, "q", *(("x", "y")[index] for index in order))
@@ -423,6 +423,77 @@ def test_all_games_of_all_pairs_go_into_one_call(monkeypatch, coin_judge):
         len(judgment.games) for judgment in judgments
     ] == [2] * 5
     assert coin_judge.judge([]) == []
+
+
+def test_pairs_of_every_kind(monkeypatch, coin_judge):
+    """Triples, dicts and Pairs, in a list or one alone: always a list of judgments."""
+    messages = [{"role": "user", "content": "q"}]
+    row = {"query": "q", "a": "x", "b": "y"}
+    same = [
+        [("q", "x", "y")],
+        ("q", "x", "y"),
+        ["q", "x", "y"],
+        (messages, "x", "y"),
+        [[messages, "x", "y"]],
+        row,
+        [row],
+        {"messages": messages, "a": "x", "b": "y"},
+        iter([row]),
+        judge.as_pair(row),
+    ]
+    for pairs in same:
+        stub(monkeypatch, coin_judge.tokenizer, [TWO, ONE])
+        (judgment,) = coin_judge.judge(pairs)
+        assert (judgment.winner, judgment.winner_index) == ("b", 1), pairs
+        assert repr(judgment) == "Judgment(winner='b', p_first=0.0, consistent=True)"
+    ids = {judge.as_pairs(pairs)[0].id for pairs in same[:8]}
+    assert len(ids) == 1  # one content, one seed
+    assert judge.as_pair(row | {"id": 7}).id == "7"
+    assert judge.as_pair(row | {"rubric": "be brief"}).meta["rubric"] == "be brief"
+    stub(monkeypatch, coin_judge.tokenizer, [ONE] * 6)
+    assert len(coin_judge.judge([("q", "x", "y")] * 3)) == 3  # three pairs are no triple
+
+
+@pytest.mark.parametrize(
+    "pairs, words",
+    [
+        ("abc", "pair 1: 'abc' is no pair: give (query or messages, first answer, second answer)"),
+        (["abc", "def"], "pair 1: 'abc' is no pair"),
+        ({"query": "q", "a": "x", "b": "y"}.keys(), "pair 1: 'query' is no pair"),
+        ({"query": "q", "a": "x"}, "is no pair"),
+        ([("q", "x")], "pair 1: ('q', 'x') is no pair"),
+        ([("q", "x", "y", "z")], "is no pair"),
+        ([("q", "x", "y"), None], "pair 2: None is no pair"),
+        ([("q", "x", 3)], "pair 1: b is 3, expected text"),
+        ([(7, "x", "y")], "pair 1: query is 7, expected text or messages"),
+        ([("q", "x", "\ud800")], "pair 1: b is '\\ud800', expected text"),
+        ([{"query": "q", "a": "x", "b": "y", "label": "A"}], "pair 1: label is 'A'"),
+    ],
+)
+def test_what_is_no_pair_is_refused(coin_judge, pairs, words):
+    with pytest.raises(BadInput) as refused:
+        coin_judge.judge(pairs)
+    assert words in str(refused.value)
+
+
+def test_quiet(coin_judge, capsys):
+    pairs = [("q", "a", "b"), ("x y " * 3000, "a", "b")]
+    coin_judge.judge(pairs, max_completion_length=9)
+    assert "counted as truncated" in capsys.readouterr().err
+    coin_judge.judge(pairs, max_completion_length=9, quiet=True)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_ajudge(coin_judge):
+    """Tasks of one event loop share a judge; each gets what `judge` gives."""
+    pairs = [(f"q{number}", "x", "y") for number in range(4)]
+    expected = [coin_judge.judge(pair, num_votes=2, max_completion_length=40) for pair in pairs]
+
+    async def judge_all():
+        calls = [coin_judge.ajudge(pair, num_votes=2, max_completion_length=40) for pair in pairs]
+        return await asyncio.gather(*calls)
+
+    assert asyncio.run(judge_all()) == expected
 
 
 def test_play_gives_the_share_of_the_first_player(monkeypatch, coin_judge):

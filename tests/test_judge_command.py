@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -99,10 +100,7 @@ def test_json_output(coin, coin_judge, tmp_path):
     (expected,) = coin_judge.judge(
         [("What is 6 * 7?", "42", "48")], num_votes=3, max_completion_length=40
     )
-    assert (
-        printed == judge.as_row(expected)
-        and printed["winner"] == {0: "a", 1: "b", None: None}[expected.winner]
-    )
+    assert printed == asdict(expected) and printed["winner"] == expected.winner
 
 
 def test_output_for_people(monkeypatch, capsys, coin):
@@ -340,7 +338,7 @@ def test_a_file_of_pairs(batch, tmp_path, coin_judge, pairs_file):
         rows[0]["id"], [{"role": "user", "content": "What is 0 + 0?"}], ("0", "ünïcode \u2028 🙂")
     )
     assert (
-        judge.as_row(coin_judge.judge([pair], num_votes=2, max_completion_length=40)[0])["games"]
+        asdict(coin_judge.judge([pair], num_votes=2, max_completion_length=40)[0])["games"]
         == rows[0]["games"]
     )
     code, out, err = batch(tmp_path / "out.jsonl", "--json")  # all there

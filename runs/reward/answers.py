@@ -74,7 +74,7 @@ def make_pairs(model, judge, count, folder):
         right = [is_right(question, text) for text in texts]
         truth.append(None if right[0] == right[1] else right.index(True))
     labels = {
-        "judge": [judgment.winner for judgment in judgments],
+        "judge": [judgment.winner_index for judgment in judgments],
         "oracle": truth,
         "coin": [rng.randrange(2) for _ in pairs],
     }
