@@ -353,13 +353,15 @@ def check_settings(settings):
 def describe(judgment):
     """The outcome in plain words, on one line."""
     votes = [vote_of(game) for game in judgment.games]
-    counts = [votes.count(0), votes.count(1)]
+    counts = {winner: votes.count(vote) for winner, vote in (("a", 0), ("b", 1), ("tie", "tie"))}
+    valid = sum(counts.values())
     if judgment.winner is not None:
-        plural = "s" if sum(counts) > 1 else ""
-        won = counts[judgment.winner_index]
-        words = [f"{judgment.winner.upper()} is better: {won} of {sum(counts)} vote{plural}"]
-    elif any(counts):
-        words = [f"No winner: {counts[0]} for A, {counts[1]} for B"]
+        outcome = "A tie" if judgment.winner == "tie" else f"{judgment.winner.upper()} is better"
+        plural = "s" if valid > 1 else ""
+        words = [f"{outcome}: {counts[judgment.winner]} of {valid} vote{plural}"]
+    elif valid:
+        ties = f", {counts['tie']} for a tie" if counts["tie"] else ""
+        words = [f"No winner: {counts['a']} for A, {counts['b']} for B{ties}"]
     else:
         words = ["No winner: no valid vote"]
     statuses = [game["status"] for game in judgment.games]
@@ -368,7 +370,7 @@ def describe(judgment):
             words.append(f"{statuses.count(status)} of {len(votes)} games {status}")
     if judgment.consistent is None:
         words.append("one order only")
-    elif any(counts):
+    elif valid:
         words.append("both orders agree" if judgment.consistent else "the orders do not agree")
     return ", ".join(words)
 
@@ -380,11 +382,11 @@ def show(judgment):
         first, second = ("AB"[index] for index in game["order"])
         text = game["text"].translate(cli.CONTROL).strip()
         vote = vote_of(game)
-        outcome = game["status"] if vote is None else f"{'AB'[vote]} is better"
+        outcomes = {0: "A is better", 1: "B is better", "tie": "a tie", None: game["status"]}
         place = f"game {number} of {len(judgment.games)}"
         print(f"--- {place}: {first} is Assistant 1, {second} is Assistant 2")
         print(f"{dim}{text}{plain}")
-        print(f"--- {outcome} ({game['tokens']} tokens)\n")
+        print(f"--- {outcomes[vote]} ({game['tokens']} tokens)\n")
     print(describe(judgment))
 
 

@@ -16,7 +16,7 @@ from runlog import append_rows, sole_writer
 from seeding import CHAT_DATE, stable_hash
 
 CHUNK_PAIRS = 64  # judged together and written together
-SUMMARY = "pairs a b no_winner orders_agree games tokens".split()
+SUMMARY = "pairs a b tie no_winner orders_agree games tokens".split()
 NOT_RECORDED = "query", "a", "b", "pairs", "out", "json", "price_in", "price_out"
 
 

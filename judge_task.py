@@ -124,17 +124,17 @@ def consistency_reward(prompts, completions, right_verdict, style, pair, order, 
 def game_counts(records, style):
     """Counts over games, to be summed over processes: always the same names in one order.
 
-    A record: verdict (1, 2, None), right (1 or 2: place of the better answer), longer (1, 2,
+    A record: verdict (1, 2, "tie", None), right (1 or 2: place of the better answer), longer (1, 2,
     None: equally many characters), think_tokens, text.
     """
     valid = [record for record in records if record["verdict"] is not None]
-    unequal = [record for record in valid if record["longer"] is not None]
+    unequal = [record for record in valid if record["longer"] and record["verdict"] != "tie"]
     counts = {
         "games": len(records),
         "valid": len(valid),
         "unequal": len(unequal),
         "right": sum(record["verdict"] == record["right"] for record in valid),
-        "first": sum(record["verdict"] == 1 for record in valid),
+        "first": sum({1: 1, "tie": 0.5}.get(record["verdict"], 0) for record in valid),
         "thinking": sum(record["think_tokens"] for record in valid),
         "think_empty": sum(record["think_tokens"] < 8 for record in valid),
         "for_longer": sum(record["verdict"] == record["longer"] for record in unequal),

@@ -3,6 +3,7 @@
 A style is a file `prompts/NAME.txt`, or a file of your own that is given by its path. Lines with
 `#` before the first section are remarks. The header says how the verdict is written:
 boxed: \\boxed{Assistant 1} or \\boxed{Assistant 2}
+boxed_or_tie: the same, or \\boxed{Tie}
 answer_tag: <answer>[[A]]</answer> or <answer>[[B]]</answer>
 
     verdict: boxed
@@ -19,7 +20,7 @@ from pathlib import Path
 from cli import BadInput, parse_json, read_text
 
 PLACEHOLDERS = ("query", "answer_1", "answer_2")
-VERDICT_RULES = ("boxed", "answer_tag")
+VERDICT_RULES = ("boxed", "boxed_or_tie", "answer_tag")
 
 
 @dataclass(frozen=True)
@@ -83,10 +84,10 @@ def load_style(name_or_path):
             if key != "verdict" or verdict not in VERDICT_RULES:
                 raise BadInput(
                     f"{path} line {number}: {line!r:.80} is no header: "
-                    "write 'verdict: boxed' (or answer_tag), then '=== user'"
+                    f"write 'verdict: boxed' (or {' or '.join(VERDICT_RULES[1:])}), then '=== user'"
                 )
     if verdict is None:
-        raise BadInput(f"{path}: the line 'verdict: boxed' (or answer_tag) is missing: add it")
+        raise BadInput(f"{path}: the line 'verdict: boxed' is missing: add it")
     if "user" not in sections:
         raise BadInput(f"{path}: the section '=== user' is missing: add it")
     system, user = ("\n".join(sections.get(name, [])).strip() for name in ("system", "user"))

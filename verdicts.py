@@ -4,7 +4,8 @@ r"""From a generated text to a verdict, from the games of a pair to a judgment. 
 
 A game is one completion that compares the answers of a pair in one order. Its record is a dict,
 {order, verdict, status, text, tokens, think_tokens}. The verdict names a place in the prompt,
-1 or 2; the vote is the index of the answer that stood there.
+1 or 2; the vote is the index of the answer that stood there. Both are "tie" where the style allows
+it and the judge says so.
 """
 
 import bisect
@@ -19,10 +20,12 @@ from styles import Style, load_style
 
 NUM_ANSWERS = 2
 BOTH_ORDERS = [0, 1], [1, 0]  # order[0]: index of the answer that is shown first
-BOXED = re.compile(r"\\boxed\{\s*Assistant ([12])\s*\}")
+BOXES = {"Assistant 1": 1, "Assistant 2": 2, "Tie": "tie"}
+BOXED = re.compile(r"\\boxed\{\s*(" + "|".join(BOXES) + r")\s*\}")
 ANSWER_TAG = re.compile(r"<answer>\[\[([AB])\]\]</answer>")
 VERDICTS = {
     "boxed": ("\\boxed{Assistant 1}", "\\boxed{Assistant 2}"),
+    "boxed_or_tie": ("\\boxed{Assistant 1}", "\\boxed{Assistant 2}"),  # or \\boxed{Tie}
     "answer_tag": ("<answer>[[A]]</answer>", "<answer>[[B]]</answer>"),
 }
 
@@ -43,7 +46,7 @@ def verdict_rule(style):
 
 
 def find_verdicts(text, rule):
-    """[(offset in the text, 1 or 2), ...]: the verdicts in the part of the text that counts.
+    """[(offset in the text, 1, 2 or "tie"), ...]: the verdicts in the part of the text that counts.
 
     boxed: after the last </think>; nowhere while a <think> is open; anywhere in a text without
     tags (RRM; its release uses two different rules in training and evaluation).
@@ -55,11 +58,14 @@ def find_verdicts(text, rule):
     start = text.rfind("</think>") + 1
     if text.find("<think>", start) >= 0:
         return []
-    return [(match.start(), int(match[1])) for match in BOXED.finditer(text, start)]
+    found = [(match.start(), BOXES[match[1]]) for match in BOXED.finditer(text, start)]
+    return [one for one in found if one[1] != "tie" or rule == "boxed_or_tie"]
 
 
 def parse_verdict(text, style):
-    """The place of the better answer, 1 or 2; None without a verdict or with two different ones.
+    """The place of the better answer, 1 or 2, or "tie" where the style allows it.
+
+    None: no verdict, or two different ones.
 
     text: the judge's own words alone, with "<think>" in front where the prompt had opened it.
     style: a Style or its name.
@@ -116,8 +122,8 @@ def read_completion(tokenizer, completion, style, opened_think, stops):
 class Judgment:
     """The outcome for one pair. Answer "a" is the one that was given first."""
 
-    winner: str | None  # "a" or "b", with more of the valid votes; None: a draw, or no valid vote
-    p_first: float  # mean over games of 1 (vote for a), 0 (for b), 0.5 (no verdict)
+    winner: str | None  # "a", "b" or "tie", see `majority`; None: a draw, or no valid vote
+    p_first: float  # mean over games of 1 (vote for a), 0 (for b), 0.5 (tie, no verdict)
     consistent: bool | None  # both orders have the same majority; None: judged in one order
     games: list = field(repr=False)  # records, see the top of this file
 
@@ -128,20 +134,25 @@ class Judgment:
 
 
 def vote_of(game):
-    """The index of the answer that a game's verdict names, or None."""
-    return None if game["verdict"] is None else game["order"][game["verdict"] - 1]
+    """The index of the answer that a game's verdict names, "tie", or None."""
+    return game["order"][game["verdict"] - 1] if game["verdict"] in (1, 2) else game["verdict"]
 
 
 def majority(votes):
-    """The index of the answer with the most votes; None for a draw. A vote may be None."""
+    """The index of the answer with the most votes; "tie" where more votes say that; None: a draw.
+
+    A vote may be None. [0, "tie"] gives 0: votes for a tie must outnumber those for each answer.
+    """
     counts = [votes.count(answer) for answer in range(NUM_ANSWERS)]
     most = max(counts)
+    if votes.count("tie") > most:
+        return "tie"
     return counts.index(most) if counts.count(most) == 1 else None
 
 
 def first_share(votes):
-    """The mean of 1 (a vote for answer 0), 0 (for another answer) and 0.5 (None)."""
-    return sum(0.5 if vote is None else float(vote == 0) for vote in votes) / len(votes)
+    """The mean of 1 (a vote for answer 0), 0 (for another answer) and 0.5 (a tie, None)."""
+    return sum(0.5 if vote in (None, "tie") else float(vote == 0) for vote in votes) / len(votes)
 
 
 def conclude(games):
@@ -157,5 +168,5 @@ def conclude(games):
     consistent = None
     if len(votes_by_order) > 1:
         consistent = len(winners) == 1 and None not in winners
-    winner = {0: "a", 1: "b", None: None}[majority(votes)]
+    winner = {0: "a", 1: "b", "tie": "tie", None: None}[majority(votes)]
     return Judgment(winner, first_share(votes), consistent, games)

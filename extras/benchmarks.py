@@ -169,7 +169,7 @@ def judgebench_cells(row):
     ((match, better),) = with_better(row)
     points = 0
     for won in order_winners(match):
-        if won is not None:
+        if won in (0, 1):
             points += 1 if won == better else -1
     return {"overall": (points > 0, 1), row["group"]: (points > 0, 1)}
 
@@ -184,14 +184,14 @@ def pandalm_group(item, scores):
 def pandalm_cells(row):
     """The class that humans chose (0 tie, 1, 2) and the judge's, as "1 as 2".
 
-    A draw, or orders that disagree, is the judge's tie. No verdict is no class.
+    A draw, or orders that disagree, is the judge's tie as well. No verdict is no class.
     """
     ((match, better),) = with_better(row)
     won = majority(votes_of(match))
     if outcome(match, better) in ("unparsable", "truncated"):
         said = "none"
     else:
-        said = 0 if won is None else won + 1
+        said = won + 1 if won in (0, 1) else 0
     gold = 0 if better is None else better + 1
     return {f"{gold} as {said}": (1, 0)}
 

@@ -40,7 +40,7 @@ class Item:
 def tied_games(orders):
     """The games of a pair of identical answers, which nobody has to judge."""
     return [
-        {"order": order, "verdict": None, "status": "tie", "text": "", "tokens": 0}
+        {"order": order, "verdict": "tie", "status": "valid", "text": "", "tokens": 0}
         for order in orders
     ]
 

@@ -205,7 +205,9 @@ def label(settings, store):
                 f"--judged: pair {pair.id} was judged in one order: judge it in both, without "
                 "--one_order"
             )
-        if row["consistent"]:
+        if row["consistent"] and row["winner"] == "tie":
+            fate = "ties"
+        elif row["consistent"]:
             fate = "kept"
             pair.label = "ab".index(row["winner"])
             kept.append(pair)

@@ -19,8 +19,9 @@ from pathlib import Path
 from cli import BadInput, note, read_json_lines
 from datafiles import ENDING, file_rows
 from extras.items import tied_games
+from extras.scoring import vote_in
 from seeding import stable_hash
-from verdicts import BOTH_ORDERS, first_share, majority, vote_of
+from verdicts import BOTH_ORDERS, first_share, majority
 
 FORMS = (
     "expected id and winner (a, b, tie or null), id and scores, or what judge.py --out, JudgeBench "
@@ -54,8 +55,6 @@ def stored_game(order, said, words, name, where):
         known = ", ".join(json.dumps(word) for word in words)
         raise BadInput(f"{where}: {name} is {said!r:.80}, expected one of {known}: correct the row")
     verdict = words[said]
-    if verdict == "tie":
-        return {"order": order, "verdict": None, "status": "tie"}
     status = "unparsable" if verdict is None else "valid"
     return {"order": order, "verdict": verdict, "status": status}
 
@@ -68,7 +67,7 @@ def is_game(game):
     """Whether a game of judge.py --out has an order, a status and a verdict that fits it."""
     if not isinstance(game, dict) or not {"order", "status", "verdict"} <= game.keys():
         return False
-    verdicts = ("1", "2") if game["status"] == "valid" else ("null",)
+    verdicts = ("1", "2", '"tie"') if game["status"] == "valid" else ("null",)
     known = game["status"] in ("valid", "unparsable", "truncated", "tie")
     return known and game["order"] in BOTH_ORDERS and json.dumps(game["verdict"]) in verdicts
 
@@ -99,8 +98,8 @@ def own_prediction(row, where):
         games = row["games"]
         if not isinstance(games, list) or not games or not all(map(is_game, games)):
             return None
-        votes = [vote_of(game) for game in games]
-        winner = {0: "a", 1: "b", None: None}[majority(votes)]
+        votes = [vote_in(game) for game in games]
+        winner = {0: "a", 1: "b", "tie": "tie", None: None}[majority(votes)]
         check_agreement(row, winner, first_share(votes), where)
         return Prediction(row["id"], games)
     if "scores" in row:

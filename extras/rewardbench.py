@@ -66,12 +66,12 @@ def rewardbench_group(item, scores):
 
 
 def rewardbench_cells(row):
-    """The authors call a judge once, in a random order, and count no verdict as 0.5.
+    """The authors call a judge once, in a random order, and count no verdict as 0.5; so does a tie.
 
     Here a pair scores the mean over the orders that were judged.
     """
     ((match, better),) = with_better(row)
-    values = [0.5 if won is None else won == better for won in order_winners(match)]
+    values = [won == better if won in (0, 1) else 0.5 for won in order_winners(match)]
     return {row["group"]: (sum(values) / len(values), 1)}
 
 

@@ -5,11 +5,11 @@ A row is what a judge made of one item, as evaluate.py stores it:
     {id, question, group, scores, lengths, matches: [{pair: [i, j], games: [...]}], ranked, pick}
 
 A game is {order, verdict, status}. order [0, 1] says that answer i was shown first, [1, 0] that
-answer j was. verdict is 1 or 2 (the place that was named) or None. status is valid, unparsable,
-truncated, or tie where another tool's judge said so, or where both answers are the same text.
-place_known is false where only the winner is known, not where its answer stood. `ranked` says that
-the matches were chosen without knowing the scores, so the best of N may be asked for. `pick` is the
-winner of a knockout. `values` are ratings that the judge itself gave to the answers.
+answer j was. verdict is 1 or 2 (the place that was named), "tie" or None. status is valid,
+unparsable or truncated. Two answers of the same text are a tie. place_known is false where only the
+winner is known, not where its answer stood. `ranked` says that the matches were chosen without
+knowing the scores, so the best of N may be asked for. `pick` is the winner of a knockout. `values`
+are ratings that the judge itself gave to the answers.
 
 Every score is a sum over rows, then a formula. `cells` turns a row into {name: (sum, count)} and
 `numbers` turns the totals into scores. A bootstrap over questions is then a weighted sum of cells.
@@ -47,21 +47,25 @@ class Benchmark:
 
 
 def votes_of(match):
-    """The answer (0 or 1 of the pair, or None) that each game of a match names."""
-    return [vote_of(game) for game in match["games"]]
+    """What each game of a match says: answer 0 or 1 of the pair, "tie", or None."""
+    return [vote_in(game) for game in match["games"]]
+
+
+def vote_in(game):
+    return "tie" if game["status"] == "tie" else vote_of(game)  # a status in files of before
 
 
 def order_winners(match):
-    """For each order that was judged, the answer with more votes, or None for a draw."""
+    """For each order that was judged, the answer with more votes, "tie", or None for a draw."""
     orders = [
-        [vote_of(game) for game in match["games"] if game["order"] == order]
+        [vote_in(game) for game in match["games"] if game["order"] == order]
         for order in BOTH_ORDERS
     ]
     return [majority(votes) for votes in orders if votes]
 
 
 def share(match):
-    """Mean over the games of 1 (for answer 0), 0 (for answer 1) and 0.5 (no verdict)."""
+    """Mean over the games of 1 (for answer 0), 0 (for answer 1) and 0.5 (tie, no verdict)."""
     return first_share(votes_of(match))
 
 
@@ -86,13 +90,13 @@ def outcome(match, better):
     """
     votes = votes_of(match)
     winner = majority(votes)
+    if winner == "tie":
+        return "tie"
     if winner is not None:
         return "right" if winner == better else "wrong"
     if votes.count(0):  # as many votes for each answer
         return "tie" if None in order_winners(match) else "inconsistent"
     statuses = [game["status"] for game in match["games"]]
-    if "tie" in statuses:
-        return "tie"
     if statuses.count("truncated") > statuses.count("unparsable"):
         return "truncated"
     return "unparsable"
@@ -254,15 +258,14 @@ def outcome_cells(match, better):
         agree = winners[0] == winners[1] is not None
         cells["both orders right"] = (agree and winners[0] == better, 1)
         cells["both orders agree"] = (agree, 1)
-    right, none = votes.count(better), votes.count(None)
-    ties = sum(game["status"] == "tie" for game in match["games"])
+    right, none, ties = votes.count(better), votes.count(None), votes.count("tie")
     places = []
     for game in match["games"]:
-        if game["verdict"] and game.get("place_known", True):
+        if game["verdict"] in (1, 2) and game.get("place_known", True):
             places.append(game["verdict"])
     cells["game right, missing = 0"] = (right + ties / 2, len(votes))
-    cells["game right, missing = 0.5"] = (right + none / 2, len(votes))
-    cells["game right, missing left out"] = (right + ties / 2, len(votes) - none + ties)
+    cells["game right, missing = 0.5"] = (right + (none + ties) / 2, len(votes))
+    cells["game right, missing left out"] = (right + ties / 2, len(votes) - none)
     cells["game names the first"] = (places.count(1), len(places))
     return cells
 

@@ -112,7 +112,7 @@ def check(settings):
 
 
 def add_judgments(pairs, path, consistent_only=False):
-    """Replaces the pairs' labels by the winners in a file of judge.py; no winner: None.
+    """Replaces the pairs' labels by the winners in a file of judge.py; no winner, tie: None.
 
     Raises BadInput for a pair that the file does not judge.
     """
@@ -131,7 +131,7 @@ def add_judgments(pairs, path, consistent_only=False):
         if not row:
             problem = f"lacks pair {pair.id}"
         elif (
-            row.get("winner", 0) not in ("a", "b", None)
+            row.get("winner", 0) not in ("a", "b", "tie", None)
             or row.get("pair") != f"{stable_hash(pair.messages, pair.answers):016x}"
         ):
             problem = f"line {numbers[pair.id]} judges another pair {pair.id}"
@@ -139,7 +139,7 @@ def add_judgments(pairs, path, consistent_only=False):
             raise BadInput(
                 f"--judgments: {path} {problem}: give what judge.py --out wrote for these pairs"
             )
-        trusted = row["winner"] is not None and (row["consistent"] or not consistent_only)
+        trusted = row["winner"] in ("a", "b") and (row["consistent"] or not consistent_only)
         pair.label = "ab".index(row["winner"]) if trusted else None
 
 

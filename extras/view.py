@@ -88,8 +88,8 @@ def game_card(game, side, badge, outcome=None):
 
 def verdict_badge(game, right):
     """right: the place, 1 or 2, of the better answer."""
-    if game["verdict"] is None:
-        return game["status"]
+    if game["verdict"] not in (1, 2):
+        return game["verdict"] or game["status"]
     return "right" if game["verdict"] == right else "wrong"
 
 
@@ -140,11 +140,12 @@ def judged_card(row, match, players, better, item, answers, facts):
     if better is not None:
         match_outcome = outcome(match, better)
     else:
-        match_outcome = "no winner" if winner is None else f"for the {PLACES[winner]}"
+        outcomes = {0: "for the first", 1: "for the second", "tie": "tie", None: "no winner"}
+        match_outcome = outcomes[winner]
     games = []
     for game in match["games"]:
         vote = vote_of(game)
-        if better is None and vote is not None:
+        if better is None and vote in (0, 1):
             badge = f"for {players[vote]}"
         else:
             badge = verdict_badge(game, game["order"].index(better or 0) + 1)

@@ -82,6 +82,8 @@ def slow_verdict(text, rule):
             else []
         )
         said = {int(box[-1]) for box in boxes if box in ("Assistant 1", "Assistant 2")}
+        if rule == "boxed_or_tie" and "Tie" in boxes:
+            said.add("tie")
     return said.pop() if len(said) == 1 else None
 
 
@@ -94,7 +96,7 @@ def test_verdicts_of_any_text(style):
     def check(text):
         assert judge.parse_verdict(text, style) == slow_verdict(text, rule)
         for offset, verdict in find_verdicts(text, rule):
-            assert verdict in (1, 2) and text[offset] in "\\<"
+            assert verdict in (1, 2, "tie") and text[offset] in "\\<"
         kind, formed = task_type(text)
         assert kind in ("Reasoning", "Chat", None) and not (formed and kind is None)
 

@@ -107,6 +107,28 @@ def test_boxed_verdicts(text, verdict):
         assert parse_verdict(swapped, "rrm") == (verdict and 3 - verdict)
 
 
+TIE = r"\boxed{Tie}"
+OR_TIE = [
+    (TIE, "tie", None),
+    (ONE, 1, 1),
+    (f"<think>{TIE}</think>{TWO}", 2, 2),
+    (f"<think>hm</think>{TIE}", "tie", None),
+    (f"<think>{TIE}", None, None),
+    (f"{TIE} {TIE}", "tie", None),
+    (f"{ONE} {TIE}", None, 1),  # two different verdicts; elsewhere other boxes are ignored
+    (r"\boxed{ Tie }", "tie", None),
+    (r"\boxed{tie}", None, None),
+    (r"\boxed{Tied}", None, None),
+]
+
+
+@pytest.mark.parametrize("text, verdict, without", OR_TIE)
+def test_ties_where_the_style_allows_them(text, verdict, without):
+    assert parse_verdict(text, "rrm_tie") == verdict
+    assert parse_verdict(text, "rrm") == without
+    assert parse_verdict(text, "rm_r1") is None
+
+
 TAGGED = [
     (A, 1),
     (B, 2),
@@ -273,6 +295,11 @@ def test_game_rates_by_hand():
     assert game_rates({key: sum(half[key] for half in halves) for key in counts}) == pytest.approx(
         expected
     )
+    # a tie is wrong, but valid, and favours no place and no length
+    ties = [record("tie", 1, 1), record("tie", 2, 1), record(1, 1, 1), record(2, 2, 2)]
+    rates = game_rates(game_counts(ties, rrm))
+    names = "accuracy", "position_bias", "length_bias", "parse_fail"
+    assert [rates[f"judge/{name}"] for name in names] == [0.5, 0.0, 0.0, 0.0]
     perfect = [record(1, 1, 1), record(2, 2, 2), record(1, 1, 2), record(1, 1, None)]
     assert game_rates(game_counts(perfect, rrm))["judge/length_bias"] == 0.0
     for records in ([], [record(None)], [record(1, 1, None)]):
@@ -367,6 +394,35 @@ def test_votes_and_orders(monkeypatch, coin_judge, texts, winner, p_first, consi
         for text in texts
     ]
     assert [game["status"] for game in judgment.games] == statuses
+
+
+@pytest.mark.parametrize(
+    "texts, winner, p_first, consistent",
+    [
+        # texts: votes in order [0, 1], then votes in order [1, 0]
+        ([TIE, TIE], "tie", 0.5, True),
+        ([ONE, TIE], "a", 0.75, False),  # a tie must outnumber the votes for each answer
+        ([TIE, ONE], "b", 0.25, False),
+        ([TIE, "nothing"], "tie", 0.5, False),
+        ([ONE, ONE, TIE, TIE], "a", 0.75, False),
+        ([ONE, TIE, TIE, TIE], "tie", 0.625, False),
+        ([ONE, TIE, ONE, TIE], None, 0.5, False),
+        ([TIE, TIE, TIE, "nothing"], "tie", 0.5, True),
+    ],
+)
+def test_votes_for_a_tie(monkeypatch, coin_judge, texts, winner, p_first, consistent):
+    judge_with_ties = Judge(coin_judge.backend.model, coin_judge.tokenizer, "rrm_tie")
+    stub(monkeypatch, coin_judge.tokenizer, [HM + text for text in texts])
+    (judgment,) = judge_with_ties.judge(("q", "x", "y"), num_votes=len(texts) // 2)
+    assert (judgment.winner, judgment.p_first, judgment.consistent) == (
+        winner,
+        p_first,
+        consistent,
+    )
+    assert judgment.winner_index == {"a": 0, "b": 1}.get(winner)
+    for game, text in zip(judgment.games, texts):
+        expected = {ONE: (1, "valid"), TIE: ("tie", "valid")}.get(text, (None, "unparsable"))
+        assert (game["verdict"], game["status"]) == expected
 
 
 def test_one_order(monkeypatch, coin_judge):

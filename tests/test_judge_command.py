@@ -123,13 +123,16 @@ def test_output_for_people(monkeypatch, capsys, coin):
         ([2, 1], "B is better: 2 of 2 votes, both orders agree"),
         ([None, None], "No winner: no valid vote, 2 of 2 games truncated"),
         ([1, 1], "No winner: 1 for A, 1 for B, the orders do not agree"),
+        (["tie", "tie"], "A tie: 2 of 2 votes, both orders agree"),
+        (["tie", 1], "B is better: 1 of 2 votes, the orders do not agree"),
+        ([1, 1, "tie"], "No winner: 1 for A, 1 for B, 1 for a tie, the orders do not agree"),
         ([None, 2], "A is better: 1 of 1 vote, 1 of 2 games truncated, the orders do not agree"),
     ],
 )
 def test_the_outcome_in_words(verdicts, words):
     games = [
         {"order": order, "verdict": verdict, "status": "valid" if verdict else "truncated"}
-        for order, verdict in zip(([0, 1], [1, 0]), verdicts)
+        for order, verdict in zip(([0, 1], [1, 0], [0, 1]), verdicts)
     ]
     assert judge.describe(conclude(games)) == words
 

@@ -84,7 +84,9 @@ def judged(tmp_path, name, data, judge):
 def game(order, said):
     if said in (0, 1):
         return {"order": order, "verdict": order.index(said) + 1, "status": "valid"}
-    return {"order": order, "verdict": None, "status": "tie" if said == "tie" else "unparsable"}
+    if said == "tie":
+        return {"order": order, "verdict": "tie", "status": "valid"}
+    return {"order": order, "verdict": None, "status": "unparsable"}
 
 
 # ---- LLMBar ----
@@ -96,7 +98,7 @@ def llmbar_official(labels, said):
     Two winners that are None are equal for the authors. Here they do not agree.
     """
     right = [sum(said[name][n] == label for name, label in labels.items()) for n in (0, 1)]
-    agree = sum(said[name][0] == said[name][1] in (0, 1) for name in labels)
+    agree = sum(said[name][0] == said[name][1] in (0, 1, "tie") for name in labels)
     return sum(right) / 2 / len(labels), agree / len(labels)
 
 
