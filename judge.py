@@ -22,11 +22,11 @@ import judge_file
 from backends import LocalBackend
 from checkpoint import check_model_folder, resolve_model, with_adapter
 from cli import BadInput, note, setting
-from data import Pair, judge_input, load_pairs, missing_fields, place
+from data import ID_FIELDS, Pair, judge_input, load_pairs, missing_fields, place
 from judge_progress import Progress
 from plugins import load_extra
 from seeding import stable_hash
-from styles import default_style, judge_messages, load_style
+from styles import OPTIONAL, default_style, given_texts, judge_messages, load_style
 from verdicts import (
     BOTH_ORDERS,
     conclude,
@@ -192,7 +192,8 @@ class Judge:
                 f"{self.context}: give less"
             )
         shown = [pair.answers[index] for index in order]
-        prompt = self.backend.encode(judge_messages(self.style, pair.messages, *shown))
+        given = given_texts(self.style, pair)
+        prompt = self.backend.encode(judge_messages(self.style, pair.messages, *shown, given))
         if len(prompt) > room:
             raise TooLong(
                 f"pair {pair.id}: its prompt has {len(prompt)} tokens, and {room} fit "
@@ -313,6 +314,10 @@ class JudgeCommandSettings(JudgeSettings):
     )
     a: Optional[str] = setting(None, "one answer")
     b: Optional[str] = setting(None, "the other answer")
+    reference: Optional[str] = setting(
+        None, "a right answer, for styles with {reference}; rows may have a column of this name"
+    )
+    rubric: Optional[str] = setting(None, "criteria, for styles with {rubric}; likewise")
     pairs: Optional[str] = setting(
         None,
         "instead: a file of pairs {id?, query | messages, a, b}, or any preference set that "
@@ -339,7 +344,7 @@ def check_settings(settings):
             raise BadInput("--query, --a, --b name one pair, --pairs, --out a file: give either")
         check_judge(settings)
         judge_file.check_paths(settings.pairs, settings.out)
-        return load_pairs(settings.pairs, keep_ties=True)
+        return with_given(load_pairs(settings.pairs, keep_ties=True), settings)
     if missing:
         raise BadInput(f"{', '.join(missing)} missing: give --query, --a, --b or --pairs, --out")
     if not settings.query.strip():
@@ -347,7 +352,26 @@ def check_settings(settings):
     if settings.a == settings.b:
         raise BadInput("--a and --b are identical: give two different answers")
     check_judge(settings)
-    return [as_pair((settings.query, settings.a, settings.b))]
+    return with_given([as_pair((settings.query, settings.a, settings.b))], settings)
+
+
+def with_given(pairs, settings):
+    """Pairs with --reference and --rubric where their rows lack them. Names unused columns."""
+    style = load_style(settings.style)
+    for name in OPTIONAL:
+        text = getattr(settings, name)
+        if text is not None and name not in style.optional:
+            raise BadInput(
+                f"--{name}: the style {settings.style} has no {{{name}}}: give --style rubric, or "
+                "a prompt of your own"
+            )
+        for pair in pairs if text is not None else ():
+            pair.meta[name] = pair.meta.get(name) or text
+    used = {*"query a b label source generators".split(), *ID_FIELDS.split("|"), *style.optional}
+    unused = sorted({name for pair in pairs for name in pair.meta} - used)
+    if unused:
+        note(f"{settings.pairs}: columns that this judge does not read: {', '.join(unused)}")
+    return pairs
 
 
 def describe(judgment):
@@ -391,7 +415,7 @@ def show(judgment):
 
 
 def main(argv=None):
-    texts = ("query", "a", "b")
+    texts = ("query", "a", "b", *OPTIONAL)
     settings = cli.parse_settings(JudgeCommandSettings, argv, texts, description=__doc__)
     pairs = check_settings(settings)
     options = {

@@ -14,10 +14,11 @@ from judge_progress import Progress
 from resume import check_same, resumable_rows
 from runlog import append_rows, sole_writer
 from seeding import CHAT_DATE, stable_hash
+from styles import OPTIONAL, given_texts, load_style
 
 CHUNK_PAIRS = 64  # judged together and written together
 SUMMARY = "pairs a b tie no_winner orders_agree games tokens".split()
-NOT_RECORDED = "query", "a", "b", "pairs", "out", "json", "price_in", "price_out"
+NOT_RECORDED = ("query", "a", "b", *OPTIONAL, "pairs", "out", "json", "price_in", "price_out")
 
 
 def check_paths(pairs, out):
@@ -37,7 +38,8 @@ def judge_pairs(settings, pairs, load_judge, options):
     """
     recorded = {name: value for name, value in asdict(settings).items() if name not in NOT_RECORDED}
     recorded["chat_date"] = CHAT_DATE
-    heads = [head_of(pair) for pair in pairs]
+    style = load_style(settings.style)
+    heads = [head_of(pair, style) for pair in pairs]
     totals = read_rows(settings.out, heads, recorded)
     done = totals["pairs"]
     if done:
@@ -67,9 +69,12 @@ def judge_pairs(settings, pairs, load_judge, options):
     return summary
 
 
-def head_of(pair):
-    """How a row begins: the pair's id, and a hash of its content."""
-    return {"id": pair.id, "pair": f"{stable_hash(pair.messages, pair.answers):016x}"}
+def head_of(pair, style):
+    """How a row begins: the id of the pair, and hashes of all texts that the judge reads."""
+    head = {"id": pair.id, "pair": f"{stable_hash(pair.messages, pair.answers):016x}"}
+    if style.optional:
+        head["given"] = f"{stable_hash(given_texts(style, pair)):016x}"
+    return head
 
 
 def read_rows(path, heads, recorded):

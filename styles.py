@@ -11,6 +11,9 @@ answer_tag: <answer>[[A]]</answer> or <answer>[[B]]</answer>
     ... (this section may be left out; then there is no system message)
     === user
     ... {query} ... {answer_1} ... {answer_2} ...
+
+A prompt may also hold {reference} and {rubric}. A paragraph is left out for pairs that do not give
+its text.
 """
 
 import re
@@ -18,8 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cli import BadInput, parse_json, read_text
+from data import text_or_number
 
 PLACEHOLDERS = ("query", "answer_1", "answer_2")
+OPTIONAL = ("reference", "rubric")  # texts of the pair's row
 VERDICT_RULES = ("boxed", "boxed_or_tie", "answer_tag")
 
 
@@ -31,6 +36,11 @@ class Style:
     verdict: str
     system: str
     user: str
+
+    @property
+    def optional(self):
+        """The names of the optional placeholders that the prompt has."""
+        return [name for name in OPTIONAL if f"{{{name}}}" in self.system + self.user]
 
 
 def default_style(folder, config, adapter=None):
@@ -87,7 +97,7 @@ def load_style(name_or_path):
                     f"write 'verdict: boxed' (or {' or '.join(VERDICT_RULES[1:])}), then '=== user'"
                 )
     if verdict is None:
-        raise BadInput(f"{path}: the line 'verdict: boxed' is missing: add it")
+        raise BadInput(f"{path}: the line 'verdict: boxed' (or answer_tag) is missing: add it")
     if "user" not in sections:
         raise BadInput(f"{path}: the section '=== user' is missing: add it")
     system, user = ("\n".join(sections.get(name, [])).strip() for name in ("system", "user"))
@@ -103,15 +113,24 @@ def check_placeholders(text, path):
             )
     # Braces of LaTeX are no placeholders: \boxed{...}, {b}.
     for name in re.findall(r"(?<![A-Za-z])\{([a-z][a-z0-9_]+)\}", text):
-        if name not in PLACEHOLDERS:
+        if name not in PLACEHOLDERS + OPTIONAL:
             raise BadInput(
-                f"{path}: {{{name}}} is not a placeholder: "
-                "use {query}, {answer_1} and {answer_2}"
+                f"{path}: {{{name}}} is not a placeholder: use {{query}}, {{answer_1}} and "
+                "{answer_2}, and where rows have them {reference} and {rubric}"
             )
 
 
-def judge_messages(style, query, first, second):
-    """The messages that ask a judge about two answers.
+def given_texts(style, pair):
+    """{"reference": ..., "rubric": ...}: what the style asks for and the row of a Pair gives."""
+    texts = {}
+    for name in style.optional:
+        if pair.meta.get(name) not in (None, ""):
+            texts[name] = text_or_number(pair.meta[name], name, f"pair {pair.id}")
+    return texts
+
+
+def judge_messages(style, query, first, second, given=()):
+    """The messages that ask a judge about two answers. given: see `given_texts`.
 
     `query` is a text or a list of messages. Several messages become a transcript, which the prompt
     shows once for both answers, so its labels cannot tell which answer is better. All placeholders
@@ -119,10 +138,15 @@ def judge_messages(style, query, first, second):
     """
     if not isinstance(query, str):
         query = transcript(query)
-    values = dict(zip(PLACEHOLDERS, (query, first, second)))
-    pattern = r"\{(" + "|".join(PLACEHOLDERS) + r")\}"
+    values = dict(zip(PLACEHOLDERS, (query, first, second))) | dict(given)
+    pattern = r"\{(" + "|".join(PLACEHOLDERS + OPTIONAL) + r")\}"
     messages = []
     for role, template in (("system", style.system), ("user", style.user)):
+        paragraphs = []
+        for paragraph in template.split("\n\n"):
+            if values.keys() >= set(re.findall(pattern, paragraph)):
+                paragraphs.append(paragraph)
+        template = "\n\n".join(paragraphs)
         if template:
             content = re.sub(pattern, lambda match: values[match[1]], template)
             messages.append({"role": role, "content": content})

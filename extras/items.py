@@ -5,12 +5,13 @@ items[0].pair(0, 1)                        # the data.Pair of its first two answ
 """
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cli import BadInput, note
 from data import CONTRADICTION, Pair, items_of
 from questions import question_key
 from seeding import uniform
+from styles import OPTIONAL
 
 
 @dataclass
@@ -22,6 +23,7 @@ class Item:
     matches: list  # (i, j) to be judged
     group: str  # subset, domain or category
     question: str  # items of one question are not independent: bootstraps draw whole questions
+    meta: dict = field(default_factory=dict)  # reference and rubric, where the row has them
 
     def pair(self, i, j, repetition=0):
         """The Pair of answers i and j. Its id seeds the draws.
@@ -30,7 +32,7 @@ class Item:
         name = self.id if len(self.answers) == 2 else f"{self.id}-{i}-{j}"
         if repetition:
             name += f" again {repetition}"
-        return Pair(name, self.messages, (self.answers[i], self.answers[j]))
+        return Pair(name, self.messages, (self.answers[i], self.answers[j]), meta=self.meta)
 
     def same_text(self, i, j):
         """Whether answers i and j are one text: a tie, which needs no judge."""
@@ -88,7 +90,8 @@ def read_items(name, path, split, group_of, matches_of=better_against_worse, que
             contradicted.append(item.id)
         answers = list(item.answers if isinstance(item, Pair) else item.candidates)
         question = question_of(item, group) if question_of else question_key(item)
-        items.append(Item(item.id, item.messages, answers, scores, matches, group, question))
+        meta = {name: item.meta[name] for name in OPTIONAL if name in item.meta}
+        items.append(Item(item.id, item.messages, answers, scores, matches, group, question, meta))
     for reason, count in dropped.items():
         note(f"{path}: {count} {reason} dropped")
     if contradicted:

@@ -158,7 +158,43 @@ def test_orders_to_the_terminal_are_not_carried_out(capsys):
     assert not set("\033\r\x9b") & set(capsys.readouterr().err)
 
 
+def test_reference_and_rubric(monkeypatch, capsys, tmp_path, coin):
+    """From the flags or from the columns of a file, which come first; unused columns are named."""
+    prompts = []
+    encode = backends.LocalBackend.encode
+
+    def seen(self, messages):
+        prompts.append(messages[-1]["content"])
+        return encode(self, messages)
+
+    monkeypatch.setattr(backends.LocalBackend, "encode", seen)
+    options = ["--model", coin, "--style", "rubric", *QUICK]
+    code, _, err = inline(monkeypatch, capsys, *ASK, *options, "--reference", "42", "--one_order")
+    assert (code, err) == (0, "") and "use other words:\n42\n" in prompts[-1]
+    assert "Criteria of" not in prompts[-1]
+
+    path, out = tmp_path / "pairs.csv", tmp_path / "out.jsonl"
+    path.write_text("query,a,b,rubric,topic\nq1,x,y,be brief,z\nq2,x,y,,z\n")
+    files = ["--pairs", path, "--out", out]
+    prompts.clear()
+    code, _, err = inline(monkeypatch, capsys, *files, *options, "--rubric", "be right")
+    assert code == 0 and f"{path}: columns that this judge does not read: topic\n" in err
+    assert [prompt.partition("answer:\n")[2][:8] for prompt in prompts[::2]] == [
+        "be brief",
+        "be right",
+    ]
+    # the same command goes on; with another rubric these are other judgments
+    assert inline(monkeypatch, capsys, *files, *options, "--rubric", "be right")[0] == 0
+    code, _, err = inline(monkeypatch, capsys, *files, *options, "--rubric", "be kind")
+    assert code == 2 and "line 2 judges pair pairs-3, not pair 2 of the input" in err
+    # a style that does not read the column
+    code, _, err = inline(monkeypatch, capsys, *files[:3], tmp_path / "b", "--model", coin, *QUICK)
+    assert code == 0 and "does not read: rubric, topic\n" in err
+
+
 BAD = [
+    ([*ASK, "--reference", "42"], "--reference: the style rrm has no {reference}"),
+    ([*ASK, "--style", "rrm", "--rubric", "r"], "--rubric: the style rrm has no {rubric}"),
     (["--query", "q", "--a", "x"], "--b missing"),
     ([], "--query, --a, --b missing"),
     ([*ASK[:4], "--b", "42"], "identical"),
