@@ -26,7 +26,7 @@ from data import ID_FIELDS, Pair, judge_input, load_pairs, missing_fields, place
 from judge_progress import Progress
 from plugins import load_extra
 from seeding import stable_hash
-from styles import OPTIONAL, default_style, given_texts, judge_messages, load_style
+from styles import OPTIONAL, default_style, judge_messages, load_style
 from verdicts import (
     BOTH_ORDERS,
     conclude,
@@ -192,8 +192,8 @@ class Judge:
                 f"{self.context}: give less"
             )
         shown = [pair.answers[index] for index in order]
-        given = given_texts(self.style, pair)
-        prompt = self.backend.encode(judge_messages(self.style, pair.messages, *shown, given))
+        messages = judge_messages(self.style, pair.messages, *shown, pair.meta)
+        prompt = self.backend.encode(messages)
         if len(prompt) > room:
             raise TooLong(
                 f"pair {pair.id}: its prompt has {len(prompt)} tokens, and {room} fit "
@@ -358,19 +358,22 @@ def check_settings(settings):
 def with_given(pairs, settings):
     """Pairs with --reference and --rubric where their rows lack them. Names unused columns."""
     style = load_style(settings.style)
+    optional = [name for name in OPTIONAL if f"{{{name}}}" in style.system + style.user]
     for name in OPTIONAL:
         text = getattr(settings, name)
-        if text is not None and name not in style.optional:
+        if text is not None and name not in optional:
             raise BadInput(
                 f"--{name}: the style {settings.style} has no {{{name}}}: give --style rubric, or "
                 "a prompt of your own"
             )
         for pair in pairs if text is not None else ():
             pair.meta[name] = pair.meta.get(name) or text
-    used = {*"query a b label source generators".split(), *ID_FIELDS.split("|"), *style.optional}
+    used = {*"query a b label source generators".split(), *ID_FIELDS.split("|"), *optional}
     unused = sorted({name for pair in pairs for name in pair.meta} - used)
     if unused:
         note(f"{settings.pairs}: columns that this judge does not read: {', '.join(unused)}")
+        for pair in pairs:
+            pair.meta = {name: text for name, text in pair.meta.items() if name in used}
     return pairs
 
 

@@ -14,8 +14,9 @@ from judge_progress import Progress
 from resume import check_same, resumable_rows
 from runlog import append_rows, sole_writer
 from seeding import CHAT_DATE, stable_hash
-from styles import OPTIONAL, given_texts, load_style
+from styles import OPTIONAL
 
+HEAD = "id", "pair", "given"  # fields, see `head_of`
 CHUNK_PAIRS = 64  # judged together and written together
 SUMMARY = "pairs a b tie no_winner orders_agree games tokens".split()
 NOT_RECORDED = ("query", "a", "b", *OPTIONAL, "pairs", "out", "json", "price_in", "price_out")
@@ -38,8 +39,7 @@ def judge_pairs(settings, pairs, load_judge, options):
     """
     recorded = {name: value for name, value in asdict(settings).items() if name not in NOT_RECORDED}
     recorded["chat_date"] = CHAT_DATE
-    style = load_style(settings.style)
-    heads = [head_of(pair, style) for pair in pairs]
+    heads = [head_of(pair) for pair in pairs]
     totals = read_rows(settings.out, heads, recorded)
     done = totals["pairs"]
     if done:
@@ -69,12 +69,11 @@ def judge_pairs(settings, pairs, load_judge, options):
     return summary
 
 
-def head_of(pair, style):
+def head_of(pair):
     """How a row begins: the id of the pair, and hashes of all texts that the judge reads."""
     head = {"id": pair.id, "pair": f"{stable_hash(pair.messages, pair.answers):016x}"}
-    if style.optional:
-        head["given"] = f"{stable_hash(given_texts(style, pair)):016x}"
-    return head
+    given = [pair.meta.get(name) for name in OPTIONAL]
+    return head | ({"given": f"{stable_hash(given):016x}"} if any(given) else {})
 
 
 def read_rows(path, heads, recorded):
@@ -88,10 +87,11 @@ def read_rows(path, heads, recorded):
                 "another file"
             )
         check_same(row["settings"], recorded, path, "--out")
-        if number > len(heads) or not heads[number - 1].items() <= row.items():
+        head = {name: row[name] for name in HEAD if name in row}
+        if number > len(heads) or head != heads[number - 1]:
             raise BadInput(
                 f"--out: {path} line {number} judges pair {row['id']}, not pair {number} of the "
-                "input: give another file"
+                "input, or its texts are others: give another file"
             )
         add_row(totals, row)
     return totals

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from cli import BadInput
 from data import Pair, balanced_orders, load_pairs
 from seeding import hash64, stable_hash
-from styles import given_texts, judge_messages, load_style
+from styles import judge_messages, load_style
 from verdicts import BOTH_ORDERS, conclude, parse_verdict, read_completion
 
 
@@ -227,8 +227,8 @@ class JudgeTask:
         return [self.messages(Comparison(pair, order)) for order in BOTH_ORDERS]
 
     def messages(self, comparison):
-        pair, style = comparison.pair, self.style
-        return judge_messages(style, pair.messages, *comparison.answers, given_texts(style, pair))
+        pair = comparison.pair
+        return judge_messages(self.style, pair.messages, *comparison.answers, pair.meta)
 
     def read(self, completion, opened_think):
         """The record of a completion: verdict, status, text, tokens, think_tokens."""

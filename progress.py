@@ -41,8 +41,7 @@ def open_bar(unit, total, done, doing=None, quiet=False):
         initial=done,
         leave=doing is None,  # the bar of a training stays
         dynamic_ncols=True,
-        # None: without a terminal
-        disable=True if quiet or os.environ.get("RANK", "0") != "0" else None,
+        disable=quiet or os.environ.get("RANK", "0") != "0" or None,  # None: without a terminal
     )
 
 

@@ -11,9 +11,7 @@ answer_tag: <answer>[[A]]</answer> or <answer>[[B]]</answer>
     ... (this section may be left out; then there is no system message)
     === user
     ... {query} ... {answer_1} ... {answer_2} ...
-
-A prompt may also hold {reference} and {rubric}. A paragraph is left out for pairs that do not give
-its text.
+    ... {reference} ... {rubric} ... (optional: a paragraph is left out where the pair lacks a text)
 """
 
 import re
@@ -36,11 +34,6 @@ class Style:
     verdict: str
     system: str
     user: str
-
-    @property
-    def optional(self):
-        """The names of the optional placeholders that the prompt has."""
-        return [name for name in OPTIONAL if f"{{{name}}}" in self.system + self.user]
 
 
 def default_style(folder, config, adapter=None):
@@ -96,10 +89,9 @@ def load_style(name_or_path):
                     f"{path} line {number}: {line!r:.80} is no header: "
                     f"write 'verdict: boxed' (or {' or '.join(VERDICT_RULES[1:])}), then '=== user'"
                 )
-    if verdict is None:
-        raise BadInput(f"{path}: the line 'verdict: boxed' (or answer_tag) is missing: add it")
-    if "user" not in sections:
-        raise BadInput(f"{path}: the section '=== user' is missing: add it")
+    if verdict is None or "user" not in sections:
+        part = "section '=== user'" if verdict else "line 'verdict: boxed' (or answer_tag)"
+        raise BadInput(f"{path}: the {part} is missing: add it")
     system, user = ("\n".join(sections.get(name, [])).strip() for name in ("system", "user"))
     check_placeholders(system + "\n" + user, path)
     return Style(str(name_or_path), verdict, system, user)
@@ -120,17 +112,8 @@ def check_placeholders(text, path):
             )
 
 
-def given_texts(style, pair):
-    """{"reference": ..., "rubric": ...}: what the style asks for and the row of a Pair gives."""
-    texts = {}
-    for name in style.optional:
-        if pair.meta.get(name) not in (None, ""):
-            texts[name] = text_or_number(pair.meta[name], name, f"pair {pair.id}")
-    return texts
-
-
-def judge_messages(style, query, first, second, given=()):
-    """The messages that ask a judge about two answers. given: see `given_texts`.
+def judge_messages(style, query, first, second, row=()):
+    """The messages that ask a judge about two answers. row: a dict that may hold OPTIONAL texts.
 
     `query` is a text or a list of messages. Several messages become a transcript, which the prompt
     shows once for both answers, so its labels cannot tell which answer is better. All placeholders
@@ -138,17 +121,19 @@ def judge_messages(style, query, first, second, given=()):
     """
     if not isinstance(query, str):
         query = transcript(query)
-    values = dict(zip(PLACEHOLDERS, (query, first, second))) | dict(given)
+    values = dict(zip(PLACEHOLDERS, (query, first, second)))
+    row = {name: text for name, text in dict(row).items() if text not in (None, "")}
+    given = [
+        name for name in OPTIONAL if name in row and f"{{{name}}}" in style.system + style.user
+    ]
+    values |= {name: text_or_number(row[name], name, "the pair's row") for name in given}
     pattern = r"\{(" + "|".join(PLACEHOLDERS + OPTIONAL) + r")\}"
     messages = []
     for role, template in (("system", style.system), ("user", style.user)):
-        paragraphs = []
-        for paragraph in template.split("\n\n"):
-            if values.keys() >= set(re.findall(pattern, paragraph)):
-                paragraphs.append(paragraph)
-        template = "\n\n".join(paragraphs)
         if template:
-            content = re.sub(pattern, lambda match: values[match[1]], template)
+            parts = template.split("\n\n")
+            shown = [part for part in parts if values.keys() >= {*re.findall(pattern, part)}]
+            content = re.sub(pattern, lambda match: values[match[1]], "\n\n".join(shown))
             messages.append({"role": role, "content": content})
     return messages
 

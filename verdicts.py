@@ -23,26 +23,14 @@ BOTH_ORDERS = [0, 1], [1, 0]  # order[0]: index of the answer that is shown firs
 BOXES = {"Assistant 1": 1, "Assistant 2": 2, "Tie": "tie"}
 BOXED = re.compile(r"\\boxed\{\s*(" + "|".join(BOXES) + r")\s*\}")
 ANSWER_TAG = re.compile(r"<answer>\[\[([AB])\]\]</answer>")
-VERDICTS = {
-    "boxed": ("\\boxed{Assistant 1}", "\\boxed{Assistant 2}"),
-    "boxed_or_tie": ("\\boxed{Assistant 1}", "\\boxed{Assistant 2}"),  # or \\boxed{Tie}
-    "answer_tag": ("<answer>[[A]]</answer>", "<answer>[[B]]</answer>"),
-}
 
 # ---- from a text to a verdict ----
 
 
 @functools.cache  # training asks for every completion
 def verdict_rule(style):
-    """The `verdict` rule of a Style, or of a style's name.
-
-    Names rm_r1... need no file: the released RM-R1 models share one rule.
-    """
-    if isinstance(style, Style):
-        return style.verdict
-    if re.fullmatch(r"rm_r1\w*", str(style)):
-        return "answer_tag"
-    return load_style(style).verdict
+    """The `verdict` rule of a Style, or of a style's name."""
+    return style.verdict if isinstance(style, Style) else load_style(style).verdict
 
 
 def find_verdicts(text, rule):

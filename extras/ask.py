@@ -22,7 +22,12 @@ from rm_r1 import format_rates, task_type
 from runlog import json_line
 from seeding import hash64, stable_hash, uniform
 from styles import judge_messages, load_style
-from verdicts import VERDICTS, parse_verdict
+from verdicts import parse_verdict
+
+# How a judge writes that the first or the second answer is better, by the rule of its style
+BOXES = ("\\boxed{Assistant 1}", "\\boxed{Assistant 2}")
+TAGS = ("<answer>[[A]]</answer>", "<answer>[[B]]</answer>")
+VERDICTS = {"boxed": BOXES, "boxed_or_tie": BOXES, "answer_tag": TAGS}
 
 CHUNK = 32  # questions that are answered and written together
 BOXING = "Please reason step by step, and put your final answer within \\boxed{}."

@@ -6,8 +6,9 @@ Budget forcing closes the thinking of a completion that was cut off and takes th
 import torch
 
 from chat import opens_think
+from extras.ask import VERDICTS
 from model import pack_groups, split_by_budget
-from verdicts import VERDICTS, find_verdicts
+from verdicts import find_verdicts
 
 
 def read_verdicts(judge, games, settings):

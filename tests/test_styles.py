@@ -8,8 +8,7 @@ import pytest
 
 import chat
 from cli import BadInput
-from data import Pair
-from styles import Style, given_texts, judge_messages, load_style
+from styles import Style, judge_messages, load_style
 
 
 def conversation(*contents):
@@ -88,29 +87,26 @@ def test_a_style_of_ones_own(tmp_path):
 
 def test_reference_and_rubric_are_optional():
     """A paragraph is there only if its text is; the text of a row is filled in as it is."""
-    style = load_style("rubric")
-    assert style.optional == ["reference", "rubric"] and load_style("rrm").optional == []
 
-    def shown(**meta):
-        pair = Pair("p", [{"role": "user", "content": "Q"}], ("x", "y"), meta=meta)
-        given = given_texts(style, pair)
-        (message,) = judge_messages(style, pair.messages, *pair.answers, given)
+    def shown(row):
+        (message,) = judge_messages(load_style("rubric"), "Q", "x", "y", row)
         return message["content"]
 
-    plain = shown()
-    assert "Criteria of" not in plain and "Reference answer," not in plain and "{" in plain
-    assert plain.count("\n\n\n") == 0 and plain.startswith("Decide which")
-    both = shown(rubric="be {reference}\n\nbe brief", reference=42)
+    plain = shown({})
+    assert "Criteria of" not in plain and "Reference answer," not in plain
+    assert "{" not in plain.replace("\\boxed{Assistant", "") and "\n\n\n" not in plain
+    both = shown({"rubric": "be {reference}\n\nbe brief", "reference": 42})
     assert "Criteria of a good answer:\nbe {reference}\n\nbe brief\n\n" in both
     assert "use other words:\n42\n\n" in both
-    assert shown(rubric="", reference=None, other="z") == plain  # an empty cell of a csv file
-    assert judge_messages(style, "Q", "x", "y")[0]["content"] == plain
-    with pytest.raises(BadInput, match=r"pair p: rubric is \['a'\], expected text"):
-        shown(rubric=["a"])
+    assert shown({"rubric": "", "reference": None, "other": "z"}) == plain  # empty cells of csv
+    assert judge_messages(load_style("rubric"), "Q", "x", "y")[0]["content"] == plain
+    with pytest.raises(BadInput, match=r"row: rubric is \['a'\], expected text"):
+        shown({"rubric": ["a"]})
     for name in ("rrm", "rm_r1", "tiny"):  # other prompts are filled as they stand
-        other = load_style(name)
-        filled = judge_messages(other, "{query}", "{answer_1}", "{answer_2}", {"rubric": "r"})
-        assert [message["content"] for message in filled][-1] == other.user
+        style = load_style(name)
+        row = {"rubric": ["no text, but not read"], "reference": "s"}
+        filled = judge_messages(style, "{query}", "{answer_1}", "{answer_2}", row)
+        assert filled[-1]["content"] == style.user
 
 
 BODY = "=== user\n{query} {answer_1} {answer_2}\n"
