@@ -24,6 +24,7 @@ from typing import Literal, Optional
 
 import cli
 from cli import BadInput, note, setting
+from extras.agreement import agreement, show_agreement
 from extras.benchmarks import BENCHMARKS, GROUP_OF, load
 from extras.items import tied_games
 from extras.predictions import match_predictions, read_predictions
@@ -244,7 +245,7 @@ def evaluate(settings, load_judge):
         rows = predicted_rows(settings.predictions, items, settings.benchmark)
     else:
         rows = judged_rows(settings, items, head, load_judge)
-    result = summarise(BENCHMARKS[settings.benchmark], rows)
+    result = numbers_of(settings.benchmark, rows)
     if settings.output_dir:
         write_results(Path(settings.output_dir) / "results.json", head, result, rows)
     return result, rows
@@ -259,6 +260,10 @@ def predicted_rows(path, items, benchmark="pairs"):
             row |= {"values": ratings, "ranked": len(ratings) > 2}
         rows.append(row)
     return rows
+
+
+def numbers_of(benchmark, rows):
+    return summarise(BENCHMARKS[benchmark], rows) | {"agreement": agreement(rows)}
 
 
 # ---- command line ----
@@ -318,19 +323,23 @@ def check_writable(folder):
 
 
 def shown(name, value):
-    """A number as tables show it: percent, except for Brier scores (0 to 1) and counts."""
-    if "Brier" in name:
-        return f"{value:7.3f}"
-    return f"{value:7.2f}" if name.endswith("an item") else f"{value * 100:7.2f}"
+    """A number as tables show it: shares in percent, others (Brier scores, counts) as they are."""
+    if is_share(name):
+        return f"{value * 100:7.2f}"
+    return f"{value:7.3f}" if "Brier" in name else f"{value:7.2f}"
 
 
-def show(result):
+def is_share(name):
+    return "Brier" not in name and not name.endswith("an item")
+
+
+def show(result, percent="%"):
     """Prints values with their denominators and intervals, and trivial judges where there are."""
     kinds = list(BASELINES) if "baselines" in result else []
     titles = {"rule": f"rule of {result['benchmark']}", "protocol": "pairs with a better answer"}
     for part, title in titles.items():
         heads = "  ".join(f"{kind:>8}" for kind in kinds)
-        print(f"{title:34} {'n':>6}   value    95 % interval    {heads}")
+        print(f"{title:34} {'n':>6}   value    95 % interval      {heads}")
         unknown = []
         for name, value in result[part].items():
             if name in OUTCOMES:
@@ -347,7 +356,8 @@ def show(result):
             trivials = "  ".join(f"{column:>8}" for column in columns)
             number = result.get("counts", {}).get(part, {}).get(name, result["items"])
             name = name.translate(cli.CONTROL)
-            print(f"{name:34} {number:6} {middle}  {low} ...{high}   {trivials}")
+            unit = percent if is_share(name) else " " * len(percent)
+            print(f"{name:34} {number:6} {middle} {unit}{low} ...{high} {unit}  {trivials}")
         if unknown:
             print(f"unknown, because rows or matches are missing: {', '.join(unknown)}")
         print()
@@ -357,7 +367,8 @@ def show(result):
     outcomes = ", ".join(f"{count} {name}" for name, count in result["outcomes"].items())
     forced = f" ({result['forced']} games by force)" if result.get("forced") else ""
     print(f"{result['items']} items of {result['questions']} questions; pairs: {outcomes}{forced}")
-    print("n: the items, pairs or games of a mean; all items where a number joins several means")
+    print("n: the items, pairs or games of a mean; all items where a number joins several means\n")
+    show_agreement(result["agreement"])
 
 
 def main(argv=None):
@@ -380,7 +391,7 @@ def main(argv=None):
         return
     if earlier:
         rows = earlier["rows"]
-        result = summarise(BENCHMARKS[settings.benchmark], rows)
+        result = numbers_of(settings.benchmark, rows)
     else:
         result, rows = evaluate(check(settings), load_judge)
     if other:
@@ -392,5 +403,5 @@ def main(argv=None):
     show(result)
     if other:
         own = settings.predictions if earlier else settings.output_dir or settings.predictions
-        print(f"\nDifferences in percentage points: {own} minus {settings.compare}\n")
-        show(result["compared"])
+        print(f"\nDifferences: {own} minus {settings.compare}; points are percentage points\n")
+        show(result["compared"], "points")

@@ -121,12 +121,14 @@ def drawn(items, limit, seed):
 
 def labelled_items(path, limit=None, seed=0):
     """The items of any preference set, or of questions with candidates and scores."""
-    items = read_items("pairs", path, "train", lambda item, scores: own_source(item))
+    items = read_items("pairs", path, "train", lambda item, scores: own_category(item))
     return report_size("pairs", path, drawn(items, limit, seed))
 
 
-def own_source(item):
-    return str(item.meta.get("source", item.source))
+def own_category(item):
+    """The category that a row names, else its file."""
+    names = ("category", "subset", "domain", "task", "source")
+    return str(next((item.meta[name] for name in names if name in item.meta), item.source))
 
 
 def report_size(name, path, items):
