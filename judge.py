@@ -325,7 +325,8 @@ class JudgeCommandSettings(JudgeSettings):
     )
     out: Optional[str] = setting(
         None,
-        "with --pairs: JSON lines, one judgment each; an existing file is completed",
+        "with --pairs: JSON lines, one judgment each; an existing file is completed; x.csv: a "
+        "spreadsheet, beside x.csv.jsonl",
     )
     one_order: bool = setting(
         False,

@@ -1,10 +1,14 @@
 """judge.py --pairs IN --out OUT: a file of judgments, one JSON object a line, that resumes.
 
+Where OUT ends in .csv, the judgments go to OUT.jsonl, and OUT is a spreadsheet of them at the end.
+
 Pairs are judged in chunks that are cut by position in the input, and always judged whole, because
 the last bits of a log-prob may depend on the batch. So the file is the same, interrupted or not.
 Each row carries its settings and a hash of its pair: a file never goes on with others unnoticed.
 """
 
+import csv
+import io
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -12,9 +16,10 @@ from pathlib import Path
 from cli import BadInput, note
 from judge_progress import Progress
 from resume import check_same, resumable_rows
-from runlog import append_rows, sole_writer
+from runlog import append_rows, sole_writer, write_atomically
 from seeding import CHAT_DATE, stable_hash
-from styles import OPTIONAL
+from styles import OPTIONAL, transcript
+from verdicts import vote_of
 
 HEAD = "id", "pair", "given"  # fields, see `head_of`
 CHUNK_PAIRS = 64  # judged together and written together
@@ -30,6 +35,16 @@ def check_paths(pairs, out):
         raise BadInput(f"--out: {out} is the input or lies in its folder: give another file")
     if path.exists() and not path.is_file() and not path.is_dir():
         raise BadInput(f"--out: {out} is no ordinary file: give the name of a file")
+    if path.exists() and out != rows_path(out) and not Path(rows_path(out)).exists():
+        raise BadInput(f"--out: {out} exists, without {rows_path(out)}: give another file")
+
+
+def is_csv(path):
+    return path.lower().endswith(".csv")
+
+
+def rows_path(out):
+    return f"{out}.jsonl" if is_csv(out) else out
 
 
 def judge_pairs(settings, pairs, load_judge, options):
@@ -37,21 +52,22 @@ def judge_pairs(settings, pairs, load_judge, options):
 
     load_judge(): the Judge, loaded only if pairs are left. options: of `Judge.judge`.
     """
+    path = rows_path(settings.out)
     recorded = {name: value for name, value in asdict(settings).items() if name not in NOT_RECORDED}
     recorded["chat_date"] = CHAT_DATE
     heads = [head_of(pair) for pair in pairs]
-    totals = read_rows(settings.out, heads, recorded)
+    totals = read_rows(path, heads, recorded)
     done = totals["pairs"]
     if done:
-        note(f"{settings.out}: {done} of {len(pairs)} pairs are judged already")
+        note(f"{path}: {done} of {len(pairs)} pairs are judged already")
     else:
         note(f"{len(pairs)} pairs to judge")
     if done < len(pairs):
         judge = load_judge()
         progress = Progress("judging", "pair", len(pairs), done)
-        with progress, sole_writer(settings.out):
-            if read_rows(settings.out, heads, recorded)["pairs"] != done:
-                raise BadInput(f"--out: {settings.out} has grown meanwhile: call again to go on")
+        with progress, sole_writer(path):
+            if read_rows(path, heads, recorded)["pairs"] != done:
+                raise BadInput(f"--out: {path} has grown meanwhile: call again to go on")
             for start in range(done - done % CHUNK_PAIRS, len(pairs), CHUNK_PAIRS):
                 judgments = judge.judge(pairs[start : start + CHUNK_PAIRS], **options)
                 rows = [
@@ -59,10 +75,13 @@ def judge_pairs(settings, pairs, load_judge, options):
                     for head, judgment in zip(heads[start:], judgments)
                 ]
                 new_rows = rows[totals["pairs"] - start :]  # a part of the first chunk may be there
-                append_rows(settings.out, new_rows)
+                append_rows(path, new_rows)
                 for row in new_rows:
                     add_row(totals, row)
                 progress.move_to(totals["pairs"])
+    if path != settings.out:
+        judged = zip(pairs, resumable_rows(path, "--out"))
+        write_csv(settings.out, [sheet_row(pair, row) for pair, (_, row) in judged])
     summary = {name: totals[name] for name in SUMMARY}
     if settings.one_order:
         summary["orders_agree"] = None
@@ -104,3 +123,32 @@ def add_row(totals, row):
     totals["orders_agree"] += row["consistent"] is True
     totals["games"] += len(row["games"])
     totals["tokens"] += sum(game["tokens"] for game in row["games"])
+
+
+# ---- spreadsheets ----
+
+
+def sheet_row(pair, row):
+    """A judgment as a row of a spreadsheet: the texts of the pair, the winner, the votes."""
+    votes = [vote_of(game) for game in row["games"]]
+    return {
+        "id": pair.id,
+        "query": transcript(pair.messages),
+        "a": pair.answers[0],
+        "b": pair.answers[1],
+        **{name: row[name] for name in ("winner", "p_first", "consistent")},
+        "votes_a": votes.count(0),
+        "votes_b": votes.count(1),
+        "votes_tie": votes.count("tie"),
+        "no_verdict": votes.count(None),
+        "tokens": sum(game["tokens"] for game in row["games"]),
+    }
+
+
+def write_csv(path, rows):
+    """Writes dicts with the same fields, at least one; None becomes an empty cell."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(path, "\ufeff" + text.getvalue())  # a mark by which Excel knows UTF-8

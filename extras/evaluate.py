@@ -28,7 +28,7 @@ from extras.agreement import agreement, show_agreement
 from extras.benchmarks import BENCHMARKS, GROUP_OF, load
 from extras.items import tied_games
 from extras.predictions import match_predictions, read_predictions
-from extras.results import earlier_rows, head_of, read_result, write_results
+from extras.results import check_out, earlier_rows, head_of, read_result, write_pairs, write_results
 from extras.scoring import BASELINES, OUTCOMES, compared, share, summarise
 from judge import JudgeSettings, check_judge, judge_of
 from judge_progress import note_every
@@ -93,6 +93,9 @@ class Settings(JudgeSettings):
     output_dir: Optional[str] = setting(
         None,
         "where results.json goes; default: new each time, under out/ (nowhere with --predictions)",
+    )
+    out: Optional[str] = setting(
+        None, "one row a pair, with its winner and outcome: x.csv is a spreadsheet, else JSON lines"
     )
     compare: Optional[str] = setting(
         None, "an earlier results.json of the same benchmark: differences on their common items"
@@ -373,6 +376,7 @@ def show(result, percent="%"):
 
 def main(argv=None):
     settings = cli.parse_settings(Settings, argv, description=__doc__)
+    check_out(settings)
     earlier = None
     if settings.predictions:
         earlier = read_result(settings.predictions, "--predictions", settings.benchmark)
@@ -397,6 +401,8 @@ def main(argv=None):
     if other:
         differences = compared(BENCHMARKS[settings.benchmark], rows, other["rows"])
         result["compared"] = {"benchmark": settings.benchmark} | differences
+    if settings.out:
+        write_pairs(settings.out, rows)
     if settings.json:
         print(json.dumps(result, allow_nan=False))
         return

@@ -13,6 +13,7 @@ A value that is none of those named here is refused, and so is an id that stands
 
 import json
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -125,6 +126,8 @@ def check_agreement(row, winner, share, where):
             "correct the row"
         )
     p_first = row.get("p_first", 0.5 if share is None else share)
+    if isinstance(p_first, str) and re.fullmatch(r"[01]|[01]?\.\d{1,20}", p_first):
+        p_first = float(p_first)  # csv writes numbers as text
     fits = is_number(p_first) and 0 <= p_first <= 1
     if fits and share is not None:
         fits = abs(p_first - share) < 1e-6

@@ -1,24 +1,22 @@
-"""results.json, the file of an evaluation: written, resumed from rows.jsonl, read again."""
+"""The files of an evaluation: results.json, its rows.jsonl before it is done, and --out."""
 
 import hashlib
 import json
 import platform
 from dataclasses import asdict
 from importlib.metadata import version
+from pathlib import Path
 
 from cli import BadInput, note, parse_json, read_text
+from extras.scoring import outcome, share, votes_of, with_better
+from judge_file import is_csv, write_csv
 from resume import check_same, resumable_rows
-from runlog import commit, json_line, write_atomically
+from runlog import commit, json_line, json_lines, write_atomically
 from seeding import CHAT_DATE
+from verdicts import majority
 
-FREE = (
-    "output_dir",
-    "json",
-    "compare",
-    "sweep",
-    "price_in",
-    "price_out",
-)  # settings that change no row
+# settings that change no row
+FREE = "output_dir", "out", "json", "compare", "sweep", "price_in", "price_out"
 
 
 def head_of(settings, items):
@@ -90,6 +88,46 @@ def write_results(path, head, result, rows):
     write_atomically(path, f'{start}, "rows": [\n{lines}\n]}}\n')
     path.with_name("rows.jsonl").unlink(missing_ok=True)
     note(f"{path}: settings, numbers and {len(rows)} rows")
+
+
+def check_out(settings):
+    """BadInput where --out is a folder or one of the files that are read."""
+    if settings.out is None:
+        return
+    if settings.sweep:
+        raise BadInput("--out: is for one evaluation: leave out --sweep")
+    names = f"{settings.data},{settings.predictions},{settings.compare}".split(",")
+    read = {Path(name.strip()).resolve() for name in names}
+    if Path(settings.out).is_dir() or Path(settings.out).resolve() in read:
+        raise BadInput(f"--out: {settings.out} is a folder or a file that is read: give another")
+
+
+def write_pairs(path, rows):
+    """One row a judged pair, for spreadsheets and scripts; see --out."""
+    found = []
+    for row in rows:
+        for match, better in with_better(row):
+            votes = votes_of(match)
+            winner = {0: "a", 1: "b"}.get(majority(votes), majority(votes))
+            pair = "" if len(row["scores"]) == 2 else "-{}-{}".format(*match["pair"])
+            line = {
+                "id": row["id"] + pair,
+                "category": row["group"],
+                "label": {0: "a", 1: "b"}.get(better, "tie"),
+                "winner": winner,
+                "outcome": None if better is None else outcome(match, better),
+                "p_first": share(match),
+                "num_games": len(votes),
+                "no_verdict": votes.count(None),
+                "tokens": sum(game.get("tokens") or 0 for game in match["games"]),
+            }
+            found.append(line)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    if is_csv(path):
+        write_csv(path, found)
+    else:
+        write_atomically(path, json_lines(found))
+    note(f"{path}: {len(found)} pairs")
 
 
 def origin():

@@ -8,6 +8,7 @@ import pytest
 
 pytest.importorskip("extras.agreement")
 
+from cli import BadInput
 from extras import evaluate
 from extras.agreement import agreement, kappa, show_agreement
 from extras.items import labelled_items
@@ -112,8 +113,25 @@ def test_the_command_on_labelled_pairs(tmp_path, capsys):
         assert line.split()[1] == str(count) and line.split()[2].startswith(value)
         assert line.split()[3] == "%"
     assert "labelled as a tie                       6        0        0        6        0" in out
+    table = tmp_path / "new" / "pairs.csv"
+    evaluate.main([*command, "--out", str(table)])
+    capsys.readouterr()
+    lines = table.read_text(encoding="utf-8-sig").splitlines()
+    assert lines[:3] == [
+        "id,category,label,winner,outcome,p_first,num_games,no_verdict,tokens",
+        "p0,maths,a,b,wrong,0.0,1,0,0",
+        "p1,chat,b,b,right,0.0,1,0,0",
+    ]
+    assert lines[3] == "p2,maths,tie,tie,,0.5,1,0,0" and len(lines) == 21
+    evaluate.main([*command[:4], "--predictions", str(table), "--json"])  # it is read again
+    again = json.loads(capsys.readouterr().out)
     evaluate.main([*command, "--json"])
-    found = json.loads(capsys.readouterr().out)["agreement"]
+    found = json.loads(capsys.readouterr().out)
+    assert again == found
+    found = found["agreement"]
     golds = [{0: "a", 1: "b", 0.5: "tie"}[row["label"]] for row in rows]
     expected = sklearn_kappa(golds, [row["winner"] for row in said])
     assert found["kappa"][0] == pytest.approx(expected) and found["n"] == 20
+    for path in (tmp_path, data, predictions):  # nothing that is read is written over
+        with pytest.raises(BadInput, match="--out: .* is a folder or a file that is read"):
+            evaluate.main([*command, "--out", str(path)])

@@ -1,5 +1,7 @@
 """python judge.py: one pair, a file of pairs that is interrupted and resumed, bad input."""
 
+import csv
+import io
 import json
 import os
 import subprocess
@@ -389,6 +391,33 @@ def test_a_file_of_pairs(batch, tmp_path, coin_judge, pairs_file):
     assert summary["orders_agree"] == sum(row["consistent"] for row in rows)
     games = [game for row in rows for game in row["games"]]
     assert (summary["games"], summary["tokens"]) == (44, sum(game["tokens"] for game in games))
+
+
+def test_a_spreadsheet(batch, tmp_path, pairs_file):
+    """--out x.csv has texts, winner and votes; x.csv.jsonl is what a second call goes on from."""
+    out = tmp_path / "out.csv"
+    assert batch(out)[0] == 0
+    judged = [json.loads(line) for line in Path(f"{out}.jsonl").read_text().splitlines()]
+    content = out.read_text(encoding="utf-8-sig")
+    rows = list(csv.DictReader(io.StringIO(content, newline="")))
+    assert len(rows) == len(judged) == 11
+    for row, judgment, line in zip(rows, judged, pairs_file.read_text().splitlines()):
+        pair = json.loads(line)
+        assert (row["a"], row["b"]) == (pair["a"], pair["b"])
+        assert row["winner"] == (judgment["winner"] or "")
+        assert float(row["p_first"]) == judgment["p_first"]
+        votes = [int(row[f"votes_{name}"]) for name in ("a", "b", "tie")]
+        assert sum(votes) + int(row["no_verdict"]) == len(judgment["games"]) == 4
+    assert rows[3]["query"] == "User:\nHi\n\nAssistant:\nHello\n\nUser:\n?"
+    out.unlink()
+    code, _, err = batch(out)  # nothing is judged again
+    assert code == 0 and "11 of 11 pairs are judged already" in err
+    assert out.read_text(encoding="utf-8-sig") == content
+    # a table of somebody's is not overwritten
+    (tmp_path / "mine.csv").write_text("a,b\n")
+    code, _, err = batch(tmp_path / "mine.csv")
+    assert code == 2 and "mine.csv exists, without" in err
+    assert (tmp_path / "mine.csv").read_text() == "a,b\n"
 
 
 KILLED = """
