@@ -406,7 +406,8 @@ def test_votes_and_orders(monkeypatch, coin_judge, texts, winner, p_first, consi
         ([TIE, "nothing"], "tie", 0.5, False),
         ([ONE, ONE, TIE, TIE], "a", 0.75, False),
         ([ONE, TIE, TIE, TIE], "tie", 0.625, False),
-        ([ONE, TIE, ONE, TIE], None, 0.5, False),
+        ([ONE, TIE, ONE, TIE], "tie", 0.5, False),
+        ([ONE, "nothing", ONE, TIE], None, 0.5, False),
         ([TIE, TIE, TIE, "nothing"], "tie", 0.5, True),
     ],
 )
