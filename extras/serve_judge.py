@@ -17,7 +17,7 @@ has the limits of the server.
 import random
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import cli
 from chat import decode_completion, opens_think
@@ -27,7 +27,7 @@ from extras.http_server import JudgingThread, Refusal, Server, batches
 from extras.serve_reward import Settings, check, reward_of, reward_route
 from judge import as_pair, judge_of
 from styles import judge_messages
-from verdicts import BOTH_ORDERS, as_row, vote_of
+from verdicts import BOTH_ORDERS, vote_of
 
 MAX_CHOICES = 128  # `n` of a request
 # what a request may say; another field would change the answer, and is refused
@@ -80,9 +80,9 @@ def num_prompt_tokens(judge, prompts):
 
 
 def answer_of(judgment, prompt_tokens, seconds):
-    row = as_row(judgment)
+    row = asdict(judgment)
     votes = [vote_of(game) for game in judgment.games]
-    names = ["none" if vote is None else "ab"[vote] for vote in votes]
+    names = [{0: "a", 1: "b", None: "none"}.get(vote, vote) for vote in votes]
     counts = Counter({"a": 0, "b": 0, "none": 0})
     counts.update(names)
     deciding = names.index(row["winner"]) if row["winner"] in names else 0
