@@ -51,9 +51,7 @@ def find_verdicts(text, rule):
 
 
 def parse_verdict(text, style):
-    """The place of the better answer, 1 or 2, or "tie" where the style allows it.
-
-    None: no verdict, or two different ones.
+    """The place of the better answer, 1 or 2, or "tie"; None: no verdict, or two different ones.
 
     text: the judge's own words alone, with "<think>" in front where the prompt had opened it.
     style: a Style or its name.
