@@ -1,8 +1,8 @@
-"""Reads files of match results, csv or JSON lines. No model, no torch.
+"""Reads files of match results: csv, JSON lines or a JSON list. No model, no torch.
 
-i,j,score             left,right,winner
-pizza,burger,1        pizza,burger,left
-burger,sushi,0.25     burger,sushi,tie
+i,j,score             left,right,winner      model_a,model_b,winner
+pizza,burger,1        pizza,burger,left      pizza,burger,model_a
+burger,sushi,0.25     burger,sushi,tie       burger,sushi,tie (bothbad)
 """
 
 import re
@@ -11,21 +11,37 @@ import cli
 from cli import BadInput
 from tables import read_csv
 
+# (columns, what the last one may say -> the score of the first player); None: a number
+FORMATS = [
+    (("i", "j", "score"), None),
+    (("left", "right", "winner"), {"left": 1.0, "right": 0.0, "tie": 0.5}),
+    (
+        ("model_a", "model_b", "winner"),  # the words of Chatbot Arena's releases
+        {
+            "model_a": 1.0,
+            "model_b": 0.0,
+            "tie": 0.5,
+            "tie (bothbad)": 0.5,
+            "both_bad": 0.5,
+            "bothbad": 0.5,
+        },
+    ),
+]
+KNOWN_COLUMNS = " or ".join(", ".join(columns) for columns, _ in FORMATS)
+
 
 def read_matches(path, names=None):
-    """Matches of a csv or JSON-lines file, and the names of the players: (matches, names).
+    """Matches of a file, and the names of the players: (matches, names).
 
-    Columns: i, j, score, or left, right, winner (left, right or tie). names: the players are these,
-    and i and j are their numbers from 0. None: i, j, left and right are names, numbered in order of
-    appearance. Raises BadInput with the line.
+    names: the players are these, and the file has their numbers from 0. None: the file has names,
+    numbered in order of appearance. Raises BadInput with the line.
     """
     matches = []
     numbers = {number: number for number in range(len(names))} if names else {}
-    for line, row in match_rows(path):
-        place = f"{path} line {line}"
-        columns = result_columns(row, place)
+    for place, row in match_rows(path):
+        (first, second, result), words = format_of(row, place)
         players = []
-        for column in columns[:2]:
+        for column in (first, second):
             player = read_player(row[column], column, place)
             if names and player not in numbers:
                 raise BadInput(
@@ -33,48 +49,50 @@ def read_matches(path, names=None):
                     f"--candidates has players 0 to {len(names) - 1}"
                 )
             players.append(player)
-        left, right = players
-        if left == right:
-            raise BadInput(f"{place}: {left!r:.80} plays against itself: remove the line")
-        score = read_score(row[columns[2]], columns[2], place)
-        i = numbers.setdefault(left, len(numbers))
-        j = numbers.setdefault(right, len(numbers))
+        if players[0] == players[1]:
+            raise BadInput(f"{place}: {players[0]!r:.80} plays against itself: remove the line")
+        score = read_score(row[result], result, words, place)
+        i, j = (numbers.setdefault(player, len(numbers)) for player in players)
         matches.append((i, j, score))
     if not matches:
-        raise BadInput(
-            f"--matches: {path} holds no matches: expected rows i,j,score or left,right,winner"
-        )
+        raise BadInput(f"--matches: {path} holds no matches: expected rows {KNOWN_COLUMNS}")
     return matches, names or list(numbers)
 
 
 def match_rows(path):
-    """Yields (line number, row as a dict) of a JSON-lines file or of a csv file with a header."""
+    """Yields (place for messages, row as a dict)."""
     text = cli.read_text(path, "--matches")
-    if text.lstrip().startswith(("{", "[")):
-        yield from cli.read_json_lines(path, "--matches")
-        return
-    names, rows = read_csv(path, text)
-    if names:  # an empty file has none
-        result_columns(names, f"{path} line 1")
-    yield from rows
+    start = text.lstrip()[:1]
+    if start == "{":
+        for number, row in cli.read_json_lines(path, "--matches"):
+            yield f"{path} line {number}", row
+    elif start == "[":
+        for number, row in enumerate(cli.parse_json(text, path, (list,)), start=1):
+            if not isinstance(row, dict):
+                raise BadInput(f"{path} row {number}: {row!r:.80}: expected an object")
+            yield f"{path} row {number}", row
+    else:
+        names, rows = read_csv(path, text)
+        if names:  # an empty file has none
+            format_of(names, f"{path} line 1")
+        for number, row in rows:
+            yield f"{path} line {number}", row
 
 
-def result_columns(names, place):
-    """The three columns of a match among `names`. Raises BadInput."""
-    for columns in (("i", "j", "score"), ("left", "right", "winner")):
-        if set(columns) <= set(names):
-            return columns
-    raise BadInput(
-        f"{place}: columns are {', '.join(map(str, names))[:120]}: "
-        "expected i, j, score or left, right, winner"
-    )
+def format_of(names, place):
+    """The entry of FORMATS whose columns are among `names`. Raises BadInput."""
+    for columns, words in FORMATS:
+        if all(column in names for column in columns):
+            return columns, words
+    found = ", ".join(map(str, names))[:120]
+    raise BadInput(f"{place}: columns are {found}: expected {KNOWN_COLUMNS}")
 
 
 def read_player(value, column, place):
-    """A name without outer blanks, or a number as an integer. 007 is a name, and not 7."""
+    """A name without outer blanks, or a number as an integer; 007 is a name."""
     if isinstance(value, str):
         value = value.strip()
-        if re.fullmatch(r"0|-?[1-9][0-9]{0,17}", value):
+        if re.fullmatch(r"0|-?[1-9]\d{0,17}", value):
             value = int(value)
     is_name = isinstance(value, str) and value != ""
     is_number = type(value) is int and value >= 0  # True is an int as well, but no number
@@ -86,12 +104,11 @@ def read_player(value, column, place):
     return value
 
 
-def read_score(value, column, place):
-    """The score of the first player: column `winner` holds a word, column `score` a number."""
+def read_score(value, column, words, place):
+    """The score of the first player, from a number or from one of the words."""
     text = str(value).strip()
-    if column == "winner":
-        score = {"left": 1.0, "right": 0.0, "tie": 0.5}.get(text)
-        expected = "left, right or tie"
+    if words:
+        score, expected = words.get(text), " or ".join(words)
     else:
         is_number = re.fullmatch(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?", text)
         score = float(text) if is_number else None

@@ -10,10 +10,12 @@ from questions import question_key
 
 def strengths(row):
     """Bradley-Terry strengths of a row's answers, from all of its matches."""
-    from elo import fit_strengths, win_table
+    from elo import match_columns
+    from strengths import add_up, fit_strengths
 
     def fit(matches, num_answers):
-        return fit_strengths(win_table(matches, num_answers)[None])[0][0].tolist()
+        pairs = add_up(*match_columns(matches, num_answers), num_answers)
+        return fit_strengths(pairs).strengths.tolist()
 
     return ratings(row, fit)
 

@@ -17,9 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import elo as elo_file
+import strengths
 from cli import BadInput
 from elo import (
-    bootstrap,
     bradley_terry,
     elo,
     intransitive_triples,
@@ -97,6 +97,27 @@ def test_crowd_votes_equal_evalica(crowd):
     assert bradley_terry(matches, 59) == pytest.approx(
         centred_logs(peer(matches, 59, "bradley_terry", tolerance=1e-12, limit=100_000)), abs=1e-6
     )
+
+
+def test_many_players_have_the_strengths_and_intervals_of_few():
+    """600 players go by conjugate gradients and draws; by the dense matrix they come out equal."""
+    matches = random_matches(600, 12_000, 0, (0.0, 1.0))
+    i, j, score = elo_file.match_columns(matches, 600)
+    pairs = strengths.add_up(i, j, score, 600)
+    results = []
+    for dense in 0, 1000:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(strengths, "DENSE", dense)
+            fit = strengths.fit_strengths(pairs)
+            results.append((fit.strengths, *strengths.intervals(pairs, fit)))
+    assert not fit.weak.any()
+    sparse, exact = np.array(results)
+    assert np.abs(sparse[0] - exact[0]).max() < 1e-8
+    widths = (sparse[2] - sparse[1]) / (exact[2] - exact[1])
+    assert widths.min() > 0.97 and widths.max() < 1.03
+    chain = [(player, player + 1, score) for player in range(999) for score in (1.0, 1.0, 0.0)]
+    steps = np.diff(bradley_terry(chain, 1000))  # a thousand players in a row
+    assert steps == pytest.approx([-math.log(2)] * 999, abs=1e-7)
 
 
 def test_a_hundred_thousand_matches_in_a_second_or_so():
@@ -242,18 +263,71 @@ def test_impossible_matches_are_refused(match):
 # ---- intervals, ranks, triples ----
 
 
+def row_of(matches, num_players, player=0):
+    return next(row for row in rate(matches, num_players) if row["player"] == player)
+
+
 def test_intervals_narrow_with_the_square_root_of_the_matches():
     matches = [(0, 1, float(number % 4 > 0)) for number in range(400)]
-    low, high = bootstrap(matches, 2)
+    row, other = row_of(matches, 2), row_of(matches, 2, 1)
     # Delta method: the log odds of 300 of 400 have standard error sqrt(1 / 300 + 1 / 100).
     # A strength is half of that.
-    assert high[0] - low[0] == pytest.approx(2 * 1.96 * math.sqrt(1 / 300 + 1 / 100) / 2, rel=0.1)
-    assert low[0] < math.log(3) / 2 < high[0] and low[1] == pytest.approx(-high[0])
-    assert all(np.array_equal(one, other) for one, other in zip(bootstrap(matches, 2), (low, high)))
-    assert not np.array_equal(bootstrap(matches, 2, seed=1)[0], low)
+    width = 2 * 1.96 * math.sqrt(1 / 300 + 1 / 100) / 2
+    assert row["high"] - row["low"] == pytest.approx(width, rel=0.02)
+    assert row["low"] < math.log(3) / 2 < row["high"] and other["low"] == pytest.approx(
+        -row["high"]
+    )
+    scale = 400 / math.log(10)
+    for on_scale, natural in ("rating", "strength"), ("rating_low", "low"), ("rating_high", "high"):
+        assert row[on_scale] == pytest.approx(1000 + scale * row[natural])
 
 
-def test_ranks_are_shared_where_intervals_overlap():
+@pytest.mark.parametrize("count", [1, 5, 20])
+def test_one_who_won_every_match_has_a_lower_end(count):
+    """20 of 20 by hand: all wins are likely enough (within 3.84 / 2) if P^20 > exp(-1.92)."""
+    row = row_of([(0, 1, 1.0)] * count, 2)
+    chance = math.exp(-3.8415 / 2 / count)
+    assert row["low"] == pytest.approx(math.log(chance / (1 - chance)) / 2, abs=0.02)
+    assert row["low"] < row["strength"] < 7 < row["high"] < 11
+
+
+def test_two_players_have_the_interval_of_the_likelihood():
+    for wins in range(1, 12):
+        row = row_of([(0, 1, 1.0)] * wins + [(0, 1, 0.0)] * (12 - wins), 2)
+
+        def log_likelihood(strength, wins=wins):
+            chance = 1 / (1 + math.exp(-2 * strength))
+            return wins * math.log(chance) + (12 - wins) * math.log(1 - chance)
+
+        for end in row["low"], row["high"]:
+            drop = log_likelihood(row["strength"]) - log_likelihood(end)
+            assert drop == pytest.approx(3.8415 / 2, rel=0.01)
+
+
+def test_draws_and_votes_count_as_less_than_wins():
+    """200 matches of two equal players: wins and losses, half of them draws, means of 4 games."""
+    decided = [(0, 1, float(number % 2)) for number in range(200)]
+    drawn = [(0, 1, 0.5)] * 100 + decided[:100]
+    votes = [(0, 1, score) for score in (0, 0.25, 0.25, 0.5, 0.5, 0.5, 0.75, 0.75, 1)] * 22
+    widths = [
+        row["high"] - row["low"]
+        for row in (row_of(matches, 2) for matches in (decided, drawn, votes))
+    ]
+    assert widths[1] / widths[0] == pytest.approx(math.sqrt(0.5), rel=0.03)
+    assert widths[2] / widths[0] == pytest.approx(math.sqrt(1 / 3 * 200 / 198), rel=0.05)
+    only_draws = row_of([(0, 1, 0.5)] * 20, 2)
+    assert -0.5 < only_draws["low"] < -0.05 and only_draws["high"] < 0.5
+
+
+@settings(deadline=None, max_examples=60)
+@given(MATCHES)
+def test_a_point_lies_in_its_interval_and_every_interval_has_a_width(matches):
+    for row in rate(matches, 7):
+        assert row["low"] < row["strength"] < row["high"] and row["high"] - row["low"] > 0.05
+        assert row["low"] > -20 and row["high"] < 20
+
+
+def test_a_rank_counts_the_intervals_above():
     clear = [
         (i, j, float(number % 10 > 0))
         for i in range(3)
@@ -264,12 +338,36 @@ def test_ranks_are_shared_where_intervals_overlap():
     level = [(0, 1, float(number % 2)) for number in range(20)] + [
         match for match in clear if 2 in match
     ]
-    assert [(row["player"], row["rank"]) for row in rate(level, 3)] in (
-        [(0, 1), (1, 1), (2, 3)],
-        [(1, 1), (0, 1), (2, 3)],
-    )
+    assert [(row["player"], row["rank"]) for row in rate(level, 3)] == [(0, 1), (1, 1), (2, 3)]
     row = {row["player"]: row for row in rate(clear, 4)}
-    assert row[0]["win_rate"] == 0.9 and row[0]["matches"] == 400 and row[3]["win_rate"] is None
+    assert row[0]["win_rate"] == 0.9 and row[0]["matches"] == 400
+    assert row[3]["win_rate"] is row[3]["rank"] is None and row[3]["group"] == 2
+    for rows in (
+        rate(random_matches(9, 60, seed, (0.0, 1.0)) + [(9, 10, 1.0)], 11) for seed in range(5)
+    ):
+        for row in rows:
+            above = [
+                other
+                for other in rows
+                if other["group"] == row["group"] and other["low"] > row["high"]
+            ]
+            assert row["rank"] == 1 + len(above)
+
+
+def test_separate_groups_are_never_ranked_against_each_other(tmp_path, capsys):
+    """a and b met 40 times, c, d and e a few times: three is the larger group, b is still 2nd."""
+    lines = ["a,b,1"] * 35 + ["b,a,1"] * 5 + ["c,d,1", "d,c,1", "d,e,1", "e,d,1"]
+    path = write(tmp_path, "\n".join(["i,j,score", *lines]))
+    matches, names = read_matches(path)
+    rows = {names[row["player"]]: row for row in rate(matches, 5)}
+    assert [rows[name]["group"] for name in "abcde"] == [2, 2, 1, 1, 1]
+    assert [rows[name]["rank"] for name in "abcde"] == [1, 2, 1, 1, 1]
+    elo_file.main(["--matches", path, "--json"])
+    result = json.loads(capsys.readouterr().out)
+    assert result["best"] is None and [row["player"] for row in result["ranking"]][3:] == ["a", "b"]
+    elo_file.main(["--matches", path])
+    table = capsys.readouterr().out
+    assert "group 1, which has no matches with the others" in table and "group 2" in table
 
 
 def test_circles():
@@ -442,6 +540,14 @@ def test_formats_agree(tmp_path):
         )
         == expected
     )
+    arena = {"left": "model_a", "right": "model_b", "tie": "tie (bothbad)"}
+    objects = [
+        {"model_a": i, "model_b": j, "turn": 1, "winner": arena[word]} for i, j, word in rows
+    ]
+    assert read_matches(write(tmp_path, json.dumps(objects), "arena.json")) == expected
+    for tie in "tie", "both_bad":
+        text = f"winner,model_a,model_b\nmodel_a, 007 ,7\n{tie},7,007\n"
+        assert read_matches(write(tmp_path, text)) == ([(0, 1, 1.0), (1, 0, 0.5)], ["007", 7])
     numbers = '{"i": 4, "j": "0", "score": 1}\n{"i": 0, "j": 2, "score": 0.25}\n'
     assert read_matches(write(tmp_path, numbers)) == ([(0, 1, 1.0), (1, 2, 0.25)], [4, 0, 2])
     assert read_matches(write(tmp_path, numbers), list("abcde")) == (
@@ -468,17 +574,21 @@ BAD_FILES = {
     "itself": ("i,j,score\n0,1,1\n\n2,2,1\n", "line 4: 2 plays against itself"),
     "winner": (
         "left,right,winner\na,b,left\na,b,model_a\n",
-        "line 3: winner is 'model_a': expected left, right or tie",
+        "line 3: winner is 'model_a': expected left or right or tie",
     ),
     "winner of another type": ('{"left": "a", "right": "b", "winner": 1}', "line 1: winner is 1"),
     "column": (
         "i,j,result\n0,1,1\n",
-        "line 1: columns are i, j, result: expected i, j, score or left, right, winner",
+        "line 1: columns are i, j, result: expected i, j, score or left, right, winner or model_a",
     ),
     "no header": ("ann,bob,left\n", "line 1: columns are ann, bob, left"),
     "spread": ('i,j\n"a\nb",1\n', "line 1: columns are i, j:"),
     "half a line": ('{"i": 0, "j": 1, "score": 1}\n{"i": 0', "line 2"),
-    "json list": ("[[0, 1, 1]]", "line 1"),
+    "json list": ("[[0, 1, 1]]", "row 1: [0, 1, 1]: expected an object"),
+    "arena": (
+        "model_a,model_b,winner\na,b,tie\na,b,draw\n",
+        "line 3: winner is 'draw': expected model_a or model_b or tie or tie (bothbad)",
+    ),
     "missing field": ('{"i": 0, "j": 1, "score": 1}\n{"i": 0, "score": 1}', "line 2"),
 }
 
@@ -548,7 +658,7 @@ def test_rating_a_file_needs_no_torch(tmp_path):
     assert rows["burger"]["win_rate"] == 0 and rows["burger"]["matches"] == 3
     table = command("--matches", path)
     assert (
-        table.stdout.startswith("Sorted by strength (Bradley-Terry")
+        table.stdout.startswith("rating: Bradley-Terry on the scale of Elo")
         and table.stdout.count("\n") == 6
     )
     assert "no circles to look for" in table.stdout and "draw against strength 0" in table.stderr
@@ -578,8 +688,8 @@ print(*imported, "torch" in sys.modules)
 
 
 def test_ratings_and_knockouts_stand_alone(tmp_path):
-    """Six files without the others are enough to import both modules and to rate a file."""
-    files = ["cli", "elo", "match_files", "schedules", "tables", "tournament"]
+    """Seven files without the others are enough to import both modules and to rate a file."""
+    files = ["cli", "elo", "match_files", "schedules", "strengths", "tables", "tournament"]
     for name in files:
         shutil.copy(ROOT / f"{name}.py", tmp_path)
     matches = write(tmp_path, "i,j,score\n0,1,1\n1,0,1\n")

@@ -22,10 +22,11 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 from measures import markdown_table  # noqa: E402
 
 from data import items_of  # noqa: E402
-from elo import fit_strengths, win_table  # noqa: E402
+from elo import match_columns  # noqa: E402
 from extras.benchmarks import BENCHMARKS, load  # noqa: E402
 from extras.scoring import add_cells, intervals, means  # noqa: E402
 from seeding import uniform  # noqa: E402
+from strengths import add_up, fit_strengths  # noqa: E402
 
 FOLDS = 5
 SETS = (  # those that are missing in the folder are left out
@@ -88,7 +89,8 @@ def generator_scores(train, test):
         winner, loser = (names.index(name) for name in pair["generators"])
         if winner != loser:
             matches.append((winner, loser, 1.0))
-    strengths = fit_strengths(win_table(matches, len(names))[None])[0][0]
+    pairs = add_up(*match_columns(matches, len(names)), len(names))
+    strengths = fit_strengths(pairs).strengths
     places = np.array([[names.index(name) for name in pair["generators"]] for pair in test])
     return share_right(np.round(strengths[places[:, 0]] - strengths[places[:, 1]], 9))
 
