@@ -19,16 +19,51 @@ def wilson(share, size):
     return min(share, max(0.0, middle - reach)), max(share, min(1.0, middle + reach))
 
 
+def mid_p(share, size):
+    """The 95 % interval of a share by the exact binomial test with mid-P: (low, high).
+
+    What is found counts half as more extreme than itself. 19 of 20 right: 0.772 to 0.997. The size
+    need not be whole.
+    """
+    right, wrong = share * size, (1 - share) * size
+    odds = np.linspace(-30, 30, 12_001)  # log-odds of the unknown share
+    below = (beta_cdf(right, wrong + 1, odds) + beta_cdf(right + 1, wrong, odds)) / 2
+    low, high = np.interp([0.025, 0.975], below, odds)
+    return (
+        0.0 if right == 0 else 1 / (1 + math.exp(-low)),
+        1.0 if wrong == 0 else 1 / (1 + math.exp(-high)),
+    )
+
+
+def beta_cdf(a, b, odds):
+    """P(log-odds of a Beta(a, b) variable <= odds), by a sum over the grid."""
+    if a == 0 or b == 0:  # all of it at 0 or at 1
+        return np.full(len(odds), float(a == 0))
+    density = -a * np.logaddexp(0, -odds) - b * np.logaddexp(0, odds)
+    density = np.exp(density - density.max())
+    return np.cumsum(density) / density.sum()
+
+
+def binomial_interval(share, size):
+    """The wider of Wilson's and the mid-P interval at either end: (low, high).
+
+    Wilson's covers only 84 % where nearly everything is right (a true share of 0.992, 20 units).
+    The wider of both covers at least 93 % of 20 units or more, whatever the true share is.
+    """
+    ends = wilson(share, size), mid_p(share, size)
+    return min(low for low, _ in ends), max(high for _, high in ends)
+
+
 def share_interval(share, draws, num_units):
     """The 95 % interval of a share, from bootstrap draws of it: (low, high).
 
     Percentiles of the draws, unless nearly all units agree: draws then miss what has not been seen.
-    There it is Wilson's interval. Its size is that of a sample of independent units whose share
+    There it is the binomial interval. Its size is that of a sample of independent units whose share
     scatters as the draws do, or num_units where the draws do not scatter at all.
     """
     variance = float(np.var(draws)) if len(draws) else 0.0
     size = share * (1 - share) / variance if variance > 1e-12 else num_units
     if size * min(share, 1 - share) < EDGE:
-        return wilson(share, max(size, 1))
+        return binomial_interval(share, max(size, 1))
     low, high = np.quantile(draws, [0.025, 0.975])
     return float(low), float(high)
