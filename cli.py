@@ -148,7 +148,7 @@ def read_text_fields(settings, names):
     for name in names:
         value = getattr(settings, name)
         if value is not None:
-            setattr(settings, name, read_value(value.removeprefix("\ufeff"), f"--{name}"))
+            setattr(settings, name, read_value(value.lstrip("\ufeff"), f"--{name}"))
 
 
 def read_value(value, flag):
@@ -193,7 +193,7 @@ def decode(content, place):
     if problem:
         raise BadInput(f"{place} is not UTF-8 text ({problem}): save it so, a spreadsheet as csv")
     text = text.replace("\r\n", "\n").replace("\r", "\n")
-    return text.replace("\n\ufeff", "\n").removeprefix("\ufeff")
+    return text.replace("\n\ufeff", "\n").lstrip("\ufeff")
 
 
 def parse_json(text, place, kind=(dict,)):

@@ -1,8 +1,8 @@
-"""The data formats beyond plain texts: conversations, prompts in parts, benchmarks, public sets.
+"""The data formats beyond plain texts: conversations, prompts in parts, public preference sets.
 
 data.py loads this file for a row that is no plain text in one of its own formats. A reader takes
 (a copy of the row, its file and line) and returns a Pair or a Question; it pops the fields that it
-uses.
+uses. extras/formats.py has the formats of the official benchmarks.
 """
 
 import json
@@ -20,8 +20,9 @@ from data import (
     missing_fields,
     to_messages,
 )
+from plugins import load_extra
 from questions import FORMATS as QUESTION_FORMATS
-from questions import QUESTION, several_answers
+from questions import QUESTION
 
 # ---- messages in other forms ----
 
@@ -49,16 +50,15 @@ def turns_of(value, name, where):
         role, content = turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))
         calls = turn.get("tool_calls") or turn.get("function_call")
         if calls and isinstance(content or "", str):
-            content = (
-                f"{content or ''}\nTool calls: {json.dumps(calls, ensure_ascii=False)}".strip()
-            )
+            calls = json.dumps(calls, ensure_ascii=False)
+            content = f"{content or ''}\nTool calls: {calls}".strip()
         messages.append({"role": ROLES.get(str(role), role), "content": content})
     return messages
 
 
 # ---- the parts of a prompt ----
 
-SYSTEM = "system|system_prompt|system_message"
+SYSTEM = "system", "system_prompt", "system_message"
 ASKED = "query", "prompt", "question", "instruction"  # texts of which a row has one
 
 
@@ -66,41 +66,38 @@ def prompt_of(row, where, names):
     """The messages of a prompt: system, history, what is asked and its input; [] without any."""
     name = first_present(row, names)
     asked = row.pop(name) if name else []
-    for other in ASKED:
+    for other in ASKED if names == PROMPT and isinstance(asked, str) else ():
         text = row.get(other)
-        both = isinstance(text, str) and isinstance(asked, str)
-        if both and text.strip() not in asked and asked.strip() not in text:
-            raise BadInput(f"{where}: {name} and {other} differ: which is asked? Keep one")
+        if isinstance(text, str) and text.strip() not in asked:
+            if asked.strip() not in text:
+                raise BadInput(f"{where}: {name} and {other} differ: which is asked? Keep one")
+            asked = text
     more = row.pop("input", None)
-    if more and (not data.is_plain(asked) or not isinstance(more, str)):
+    if more and not (isinstance(asked, str) and isinstance(more, str)):
         raise BadInput(f"{where}: input is {more!r:.80} beside {name or 'no prompt'}: join them")
-    if more and not asked.endswith(more):
+    if more and more.strip() != asked.strip():
         asked = f"{asked}\n\n{more}" if asked else more
     messages = to_messages(asked, name, where) if name else []
     earlier = history_of(row.pop("history", None), where)
-    name = first_present(row, SYSTEM)
-    if name and row[name] != "":
-        system = {"role": "system", "content": checked_text(row.pop(name), name, where)}
-        stated = [turn for turn in messages if turn["role"] == "system"]
-        if any(turn != system for turn in stated):
-            raise BadInput(
-                f"{where}: {name} differs from the system message of the prompt: keep one"
-            )
-        earlier = [system] + earlier
-        messages = [turn for turn in messages if turn not in stated]
-    return earlier + messages
+    stated = [turn for turn in messages if turn["role"] == "system"]
+    systems = [row.pop(name) for name in SYSTEM if row.get(name)]
+    systems = [{"role": "system", "content": text} for text in systems]
+    if systems and any(turn != systems[0] for turn in systems + stated):
+        raise BadInput(f"{where}: system messages differ ({systems + stated!r:.160}): keep one")
+    if systems or earlier:
+        first = to_messages(systems[:1], "system", where) if systems else stated
+        messages = first + earlier + [turn for turn in messages if turn not in stated]
+    return messages
 
 
 def history_of(value, where):
     """Earlier turns: messages, or LlamaFactory's pairs [what was asked, what was answered]."""
     if isinstance(value, str) and value:  # csv
         value = parse_json(value, f"{where}: history", (list,))
-    turns = []
-    for pair in value if isinstance(value, list) else [value] if value else []:
-        if isinstance(pair, list) and len(pair) == 2:
-            turns += [{"role": role, "content": text} for role, text in zip(data.ROLES[1:], pair)]
-        else:
-            turns.append(pair)
+    turns = value or []
+    if isinstance(turns, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in turns):
+        roles = "user", "assistant"
+        turns = [{"role": role, "content": t} for pair in turns for role, t in zip(roles, pair)]
     return to_messages(turns, "history", where) if turns else []
 
 
@@ -113,8 +110,8 @@ def two_answers(row, where, prompt, first, second, label):
     difference = score_difference(row, first)
     sides = [turns_of(row.pop(name), name, where) for name in (first, second)]
     asked = prompt_of(row, where, prompt)
-    if isinstance(sides[0], list) and isinstance(next(iter(sides[0]), None), str):
-        return several_chosen(row, where, asked, *sides)
+    if first == "chosen" and isinstance(sides[0], list) and isinstance([*sides[0], 0][0], str):
+        return load_extra("formats").several_chosen(row, where, asked, *sides)
     before, answer = split_answer(sides[0], first, where, asked)
     other_before, other_answer = split_answer(sides[1], second, where, asked)
     same_type = type(sides[0]) is type(sides[1])
@@ -158,24 +155,30 @@ def joined(prompt, before):
     if prompt and prompt[0]["role"] == "system" != before[0]["role"]:
         rest = joined(prompt[1:], before)
         return rest and prompt[:1] + rest
-    inner, outer, end = (
-        [(turn["role"], *turn["content"].split()) for turn in turns]
-        for turns in (prompt, before, prompt[-len(before) :])
+    inner, outer = (
+        [(turn["role"], *turn["content"].split()) for turn in turns] for turns in (prompt, before)
     )
     if any(outer[start : start + len(inner)] == inner for start in range(len(outer))):
         return before
-    return prompt if end == outer else before if inner[:-1] == outer else None
+    if inner[:-1] == outer:  # the prompt goes on to an answer
+        return before
+    return prompt if inner[-len(outer) :] == outer else None
 
 
 def score_difference(row, answer):
     """The first answer's score minus the second one's, where a row has both; else None."""
-    for name in row:
+    for name, value in row.items():
+        values = value if name in ("scores", "ratings") and isinstance(value, list) else []
         for first, second in SIDES if re.search("score|rating|reward", name) else ():
             other = re.sub(rf"(?<![a-zA-Z0-9]){first}(?![a-zA-Z0-9])", second, name)
-            values = number(row[name]), number(row.get(other))
-            if other != name and None not in values:
-                return values[0] - values[1]
-    return number(row.get("margin")) if answer == "chosen" else None
+            if other != name and other in row:
+                values = value, row[other]
+        if answer == "chosen" and re.search("margin|(score|rating|reward)_diff", name):
+            values = value, 0
+        numbers = [number(score) for score in values]
+        if len(numbers) == 2 and None not in numbers:
+            return numbers[0] - numbers[1]
+    return None
 
 
 def number(value):
@@ -192,80 +195,19 @@ def number(value):
 # How the names of two answers and of their scores differ: score_chosen, chosen-rating, reward_a
 SIDES = [("chosen", "rejected"), ("chosen", "reject"), ("a", "b"), ("A", "B"), ("1", "2")]
 # HelpSteer 2 and 3: a negative number means that the FIRST answer is better.
-PREFERENCE_SIGN = {-3: 0, -2: 0, -1: 0, 0: 0.5, 1: 1, 2: 1, 3: 1}
+SIGN = {-3: 0, -2: 0, -1: 0, 0: 0.5, 1: 1, 2: 1, 3: 1}
 WINNER = {"model_a": 0, "model_b": 1, "a": 0, "b": 1, "tie": 0.5, "tie (bothbad)": 0.5}
 
 
-def labelled(prompt, first, second, field, meanings):
-    """A reader of rows with these fields, and with a label of these meanings."""
+def labelled(name, fields, meanings):
+    """(name, fields, reader) of rows with a prompt, two answers and a label of these meanings."""
 
     def read(row, where):
+        *prompt, first, second, field = fields.split()
         label = label_of(row, field, where, meanings)
-        return two_answers(row, where, prompt, first, second, label)
+        return two_answers(row, where, "".join(prompt), first, second, label)
 
-    return f"{prompt} {first} {second} {field}".strip(), read
-
-
-def ppe_correctness(row, where):
-    """response_1 ... response_32 in any order of columns, with one score for each."""
-    messages = to_messages(row.pop("prompt"), "prompt", where)
-    names = [name for name in row if re.fullmatch(r"response_\d+", name)]
-    names.sort(key=lambda name: (len(name), name))  # response_2 before response_10
-    candidates = [row.pop(name) for name in names]
-    return several_answers(messages, candidates, row.pop("scores"), where)
-
-
-def pandalm(row, where):
-    """The majority of three annotators; without one a tie (never in testset-v1).
-
-    JSON holds some answers as booleans: "True" became true. They are text again here.
-    """
-    for name in ("response1", "response2"):
-        if isinstance(row[name], bool):
-            row[name] = str(row[name])
-    names = ("annotator1", "annotator2", "annotator3")
-    votes = [label_of(row, name, where, {0: 0.5, 1: 0, 2: 1}) for name in names]
-    label = 0.5
-    for vote in votes:
-        if votes.count(vote) > 1:
-            label = vote
-    generators = str(row.get("cmp_key")).split("_")
-    if len(generators) == 2:
-        row["generators"] = generators
-    return two_answers(row, where, "instruction", "response1", "response2", label)
-
-
-def rmb_pairwise(row, where):
-    return best_and_losers(row, where, row.pop("chosen"), [row.pop("reject")])
-
-
-def rmb_best_of_n(row, where):
-    losers = row.pop("loser_list")
-    return best_and_losers(
-        row, where, row.pop("bon_best"), losers if isinstance(losers, list) else [losers]
-    )
-
-
-def best_and_losers(row, where, best, losers):
-    """A Question whose first candidate is the best; an entry is {answer, llm_name}."""
-    entries = [entry if isinstance(entry, dict) else {} for entry in [best, *losers]]
-    row["generators"] = [entry.get("llm_name") for entry in entries]
-    messages = to_messages(row.pop("conversation_input"), "conversation_input", where)
-    candidates = [entry.get("answer") for entry in entries]
-    return several_answers(messages, candidates, [1] + [0] * len(losers), where)
-
-
-def several_chosen(row, where, prompt, chosen, rejected):
-    """RM-Bench and RewardBench 2: lists of right and of wrong answers to one prompt."""
-    if not prompt or not isinstance(rejected, list):
-        raise BadInput(
-            f"{where}: rejected is {rejected!r:.80}, and the fields are {list(row)!r:.80}: "
-            "a list of chosen answers needs a list of rejected ones, and a prompt"
-        )
-    if len(chosen) == len(rejected) == 3:
-        row["styles"] = [0, 1, 2, 0, 1, 2]  # RM-Bench: concise, detailed, markdown
-    scores = [1] * len(chosen) + [0] * len(rejected)
-    return several_answers(prompt, chosen + rejected, scores, where)
+    return name, fields, read
 
 
 def split_transcript(text):
@@ -287,43 +229,30 @@ def split_transcript(text):
 
 # (name, required fields, reader) as in data.FORMATS
 FORMATS = [
-    (
-        "HelpSteer3",
-        *labelled("context", "response1", "response2", "overall_preference", PREFERENCE_SIGN),
-    ),
-    (
-        "HelpSteer2 preference",
-        *labelled("prompt", "response_1", "response_2", "preference_strength", PREFERENCE_SIGN),
-    ),
-    (
-        "JudgeBench",
-        *labelled(
-            "question", "response_A", "response_B", "label", {"A>B": 0, "B>A": 1, "A=B": 0.5}
-        ),
-    ),
-    ("LLMBar", *labelled("input", "output_1", "output_2", "label", {1: 0, 2: 1})),
-    (
-        "PPE human preference",
-        *labelled(PROMPT, "response_1|response_a", "response_2|response_b", "winner", WINNER),
-    ),
-    ("arena", *labelled("", "conversation_a", "conversation_b", "winner", WINNER)),
-    ("PPE correctness", "prompt response_1 response_2 scores", ppe_correctness),
-    ("PandaLM", "instruction response1 response2 annotator1 annotator2 annotator3", pandalm),
-    ("RMB best-of-N", "conversation_input bon_best loser_list", rmb_best_of_n),
-    ("RMB pairwise", "conversation_input chosen reject", rmb_pairwise),
+    labelled("HelpSteer3", "context response1 response2 overall_preference", SIGN),
+    labelled("HelpSteer2 preference", "prompt response_1 response_2 preference_strength", SIGN),
+    labelled("PPE", f"{PROMPT} response_1|response_a response_2|response_b winner", WINNER),
+    labelled("conversations", "conversation_a conversation_b winner", WINNER),
 ]
 
 
 def find_format(row):
     """The first format of this file or questions.py that a row fits, or None."""
-    known_formats = FORMATS + QUESTION_FORMATS
+    known_formats = FORMATS + benchmark_formats() + QUESTION_FORMATS
     fitting = [known for known in known_formats if not missing_fields(row, known[1])]
     # A prompt with fields of unknown meaning is rather a misspelt row of another format.
-    parts = f"{QUESTION}|{SYSTEM}|history|input"
-    alone = {*f"{parts}|{data.ID_FIELDS}|source|data_source|meta".split("|")}
+    names = f"{QUESTION}|{data.ID_FIELDS}|source|data_source|meta|history|input"
+    alone = {*names.split("|"), *SYSTEM}
     if not fitting or fitting[0][1] == QUESTION and not row.keys() <= alone:
         return None
     return fitting[0]
+
+
+def benchmark_formats():
+    try:
+        return load_extra("formats").FORMATS
+    except BadInput:  # the core alone
+        return []
 
 
 def misfit(row, known, name, where):
@@ -336,42 +265,43 @@ def misfit(row, known, name, where):
         where = f"{name} line 1"  # the names of the columns
     return BadInput(
         f"{where}: {missing} missing ({hint} {known[0]}; it has {list(row)!r:.200}): "
-        f"{renaming(row) or 'add it'}"
+        f"add it, or {renaming(row)}"
     )
 
 
-# How the names of two answers differ in files that have to be renamed
-NAMES = [*SIDES, ("first", "second"), ("left", "right")]
+# How the names of two answers differ in files that have to be renamed; the better one is first
 RANKED = [
+    ("chosen", "rejected"),
     ("accepted", "rejected"),
     ("better", "worse"),
     ("winner", "loser"),
-    ("preferred", "rejected"),
 ]
+RANKED += [("preferred", "rejected"), ("preferred", "non_preferred"), ("correct", "incorrect")]
+NAMES = [*SIDES[2:], ("0", "1"), ("first", "second"), ("left", "right"), *RANKED]
 
 
 def renaming(row):
-    """Advice for columns that look like a question and two answers; None where none do."""
+    """Advice for columns that look like a question and two answers."""
+    texts = {n.lower(): n for n in row if row[n] and isinstance(row[n], (str, list))}
     found = []  # (characters, names)
-    for name in row:
-        for first, second in NAMES + RANKED:
+    for name, old in texts.items():
+        for first, second in NAMES:
             start, mark, end = name.rpartition(first)
-            other = start + second + end
-            if mark and row.get(name) and row.get(other):
-                found.append(
-                    (len(f"{row[name]}{row[other]}"), name, other, (first, second) in RANKED)
-                )
+            other = texts.get(start + second + end)
+            if mark and other and not re.search("score|rating|reward|label", name):
+                size = len(f"{row[old]}{row[other]}")
+                found.append((size, old, other, (first, second) in RANKED))
+    new = ("query", "a", "b"), ("prompt", "chosen", "rejected")
     if not found:
-        return None
+        return f"rename its columns to {', '.join(new[0])} or {', '.join(new[1])}"
     _, first, second, ranked = max(found)
     words = "prompt|question|instruct|query|input|text|history"
-    asked = [name for name in row if re.search(words, name.lower())]
+    asked = [name for name in row if re.search(words, name.lower()) and name != first]
     old = asked[0] if asked else "the question", first, second
-    new = ("prompt", "chosen", "rejected") if ranked else ("query", "a", "b")
-    renamed = ", ".join(
-        f"{name:.40} to {better}" for name, better in zip(old, new) if name != better
+    renamed = [f"{n:.40} to {better}" for n, better in zip(old, new[ranked]) if n != better]
+    return (
+        f"rename {', '.join(renamed)}; a label is 0 where a is better, 1 where b is, 0.5 for a tie"
     )
-    return f"rename {renamed}; a label is 0 where a is better, 1 where b is, 0.5 for a tie"
 
 
 def nearest(row):
@@ -380,5 +310,7 @@ def nearest(row):
     def fit(known):
         return len(known[1].split()) - 2 * len(missing_fields(row, known[1]))
 
-    known_formats = FORMATS + data.FORMATS + QUESTION_FORMATS[:-1]  # without "question alone"
+    known_formats = (
+        FORMATS + benchmark_formats() + data.FORMATS + QUESTION_FORMATS[:-1]
+    )  # without "question alone"
     return max(reversed(known_formats), key=fit)

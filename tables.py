@@ -17,8 +17,6 @@ def read_csv(path, text):
     csv.field_size_limit(2**31 - 1)  # the default refuses answers above 128 KiB
     head = re.sub('"[^"]*"', "", text.lstrip().partition("\n")[0])
     delimiter = max(",;\t", key=head.count)
-    if head.startswith("sep="):  # Excel's own first line
-        delimiter = head[4:5] or "\t"
     reader = csv.reader(
         io.StringIO(text, newline=""),
         delimiter=delimiter,
@@ -27,12 +25,10 @@ def read_csv(path, text):
     )
     rows = filled_rows(reader, path)
     _, names = next(rows, (1, []))
-    if names and names[0] == "sep=":
-        _, names = next(rows, (2, []))
     names = [name.strip() for name in names]
     while names and not names[-1]:  # a column without a name and without cells
         names.pop()
-    return names, ((line, as_row(names, cells, f"{path} line {line}")) for line, cells in rows)
+    return names, rows_of(rows, names, path)
 
 
 def filled_rows(reader, path):
@@ -48,12 +44,13 @@ def filled_rows(reader, path):
         ) from error
 
 
-def as_row(names, cells, where):
-    while len(cells) > len(names) and not cells[-1]:
-        cells = cells[:-1]
-    if len(cells) != len(names) or len(set(names)) < len(names):
-        raise BadInput(
-            f"{where}: does not fit line 1, which names {len(names)} columns: "
-            "one cell each, no name twice"
-        )
-    return dict(zip(names, cells))
+def rows_of(rows, names, path):
+    for line, cells in rows:
+        while len(cells) > len(names) and not cells[-1]:
+            cells = cells[:-1]
+        if len(cells) != len(names) or len(set(names)) < len(names):
+            raise BadInput(
+                f"{path} line {line}: does not fit line 1, which names {len(names)} columns: "
+                "one cell each, no name twice"
+            )
+        yield line, dict(zip(names, cells))

@@ -72,6 +72,14 @@ PARTS = [
     ),
     ({"prompt": json.dumps([SYSTEM, user("Q")])}, [SYSTEM, user("Q")]),
     ({"prompt": "Q", "question": "Q "}, [user("Q")]),
+    ({"prompt": "", "question": "Q"}, [user("Q")]),
+    (
+        {"question": "What is it?", "instruction": "Be brief. What is it?"},
+        [user("Be brief. What is it?")],
+    ),
+    ({"system": "", "system_prompt": "S", "prompt": "Q"}, [SYSTEM, user("Q")]),
+    ({"instruction": "[INST] max", "input": "x"}, [user("[INST] max\n\nx")]),
+    ({"history": HISTORY, "prompt": [SYSTEM, user("Q")]}, [SYSTEM, *HISTORY, user("Q")]),
 ]
 
 
@@ -123,8 +131,12 @@ def test_another_prompt_in_the_answers_is_counted(tmp_path, capsys):
 
 
 REFUSED = [
-    ({"system": "S", "prompt": [turn("system", "T"), user("Q")]} | ANSWERS, "system differs"),
-    ({"system": ["S"], "prompt": "Q"} | ANSWERS, "system is"),
+    (
+        {"system": "S", "prompt": [turn("system", "T"), user("Q")]} | ANSWERS,
+        "system messages differ",
+    ),
+    ({"system": "S", "system_prompt": "T", "prompt": "Q"} | ANSWERS, "system messages differ"),
+    ({"system": ["S"], "prompt": "Q"} | ANSWERS, "content in system is"),
     ({"instruction": "Be brief.", "question": "Q"} | ANSWERS, "question and instruction differ"),
     ({"prompt": [user("Q")], "input": "this"} | ANSWERS, "input is 'this' beside prompt"),
     ({"prompt": "Q", "input": {"x": 1}} | ANSWERS, "input is"),
@@ -137,6 +149,7 @@ REFUSED = [
     ({"query": "Q", "a": json.dumps([user("x")]), "b": "y"}, "a ends with a message of role user"),
     ({"query": "Q", "a": json.dumps(assistant("x")), "b": "y"}, "differ in type"),
     ({"system": "S"} | ANSWERS, "prompt is missing"),
+    ({"query": "Q", "a": ["x"], "b": ["y"]}, "a is ['x']"),
     ({"prompt": "Q", "chosen": [assistant(None)], "rejected": [assistant("y")]}, "is None"),
 ]
 
@@ -218,6 +231,9 @@ def test_margins_and_scores_of_labelled_answers(loaded):
     assert loaded(PAIR | {"margin": 0}, keep_ties=True)[0].label == 0.5
     assert loaded(PAIR | {"margin": 1.5})[0].label == 0
     assert "1 labels contradict" in loaded(PAIR | {"margin": -1})[1]
+    assert loaded(PAIR | {"score_diff": "0.0"}, keep_ties=True)[0].label == 0.5
+    assert loaded(PAIR | {"scores": [3, 3]}, keep_ties=True)[0].label == 0.5
+    assert "1 labels contradict" in loaded(OWN | {"scores": [1, 3], "label": 0})[1]
     scores = {"score_a": 1, "score_b": 3}
     assert "contradict" not in loaded(OWN | scores | {"label": 1})[1]
     assert "1 labels contradict" in loaded(OWN | scores | {"label": 0})[1]
@@ -252,6 +268,12 @@ def test_a_winner_beside_two_answers_is_read(loaded):
             {"instruction": "q", "accepted": "a", "rejected": "b"},
             "rename instruction to prompt, accepted to chosen; a label",
         ),
+        ({"Prompt": "q", "Chosen": "a", "Rejected": "b"}, "Chosen to chosen, Rejected to rejected"),
+        (
+            {"prompt": "q", "score_a": "99", "score_b": "98", "x_a": "a", "x_b": "b"},
+            "x_a to a, x_b",
+        ),
+        ({"messages": [user("q")], "rejected_response": "b"}, "columns to query, a, b or prompt"),
         ({"prompt": "q", "better_answer": "a", "worse_answer": "b"}, "worse_answer to rejected"),
     ],
 )

@@ -1,0 +1,89 @@
+"""The data formats of the official judge benchmarks; formats.py reads files with them.
+
+A reader takes (a copy of the row, its file and line) and returns a Pair or a Question; it pops the
+fields that it uses.
+"""
+
+import re
+
+from cli import BadInput
+from data import label_of, to_messages
+from formats import labelled, two_answers
+from questions import several_answers
+
+
+def ppe_correctness(row, where):
+    """response_1 ... response_32 in any order of columns, with one score for each."""
+    messages = to_messages(row.pop("prompt"), "prompt", where)
+    names = [name for name in row if re.fullmatch(r"response_\d+", name)]
+    names.sort(key=lambda name: (len(name), name))  # response_2 before response_10
+    candidates = [row.pop(name) for name in names]
+    return several_answers(messages, candidates, row.pop("scores"), where)
+
+
+def pandalm(row, where):
+    """The majority of three annotators; without one a tie (never in testset-v1).
+
+    JSON holds some answers as booleans: "True" became true. They are text again here.
+    """
+    for name in ("response1", "response2"):
+        if isinstance(row[name], bool):
+            row[name] = str(row[name])
+    names = ("annotator1", "annotator2", "annotator3")
+    votes = [label_of(row, name, where, {0: 0.5, 1: 0, 2: 1}) for name in names]
+    label = 0.5
+    for vote in votes:
+        if votes.count(vote) > 1:
+            label = vote
+    generators = str(row.get("cmp_key")).split("_")
+    if len(generators) == 2:
+        row["generators"] = generators
+    return two_answers(row, where, "instruction", "response1", "response2", label)
+
+
+def rmb_pairwise(row, where):
+    return best_and_losers(row, where, row.pop("chosen"), [row.pop("reject")])
+
+
+def rmb_best_of_n(row, where):
+    losers = row.pop("loser_list")
+    return best_and_losers(
+        row, where, row.pop("bon_best"), losers if isinstance(losers, list) else [losers]
+    )
+
+
+def best_and_losers(row, where, best, losers):
+    """A Question whose first candidate is the best; an entry is {answer, llm_name}."""
+    entries = [entry if isinstance(entry, dict) else {} for entry in [best, *losers]]
+    row["generators"] = [entry.get("llm_name") for entry in entries]
+    messages = to_messages(row.pop("conversation_input"), "conversation_input", where)
+    candidates = [entry.get("answer") for entry in entries]
+    return several_answers(messages, candidates, [1] + [0] * len(losers), where)
+
+
+def several_chosen(row, where, prompt, chosen, rejected):
+    """RM-Bench and RewardBench 2: lists of right and of wrong answers to one prompt."""
+    if not prompt or not isinstance(rejected, list):
+        raise BadInput(
+            f"{where}: rejected is {rejected!r:.80}, and the fields are {list(row)!r:.80}: "
+            "a list of chosen answers needs a list of rejected ones, and a prompt"
+        )
+    if len(chosen) == len(rejected) == 3:
+        row["styles"] = [0, 1, 2, 0, 1, 2]  # RM-Bench: concise, detailed, markdown
+    scores = [1] * len(chosen) + [0] * len(rejected)
+    return several_answers(prompt, chosen + rejected, scores, where)
+
+
+# (name, required fields, reader) as in data.FORMATS
+FORMATS = [
+    labelled(
+        "JudgeBench",
+        "question response_A response_B label",
+        {"A>B": 0, "B>A": 1, "A=B": 0.5},
+    ),
+    labelled("LLMBar", "input output_1 output_2 label", {1: 0, 2: 1}),
+    ("PPE correctness", "prompt response_1 response_2 scores", ppe_correctness),
+    ("PandaLM", "instruction response1 response2 annotator1 annotator2 annotator3", pandalm),
+    ("RMB best-of-N", "conversation_input bon_best loser_list", rmb_best_of_n),
+    ("RMB pairwise", "conversation_input chosen reject", rmb_pairwise),
+]
