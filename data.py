@@ -92,7 +92,7 @@ def is_plain(value):
 def label_of(row, name, where, meanings):
     """The label of a row. `meanings`: what the file writes -> index of the better answer."""
     value = row.get(name)
-    if isinstance(value, str) and re.fullmatch(r"-?\d{1,3}(\.\d{1,3})?", value):
+    if isinstance(value, str) and re.fullmatch(r"-?[0-9](\.[0-9]{1,3})?", value):
         value = float(value)  # csv writes numbers as text
     if isinstance(value, (bool, list, dict)) or value not in meanings:  # True == 1 in Python
         raise BadInput(

@@ -21,6 +21,7 @@ from runlog import append_rows
 from schedules import SCHEDULES
 from seeding import stable_hash
 from styles import load_style
+from tables import read_csv
 
 CHUNK_MATCHES = 64  # judged together and written to --cache together
 
@@ -35,7 +36,8 @@ class RankSettings(JudgeSettings):
     )
     candidates: Optional[str] = setting(
         None,
-        "file with an answer a line: plain text, JSON strings, or objects with response or text",
+        "file with an answer a line: plain text, JSON strings, or objects with response or text; "
+        "or a csv with one of these columns",
     )
     cache: Optional[str] = setting(
         None,
@@ -67,16 +69,18 @@ class EloSettings(RankSettings):
 def read_candidates(path):
     """The answers in a file, at least one; see --candidates. Raises BadInput with the line.
 
-    A file holds JSON lines if its name ends in .jsonl or .json, or if its first line is a JSON
-    string or looks like the beginning of an object.
+    A csv has a column response or text. Another file holds JSON lines if its name ends in .jsonl or
+    .json, or if its first line is a JSON string or looks like the beginning of an object.
     """
     text = cli.read_text(path, "--candidates")
-    lines = []
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            lines.append((number, line.strip("\r")))
+    is_csv = path.endswith((".csv", ".tsv"))
+    lines = enumerate(text.split("\n"), start=1)
+    lines = read_csv(path, text)[1] if is_csv else ((n, line) for n, line in lines if line.strip())
+    lines = list(lines)
     if not lines:
         raise BadInput(f"--candidates: {path} is empty: write one candidate a line")
+    if is_csv:
+        return [checked_candidate(row, f"{path} line {line}") for line, row in lines]
     _, first_line = lines[0]
     looks_like_json = re.match(r'\s*(\{\s*"|"([^"\\]|\\.)*"\s*$)', first_line)
     if path.endswith((".jsonl", ".json")) or looks_like_json:
@@ -85,7 +89,10 @@ def read_candidates(path):
 
 
 def parse_candidate(line, place):
-    answer = cli.parse_json(line, place, (dict, str))
+    return checked_candidate(cli.parse_json(line, place, (dict, str)), place)
+
+
+def checked_candidate(answer, place):
     if isinstance(answer, dict):
         answer = answer.get("response", answer.get("text"))
     if not isinstance(answer, str) or re.search("[\ud800-\udfff]", answer):  # half a character

@@ -27,6 +27,7 @@ from chat import encode_chat, load_tokenizer, opens_think, stop_token_ids
 from checkpoint import check_model_folder, is_embedded, new_adapter, resolve_model
 from cli import BadInput, note, setting
 from data import checked_text, to_messages
+from formats import SYSTEM, prompt_of, turns_of
 from runlog import check_run, open_run, record, reporter
 from styles import load_style
 
@@ -108,19 +109,25 @@ def check(settings):
 
 def read_row(row, place):
     """A row of the data as (prompt: messages or text, completion: text). Raises BadInput."""
-    prompt, completion = row.get("prompt"), row.get("completion")
+    names = "prompt", "completion"
+    prompt, completion = [turns_of(row.get(name), name, place) for name in names]
     question, answer = row.get("question"), row.get("answer")
     if isinstance(question, str) and isinstance(answer, str):  # as in GSM8K
-        prompt, completion = [{"role": "user", "content": question}], answer
+        prompt, completion = prompt_of(dict(row), place, "question"), answer
     elif "messages" in row:
-        return split_messages(row["messages"], place)
-    elif isinstance(prompt, list) and isinstance(completion, list):
+        return split_messages(prompt_of(dict(row), place, "messages"), place)
+    elif isinstance(prompt, list):
+        prompt = prompt_of(dict(row), place, "prompt")
+    if isinstance(prompt, list) and isinstance(completion, list):
         return split_messages(prompt + completion, place)
     if not isinstance(prompt, (str, list)) or not isinstance(completion, str):
         raise BadInput(
             f"{place}: found the fields {', '.join(map(str, row))}: a row needs messages, or "
             "prompt and completion (text)"
         )
+    for name in (*SYSTEM, "history", "input"):
+        if row.get(name) and isinstance(prompt, str):
+            raise BadInput(f"{place}: {name} beside a prompt that is text: write messages")
     checked_text(completion, "completion", place)
     if isinstance(prompt, str):
         checked_text(prompt, "prompt", place)

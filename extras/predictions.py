@@ -188,9 +188,11 @@ def read_predictions(path, benchmark):
     """{id of a pair, or of an item with scores: its Prediction} of a file. Raises BadInput."""
     if not Path(path).is_file():
         raise BadInput(f"--predictions: {path} is no file: check the path")
-    if ENDING.search(path):
+    with open(path, "rb") as file:
+        is_own = file.read(7) == b'{"id": '  # judge.py --out writes JSON lines whatever the name
+    if ENDING.search(path) and not is_own:
         rows = file_rows(Path(path))
-    else:  # judge.py --out writes JSON lines whatever the name
+    else:
         rows = ((f"line {number}", row) for number, row in read_json_lines(path, "--predictions"))
     predicted = {}
     for place, row in rows:

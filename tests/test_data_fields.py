@@ -14,6 +14,7 @@ from cli import BadInput
 from data import load_pairs, load_questions
 from match_files import read_matches
 from ranking import read_candidates
+from train_sft import read_row
 
 ROOT = Path(__file__).parents[1]
 
@@ -393,6 +394,33 @@ def csv_pairs(tmp_path, text, name="s.csv"):
 )
 def test_tables_of_spreadsheet_programs(tmp_path, text, rows):
     assert csv_pairs(tmp_path, text) == rows
+
+
+def test_candidates_of_a_csv(tmp_path):
+    path = tmp_path / "c.csv"
+    path.write_text('id;response\n1;"a;\nb"\n2;007\n', encoding="utf-8")
+    assert read_candidates(str(path)) == ["a;\nb", "007"]
+    for text, words in (("id,answer\n1,x\n", "line 2: None is no answer"), ("text\n", "is empty")):
+        path.write_text(text)
+        with pytest.raises(BadInput, match=words):
+            read_candidates(str(path))
+
+
+def test_rows_of_a_supervised_training():
+    messages = [SYSTEM, user("Q")]
+    for row, prompt in (
+        ({"system": "S", "question": "Q", "answer": "x"}, messages),
+        ({"system": "S", "messages": [user("Q"), assistant("x")]}, messages),
+        ({"system": "S", "prompt": [user("Q")], "completion": "x"}, messages),
+        ({"system": "S", "prompt": [user("Q")], "completion": [assistant("x")]}, messages),
+        ({"messages": json.dumps([user("Q"), assistant("x")])}, messages[1:]),
+        ({"prompt": json.dumps(messages), "completion": json.dumps([assistant("x")])}, messages),
+        ({"prompt": "Q", "completion": "x", "system": ""}, "Q"),
+    ):
+        assert read_row(row, "f line 1") == (prompt, "x"), row
+    for name in ("system", "input", "history"):
+        with pytest.raises(BadInput, match=f"f line 1: {name} beside a prompt that is text"):
+            read_row({"prompt": "Q", "completion": "x", name: "y"}, "f line 1")
 
 
 def test_cells_of_matches_stay_text(tmp_path):
