@@ -139,6 +139,7 @@ class Judge:
         pair's id. The draws of a game are seeded by (seed, id, order, number of the game), whatever
         else is judged. quiet: no progress bar, and no notes on the pairs.
         """
+        check_votes(num_votes, temperature)
         pairs = as_pairs(pairs)
         matches = self.prepare(pairs, num_votes, both_orders, max_completion_length, quiet)
         fitting = [one for match in matches for one in match if one.prompt is not None]
@@ -264,6 +265,20 @@ class JudgeSettings:
     )
 
 
+def check_votes(num_votes, temperature):
+    """Raises BadInput for votes of which all but the first would be copies."""
+    if num_votes > 1:
+        refuse_copies(f"--num_votes {num_votes}", temperature)
+
+
+def refuse_copies(what, temperature):
+    if temperature == 0:
+        raise BadInput(
+            f"{what}: at --temperature 0 a second completion is a copy of the first and no vote: "
+            "give one vote and no repeated matches, or --temperature 0.6"
+        )
+
+
 def check_judge(settings):
     """Checks JudgeSettings before torch is imported, and fills in `style`.
 
@@ -275,6 +290,7 @@ def check_judge(settings):
     for name in ("num_votes", "max_completion_length"):
         if getattr(settings, name) < 1:
             raise BadInput(f"--{name}: must be at least 1, got {getattr(settings, name)}")
+    check_votes(settings.num_votes, temperature)
     prices = [price for price in (settings.price_in, settings.price_out) if price is not None]
     wrong_price = not all(0 <= price < float("inf") for price in prices)
     if prices and (wrong_price or len(prices) < 2 or not settings.base_url):

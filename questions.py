@@ -4,8 +4,9 @@ Rows of questions, their change into pairs, and pairs read as questions. data.py
 only when a file needs it.
 """
 
-from cli import BadInput
+from cli import BadInput, note
 from data import Pair, Question, checked_text, first_present, text_or_number
+from seeding import uniform
 
 QUESTION = "problem|question|query|prompt|messages"
 ANSWER = "answer|ground_truth|reward_model"
@@ -107,6 +108,36 @@ def question_key(item):
     """What splits go by: the prompt without system messages; case and whitespace are ignored."""
     contents = [turn["content"] for turn in item.messages if turn["role"] != "system"]
     return " ".join(" ".join(contents).casefold().split())
+
+
+def split_off(items, number, seed=0):
+    """(the other items, the items of `number` questions): no question is in both parts.
+
+    Which questions these are follows from their texts and the seed, not from the order of rows.
+    """
+    keys = [question_key(item) for item in items]
+    by_hash = sorted(set(keys), key=lambda key: uniform(f"split:{seed}:{key}"))
+    chosen = set(by_hash[:number])
+    others = [item for item, key in zip(items, keys) if key not in chosen]
+    return others, [item for item, key in zip(items, keys) if key in chosen]
+
+
+def hold_out(items, most):
+    """(items to train on, held-out items) of --train_data without --eval_data; a note says so.
+
+    One question in ten is held out, at most `most`; none where there are fewer than ten.
+    """
+    num_questions = len({question_key(item) for item in items})
+    number = min(most, num_questions // 10)
+    if number == 0:
+        note(f"--eval_data: none, and {num_questions} questions are too few to hold some out")
+        return items, []
+    rest, held_out = split_off(items, number)
+    note(
+        f"--eval_data: {number} of {num_questions} questions of --train_data are held out (items: "
+        f"{len(held_out)} of {len(items)}); --eval_data none trains on all"
+    )
+    return rest, held_out
 
 
 def questions_of(items, dropped):

@@ -15,7 +15,7 @@ from tqdm import tqdm
 import cli
 from cli import BadInput, note, setting
 from data import Pair
-from judge import JudgeSettings, check_judge, judge_of
+from judge import JudgeSettings, check_judge, judge_of, refuse_copies
 from resume import resumable_rows
 from runlog import append_rows
 from schedules import SCHEDULES
@@ -138,6 +138,8 @@ class JudgedMatches:
 
         A pair's id seeds its draws, so each repetition gets an id of its own.
         """
+        if any(repetitions):
+            refuse_copies("a match that is played again", self.settings.temperature)
         if self.judge is None:
             self.judge = judge_of(self.settings)
         judgments = self.judge.judge(

@@ -56,6 +56,11 @@ def check_run_settings(folder, settings, free_to_change):
             f"--output_dir: {config} was not written by this command: give the folder of a run, or "
             "a new one"
         )
+    if "eval_temperature" not in before:  # of a version that held nothing out of --train_data
+        if before.get("train_data") is not None and before.get("eval_data") is None:
+            before["eval_data"] = "none"
+        else:
+            before["eval_temperature"] = before.get("temperature")
     fixed = {
         name: value
         for name, value in settings.items()

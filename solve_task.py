@@ -229,8 +229,8 @@ class SolveTask:
         rows = []
         for group in groups:
             check_answers_of(group)
-            row = {"id": group.item.question.id, "correct": group.item.correct[0]}
-            rows.append(row | group.records[0])
+            (correct,) = group.item.correct or [None]
+            rows.append({"id": group.item.question.id, "correct": correct} | group.records[0])
         return rows
 
     def eval_counts(self, groups, folder):
@@ -259,8 +259,9 @@ class SolveTask:
         return wins + sum(judgment.p_first for judgment in judgments)
 
     def eval_rates(self, counts):
-        rates = self.rates(counts)
-        names = ("reward/oracle", "reward/verifier_error", "reward/unanswered")
+        rates, names = self.rates(counts), ["reward/unanswered"]
+        if counts["checked"]:  # else the questions have no references
+            names += ["reward/oracle", "reward/verifier_error"]
         metrics = {name: rates[name] for name in names}
         return metrics | {"reward/win_rate": counts["wins"] / counts["completions"]}
 

@@ -47,6 +47,7 @@ TINY_DEFAULTS = dict(
     prompts_per_step=32, max_completion_length=96, max_steps=150, learning_rate=1e-4
 )
 IMPORTANCE_CAP = 2.0  # upper bound of the importance weight between sampler and trainer
+HELD_OUT = "held_out"  # as --eval_data: a part of --train_data
 RESUME_MAY_CHANGE = ("output_dir", "max_steps", "save_every", "report_to", "resume")
 
 
@@ -58,7 +59,7 @@ class Settings:
         group="model and data",
     )
     train_data: Optional[str] = setting(None, "pairs: a file, a folder or a hub name (data.py)")
-    eval_data: Optional[str] = setting(None, "held-out pairs, judged in both orders")
+    eval_data: Optional[str] = setting(None, "held-out pairs, or none; default: part of train_data")
     output_dir: Optional[str] = setting(None, "folder of the run; new under out/ if not given")
     style: Optional[str] = setting(
         None, "judging prompt: a name in prompts/ or a file; default: its training's, else rrm"
@@ -98,9 +99,7 @@ class Settings:
         "grpo", "mean of sequence means; mean over tokens; sum over a constant"
     )
     scale_rewards: Literal["auto", "group", "none"] = setting(
-        "auto",
-        "divide advantages by the group's standard deviation, or not; "
-        "auto: group, but none for --loss_type dr_grpo and --reward judge",
+        "auto", "divide by the group's deviation; auto: not for --loss_type dr_grpo, --reward judge"
     )
     lora_rank: int = setting(0, "train only a LoRA adapter of this rank; 0: all weights (lora.py)")
     lora_alpha: Optional[float] = setting(None, "its product counts alpha / rank (default: 32)")
@@ -111,7 +110,7 @@ class Settings:
         False, "keep block inputs only, compute the rest again: less memory, a third more time"
     )
     eval_every: int = setting(50, "steps between evaluations; 0: never", group="run")
-    eval_limit: int = setting(200, "held-out pairs judged at most")
+    eval_limit: int = setting(200, "held-out pairs at most; of train_data a tenth at most")
     eval_temperature: float = setting(0.6, "their sampling temperature, as in judge.py; 0: greedy")
     save_every: int = setting(50, "steps between checkpoints; the last step is always saved")
     resume: bool = setting(False, "continue from the newest checkpoint in output_dir, if any")
@@ -249,17 +248,17 @@ def prepare(settings):
 
 def fill_in(settings):
     """The settings with every default filled in that depends on another setting."""
-    defaults = TINY_DEFAULTS if is_embedded(settings.model) else DEFAULTS
+    folder = resolve_model(settings.model)
+    defaults = dict(TINY_DEFAULTS if is_embedded(settings.model) else DEFAULTS)
+    defaults["style"] = default_style(folder, check_model_folder(folder))
+    if settings.train_data is not None:  # the embedded data has its own held-out part
+        defaults["eval_data"] = HELD_OUT
     filled = {name: value for name, value in defaults.items() if getattr(settings, name) is None}
     if is_embedded(settings.model) and settings.dtype == "auto":
         filled["dtype"] = "float32"  # products this small are no faster in bf16
     if settings.scale_rewards == "auto":
         undivided = settings.reward == "judge" or settings.loss_type == "dr_grpo"
         filled["scale_rewards"] = "none" if undivided else "group"
-    folder = resolve_model(settings.model)
-    config = check_model_folder(folder)
-    if settings.style is None:
-        filled["style"] = default_style(folder, config)
     return dataclasses.replace(settings, **filled)
 
 
@@ -289,15 +288,19 @@ def load_items(task, settings):
     train_data, eval_data = settings.train_data, settings.eval_data
     if train_data is None:
         if not is_embedded(settings.model) or task.embedded_data is None:
-            raise BadInput(
-                "--train_data: give preference pairs, or questions for a solver (a file, a folder "
-                "or a hub name)"
-            )
+            raise BadInput("--train_data: give pairs, or a solver's questions: a file or hub name")
         folder = resolve_model(settings.model).parent
         train_data, embedded_eval_data = (str(folder / name) for name in task.embedded_data)
-        eval_data = eval_data or embedded_eval_data
+        eval_data = embedded_eval_data if eval_data is None else eval_data
     train_items = task.load_items(train_data, "--train_data", "train")
-    eval_items = task.load_items(eval_data, "--eval_data", "test") if eval_data else []
+    if eval_data == "none" or not settings.eval_every:
+        return train_items, []
+    if eval_data == HELD_OUT:
+        from questions import hold_out
+
+        train_items, eval_items = hold_out(train_items, settings.eval_limit)
+    else:
+        eval_items = task.load_items(eval_data, "--eval_data", "test")
     # Shuffled, because a file may be sorted by source.
     eval_items.sort(key=lambda item: random.Random(f"eval:{item.id}").random())
     return train_items, eval_items[: settings.eval_limit]

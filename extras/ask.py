@@ -73,6 +73,8 @@ def sample(settings, store):
     for name in ("num_answers", "max_completion_length", "concurrency", "chunk"):
         if getattr(settings, name) < 1:
             raise BadInput(f"--{name}: must be at least 1, got {getattr(settings, name)}")
+    if settings.num_answers > 1 and settings.temperature == 0:
+        raise BadInput("--temperature: at 0 all answers to a question are equal: give more")
     questions, distinct = load_questions(settings.data), {}
     for question in questions:
         distinct.setdefault(question_key(question), question)

@@ -30,7 +30,7 @@ from extras.items import tied_games
 from extras.predictions import match_predictions, read_predictions
 from extras.results import check_out, earlier_rows, head_of, read_result, write_pairs, write_results
 from extras.scoring import BASELINES, OUTCOMES, compared, share, summarise
-from judge import JudgeSettings, check_judge, judge_of
+from judge import JudgeSettings, check_judge, judge_of, refuse_copies
 from judge_progress import note_every
 from runlog import append_rows, json_lines, sole_writer, write_atomically
 from seeding import uniform
@@ -188,6 +188,8 @@ def judge_items(items, settings, judge):
                 judged[key] = tied_games(BOTH_ORDERS[: 1 if settings.one_order else 2])
             else:
                 to_judge.append(key)
+        if any(repetition for *_, repetition in to_judge):
+            refuse_copies("a match that is played again", settings.temperature)
         pairs = [by_id[name].pair(*match) for name, *match in to_judge]
         if pairs:
             judged |= zip(to_judge, play_games(pairs, settings, judge))

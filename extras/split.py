@@ -4,7 +4,7 @@ train, test = split_by_question(load_pairs("pairs.jsonl"), held_out=200)
 """
 
 from cli import BadInput
-from questions import question_key
+from questions import question_key, split_off
 from seeding import uniform
 
 
@@ -14,8 +14,9 @@ def split_by_question(items, held_out, seed=0):
     `held_out`: a number (int) or a share (float) of the questions. A share takes the questions
     whose hash is below it (at least one, not all), so each is on the same side in every file.
     """
-    keys = [question_key(item) for item in items]
-    hashes = {key: uniform(f"split:{seed}:{key}") for key in keys}
+    hashes = {}
+    for key in map(question_key, items):
+        hashes[key] = uniform(f"split:{seed}:{key}")
     number = held_out if isinstance(held_out, int) else 0
     if isinstance(held_out, float) and 0 < held_out < 1:
         number = sum(value < held_out for value in hashes.values())
@@ -25,7 +26,4 @@ def split_by_question(items, held_out, seed=0):
             f"held_out is {held_out} with {len(hashes)} questions: hold out a share below 1 "
             f"or a number below {len(hashes)}"
         )
-    test_keys = set(sorted(hashes, key=hashes.get)[:number])
-    train = [item for item, key in zip(items, keys) if key not in test_keys]
-    test = [item for item, key in zip(items, keys) if key in test_keys]
-    return train, test
+    return split_off(items, number, seed)

@@ -1,5 +1,6 @@
 """GRPO's arithmetic by hand, and a whole step on small random models."""
 
+import dataclasses
 import json
 import math
 import os
@@ -12,6 +13,7 @@ import torch
 import transformers
 from loop import ADVANTAGES, load, made_up_groups, run_loop
 
+from cli import BadInput
 from data import Pair
 from distributed import Runtime
 from judge_task import Comparison, JudgeTask, comparison_stream, verdict_reward
@@ -21,11 +23,13 @@ from sampler import Completion
 from train_grpo import (
     IMPORTANCE_CAP,
     Settings,
+    check_numbers,
     fill_in,
     group_advantages,
     grpo_loss,
     kl_divergence,
     policy_losses,
+    prepare,
     sequence_weights,
 )
 
@@ -474,3 +478,77 @@ def test_gradients_of_two_processes_equal_those_of_one(folder, tmp_path, process
         for name, value in one[case]["metrics"].items():  # KL and log-prob gaps: all rounding
             assert two[case]["metrics"][name] == pytest.approx(value, rel=1e-5, abs=1e-5), name
         assert first.norm() > 1e-4, case
+
+
+# ---- held-out questions ----
+
+
+def write_pairs(path, questions, each=3):
+    rows = []
+    for number in range(questions * each):  # the pairs of a question do not stand together
+        query = f"What is {number % questions}?"
+        rows.append({"query": query, "a": "yes", "b": f"no {number}", "label": number % 2})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def test_a_part_of_the_training_questions_is_held_out(tmp_path, capsys):
+    data = write_pairs(tmp_path / "pairs.jsonl", 40)
+    settings, _, train, held_out = prepare(Settings(train_data=data))
+    assert settings.eval_data == "held_out" and (len(train), len(held_out)) == (108, 12)
+    queries = [{pair.messages[0]["content"] for pair in part} for part in (train, held_out)]
+    assert len(queries[1]) == 4 and not queries[0] & queries[1]
+    said = capsys.readouterr().err
+    assert "4 of 40 questions of --train_data are held out" in said and "--eval_data none" in said
+    # neither the seed nor the order of the rows decides
+    lines = Path(data).read_text().splitlines(keepends=True)
+    (tmp_path / "turned.jsonl").write_text("".join(lines[::-1]))
+    turned = prepare(Settings(train_data=str(tmp_path / "turned.jsonl"), seed=3))[3]
+    assert {pair.messages[0]["content"] for pair in turned} == queries[1]
+    assert len(prepare(Settings(train_data=data, eval_limit=2))[2]) == 114  # two questions
+    for never in ({"eval_data": "none"}, {"eval_every": 0}):
+        *_, train, held_out = prepare(Settings(train_data=data, **never))
+        assert (len(train), held_out) == (120, [])
+    few = write_pairs(tmp_path / "few.jsonl", 9)
+    capsys.readouterr()
+    *_, train, held_out = prepare(Settings(train_data=few))
+    assert (len(train), held_out) == (27, []) and "too few" in capsys.readouterr().err
+
+
+def test_the_embedded_data_has_its_own_held_out_part():
+    settings, _, train, held_out = prepare(Settings())
+    assert settings.eval_data is None and (len(train), len(held_out)) == (8000, 200)
+    *_, train, held_out = prepare(Settings(eval_data="none"))
+    assert (len(train), len(held_out)) == (8000, 0)
+    with pytest.raises(BadInput):  # of a variable of the shell that is not set
+        prepare(Settings(eval_data=""))
+
+
+def test_a_run_of_an_older_version_gets_no_other_split_or_temperature(tmp_path):
+    """Versions before held nothing out and evaluated at the temperature of the training."""
+    data = write_pairs(tmp_path / "pairs.jsonl", 40)
+
+    def resumed(before, **changes):
+        folder = tmp_path / "run"
+        settings = Settings(train_data=data, resume=True, output_dir=str(folder), **changes)
+        old = dataclasses.asdict(fill_in(settings)) | before
+        del old["eval_temperature"]
+        folder.mkdir(exist_ok=True)
+        (folder / "config.json").write_text(json.dumps({"settings": old}))
+        return prepare(settings)
+
+    with pytest.raises(BadInput, match="--eval_data: .* made with 'none', not 'held_out'"):
+        resumed({"eval_data": None})
+    *_, train, held_out = resumed({"eval_data": None}, eval_data="none")
+    assert (len(train), held_out) == (120, [])
+    with pytest.raises(BadInput, match="--eval_temperature: .* made with 1.0, not 0.6"):
+        resumed({}, eval_data=data)
+    assert len(resumed({}, eval_data=data, eval_temperature=1.0)[3]) == 120
+
+
+@pytest.mark.parametrize("value, fine", [(0.0, True), (0.01, False), (-1.0, False), (NAN, False)])
+def test_temperature_of_evaluations(value, fine):
+    if fine:
+        return check_numbers(fill_in(Settings(eval_temperature=value)))
+    with pytest.raises(BadInput, match="--eval_temperature"):
+        check_numbers(fill_in(Settings(eval_temperature=value)))

@@ -4,13 +4,16 @@ The command is tested in test_judge_command.py.
 """
 
 import asyncio
+import importlib
 import json
+import sys
 
 import pytest
 import torch
 from tiny_models import COIN, VERDICTS, make_model_folder, make_scripted_folder, make_tokenizer
 
 import chat
+import cli
 import judge
 import sampler
 from cli import BadInput
@@ -461,14 +464,14 @@ def test_all_games_of_all_pairs_go_into_one_call(monkeypatch, coin_judge):
     coin_judge.judge(
         [("q", "x", "y"), (conversation, "x", "y")],
         num_votes=3,
-        temperature=0.0,
+        temperature=0.5,
         max_completion_length=7,
     )
     ((prompts, num_votes, rest, options),) = calls
     assert (len(prompts), num_votes, rest) == (
         4,
         3,
-        (7, 0.0),
+        (7, 0.5),
     ) and coin_judge.tokenizer.eos_token_id in options["stop_token_ids"]
     assert len(
         set(options["seed"])
@@ -691,3 +694,45 @@ def test_a_tokenizer_that_does_not_fit_its_model_is_refused(tmp_path):
     (folder / "config.json").write_text(json.dumps(config | {"vocab_size": 40}))
     with pytest.raises(BadInput, match="do not belong together"):
         Judge(folder)
+
+
+# ---- at temperature 0 a second completion is no vote ----
+
+
+def test_copies_are_no_votes(coin_judge):
+    with pytest.raises(BadInput, match="--num_votes 2: at --temperature 0"):
+        coin_judge.judge([("q", "x", "y")], num_votes=2, temperature=0)
+    (judgment,) = coin_judge.judge([("q", "x", "y")], temperature=0, max_completion_length=40)
+    assert len(judgment.games) == 2  # one in each order
+
+
+COPIES = {
+    "judge": "--query q --a x --b y --num_votes 4",
+    "judge, a server": "--query q --a x --b y --num_votes 4 --base_url http://127.0.0.1:9",
+    "judge, a file": "--pairs PAIRS --out OUT --num_votes 2",
+    "tournament": "--query q --candidates NAMES --num_votes 4",
+    "elo": "--query q --candidates NAMES --num_votes 2",
+    "elo, a repeated match": "--query q --candidates NAMES --schedule random --games 9",
+    "extras.evaluate": "--benchmark pairs --data PAIRS --num_votes 4",
+    "extras.evaluate, one of a sweep": "--benchmark pairs --data PAIRS --sweep num_votes=1,4",
+    "extras.evaluate, a repeated match": "--benchmark rewardbench2 --data FOUR --output_dir OUT "
+    "--strategy leaders",
+    "extras.probe": "--num_votes 4",
+}
+
+
+@pytest.mark.parametrize("name", COPIES)
+def test_no_command_reports_copies(name, tmp_path, monkeypatch, capsys):
+    (tmp_path / "pairs.jsonl").write_text('{"query": "q", "a": "x", "b": "y", "label": 0}\n')
+    (tmp_path / "names.txt").write_text("1\n2\n3\n")
+    four = {"id": "1", "prompt": "1+1", "chosen": ["2"], "rejected": ["3", "4", "5"]}
+    (tmp_path / "four.jsonl").write_text(json.dumps(four | {"subset": "Math"}) + "\n")
+    files = {"PAIRS": "pairs.jsonl", "OUT": "out.jsonl", "NAMES": "names.txt", "FOUR": "four.jsonl"}
+    words = COPIES[name].split()
+    words = [str(tmp_path / files[word]) if word in files else word for word in words]
+    command = importlib.import_module(name.split(",")[0])
+    monkeypatch.setattr(sys, "argv", [name, *words, "--temperature", "0"])
+    with pytest.raises(SystemExit) as ended:
+        cli.run(command.main)
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert ended.value.code == 2 and "at --temperature 0 a second completion is a copy" in last

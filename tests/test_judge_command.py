@@ -210,6 +210,7 @@ BAD = [
     ([*ASK, "--temperature", "-1"], "--temperature: must be 0 (greedy) or at least 0.01"),
     ([*ASK, "--temperature", "nan"], "--temperature: must be 0 (greedy) or at least 0.01, got nan"),
     ([*ASK, "--num_votes", "two"], "num_votes"),
+    ([*ASK, "--num_votes", "4", "--temperature", "0"], "--num_votes 4: at --temperature 0"),
     ([*ASK, "--max_completion_length", "0"], "--max_completion_length: must be at least 1"),
     ([*ASK, "--device", "tpu"], "tpu"),
     ([*ASK[:4], "--b", "@nowhere.txt"], "nowhere.txt"),

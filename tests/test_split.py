@@ -1,4 +1,4 @@
-"""extras/split.py: no question is in both parts, whatever the order of rows and files."""
+"""Splits and held-out questions: no question is in both parts, in whatever order rows come."""
 
 import random
 
@@ -7,7 +7,7 @@ from test_data import some_pairs
 
 from cli import BadInput
 from extras.split import split_by_question
-from questions import question_key
+from questions import hold_out, question_key
 
 
 @pytest.mark.parametrize("held_out", [0.1, 0.5, 1, 40, 99])
@@ -54,3 +54,26 @@ def test_split_of_few_questions_leaves_both_sides_some():
         assert [len(side) for side in split_by_question(some_pairs(6), share, seed=7)] == [3, 3]
     with pytest.raises(BadInput):
         split_by_question(some_pairs(3), 0.5)
+
+
+# ---- what a training holds out of its own data ----
+
+
+def test_a_training_holds_out_a_tenth_of_its_questions_and_says_so(capsys):
+    pairs = some_pairs(300)
+    num_questions = len({question_key(pair) for pair in pairs})
+    for most in (5, 1000):
+        rest, held_out = hold_out(pairs, most)
+        chosen = {question_key(pair) for pair in held_out}
+        assert len(chosen) == min(most, num_questions // 10)
+        assert chosen.isdisjoint(map(question_key, rest))
+        assert sorted(pair.id for pair in [*rest, *held_out]) == sorted(pair.id for pair in pairs)
+        assert [pair for pair in pairs if pair in rest] == rest  # in their order
+        said = capsys.readouterr().err
+        assert f"{len(chosen)} of {num_questions} questions" in said and "--eval_data none" in said
+        turned = hold_out(pairs[::-1], most)[1]
+        assert {pair.id for pair in turned} == {pair.id for pair in held_out}
+    nine = list({question_key(pair): pair for pair in pairs}.values())[:9]
+    assert (
+        hold_out(nine, 200) == (nine, []) and "9 questions are too few" in capsys.readouterr().err
+    )

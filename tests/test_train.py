@@ -14,6 +14,8 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
+from data import Pair
+from judge import Judge
 from model import Model
 
 ROOT = Path(__file__).parents[1]
@@ -34,8 +36,9 @@ SHORT = [
 KEYS = set(
     """
     step loss reward reward_std frac_reward_zero_std kl entropy clip_ratio/low_mean
-    clip_ratio/high_mean completions/mean_length completions/clipped_ratio grad_norm
-    learning_rate num_tokens step_time judge/accuracy judge/position_bias judge/length_bias
+    clip_ratio/high_mean completions/mean_length completions/clipped_ratio
+    completions/unscored_ratio grad_norm learning_rate num_tokens step_time
+    judge/accuracy judge/position_bias judge/length_bias
     judge/parse_fail judge/think_empty judge/think_length sampling/logp_diff_mean
     sampling/logp_diff_max skipped_steps timing/rollout timing/reward timing/update
     timing/tokens_per_second
@@ -77,6 +80,21 @@ def short_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("short") / "run"
     train("--output_dir", folder, *SHORT)
     return folder
+
+
+def test_an_evaluation_is_what_a_judge_of_the_same_model_says(short_run):
+    """Same prompts, draws and temperature, so the same texts, as judge.py and evaluate.py."""
+    lines = (short_run / "rollouts" / "eval-0.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    settings = json.loads((short_run / "config.json").read_text())["settings"]
+    assert settings["temperature"] == 1 and settings["eval_temperature"] == 0.6
+    pairs = [Pair(row["id"], row["messages"], tuple(row["answers"])) for row in rows]
+    judge = Judge("tiny-base", device="cpu", dtype="float32", seed=settings["seed"])
+    judgments = judge.judge(pairs, max_completion_length=settings["max_completion_length"])
+    assert len(rows) == 10
+    for row, judgment in zip(rows, judgments):
+        games = [{key: game[key] for key in ("order", "text")} for game in row["games"]]
+        assert games == [{"order": list(g["order"]), "text": g["text"]} for g in judgment.games]
 
 
 def test_the_default_command_learns_to_think(tmp_path):
@@ -466,6 +484,8 @@ def test_real_model_trains_on_real_solutions(real_model, tmp_path):
             "float32",
             "--temperature",
             0.7,
+            "--eval_every",
+            0,
             "--output_dir",
             tmp_path / "run",
         ),

@@ -77,7 +77,7 @@ styles)
     done
     ;;
 train)
-    python train_grpo.py --train_data "$out/pairs_train.jsonl" --output_dir "$out/$name" \
+    python train_grpo.py --train_data "$out/pairs_train.jsonl" --eval_data none --output_dir "$out/$name" \
         --style "$style" "${judging[@]}" "${lora[@]}" --prompts_per_step 4 --num_generations 8 \
         --max_steps "${STEPS:-60}" --save_every 1 --seed "$seed" $(resumed "$out/$name")
     ;;
