@@ -499,6 +499,20 @@ def test_a_judge_pays_a_solver_and_the_run_resumes(world):
         assert row == pytest.approx(other, rel=1e-4, abs=1e-5)
 
 
+def test_questions_without_answers_are_held_out_for_the_win_rate_alone(world):
+    rows = [{"question": f"how about {n}"} for n in range(20)]
+    (world / "twenty.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    flags = [*JUDGED[:-4], "--train_data", "twenty.jsonl", "--max_steps", 1]
+    done = train(world, *flags, "--output_dir", "held")
+    assert "2 of 20 questions of --train_data are held out" in done.stderr
+    for row in metrics(world / "held"):
+        held_out = {key for key in row if key.startswith("eval/")}
+        names = ("reward/win_rate", "reward/unanswered", "completions/mean_length")
+        assert held_out == {f"eval/{name}" for name in names}
+    lines = (world / "held" / "rollouts" / "eval-1.jsonl").read_text().splitlines()
+    assert [json.loads(line)["correct"] for line in lines] == [None, None]
+
+
 def test_a_function_of_ones_own_pays_a_solver(world):
     train(
         world,
