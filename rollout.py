@@ -228,9 +228,9 @@ def add_ref_logprobs(batches, reference, settings):
 def group_counts(groups):
     """{name: number} of this process's groups, to be summed over processes."""
     completions = [completion for group in groups for completion in group.completions]
-    scored = []  # the rewards of each group, without NaN
-    for group in groups:
-        scored.append([reward for reward in group.rewards if not math.isnan(reward)])
+    scored = [
+        [reward for reward in group.rewards if reward == reward] for group in groups
+    ]  # no NaN
     spread = [rewards for rewards in scored if rewards and max(rewards) - min(rewards) > 1e-6]
     return {
         "groups": len(groups),
