@@ -105,10 +105,7 @@ def sample(policy, task, groups, num_generations, settings):
 
 
 def rewards(task, groups, settings):
-    """The task's rewards of this process's groups, (groups, num_generations) in fp32.
-
-    NaN: the reward function gave None, so the completion is not scored.
-    """
+    """Rewards of this process's groups, (groups, num_generations) in fp32; NaN for no reward."""
     values = task.rewards(groups) if groups else []
     return torch.tensor(values, dtype=torch.float32).view(len(groups), settings.num_generations)
 
@@ -228,9 +225,7 @@ def add_ref_logprobs(batches, reference, settings):
 def group_counts(groups):
     """{name: number} of this process's groups, to be summed over processes."""
     completions = [completion for group in groups for completion in group.completions]
-    scored = [
-        [reward for reward in group.rewards if reward == reward] for group in groups
-    ]  # no NaN
+    scored = [[value for value in group.rewards if not math.isnan(value)] for group in groups]
     spread = [rewards for rewards in scored if rewards and max(rewards) - min(rewards) > 1e-6]
     return {
         "groups": len(groups),
