@@ -264,7 +264,7 @@ def test_killed_and_resumed_is_the_same_file(run, monkeypatch, tmp_path, questio
         assert run(*arguments, folder)[0] == 130 and (folder / "rows.jsonl").read_bytes() == partial
     for more, problem in [
         (["--seed", 1], "--seed: "),
-        (["--temperature", 0], "--temperature: "),
+        (["--temperature", 0.7], "--temperature: "),
         (["--limit", 5], "--limit: "),
     ]:
         code, _, err = run(*arguments, tmp_path / "whole", *more)

@@ -499,7 +499,7 @@ def test_results_of_other_settings_or_pairs_are_not_mixed(batch, tmp_path, pairs
     whole = out.read_bytes()
     for more, problem in [
         (["--seed", "1"], "--seed: "),
-        (["--temperature", "0"], "--temperature: "),
+        (["--temperature", "0.7"], "--temperature: "),
         (["--one_order"], "--one_order: "),
         (["--style", "direct"], "was made with 'rrm', not 'direct'"),
     ]:
