@@ -16,15 +16,16 @@ ARCHITECTURES = {
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
 }
-FIELD_TYPES = {  # of the fields that config.json may leave out
+SIZES = "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads".split()
+COUNTS = "max_position_embeddings num_key_value_heads head_dim sliding_window".split()
+FIELD_TYPES = {  # of the fields that model.py knows; config.json may leave them out, but no size
     str: ("model_type", "hidden_act"),
     list: ("architectures", "layer_types"),
     dict: ("rope_scaling", "rope_parameters"),
-    int: ("max_position_embeddings", "num_key_value_heads", "head_dim", "sliding_window"),
+    int: (*SIZES, *COUNTS),  # all are above 0
     bool: ("tie_word_embeddings", "attention_bias", "mlp_bias", "use_sliding_window"),
     (int, float): ("rms_norm_eps", "rope_theta", "partial_rotary_factor", "max_window_layers"),
 }
-SIZES = "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads".split()
 ROPE_NUMBERS = {  # RoPE type -> its positive numbers
     "default": ["rope_theta"],
     "llama3": "rope_theta factor low_freq_factor high_freq_factor "
@@ -87,7 +88,9 @@ def check_model_folder(folder):
         )
     for kind, fields in FIELD_TYPES.items():
         for field in fields:
-            if config.get(field) is not None and not isinstance(config[field], kind):
+            value = config.get(field)
+            fits = type(value) is int and value > 0 if kind is int else isinstance(value, kind)
+            if not fits and (value is not None or field in SIZES):
                 raise wrong_field(path, field, config)
     model_type = config.get("model_type")
     expected = ARCHITECTURES.get(model_type)
@@ -97,12 +100,7 @@ def check_model_folder(folder):
             f"{path}: architecture {architecture!r} (model_type {model_type!r}) is not supported: "
             "use a Llama, Qwen2 or Qwen3 causal language model"
         )
-    given = {name: value for name, value in config.items() if value is not None}
-    sizes = {"num_key_value_heads": 1, "head_dim": 2} | given
-    for field in (*SIZES, "num_key_value_heads", "head_dim"):
-        if type(sizes.get(field)) is not int or sizes[field] <= 0:
-            raise wrong_field(path, field, config)
-    if sizes["num_attention_heads"] % sizes["num_key_value_heads"]:
+    if config["num_attention_heads"] % (config.get("num_key_value_heads") or 1):
         raise wrong_field(path, "num_key_value_heads", config)
     for feature in unsupported_features(config):
         raise BadInput(f"{path}: {feature} is not supported: use a checkpoint without it")
@@ -149,7 +147,7 @@ def unsupported_features(config):
         yield "attention to later tokens"
     if config.get("mlp_bias") and config["model_type"] != "llama":
         yield "field 'mlp_bias'"
-    known = set(SIZES).union(*FIELD_TYPES.values())
+    known = set().union(*FIELD_TYPES.values())
     for name, value in config.items():
         is_neutral = not value or value == 1 and value is not True
         if COMPUTES.search(name) and not (name in known or HARMLESS.search(name) or is_neutral):
@@ -234,7 +232,9 @@ def read_weights(model, folder):
     """
     shapes = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
     missing = {name for name in shapes if ".lora_" not in name}
-    embedding, head = None, None
+    if model.config.tied:  # some folders store the head a second time
+        shapes["lm_head.weight"] = shapes["embed_tokens.weight"]
+    found, tied = set(), []  # names; the tensors that have to be equal
     for path in weight_files(Path(folder)):
         try:
             with safe_open(path, framework="pt") as file:
@@ -242,35 +242,31 @@ def read_weights(model, folder):
                     name, stored = key.removeprefix("model."), file.get_slice(key)
                     if name.endswith("rotary_emb.inv_freq"):
                         continue  # old folders store the frequencies of RoPE
-                    # Some folders store a tied head a second time.
-                    is_second = name == "lm_head.weight" and name not in shapes
-                    expected = shapes.get("embed_tokens.weight" if is_second else name)
                     shape, dtype = tuple(stored.get_shape()), stored.get_dtype()
-                    if shape != expected or dtype not in PLAIN_DTYPES:
+                    if shape != shapes.get(name) or dtype not in PLAIN_DTYPES:
                         raise BadInput(
                             f"{path}: tensor {key!r} is {shape} of {dtype}, config.json asks for "
-                            f"{expected} of {', '.join(PLAIN_DTYPES)}: they do not match"
+                            f"{shapes.get(name)} of {', '.join(PLAIN_DTYPES)}: they do not match"
                         )
-                    if is_second:
-                        head = file.get_tensor(key)
-                        continue
-                    if name not in missing:
+                    if name in found:
                         raise BadInput(f"{path}: tensor {key!r} is stored twice: remove one")
-                    missing.discard(name)
+                    found.add(name)
                     tensor = file.get_tensor(key)
-                    if name == "embed_tokens.weight":
-                        embedding = tensor
-                    yield name, tensor
+                    if model.config.tied and name in ("embed_tokens.weight", "lm_head.weight"):
+                        tied.append(tensor)
+                    if name in missing:
+                        yield name, tensor
         except SafetensorError as error:
             raise BadInput(
                 f"{path}: not a complete safetensors file ({error}): download it again"
             ) from error
+    missing -= found
     if missing:
         raise BadInput(
             f"{folder}: {len(missing)} of {len(shapes)} tensors are missing, such as "
             f"{min(missing)!r}: download the folder again"
         )
-    if head is not None and not head.equal(embedding):
+    if not all(tensor.equal(tied[0]) for tensor in tied):
         raise BadInput(
             f"{folder}/config.json: tie_word_embeddings is true, but lm_head.weight differs from "
             "embed_tokens.weight: write false to use both"
@@ -285,34 +281,18 @@ def save_model_folder(folder, weights, config, config_changes=None, adapter=None
     weights: {parameter name: tensor}. config: the config.json that the model was loaded with.
     adapter: the model's own, if any; then it alone is saved, in PEFT's format.
     """
-    from safetensors.torch import save_file  # imports torch
+    from huggingface_hub import save_torch_state_dict  # imports torch
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if adapter:
         adapter.save(folder, weights, config | (config_changes or {}))
         return
-    shards = split_into_shards(weights)
-    names = ["model.safetensors"]
-    if len(shards) > 1:
-        names = [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
-        weight_map = {key: name for name, shard in zip(names, shards) for key in shard}
-        write_json(folder / INDEX, {"metadata": {}, "weight_map": weight_map})
-    for name, shard in zip(names, shards):
-        save_file(shard, folder / name, metadata={"format": "pt"})
-    dtype = str(next(iter(shards[0].values())).dtype).removeprefix("torch.")
+    stored = {}
+    for name, tensor in weights.items():
+        key = name if name.startswith(("lm_head.", "score.")) else "model." + name
+        stored[key] = tensor.detach().cpu()
+    save_torch_state_dict(stored, folder, max_shard_size=MAX_SHARD_BYTES)
+    dtype = str(next(iter(stored.values())).dtype).removeprefix("torch.")
     config = {key: value for key, value in config.items() if key != "torch_dtype"}
     write_json(folder / "config.json", config | {"dtype": dtype} | (config_changes or {}))
-
-
-def split_into_shards(weights):
-    """[{checkpoint key: tensor on the CPU}, ...], each of at most MAX_SHARD_BYTES where it can."""
-    shards, shard_bytes = [{}], 0
-    for name, tensor in weights.items():
-        if shards[-1] and shard_bytes + tensor.nbytes > MAX_SHARD_BYTES:
-            shards.append({})
-            shard_bytes = 0
-        key = name if name.startswith(("lm_head.", "score.")) else "model." + name
-        shards[-1][key] = tensor.detach().cpu().contiguous()
-        shard_bytes += tensor.nbytes
-    return shards

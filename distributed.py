@@ -9,7 +9,6 @@ the step and an item's id.
 """
 
 import contextlib
-import json
 import math
 import os
 import shutil
@@ -44,12 +43,21 @@ class Runtime:
     def is_main(self):
         return self.rank == 0
 
-    def sum(self, *numbers):
-        """The sum of each number over all processes, as floats (fp64, so that counts are exact)."""
-        values = torch.tensor(numbers, dtype=torch.float64, device=self.device)
+    def gather(self, value):
+        """The list of every process's value (anything that can be pickled), in rank order."""
+        parts = [value]
         if self.world_size > 1:
-            dist.all_reduce(values)
-        return values.tolist()
+            parts = [None] * self.world_size
+            dist.all_gather_object(parts, value)
+        return parts
+
+    def barrier(self):
+        """Returns when every process has come this far."""
+        self.gather(None)
+
+    def sum(self, *numbers):
+        """The sum of each number over all processes, as floats."""
+        return [float(sum(parts)) for parts in zip(*self.gather(numbers))]
 
     def sum_by_name(self, numbers):
         """{name: number} -> {name: sum over all processes}.
@@ -63,23 +71,7 @@ class Runtime:
         return {name: sum(part[name] for part in parts) for name in numbers}
 
     def max(self, number):
-        value = torch.tensor(float(number), dtype=torch.float64, device=self.device)
-        if self.world_size > 1:
-            dist.all_reduce(value, op=dist.ReduceOp.MAX)
-        return value.item()
-
-    def gather(self, value):
-        """The list of every process's value (anything that JSON can hold), in rank order."""
-        if self.world_size == 1:
-            return [value]
-        parts = [None] * self.world_size
-        dist.all_gather_object(parts, json.dumps(value))
-        return [json.loads(part) for part in parts]
-
-    def barrier(self):
-        """Returns when every process has come this far."""
-        if self.world_size > 1:
-            self.sum(0)
+        return max(self.gather(number))
 
 
 @contextlib.contextmanager

@@ -3,9 +3,9 @@
 Each docstring names the plain code that the operation equals up to rounding. That code runs on a
 GPU, and on a CPU if this file is deleted (kernels/__init__.py).
 
-They use four facts about CPUs. Calls on small tensors cost more than their arithmetic. Numbers in
-the cache are read several times as fast as numbers in memory. Products of contiguous matrices are
-faster. Processors with AVX512-BF16 multiply bf16 faster than fp32.
+They use three facts about CPUs. Numbers in the cache are read several times as fast as numbers in
+memory. Products of contiguous matrices are faster. Processors with AVX512-BF16 multiply bf16 faster
+than fp32.
 """
 
 import functools
