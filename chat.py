@@ -44,13 +44,11 @@ def load_tokenizer(folder_or_name):
     from transformers import AutoTokenizer  # slow to import, and may import torch
 
     folder = Path(folder_or_name)
-    files = [folder / name for name in ("tokenizer.json", "tokenizer.model", "vocab.json")]
+    files = ("tokenizer.json", "tokenizer.model", "vocab.json")
     fix = "copy tokenizer.json, tokenizer_config.json and chat_template.jinja from its base model"
     # transformers may make an empty tokenizer out of config.json alone.
-    if folder.is_dir() and not any(file.exists() for file in files):
+    if folder.is_dir() and not any((folder / name).exists() for name in files):
         raise BadInput(f"{folder}: no tokenizer.json: {fix}")
-    if files[0].exists():  # it may be a Git LFS pointer, or a download that broke off
-        parse_json(read_text(files[0], "tokenizer"), str(files[0]))
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder_or_name, trust_remote_code=False)
     except Exception as error:  # transformers and tokenizers raise many kinds, even Exception
@@ -115,14 +113,10 @@ def opens_think(tokenizer, prompt_ids):
 
     The completion then lacks the opening tag.
     """
-    think = tokenizer.get_added_vocab().get("<think>")
     tail = prompt_ids[-16:]
-    if think is None:  # the tag is plain text for this model
-        return tokenizer.decode(tail).rstrip().endswith("<think>")
-    if think not in tail:
-        return False
-    last = len(tail) - 1 - tail[::-1].index(think)
-    return not tokenizer.decode(tail[last + 1 :]).strip()
+    think = tokenizer.get_added_vocab().get("<think>")  # None: the tag is plain text for this model
+    is_written = think is None or think in tail  # the text of a message is no such token
+    return is_written and tokenizer.decode(tail).rstrip().endswith("<think>")
 
 
 def decode_completion(tokenizer, tokens, stop_token_ids):
@@ -385,9 +379,8 @@ def rename_tokens(state, names):
     if model.get("unk_token"):
         model["unk_token"] = names.get(model["unk_token"], model["unk_token"])
     if "merges" in model:
-        prefix = model.get("continuing_subword_prefix") or ""
         model["merges"] = [
             (left, right)
             for left, right in model["merges"]
-            if names.keys().isdisjoint((left, right, left + right.removeprefix(prefix)))
+            if names.keys().isdisjoint((left, right, left + right))
         ]

@@ -12,7 +12,7 @@ import torch
 
 from chat import decode_completion, encode_chat, opens_think
 from cli import BadInput, note
-from model import Pack, pack_groups
+from model import Pack, pack_groups, split_by_budget
 from progress import progress_line
 from runlog import append_rows, json_lines, write_atomically
 from sampler import generate
@@ -177,23 +177,19 @@ def micro_batches(groups, settings, runtime):
 def chunks(groups, budget):
     """Divides groups into chunks of at most `budget` tokens, [(group, [completion index, ...])].
 
-    A prompt is repeated only where its group is divided.
+    Only a group that alone has more tokens is divided, and its prompt is repeated.
     """
-    chunk, size = [], 0
+    parts = []
     for group in groups:
-        for index, completion in enumerate(group.completions):
-            is_new = not chunk or chunk[-1][0] is not group
-            cost = len(completion.tokens) + (len(group.prompt) if is_new else 0)
-            if chunk and size + cost > budget:
-                yield chunk
-                chunk, size, is_new = [], 0, True
-                cost = len(completion.tokens) + len(group.prompt)
-            if is_new:
-                chunk.append((group, []))
-            chunk[-1][1].append(index)
-            size += cost
-    if chunk:
-        yield chunk
+        lengths = enumerate(len(completion.tokens) for completion in group.completions)
+        for part in split_by_budget(lengths, lambda item: item[1], budget - len(group.prompt)):
+            parts.append((group, [index for index, _ in part]))
+
+    def size(part):
+        group, indices = part
+        return len(group.prompt) + sum(len(group.completions[i].tokens) for i in indices)
+
+    return split_by_budget(parts, size, budget)
 
 
 def micro_batch(chunk, device):

@@ -313,8 +313,7 @@ def check_arguments(model, prompts, settings, seeds, counts):
 def row_budget(model, num_tokens, prompt_length, num_generations):
     """How many rows fit into memory, together with their share of the prompts.
 
-    On a GPU: half of the free memory, at most 256 rows. On a CPU: 4 GiB and at most 64 rows. A
-    small model spends a step on the overhead of calls, so up to 256 rows with 128 MiB of keys run.
+    They take half of the free memory of a GPU or 4 GiB of a CPU's, and are at most 256.
     """
     config, weight = model.config, model.embed_tokens.weight
     kv_size = config.num_layers * config.num_kv_heads * config.head_dim
@@ -322,14 +321,12 @@ def row_budget(model, num_tokens, prompt_length, num_generations):
     # `generate` makes twice as many slots as complete groups, but not more than rows
     slots_per_row = min(1, 2 / num_generations)
     bytes_per_row = bytes_per_token * (num_tokens + prompt_length * slots_per_row)
-    if weight.device.type != "cuda":
-        fit_memory = min(64, int(2**32 // bytes_per_row))
-        small_enough = min(256, int(2**27 // bytes_per_row))
-        return max(1, fit_memory, small_enough)
-    free, _ = torch.cuda.mem_get_info(weight.device)
-    reserved = torch.cuda.memory_reserved(weight.device)  # PyTorch holds it, used or not
-    free += reserved - torch.cuda.memory_allocated(weight.device)
-    return max(1, min(256, int(free // 2 // bytes_per_row)))
+    memory = 2**32
+    if weight.is_cuda:
+        free, _ = torch.cuda.mem_get_info(weight.device)
+        reserved = torch.cuda.memory_reserved(weight.device)  # PyTorch holds it, used or not
+        memory = (free + reserved - torch.cuda.memory_allocated(weight.device)) // 2
+    return max(1, min(256, int(memory // bytes_per_row)))
 
 
 @torch.inference_mode()
