@@ -9,7 +9,7 @@ written are stored in its row. A new token attends to both parts, and the two re
 import torch
 
 from kernels import cpu_kernels
-from kernels.packed_attention import attention, heads_first
+from kernels.packed_attention import packed_attention
 
 WIDTH = 64  # decoding looks at a multiple of this many tokens: a GPU prefers such shapes
 
@@ -27,25 +27,19 @@ class KVCache:
         self.prompts = KeyValueTable(config, num_slots, padded(prompt_length), like=weight)
         self.rows = KeyValueTable(config, num_rows, padded(num_tokens), like=weight)
 
-    def prefill_attention(self, prompt_lengths, slots):
-        """Returns the `attend` function for prompts, one after another in the flat tokens.
+    def prefill_attention(self, pack, slots):
+        """Returns the `attend` function for a Pack of prompts, one for each of the slots.
 
-        It stores their keys and values in their slots.
+        It stores their keys and values in the slots.
         """
-        device = self.prompts.table.device
-        lengths = torch.tensor(prompt_lengths, device=device)
-        positions = torch.cat([torch.arange(n, device=device) for n in prompt_lengths])  # (tokens,)
-        token_slots = torch.tensor(slots, device=device).repeat_interleave(lengths)  # (tokens,)
-        index = self.prompts.index(token_slots, positions)
+        lengths = torch.tensor([length for length, _ in pack.pieces])
+        token_slots = torch.tensor(slots).repeat_interleave(lengths).to(pack.tokens.device)
+        index = self.prompts.index(token_slots, pack.positions)
+        attend_to_pack = packed_attention(pack)
 
         def attend(layer, queries, keys, values):
             self.prompts.write(layer, index, keys, values)
-            parts = zip(*[x.split(prompt_lengths) for x in (queries, keys, values)])
-            outputs = []
-            for part in parts:
-                output = attention(*map(heads_first, part), is_causal=True)
-                outputs.append(output[0].transpose(0, 1))  # (its tokens, heads, head_dim)
-            return torch.cat(outputs)  # (tokens, heads, head_dim)
+            return attend_to_pack(layer, queries, keys, values)
 
         return attend
 

@@ -275,7 +275,9 @@ class Pack:
     predictors: torch.Tensor  # (targets,) index of the token whose hidden state predicts the target
     targets: torch.Tensor  # (targets,) all completion tokens, completion after completion
     sequence_ids: torch.Tensor  # (targets,) the completion of a target, counted over all groups
-    spans: list  # per group: (prompt start, prompt end, [(start, end) of each completion's tokens])
+    pieces: (
+        list  # prompts and completions: (number of tokens, index of the piece that is its prompt)
+    )
 
 
 def pack_groups(groups, device="cpu"):
@@ -290,13 +292,14 @@ def pack_groups(groups, device="cpu"):
     Padded training computes G * (prompt + longest completion) tokens for a group of G completions;
     this computes prompt + sum of completions.
     """
-    tokens, positions, predictors, targets, sequence_ids, spans = [], [], [], [], [], []
+    tokens, positions, predictors, targets, sequence_ids, pieces = [], [], [], [], [], []
     num_sequences = 0
     for prompt, completions in groups:
-        prompt_start, prompt_end = len(tokens), len(tokens) + len(prompt)
+        prompt_piece = len(pieces)
+        pieces.append((len(prompt), prompt_piece))
         tokens += prompt
         positions += range(len(prompt))
-        completion_spans = []
+        prompt_end = len(tokens)
         for completion in completions:
             first = len(tokens)
             tokens += completion[:-1]
@@ -305,14 +308,13 @@ def pack_groups(groups, device="cpu"):
             targets += completion
             sequence_ids += [num_sequences] * len(completion)
             num_sequences += 1
-            if len(tokens) > first:
-                completion_spans.append((first, len(tokens)))
-        spans.append((prompt_start, prompt_end, completion_spans))
+            if len(completion) > 1:
+                pieces.append((len(completion) - 1, prompt_piece))
     columns = [
         torch.tensor(column, dtype=torch.long, device=device)
         for column in (tokens, positions, predictors, targets, sequence_ids)
     ]
-    return Pack(*columns, spans)
+    return Pack(*columns, pieces)
 
 
 def split_by_budget(items, size, budget):

@@ -26,7 +26,7 @@ import torch
 from kernels import cpu_kernels
 from kernels.logprob import matmul_fp32
 from kv_cache import KVCache, padded
-from model import Model, split_by_budget
+from model import Model, pack_groups, split_by_budget
 from seeding import hash64, uniforms
 
 PREFILL_TOKENS = 8192  # prompts that are computed together hold at most this many tokens
@@ -140,16 +140,12 @@ class Session:
             return len(self.prompts[prompt])
 
         for batch in split_by_budget(new_prompts, length, PREFILL_TOKENS):
-            lengths = [length(prompt) for prompt in batch]
+            pack = pack_groups([(self.prompts[prompt], []) for prompt in batch], self.device)
             slots = [self.slots.index(prompt) for prompt in batch]
-            tokens = [token for prompt in batch for token in self.prompts[prompt]]
-            positions = [position for prompt in batch for position in range(length(prompt))]
-            tokens = torch.tensor(tokens, device=self.device)  # (tokens,)
-            positions = torch.tensor(positions, device=self.device)
-            attend = self.cache.prefill_attention(lengths, slots)
-            hidden = self.model(tokens, positions, attend)  # (tokens, hidden_size)
-            ends = torch.tensor(lengths, device=self.device).cumsum(0)
-            self.last_hidden[slots] = hidden[ends - 1]
+            attend = self.cache.prefill_attention(pack, slots)
+            hidden = self.model(pack.tokens, pack.positions, attend)  # (tokens, hidden_size)
+            last = [end - 1 for end in itertools.accumulate(map(length, batch))]
+            self.last_hidden[slots] = hidden[last]
 
     def arrange_queries(self):
         """Prepares what KVCache.decode_attention needs. It changes when rows come or go."""

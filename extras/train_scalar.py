@@ -8,6 +8,7 @@ The folder that it writes loads with transformers' AutoModelForSequenceClassific
 `ScalarJudge(folder).play(query, candidates)` ranks answers in elo.py and tournament.py.
 """
 
+import itertools
 import json
 import random
 from dataclasses import dataclass
@@ -51,7 +52,7 @@ class ScalarModel(nn.Module):
         """Lists of token ids -> scores (sequences,), read from each sequence's last token."""
         pack = pack_groups([(tokens, []) for tokens in sequences], self.model.device)
         hidden = self.model(pack.tokens, pack.positions, packed_attention(pack))
-        last = [end - 1 for _, end, _ in pack.spans]
+        last = [end - 1 for end in itertools.accumulate(length for length, _ in pack.pieces)]
         return self.score(hidden[last])[:, 0]  # (tokens, hidden_size) -> (sequences,)
 
     def save_pretrained(self, folder, tokenizer):

@@ -12,22 +12,19 @@ def packed_attention(pack):
     The tokens are cut into pieces, one for each prompt and each completion. A prompt attends to
     itself, and a completion to its prompt and itself. Both are causal.
     """
-    lengths, prompt_indices, masks = [], [], []  # of each piece; which piece is its prompt
-    for start, end, completions in pack.spans:
-        prompt_indices += [len(lengths)] * (1 + len(completions))
-        lengths.append(end - start)
-        masks.append(causal_mask(end - start, end - start, pack.tokens.device))
-        for first, last in completions:
-            lengths.append(last - first)
-            num_keys = end - start + last - first
-            masks.append(causal_mask(last - first, num_keys, pack.tokens.device))
+    lengths = [length for length, _ in pack.pieces]
+    masks = []  # of each piece
+    for piece, (length, prompt) in enumerate(pack.pieces):
+        masks.append({"is_causal": True})
+        if piece != prompt:
+            masks[piece] = causal_mask(length, lengths[prompt] + length, pack.tokens.device)
 
     def attend(layer, queries, keys, values):
         queries = queries.split(lengths)  # of each piece (its tokens, heads, head_dim)
         keys = keys.split(lengths)  # of each piece (its tokens, kv_heads, head_dim)
         values = values.split(lengths)
         outputs = []
-        for piece, prompt in enumerate(prompt_indices):
+        for piece, (_, prompt) in enumerate(pack.pieces):
             piece_keys, piece_values = keys[piece], values[piece]
             if piece != prompt:
                 piece_keys = torch.cat((keys[prompt], piece_keys))
@@ -36,7 +33,7 @@ def packed_attention(pack):
                 heads_first(queries[piece]),  # (1, heads, queries, head_dim)
                 heads_first(piece_keys),
                 heads_first(piece_values),
-                attn_mask=masks[piece],
+                **masks[piece],
             )
             outputs.append(output[0].transpose(0, 1))  # (its tokens, heads, head_dim)
         return torch.cat(outputs)  # (tokens, heads, head_dim)
@@ -45,13 +42,14 @@ def packed_attention(pack):
 
 
 def causal_mask(num_queries, num_keys, device):
-    """The last query sees all keys, the one before it all but the last, and so on."""
+    """An option of `attention`: the last query sees all keys, the one before it one less, ..."""
     if device.type == "cpu":
         every_pair = torch.ones(num_queries, num_keys, dtype=torch.bool)
-        return every_pair.tril(num_keys - num_queries)
+        return {"attn_mask": every_pair.tril(num_keys - num_queries)}
     from torch.nn.attention.bias import causal_lower_right  # imports Triton: slow
 
-    return causal_lower_right(num_queries, num_keys)  # flash attention knows this mask alone
+    # flash attention knows this mask alone
+    return {"attn_mask": causal_lower_right(num_queries, num_keys)}
 
 
 def heads_first(x):

@@ -1,5 +1,7 @@
 """The definition of attention in a Pack, which kernels/packed_attention.py is compared with."""
 
+import itertools
+
 import torch
 
 from kernels.packed_attention import attention, heads_first
@@ -12,11 +14,11 @@ def masked_attention(pack):
     """
     num_tokens = len(pack.tokens)
     allowed = torch.zeros(num_tokens, num_tokens, dtype=torch.bool, device=pack.tokens.device)
-    for start, end, completions in pack.spans:
-        allowed[start:end, start:end] = True
-        for first, last in completions:
-            allowed[first:last, start:end] = True
-            allowed[first:last, first:last] = True
+    ends = list(itertools.accumulate(length for length, _ in pack.pieces))
+    spans = [slice(end - length, end) for end, (length, _) in zip(ends, pack.pieces)]
+    for own, (_, prompt) in zip(spans, pack.pieces):
+        allowed[own, own] = True
+        allowed[own, spans[prompt]] = True
     allowed = allowed.tril()  # j <= i
 
     def attend(layer, queries, keys, values):
