@@ -77,16 +77,15 @@ class Config:
         )
 
 
-def inverse_frequencies(config):
+def inverse_frequencies(config, device):
     """RoPE's rotations in radians per position, (head_dim / 2,) in fp32 (arXiv 2104.09864, 3.2).
 
     Llama 3 stretches the long wavelengths (`apply_scaling` in its reference code).
     """
-    exponents = torch.arange(0, config.head_dim, 2, dtype=torch.int64).float() / config.head_dim
-    frequencies = 1.0 / config.rope["rope_theta"] ** exponents
-    if config.rope["rope_type"] != "llama3":
+    rope, dimensions = config.rope, torch.arange(0, config.head_dim, 2, device=device)
+    frequencies = 1.0 / rope["rope_theta"] ** (dimensions.float() / config.head_dim)
+    if rope["rope_type"] != "llama3":
         return frequencies
-    rope = config.rope
     turns = rope["original_max_position_embeddings"] * frequencies / (2 * torch.pi)
     low, high = rope["low_freq_factor"], rope["high_freq_factor"]
     share = ((turns - low) / (high - low)).clamp(0, 1)  # of the frequency that is not stretched
@@ -102,16 +101,6 @@ def rotate(x, cos, sin):
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
 
-class RMSNorm(nn.Module):
-    def __init__(self, size, eps):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(size))
-        self.eps = eps
-
-    def forward(self, x):
-        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
-
-
 class Attention(nn.Module):
     def __init__(self, config):
         super().__init__()
@@ -122,8 +111,8 @@ class Attention(nn.Module):
         self.k_proj = nn.Linear(config.hidden_size, kv_size, bias=config.qkv_bias)
         self.v_proj = nn.Linear(config.hidden_size, kv_size, bias=config.qkv_bias)
         self.o_proj = nn.Linear(query_size, config.hidden_size, bias=config.output_bias)
-        self.q_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else None
-        self.k_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else None
+        self.q_norm = nn.RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else None
+        self.k_norm = nn.RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else None
 
     def forward(self, x, cos, sin, layer, attend):
         queries = self.q_proj(x).view(len(x), -1, self.head_dim)  # (tokens, heads, head_dim)
@@ -153,8 +142,8 @@ class Block(nn.Module):
         super().__init__()
         self.self_attn = Attention(config)
         self.mlp = MLP(config)
-        self.input_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
-        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.input_layernorm = nn.RMSNorm(config.hidden_size, config.norm_eps)
+        self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, config.norm_eps)
 
     def forward(self, x, cos, sin, layer, attend):
         x = x + self.self_attn(self.input_layernorm(x), cos, sin, layer, attend)
@@ -171,10 +160,9 @@ class Model(nn.Module):
         self.gradient_checkpointing = False
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Block(config) for _ in range(config.num_layers))
-        self.norm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.norm = nn.RMSNorm(config.hidden_size, config.norm_eps)
         if not config.tied:
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        self._frequencies = None  # made on first use: the meta device holds no numbers
         if adapter:
             adapter.add_to(self)
 
@@ -189,9 +177,7 @@ class Model(nn.Module):
 
     def rope_tables(self, positions, dtype):
         """cos and sin at positions (tokens,), each (tokens, 1, head_dim / 2), computed in fp32."""
-        if self._frequencies is None or self._frequencies.device != positions.device:
-            self._frequencies = inverse_frequencies(self.config).to(positions.device)
-        angles = positions[:, None].float() * self._frequencies
+        angles = positions[:, None].float() * inverse_frequencies(self.config, positions.device)
         return angles.cos().to(dtype)[:, None], angles.sin().to(dtype)[:, None]
 
     def forward(self, tokens, positions, attend):
@@ -217,16 +203,21 @@ class Model(nn.Module):
         return token_logprobs(hidden[pack.predictors], self.head_weight, pack.targets, temperature)
 
     @staticmethod
+    def without_values(name_or_folder, adapter=None):
+        """(a Model on the meta device, the folder of its weights). Raises BadInput."""
+        folder = resolve_model(name_or_folder)
+        config = Config.from_dict(check_model_folder(folder))
+        base, adapter = with_adapter(folder, adapter)
+        with torch.device("meta"):
+            return Model(config, adapter), base
+
+    @staticmethod
     def from_pretrained(name_or_folder, device="cpu", dtype=torch.bfloat16, adapter=None):
         """Loads the safetensors of a Hugging Face folder or hub name. Raises BadInput.
 
         adapter: the folder of a LoRA adapter. Its own weights are fp32, whatever the dtype.
         """
-        folder = resolve_model(name_or_folder)
-        config = Config.from_dict(check_model_folder(folder))
-        base, adapter = with_adapter(folder, adapter)
-        with torch.device("meta"):
-            model = Model(config, adapter)
+        model, base = Model.without_values(name_or_folder, adapter)
         weights = {}
         for name, tensor in read_weights(model, base):
             kept = torch.float32 if ".lora_" in name else dtype

@@ -116,19 +116,17 @@ def show_progress(bar, rows, warned):
         bar.update(row["step"] - bar.n)
         bar.set_postfix_str(line.split("  held-out")[0])
     if bar.disable or "held-out" in line:
-        note_above(bar, f"step {row['step']}  {line}  {row['step_time']:.1f} s")
+        note_above_bar(f"step {row['step']}  {line}  {row['step_time']:.1f} s")
     for warning in warnings_for(rows):
         metric = warning.split()[0]
         if row["step"] >= warned.get(metric, -20) + 20:
             warned[metric] = row["step"]
-            note_above(bar, f"warning: {warning}")
+            note_above_bar(f"warning: {warning}")
 
 
-def note_above(bar, text):
-    if bar.disable:
+def note_above_bar(text):
+    with tqdm.external_write_mode(sys.stderr):
         note(text)
-    else:
-        bar.write(text, file=sys.stderr)
 
 
 def summarize(output_dir, settings):

@@ -309,14 +309,11 @@ def write_rollouts(path, task, groups, runtime):
 
 def write_rows(path, own_rows, runtime):
     """A JSON-lines file of all processes' rows: one row of each process in turn."""
-    rows_by_process = runtime.gather(own_rows)
-    if not runtime.is_main:
-        return
-    rows = []
-    for round_of_rows in itertools.zip_longest(*rows_by_process):
-        rows += [row for row in round_of_rows if row is not None]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json_lines(rows))
+    turns = itertools.zip_longest(*runtime.gather(own_rows))
+    if runtime.is_main:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rows = [row for turn in turns for row in turn if row is not None]
+        write_atomically(path, json_lines(rows))
 
 
 def evaluate(policy, task, items, settings, path):

@@ -11,8 +11,8 @@ from torch.distributed.fsdp import (
     register_fsdp_forward_method,
 )
 
-from checkpoint import check_model_folder, read_weights, resolve_model, with_adapter
-from model import Config, Model
+from checkpoint import read_weights
+from model import Model
 
 
 def load_shards(folder, runtime, dtype, adapter):
@@ -20,11 +20,8 @@ def load_shards(folder, runtime, dtype, adapter):
 
     No process ever holds more than its shards and one full tensor.
     """
-    folder = resolve_model(folder)
-    config = Config.from_dict(check_model_folder(folder))
-    base, adapter = with_adapter(folder, adapter)
-    with torch.device("meta"):
-        model = Model(config, adapter).to(dtype)
+    model, base = Model.without_values(folder, adapter)
+    model.to(dtype)
     mesh = dist.device_mesh.init_device_mesh(runtime.device.type, (runtime.world_size,))
     precision = MixedPrecisionPolicy(
         param_dtype=runtime.dtype, reduce_dtype=torch.float32, cast_forward_inputs=False

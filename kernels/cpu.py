@@ -3,9 +3,8 @@
 Each docstring names the plain code that the operation equals up to rounding. That code runs on a
 GPU, and on a CPU if this file is deleted (kernels/__init__.py).
 
-They use three facts about CPUs. Numbers in the cache are read several times as fast as numbers in
-memory. Products of contiguous matrices are faster. Processors with AVX512-BF16 multiply bf16 faster
-than fp32.
+They use two facts about CPUs. Products of contiguous matrices are faster. Processors with
+AVX512-BF16 multiply bf16 faster than fp32.
 """
 
 import functools
@@ -14,8 +13,6 @@ from contextlib import contextmanager
 
 import torch
 
-# Row operations take as many rows of logits at once as stay in the cache: 4.5x faster.
-ROW_TILE_BYTES = 3 << 20
 CAST_ROWS = 4096  # rows of a bf16 matrix that are turned into fp32 at once
 # A block of 64 tokens of all rows is contiguous in kv_cache.KeyValueTable. bf16 products of
 # contiguous matrices are up to three times as fast as those of a part of a longer table.

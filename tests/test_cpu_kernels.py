@@ -156,13 +156,6 @@ def test_matmul_in_fp32_of_bf16_matrices(rows, columns, accumulate, monkeypatch)
         torch.testing.assert_close(out.double(), expected, atol=1e-5, rtol=0)
 
 
-def test_row_tiles_are_large_without_the_file(monkeypatch):
-    logits = torch.zeros(1, 1).expand(1000, 50_000)
-    assert len(logprob.row_tiles(logits)) > 50
-    monkeypatch.setattr(kernels, "CPU_KERNELS_EXIST", False)
-    assert len(logprob.row_tiles(logits)) == 1
-
-
 @pytest.mark.skipif(not has_bf16, reason="needs a processor that multiplies bf16")
 def test_reordered_weights_give_the_plain_products_and_go_away(monkeypatch):
     model, calls = random_model(torch.bfloat16), []

@@ -233,7 +233,7 @@ def test_chunks_do_not_change_results(dtype, monkeypatch):
     )
     whole = evaluate(token_logprobs, *inputs, 0.7, grads)
     monkeypatch.setitem(logprob.CHUNK_BYTES, "cpu", 7 * 1031 * 4)  # 7 tokens in fp32, 3 in fp64
-    monkeypatch.setattr(cpu, "ROW_TILE_BYTES", 2 * 1031 * 4)
+    monkeypatch.setitem(logprob.ROW_TILE_BYTES, "cpu", 2 * 1031 * 4)
     monkeypatch.setattr(cpu, "CAST_ROWS", 100)
     assert logprob.chunk_size(*inputs[:2]) == (3 if dtype == torch.float64 else 7)
     chunked = evaluate(token_logprobs, *inputs, 0.7, grads)
