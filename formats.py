@@ -6,7 +6,6 @@ uses. extras/formats.py has the formats of the official benchmarks.
 """
 
 import json
-import math
 import re
 
 import data
@@ -26,7 +25,8 @@ from questions import QUESTION
 
 # ---- messages in other forms ----
 
-ROLES = dict(human="user", gpt="assistant", function_call="assistant", observation="tool")
+ROLES = {"human": "user", "gpt": "assistant", "function_call": "assistant"}
+ROLES |= {"observation": "tool", "function": "tool", "developer": "system"}
 LIKE_MESSAGES = re.compile(  # begins like messages, names a role and a content
     r"""\s*\[?\s*\{(?=.*["'](content|value|tool_calls)["']\s*:)"""
     rf""".*["'](role|from)["']\s*:\s*["']({"|".join([*data.ROLES, *ROLES])})["']""",
@@ -121,10 +121,13 @@ def two_answers(row, where, prompt, first, second, label):
             f"{where}: {problem} ({first} {sides[0]!r:.40}, {second} {sides[1]!r:.40}; "
             f"other fields {list(row)!r:.80}): correct it"
         )
+    whole = row.pop("messages", None)  # UltraFeedback: chosen once more
+    if whole and not before:
+        whole = to_messages(whole, "messages", where)
+        before = other_before = whole[:-1] if whole[-1]["role"] == "assistant" else whole
     messages = joined(asked, before) if before == other_before else None
     if messages is None:
         return None
-    row.pop("messages", None)  # UltraFeedback: chosen once more
     if difference == 0 and first == "chosen":
         label = 0.5
     elif None not in (difference, label) and (difference > 0) - (difference < 0) != 1 - 2 * label:
@@ -158,9 +161,8 @@ def joined(prompt, before):
     inner, outer = (
         [(turn["role"], *turn["content"].split()) for turn in turns] for turns in (prompt, before)
     )
-    if any(outer[start : start + len(inner)] == inner for start in range(len(outer))):
-        return before
-    if inner[:-1] == outer:  # the prompt goes on to an answer
+    held = any(outer[start : start + len(inner)] == inner for start in range(len(outer)))
+    if held or inner[:-1] == outer:  # the latter: the prompt goes on to an answer
         return before
     return prompt if inner[-len(outer) :] == outer else None
 
@@ -182,12 +184,9 @@ def score_difference(row, answer):
 
 
 def number(value):
-    """A finite number, also as csv writes it; None for anything else."""
-    try:
-        found = float(value) if type(value) in (int, float, str) else math.nan
-    except (ValueError, OverflowError):
-        return None
-    return found if math.isfinite(found) else None
+    """A number, also as csv writes it; None for anything else."""
+    found = re.fullmatch(r"-?[0-9]{1,99}([.,][0-9]+)?(e[-+]?[0-9]{1,2})?", str(value))
+    return float(found[0].replace(",", ".")) if found else None
 
 
 # ---- readers ----
@@ -236,23 +235,29 @@ FORMATS = [
 ]
 
 
+def benchmarks():
+    """extras/formats.py; None in the core alone."""
+    try:
+        return load_extra("formats")
+    except BadInput:
+        return None
+
+
+def pair_formats():
+    return FORMATS + (benchmarks().FORMATS if benchmarks() else [])
+
+
 def find_format(row):
     """The first format of this file or questions.py that a row fits, or None."""
-    known_formats = FORMATS + benchmark_formats() + QUESTION_FORMATS
-    fitting = [known for known in known_formats if not missing_fields(row, known[1])]
+    fitting = [
+        known for known in pair_formats() + QUESTION_FORMATS if not missing_fields(row, known[1])
+    ]
     # A prompt with fields of unknown meaning is rather a misspelt row of another format.
     names = f"{QUESTION}|{data.ID_FIELDS}|source|data_source|meta|history|input"
     alone = {*names.split("|"), *SYSTEM}
     if not fitting or fitting[0][1] == QUESTION and not row.keys() <= alone:
         return None
     return fitting[0]
-
-
-def benchmark_formats():
-    try:
-        return load_extra("formats").FORMATS
-    except BadInput:  # the core alone
-        return []
 
 
 def misfit(row, known, name, where):
@@ -263,54 +268,15 @@ def misfit(row, known, name, where):
     missing = ", ".join(missing_fields(row, known[1]))
     if re.search(r"\.[ct]sv(\.gz)?$", name, re.IGNORECASE):
         where = f"{name} line 1"  # the names of the columns
-    return BadInput(
-        f"{where}: {missing} missing ({hint} {known[0]}; it has {list(row)!r:.200}): "
-        f"add it, or {renaming(row)}"
-    )
-
-
-# How the names of two answers differ in files that have to be renamed; the better one is first
-RANKED = [
-    ("chosen", "rejected"),
-    ("accepted", "rejected"),
-    ("better", "worse"),
-    ("winner", "loser"),
-]
-RANKED += [("preferred", "rejected"), ("preferred", "non_preferred"), ("correct", "incorrect")]
-NAMES = [*SIDES[2:], ("0", "1"), ("first", "second"), ("left", "right"), *RANKED]
-
-
-def renaming(row):
-    """Advice for columns that look like a question and two answers."""
-    texts = {n.lower(): n for n in row if row[n] and isinstance(row[n], (str, list))}
-    found = []  # (characters, names)
-    for name, old in texts.items():
-        for first, second in NAMES:
-            start, mark, end = name.rpartition(first)
-            other = texts.get(start + second + end)
-            if mark and other and not re.search("score|rating|reward|label", name):
-                size = len(f"{row[old]}{row[other]}")
-                found.append((size, old, other, (first, second) in RANKED))
-    new = ("query", "a", "b"), ("prompt", "chosen", "rejected")
-    if not found:
-        return f"rename its columns to {', '.join(new[0])} or {', '.join(new[1])}"
-    _, first, second, ranked = max(found)
-    words = "prompt|question|instruct|query|input|text|history"
-    asked = [name for name in row if re.search(words, name.lower()) and name != first]
-    old = asked[0] if asked else "the question", first, second
-    renamed = [f"{n:.40} to {better}" for n, better in zip(old, new[ranked]) if n != better]
-    return (
-        f"rename {', '.join(renamed)}; a label is 0 where a is better, 1 where b is, 0.5 for a tie"
-    )
+    problem = f"{missing} missing ({hint} {known[0]}; it has {list(row)!r:.200})"
+    advice = f"add it, or {benchmarks().renaming(row)}" if benchmarks() else "add it"
+    return BadInput(f"{where}: {problem}: {advice}")
 
 
 def nearest(row):
-    """The format of which a row has the most fields and lacks the fewest."""
+    """The format of which a row has the most fields and lacks the fewest; not "question alone"."""
 
     def fit(known):
         return len(known[1].split()) - 2 * len(missing_fields(row, known[1]))
 
-    known_formats = (
-        FORMATS + benchmark_formats() + data.FORMATS + QUESTION_FORMATS[:-1]
-    )  # without "question alone"
-    return max(reversed(known_formats), key=fit)
+    return max(reversed(pair_formats() + data.FORMATS + QUESTION_FORMATS[:-1]), key=fit)

@@ -1,14 +1,14 @@
-"""The data formats of the official judge benchmarks; formats.py reads files with them.
+"""The data formats of the official judge benchmarks, and advice on columns of other names.
 
-A reader takes (a copy of the row, its file and line) and returns a Pair or a Question; it pops the
-fields that it uses.
+formats.py loads this file. A reader takes (a copy of the row, its file and line) and returns a Pair
+or a Question; it pops the fields that it uses.
 """
 
 import re
 
 from cli import BadInput
 from data import label_of, to_messages
-from formats import labelled, two_answers
+from formats import SIDES, labelled, two_answers
 from questions import several_answers
 
 
@@ -87,3 +87,36 @@ FORMATS = [
     ("RMB best-of-N", "conversation_input bon_best loser_list", rmb_best_of_n),
     ("RMB pairwise", "conversation_input chosen reject", rmb_pairwise),
 ]
+
+
+# ---- columns of other names ----
+
+# How the names of two answers differ in files that have to be renamed; the better one is first
+RANKED = "chosen:rejected accepted:rejected better:worse winner:loser preferred:rejected"
+RANKED += " preferred:non_preferred correct:incorrect"
+RANKED = [tuple(pair.split(":")) for pair in RANKED.split()]
+NAMES = [*SIDES[2:], ("0", "1"), ("first", "second"), ("left", "right"), *RANKED]
+
+
+def renaming(row):
+    """Advice for columns that look like a question and two answers."""
+    texts = {n.lower(): n for n in row if row[n] and isinstance(row[n], (str, list))}
+    found = []  # (characters, names)
+    for name, old in texts.items():
+        for first, second in NAMES:
+            start, mark, end = name.rpartition(first)
+            other = texts.get(start + second + end)
+            if mark and other and not re.search("score|rating|reward|label", name):
+                size = len(f"{row[old]}{row[other]}")
+                found.append((size, old, other, (first, second) in RANKED))
+    new = ("query", "a", "b"), ("prompt", "chosen", "rejected")
+    if not found:
+        return f"rename its columns to {', '.join(new[0])} or {', '.join(new[1])}"
+    _, first, second, ranked = max(found)
+    words = "prompt|question|instruct|query|input|text|history"
+    asked = [name for name in row if re.search(words, name.lower()) and name != first]
+    old = asked[0] if asked else "the question", first, second
+    renamed = [f"{n:.40} to {better}" for n, better in zip(old, new[ranked]) if n != better]
+    return (
+        f"rename {', '.join(renamed)}; a label is 0 where a is better, 1 where b is, 0.5 for a tie"
+    )

@@ -684,9 +684,7 @@ def test_a_plain_file_of_pairs_loads_data_py_alone(tmp_path):
     subprocess.run(command, check=True, cwd=core)
 
 
-@pytest.mark.parametrize(
-    "known", formats.FORMATS + formats.benchmark_formats(), ids=lambda known: known[0]
-)
+@pytest.mark.parametrize("known", formats.pair_formats(), ids=lambda known: known[0])
 def test_no_common_format_takes_the_row_of_an_uncommon_one(known):
     row = {names.split("|")[0]: "x" for names in known[1].split()}
     assert data.find_format(row) == known

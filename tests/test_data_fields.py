@@ -74,6 +74,7 @@ PARTS = [
     ({"prompt": json.dumps([SYSTEM, user("Q")])}, [SYSTEM, user("Q")]),
     ({"prompt": "Q", "question": "Q "}, [user("Q")]),
     ({"prompt": "", "question": "Q"}, [user("Q")]),
+    ({"prompt": "Q", "messages": [SYSTEM, user("Q"), assistant("good")]}, [SYSTEM, user("Q")]),
     (
         {"question": "What is it?", "instruction": "Be brief. What is it?"},
         [user("Be brief. What is it?")],
