@@ -67,6 +67,8 @@ class Job:
     parts: list = field(default_factory=list)  # of the answer, where it comes in parts
 
     def finish(self, outcome):
+        if not self.future.set_running_or_notify_cancel():
+            return  # the client has gone
         if isinstance(outcome, Exception):
             self.future.set_exception(outcome)
         else:
@@ -118,7 +120,8 @@ def batches(function):
     """A `judge_ready` that judges all jobs at once: function(requests) -> their answers."""
 
     def judge_ready(jobs):
-        batch, jobs[:] = list(jobs), []
+        batch = [job for job in jobs if not job.future.cancelled()]
+        jobs.clear()
         for job, outcome in zip(batch, outcomes(function, [job.request for job in batch])):
             job.finish(outcome)
 
@@ -223,11 +226,13 @@ class Server:
                     408, f"the request did not arrive within {READ_SECONDS:.0f} s"
                 ) from None
             all_read = True
-            return 200, await self.answer(route, body), all_read
+            return 200, await self.answer(route, body, reader), all_read
         except Refusal as error:
             status, message = error.status, str(error)
         except (BadInput, UnicodeDecodeError) as error:
             status, message = 400, str(error)
+        except ConnectionAbortedError:
+            raise
         except Exception as error:
             status, message = 500, f"{type(error).__name__}: {error}"
         return status, error_object(path, status, message), all_read
@@ -288,7 +293,7 @@ class Server:
         except ValueError:
             return False
 
-    async def answer(self, route, body):
+    async def answer(self, route, body, reader):
         """The answer of a route to a request that has arrived."""
         if body is None:
             return route(None)
@@ -308,7 +313,7 @@ class Server:
             if not isinstance(found, concurrent.futures.Future):
                 return found
             try:
-                return await asyncio.wrap_future(found)
+                return await until_gone(asyncio.wrap_future(found), reader)
             except (BadInput, ValueError) as error:  # on a server it is the judge that failed
                 raise Refusal(502 if self.remote else 400, str(error)) from error
         finally:
@@ -347,6 +352,18 @@ async def send(writer, status, answer):
     )
     writer.write(head.encode() + body)
     await writer.drain()
+
+
+async def until_gone(future, reader):
+    """The result of a future. It is cancelled if the client closes its connection before."""
+    gone = asyncio.ensure_future(read_away(reader))
+    gone.add_done_callback(lambda task: task.cancelled() or task.exception())  # it may be reset
+    await asyncio.wait({future, gone}, return_when=asyncio.FIRST_COMPLETED)
+    if not future.done():
+        future.cancel()
+        raise ConnectionAbortedError
+    gone.cancel()
+    return future.result()
 
 
 async def read_away(reader):

@@ -121,13 +121,14 @@ def groups_judged_with(reward, group_size, wait):
             if not job.parts:
                 job.parts = [None] * len(job.request)
                 waiting.extend((job, index) for index in range(len(job.request)))
+        waiting[:] = [place for place in waiting if not place[0].future.cancelled()]
         groups = take_groups(waiting, group_size, wait)
         for group, rewards in zip(groups, outcomes(judge_groups, groups)):
             if isinstance(rewards, Exception):
                 rewards = [rewards] * len(group)
             for (job, index), value in zip(group, rewards, strict=True):
                 job.parts[index] = value
-        for job in [job for job in jobs if None not in job.parts]:
+        for job in [job for job in jobs if None not in job.parts or job.future.cancelled()]:
             jobs.remove(job)
             errors = [part for part in job.parts if isinstance(part, Exception)]
             job.finish(errors[0] if errors else as_reply(job.parts))

@@ -140,6 +140,30 @@ def test_a_full_queue(serve):
     assert post(port)[0] == 200
 
 
+def test_nothing_is_judged_for_a_client_that_has_gone(serve):
+    go_on, judged = threading.Event(), []
+
+    def judge_all(numbers):
+        judged.extend(numbers)
+        go_on.wait(100)
+        return [{"y": number} for number in numbers]
+
+    port = serve(judge_all)
+    body = b'{"x": %d}'
+    clients = []
+    for number in (1, 2, 3):
+        clients.append(raw(port, HEAD + b"Content-Length: 8\r\n\r\n" + body % number))
+        while serve.servers[0].num_waiting < number or not judged:
+            time.sleep(0.02)
+    clients[0].close()  # is being judged
+    clients[1].close()  # still waits
+    while serve.servers[0].num_waiting > 1:
+        time.sleep(0.02)
+    go_on.set()
+    assert status_of(clients[2]) == 200 and judged == [1, 3]
+    assert post(port) == (200, {"y": 1})
+
+
 # ---- large and strange ----
 
 

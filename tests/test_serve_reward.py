@@ -3,9 +3,11 @@
 import http.client
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -121,6 +123,21 @@ def test_completions_that_come_one_by_one_wait_for_their_group(serve):
         0.0,
         1.0,
     ]  # what is there when the time is up
+
+
+def test_a_client_that_has_gone_is_no_member_of_a_group(serve):
+    """Trainers give up after some minutes and ask again, so half of a group would be ghosts."""
+    port = serve(group_size=3, wait=60.0)
+    body = json.dumps(ask("p", "zzzz")).encode()
+    ghost = socket.create_connection(("127.0.0.1", port))
+    head = f"POST /get_reward HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+    ghost.sendall(head.encode() + body)
+    time.sleep(0.5)
+    ghost.close()
+    time.sleep(0.5)
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(lambda answer: post(port, ask("p", answer)), ["z", "zz", "zzz"]))
+    assert [reply["rewards"] for _, reply in found] == [[0.0], [0.5], [1.0]]
 
 
 def test_what_is_refused(serve):
