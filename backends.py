@@ -14,7 +14,7 @@ import re
 import sys
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 from chat import encode_chat, load_tokenizer, opens_think, stop_token_ids
@@ -39,11 +39,15 @@ class Usage:
     seconds: float = 0.0
     uncounted: int = 0  # calls whose tokens the server does not tell
 
+    def scaled(self, factor):
+        """What that many times the work will take."""
+        return Usage(*(type(value)(value * factor) for value in astuple(self)))
+
     def in_words(self, price_in=None, price_out=None):
         """One line. Prices are those of a million tokens."""
         words = (
-            f"judging took {self.calls} calls, {self.retries} retries, {self.prompt_tokens} prompt "
-            f"and {self.completion_tokens} completion tokens, {self.seconds:.1f} s"
+            f"{self.calls} calls, {self.retries} retries, {self.prompt_tokens} prompt and "
+            f"{self.completion_tokens} completion tokens, {self.seconds:.1f} s"
         )
         if self.uncounted:
             words += f"; the server did not count the tokens of {self.uncounted} calls"

@@ -315,7 +315,7 @@ def judge_of(settings):
         usage = judge.backend.usage
         shows_tokens = getattr(settings, "a", None) is not None and not settings.base_url
         if usage.calls and not shows_tokens:  # of one pair that is judged here
-            note(usage.in_words(settings.price_in, settings.price_out))
+            note("judging took " + usage.in_words(settings.price_in, settings.price_out))
 
     cli.at_end.callback(note_usage)
     return judge

@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from cli import BadInput, note
-from judge_progress import Progress
+from judge_progress import Progress, note_rest
 from resume import check_same, resumable_rows
 from runlog import append_rows, sole_writer, write_atomically
 from seeding import CHAT_DATE, stable_hash
@@ -79,6 +79,9 @@ def judge_pairs(settings, pairs, load_judge, options):
                 for row in new_rows:
                     add_row(totals, row)
                 progress.move_to(totals["pairs"])
+                if start <= done:
+                    left = len(pairs) - totals["pairs"]
+                    note_rest(judge, settings, len(judgments), left, "pair")
     if path != settings.out:
         judged = zip(pairs, resumable_rows(path, "--out"))
         write_csv(settings.out, [sheet_row(pair, row) for pair, (_, row) in judged])

@@ -39,3 +39,11 @@ class Progress:
 
     def __exit__(self, *error):
         self.bar.close()
+
+
+def note_rest(judge, settings, done, left, unit):
+    """Notes after the first chunk of a long work what the rest will take."""
+    if left > done:
+        rest = judge.backend.usage.scaled(left / done)
+        words = rest.in_words(settings.price_in, settings.price_out)
+        note(f"the other {left} {unit}s will take about {words}")

@@ -31,7 +31,7 @@ from extras.predictions import match_predictions, read_predictions
 from extras.results import check_out, earlier_rows, head_of, read_result, write_pairs, write_results
 from extras.scoring import BASELINES, OUTCOMES, compared, share, summarise
 from judge import JudgeSettings, check_judge, judge_of, refuse_copies
-from judge_progress import note_every
+from judge_progress import note_every, note_rest
 from runlog import append_rows, json_lines, sole_writer, write_atomically
 from seeding import uniform
 from verdicts import BOTH_ORDERS
@@ -230,12 +230,16 @@ def judged_rows(settings, items, head, load_judge):
         note(f"{len(items)} items to judge")
     judge, started, say = load_judge(), time.perf_counter(), note_every(30)
     judge.seed = settings.seed  # a sweep may change it
+    first_use = not judge.backend.usage.calls
     with sole_writer(path.parent):
         write_atomically(path, json_lines([head, *rows]))
         for start in range(len(rows), len(items), CHUNK_ITEMS):
             new = judge_items(items[start : start + CHUNK_ITEMS], settings, judge)
             append_rows(path, new)
             rows += new
+            if first_use:  # a sweep uses a judge again
+                note_rest(judge, settings, len(new), len(items) - len(rows), "item")
+                first_use = False
             seconds = time.perf_counter() - started
             say(f"{len(rows)} of {len(items)} items judged, {seconds:.0f} s")
     note(f"{len(items)} items, {time.perf_counter() - started:.0f} s")

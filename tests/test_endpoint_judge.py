@@ -194,26 +194,32 @@ def test_what_judging_took(serve):
     assert usage.uncounted == 6 and usage.seconds > 0.02
     usage.seconds = 1.25
     assert usage.in_words(2.0, 10.0) == (
-        f"judging took 12 calls, {usage.retries} retries, 540 prompt and 102 completion tokens, "
+        f"12 calls, {usage.retries} retries, 540 prompt and 102 completion tokens, "
         "1.2 s; the server did not count the tokens of 6 calls; cost at least 0.0021"
     )
     usage.uncounted = 0
     assert usage.in_words().endswith("tokens, 1.2 s")
     assert usage.in_words(0.0, 0.5).endswith("1.2 s; cost 5.1e-05")
+    usage.retries = 1
+    assert usage.scaled(2.5).in_words().startswith("30 calls, 2 retries, 1350 prompt and 255 c")
 
 
 @pytest.mark.parametrize(
-    "command, calls",
+    "command, calls, estimate",
     [
-        ("judge.py --pairs PAIRS --out OUT", 8),
-        ("tournament.py --query q --candidates ANSWERS", 4),
-        ("elo.py --query q --candidates ANSWERS --num_votes 2", 12),
-        ("evaluate.py --benchmark pairs --data PAIRS --output_dir OUT", 8),
+        ("judge.py --pairs PAIRS --out OUT", 272, "the other 72 pairs will take about 144 calls, "),
+        ("tournament.py --query q --candidates ANSWERS", 4, None),
+        ("elo.py --query q --candidates ANSWERS --num_votes 2", 12, None),
+        (
+            "evaluate.py --benchmark pairs --data PAIRS --output_dir OUT",
+            272,
+            "the other 104 items will take about 208 calls, ",
+        ),
     ],
 )
-def test_commands_say_what_judging_took(command, calls, serve, tmp_path):
+def test_commands_say_what_judging_took(command, calls, estimate, serve, tmp_path):
     server = serve(lambda request, attempt: counted(ONE))
-    rows = [{"query": f"q{n}", "a": "x" * n, "b": "yyy", "label": 0} for n in (1, 2, 4, 5)]
+    rows = [{"query": f"q{n}", "a": "x", "b": "yyy", "label": 0} for n in range(136)]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "answers.txt").write_text("x\nyy\nzzz\n")
     paths = {"PAIRS": "pairs.jsonl", "ANSWERS": "answers.txt", "OUT": "out.jsonl"}
@@ -227,9 +233,14 @@ def test_commands_say_what_judging_took(command, calls, serve, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stderr.splitlines() if "judging took" in line]
-    numbers = f"judging took {calls} calls, 0 retries, {calls * 90} prompt and {calls * 10} compl"
-    assert len(lines) == 1 and lines[0].startswith(numbers)
+    numbers = (
+        rf"judging took {calls} calls, \d+ retries, {calls * 90} prompt and {calls * 10} compl"
+    )
+    assert len(lines) == 1 and re.match(numbers, lines[0])
     assert lines[0].endswith(f" s; cost {calls / 1e4:.4g}")
+    lines = [line for line in done.stderr.splitlines() if "will take about" in line]
+    assert len(lines) == (estimate is not None)
+    assert estimate is None or lines[0].startswith(estimate) and "; cost 0.0" in lines[0]
 
 
 def test_what_a_local_judge_took(tmp_path):

@@ -144,7 +144,7 @@ def test_verl(serve):
 def test_verifiers(tiny, monkeypatch):
     vf = pytest.importorskip("verifiers.v1")
     scope = {}
-    exec(piece("verifiers").replace("task: vf.Task, episode: vf.Episode", "task, episode"), scope)
+    exec(piece("verifiers"), scope)
     assert inspect.signature(scope["JudgedEnv"].finalize).parameters.keys() == (
         inspect.signature(vf.Env.finalize).parameters.keys()
     )
