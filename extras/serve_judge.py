@@ -2,7 +2,8 @@
 
     python -m extras.serve_judge --model MODEL --port 8765
 
-    POST /judge                 {"query": text or messages, "a": text, "b": text}
+    POST /judge                 {"query": text or messages, "a": text, "b": text}, and "reference"
+                                and "rubric" where the style shows them
     POST /v1/chat/completions   as OpenAI's: the judge's model answers the messages
     POST /get_reward            rewards of groups, see serve_reward.py
     GET  /v1/models, /health
@@ -26,7 +27,7 @@ from data import checked_text, to_messages
 from extras.http_server import JudgingThread, Refusal, Server, batches
 from extras.serve_reward import Settings, check, reward_of, reward_route
 from judge import as_pair, judge_of
-from styles import judge_messages
+from styles import OPTIONAL, judge_messages
 from verdicts import BOTH_ORDERS, vote_of
 
 MAX_CHOICES = 128  # `n` of a request
@@ -38,16 +39,19 @@ CHAT_FIELDS |= {"top_p", "n", "seed", "user", "stream", "logprobs"}
 # ---- POST /judge ----
 
 
-def read_pair(request):
+def read_pair(request, style):
     """The Pair of a request. Raises BadInput."""
-    unknown = sorted(request.keys() - {"query", "a", "b"})
+    shown = [name for name in OPTIONAL if f"{{{name}}}" in style.system + style.user]
+    known = ["query", "messages", "a", "b", "id", *shown]
+    unknown = sorted(request.keys() - set(known))
     if unknown:
-        raise BadInput(f"body: unknown field {unknown[0]!r:.80}: give query, a and b")
-    messages = to_messages(request.get("query"), "query", "body")
-    a, b = (checked_text(request.get(name), name, "body") for name in "ab")
-    if a == b:
+        raise BadInput(
+            f"body: the judge does not read {unknown[0]!r:.80}: give some of {', '.join(known)}"
+        )
+    pair = as_pair(request, "body")
+    if pair.answers[0] == pair.answers[1]:
         raise BadInput("body: a and b are identical: give two different answers")
-    return as_pair((messages, a, b))
+    return pair
 
 
 def pairs_judged_by(judge, settings):
@@ -228,7 +232,7 @@ def make_server(judge, settings):
     judge_ready = batches(pairs_judged_by(judge, settings))
     routes = {
         "POST /judge": lambda request: thread.add(
-            judge_ready, (read_pair(request), time.monotonic())
+            judge_ready, (read_pair(request, judge.style), time.monotonic())
         ),
         "POST /get_reward": reward_route(thread, reward_of(judge, settings), settings),
         "GET /health": lambda request: {"status": "ok"},

@@ -68,6 +68,14 @@ def test_a_pair(serve, coin_judge):
     assert post(port, PAIR | {"query": query}, "/judge")[1]["games"] == answer["games"]
 
 
+def test_a_pair_with_a_rubric(serve, coin):
+    port = serve(Judge(coin, style="rubric"))
+    short = post(port, PAIR, "/judge")[1]
+    status, answer = post(port, PAIR | {"rubric": "Prefer the even number."}, "/judge")
+    assert status == 200 and answer["prompt_tokens"] > short["prompt_tokens"] + 20
+    assert post(port, PAIR | {"Rubric": "x"}, "/judge")[0] == 400
+
+
 def test_sixty_four_clients_of_all_kinds(serve, coin, coin_judge):
     port = serve(coin_judge, model="coin")
 
@@ -126,10 +134,10 @@ def test_two_turns_of_the_assistant_are_a_pair(serve, coin_judge):
 @pytest.mark.parametrize(
     "path, request_, status, problem",
     [
-        ("/judge", {"query": "q", "a": "x"}, 400, "b is None"),
+        ("/judge", {"query": "q", "a": "x"}, 400, "is no pair"),
         ("/judge", PAIR | {"b": "42"}, 400, "identical"),
-        ("/judge", PAIR | {"votes": 3}, 400, "unknown field 'votes'"),
-        ("/judge", PAIR | {"query": 3}, 400, "query is 3"),
+        ("/judge", PAIR | {"votes": 3}, 400, "does not read 'votes'"),
+        ("/judge", PAIR | {"query": [3]}, 400, "query is [3]"),
         ("/judge", PAIR | {"a": "x y " * 3000}, 400, "fit (context 4096"),
         (CHAT, chat("q", model="other"), 404, "the model here is 'coin'"),
         (CHAT, chat("q", stream=True), 400, "unsupported parameter: 'stream'"),
