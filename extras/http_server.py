@@ -100,20 +100,36 @@ class JudgingThread:
             except queue.Empty:
                 pass
             for judge_ready, jobs in waiting.items():
-                judge_ready(jobs)
+                try:
+                    judge_ready(jobs)
+                except Exception as error:  # without this thread the server would hang
+                    note_error(error)
+                    for job in jobs:
+                        job.finish(error)
+                    jobs.clear()
 
 
 def outcomes(function, units):
     """function(units), a list with a result for each unit. Where it raises, both halves are tried
     by themselves, so that in the end only the units that fail alone have an exception as result."""
     try:
-        return list(function(units)) if units else []
+        results = list(function(units)) if units else []
+        if len(results) != len(units):
+            raise RuntimeError(f"the judge gave {len(results)} results for {len(units)} requests")
+        return results
     except Exception as error:
         if len(units) == 1:
-            note("".join(traceback.format_exception(error)).rstrip())
+            note_error(error)
             return [error]
     half = len(units) // 2
     return outcomes(function, units[:half]) + outcomes(function, units[half:])
+
+
+def note_error(error):
+    if isinstance(error, (BadInput, ValueError)):  # a request is wrong
+        note(f"{type(error).__name__}: {error}")
+    else:
+        note("".join(traceback.format_exception(error)).rstrip())
 
 
 def batches(function):
@@ -141,17 +157,10 @@ class Server:
 
     def __init__(self, routes, settings, remote=False):
         self.routes, self.settings, self.remote = routes, settings, remote
-        family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-        try:
-            self.socket = socket.create_server(
-                (settings.host, settings.port), family=family, backlog=1024
-            )
-        except OSError as error:
-            raise BadInput(
-                f"--host, --port: cannot listen on {settings.host}:{settings.port} ({error}): "
-                "choose another"
-            ) from error
+        self.socket = bind(settings)
         self.server_port = self.socket.getsockname()[1]
+        name = f"[{settings.host}]" if ":" in settings.host else settings.host
+        self.url = f"http://{name}:{self.server_port}"
         self.names = LOOPBACK | {settings.host.lower()}
         if settings.host not in LOOPBACK:
             self.names.add(socket.gethostname().lower())
@@ -226,7 +235,8 @@ class Server:
                     408, f"the request did not arrive within {READ_SECONDS:.0f} s"
                 ) from None
             all_read = True
-            return 200, await self.answer(route, body, reader), all_read
+            answer = await self.answer(route, body, reader)
+            return 200, json.dumps(answer, allow_nan=False), all_read
         except Refusal as error:
             status, message = error.status, str(error)
         except (BadInput, UnicodeDecodeError) as error:
@@ -235,7 +245,7 @@ class Server:
             raise
         except Exception as error:
             status, message = 500, f"{type(error).__name__}: {error}"
-        return status, error_object(path, status, message), all_read
+        return status, json.dumps(error_object(path, status, message)), all_read
 
     async def read_request(self, reader, writer):
         """(function of the route, path, body). Raises Refusal."""
@@ -321,6 +331,18 @@ class Server:
             self.bytes_waiting -= size
 
 
+def bind(settings):
+    """A socket that listens. Raises BadInput."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        return socket.create_server((settings.host, settings.port), family=family, backlog=1024)
+    except OSError as error:
+        raise BadInput(
+            f"--host, --port: cannot listen on {settings.host}:{settings.port} ({error}): choose "
+            "another"
+        ) from error
+
+
 def parse_head(head):
     """(method, path, {name in lower case: value}) of a request's first part. Raises Refusal."""
     first, *lines = head.decode("latin-1").split("\r\n")[:-2]
@@ -345,7 +367,7 @@ def error_object(path, status, message):
 
 
 async def send(writer, status, answer):
-    body = json.dumps(answer, allow_nan=False).encode()
+    body = answer.encode()
     head = (
         f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: application/json\r\n"
         f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
@@ -378,3 +400,4 @@ def check_server_settings(settings, **lowest_values):
             raise BadInput(f"--{name}: must be at least {lowest}, got {getattr(settings, name)}")
     if settings.port > 65535:
         raise BadInput(f"--port: must be at most 65535, got {settings.port}")
+    bind(settings).close()  # before minutes go into loading a model

@@ -69,6 +69,7 @@ def pairs_judged_by(judge, settings):
             num_votes=settings.num_votes,
             temperature=settings.temperature,
             max_completion_length=settings.max_completion_length,
+            quiet=True,
         )
         return [
             answer_of(judgment, num_prompt_tokens(judge, both), time.monotonic() - since)
@@ -252,7 +253,7 @@ def main(argv=None):
     check(settings)
     server = make_server(judge_of(settings), settings)
     note("one judge, one thread that judges; stop with Ctrl-C")
-    print(f"http://{settings.host}:{server.server_port}", flush=True)
+    print(server.url, flush=True)
     server.serve_forever()
 
 

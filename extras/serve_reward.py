@@ -121,7 +121,7 @@ def groups_judged_with(reward, group_size, wait):
             if not job.parts:
                 job.parts = [None] * len(job.request)
                 waiting.extend((job, index) for index in range(len(job.request)))
-        waiting[:] = [place for place in waiting if not place[0].future.cancelled()]
+        waiting[:] = [place for place in waiting if not place[0].future.done()]
         groups = take_groups(waiting, group_size, wait)
         for group, rewards in zip(groups, outcomes(judge_groups, groups)):
             if isinstance(rewards, Exception):
@@ -181,7 +181,7 @@ def main(argv=None):
     check(settings)
     server = make_server(reward_of(judge_of(settings), settings), settings)
     note("one judge, one thread that judges; stop with Ctrl-C")
-    print(f"http://{settings.host}:{server.server_port}/get_reward", flush=True)
+    print(f"{server.url}/get_reward", flush=True)
     server.serve_forever()
 
 

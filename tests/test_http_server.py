@@ -9,8 +9,16 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from cli import BadInput
 from extras import http_server
-from extras.http_server import JudgingThread, Server, ServerSettings, batches, outcomes
+from extras.http_server import (
+    JudgingThread,
+    Server,
+    ServerSettings,
+    batches,
+    check_server_settings,
+    outcomes,
+)
 
 
 @pytest.fixture()
@@ -232,6 +240,16 @@ def test_web_pages_from_elsewhere_are_refused(serve, host, origin, allowed):
     assert allowed or "Host and Origin" in answer["error"]
 
 
+def test_addresses(capsys):
+    server = Server({}, ServerSettings(host="::1", port=0))
+    assert server.url == f"http://[::1]:{server.server_port}"
+    taken = ServerSettings(host="::1", port=server.server_port)
+    with pytest.raises(BadInput, match="--host, --port: cannot listen on ::1:"):
+        check_server_settings(taken)
+    server.server_close()
+    check_server_settings(taken)
+
+
 def test_names_of_a_server_that_others_can_reach():
     server = Server({}, ServerSettings(host="0.0.0.0", port=0))
     server.server_close()
@@ -267,6 +285,20 @@ def test_only_the_request_that_fails_is_told(serve, capsys):
     assert [status for status, _ in found] == [200] * 7 + [400, 500] + [200] * 31
     assert "seven is too long" in found[7][1]["error"] and "memory" in found[8][1]["error"]
     assert "\x1b" not in capsys.readouterr().err
+
+
+def test_the_judging_thread_survives_what_nobody_expected(serve, capsys):
+    def too_few(numbers):
+        return [{"y": number} for number in numbers][1:]
+
+    port = serve(too_few)
+    status, answer = post(port)
+    assert status == 500 and "0 results for 1 requests" in answer["error"]
+    assert post(port)[0] == status  # and does not hang
+
+    port = serve(lambda numbers: [{"y": float("nan")} for _ in numbers])
+    assert post(port)[0] == 500
+    assert "Task exception" not in capsys.readouterr().err
 
 
 def test_a_batch_is_halved_until_the_one_that_fails_is_alone():

@@ -193,6 +193,15 @@ def test_a_full_queue_and_a_failing_judge_are_told(serve):
     assert post(port, ask("q", "a", "aa"))[1]["rewards"] == [0.0, 1.0]
 
 
+def test_a_reward_of_the_wrong_length_is_an_error_and_no_silence():
+    server = make_server(lambda prompts, completions, spans: [0.5], Settings(port=0))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    for _ in range(2):
+        status, reply = post(server.server_port, ask("q", "a", "b"))
+        assert status in (400, 500) and "zip" in reply["error"]
+    server.shutdown()
+
+
 def test_the_command(tmp_path):
     make_scripted_folder(tmp_path / "judge", COIN)
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
