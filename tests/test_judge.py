@@ -6,7 +6,9 @@ The command is tested in test_judge_command.py.
 import asyncio
 import importlib
 import json
+import re
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,7 +21,7 @@ import sampler
 from cli import BadInput
 from data import Pair
 from judge import Judge
-from judge_task import game_counts, game_rates
+from judge_task import game_counts, game_rates, verdict_reward
 from sampler import Completion
 from styles import Style, judge_messages, load_style
 from verdicts import BOTH_ORDERS, parse_verdict, read_completion
@@ -108,6 +110,63 @@ def test_boxed_verdicts(text, verdict):
     )
     if swapped != text:  # nothing in the rule favours a place
         assert parse_verdict(swapped, "rrm") == (verdict and 3 - verdict)
+
+
+def rrm_training_verdict(text):
+    """The parser that RRM trains with: both tags, what follows the first </think>, the last box."""
+    if "<think>" not in text or "</think>" not in text:
+        return None  # a format error, which costs as much as a wrong verdict
+    boxes = re.findall(r"\\boxed\{([^{}]*)\}", text.split("</think>", 1)[1])
+    found = re.search(r"(?:Solution|Assistant) (\d+)", boxes[-1]) if boxes else None
+    return int(found[1]) if found and found[1] in "12" else None
+
+
+OTHER_THAN_RRM = [  # text, verdict in RRM's training, verdict here: in training and in judging
+    (ONE, None, 1),  # no tags: models that know none are trained, too
+    (f"hm</think>{ONE}", None, 1),
+    (f"<think>a</think>{ONE}</think>{TWO}", 2, 2),
+    (f"<think>a</think>{ONE}</think>", 1, None),
+    (f"<think>a</think>{ONE}<think>b", 1, None),
+    (f"<think>a</think>{ONE} {TWO}", 2, None),
+    (r"<think>a</think>\boxed{Solution 1}", 1, None),
+    (r"<think>a</think>\boxed{Assistant 1 or Assistant 2}", 1, None),
+]
+
+
+@pytest.mark.parametrize("text, theirs, ours", OTHER_THAN_RRM)
+def test_where_the_parser_differs_from_that_of_rrms_training(text, theirs, ours):
+    assert (rrm_training_verdict(text), parse_verdict(text, "rrm")) == (theirs, ours)
+    reward = verdict_reward(["p"], [text], right_verdict=[1], style=["rrm"])
+    assert reward == [1.0 if ours == 1 else -1.0]
+
+
+@pytest.mark.parametrize("thinking", ["", "a", f"{TWO} or {ONE}?", "\n\n", "<think> once more"])
+@pytest.mark.parametrize(
+    "answer", [ONE, TWO, "", f"So: {TWO}.", r"\boxed{7}", "\\boxed{Assistant 3}"]
+)
+def test_one_thought_and_one_box_are_read_as_in_rrms_training(thinking, answer):
+    for text in (f"<think>{thinking}</think>{answer}", f"<think>{thinking}{answer}"):
+        verdict = rrm_training_verdict(text)
+        assert parse_verdict(text, "rrm") == verdict
+        reward = verdict_reward(["p"], [text], right_verdict=[2], style=["rrm"])
+        assert reward == [1.0 if verdict == 2 else -1.0]
+
+
+def test_rrms_rule_on_tags_is_a_reward_of_three_lines():
+    """The function of docs/training.md."""
+    page = (Path(__file__).parents[1] / "docs" / "training.md").read_text()
+    (code,) = [
+        block
+        for block in re.findall(r"```python\n(.*?)```", page, re.S)
+        if "right = verdict" in block
+    ]
+    names = {}
+    exec(code, names)
+    texts = [ONE, f"<think>a</think>{ONE}", f"<think>a</think>{TWO}", f"<think>{ONE}"]
+    rewards = names["reward"](
+        prompts=["p"] * 4, completions=texts, right_verdict=[1] * 4, style=["rrm"] * 4
+    )
+    assert rewards == [-1.0, 1.0, -1.0, -1.0]
 
 
 TIE = r"\boxed{Tie}"
