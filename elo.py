@@ -2,6 +2,7 @@
 
     python elo.py --matches results.csv                   rates existing results, without a model
     python elo.py --query "take fig" --candidates answers.txt --schedule halving
+    python elo.py --candidates questions.jsonl --out ranked.jsonl      many questions; resumes
 
 A match is (i, j, score): two players, and the score of i in [0, 1]. 0.5 is a draw, and values
 between are soft wins.
@@ -22,6 +23,7 @@ import sys
 import time
 import warnings
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Optional
 
 import numpy as np
@@ -127,16 +129,18 @@ def rate(matches, num_players):
     """One row for each player: the largest group of connected players first, in it the strongest.
 
     A row: {player, group (1 for the largest), rank (None: unplayed), rating, rating_low,
-    rating_high, strength, low, high, elo, win_rate (None: unplayed), matches}. low and high are the
-    95 % interval of the strength; the rating and its interval are the same on the scale of Elo. A
-    rank is 1 + the number of players of the group whose whole interval lies above the player's.
+    rating_high, strength, low, high, weak_prior, elo, win_rate (None: unplayed), matches}. low and
+    high are the 95 % interval of the strength; the rating and its interval are the same on the
+    scale of Elo. A rank is 1 + the number of players of the group whose whole interval lies above
+    the player's. weak_prior: whether there is no maximum-likelihood rating.
     """
     i, j, score = match_columns(matches, num_players)
     pairs = add_up(i, j, score, num_players)
-    report = Report() if len(matches) >= MANY_MATCHES or num_players > DENSE else None
+    report = None
+    if len(matches) >= MANY_MATCHES or num_players > DENSE:
+        note(f"{len(matches)} matches of {num_players} players")
+        report = Report()
     fit = fit_strengths(pairs, report)
-    if fit.weak.any():
-        note(f"{int(fit.weak.sum())} of {num_players} players {NO_MAXIMUM}")
     low, high = intervals(pairs, fit, dispersion(i, j, score, fit.strengths), report)
     elos = elo(matches, num_players)
     scores, played = pairs.total(pairs.wins), pairs.total(pairs.games)
@@ -157,6 +161,7 @@ def rate(matches, num_players):
             "strength": strength,
             "low": low_end,
             "high": high_end,
+            "weak_prior": bool(fit.weak[player]),
             "elo": elos[player],
             "win_rate": float(scores[player] / played[player]) if played[player] else None,
             "matches": int(played[player]),
@@ -164,6 +169,12 @@ def rate(matches, num_players):
         rows.append(row)
     # rounded, so that equal players keep their order whatever their last bits are
     return sorted(rows, key=lambda row: (row["group"], -round(row["strength"], 9)))
+
+
+def note_weak(rows):
+    weak = sum(row["weak_prior"] for row in rows)
+    if weak:
+        note(f"{weak} of {len(rows)} players {NO_MAXIMUM}")
 
 
 def on_elo_scale(strength):
@@ -191,6 +202,7 @@ class FileSettings:
 
     matches: Optional[str] = None
     candidates: Optional[str] = None
+    out: Optional[str] = None
     json: bool = False
 
 
@@ -216,6 +228,7 @@ def check_no_judge(flags):
 
 def rate_file(settings):
     """Rates the matches of a file. No model is needed."""
+    check_csv(settings.out)
     candidates = None
     if settings.candidates is not None:
         from ranking import read_candidates
@@ -223,40 +236,66 @@ def rate_file(settings):
         candidates = read_candidates(settings.candidates)
     matches, names = read_matches(settings.matches, candidates)
     ranking = rate(matches, len(names))
+    note_weak(ranking)
     rivals = [row for row in ranking if row["rank"] == 1 and row is not ranking[0]]
     best = ranking[0] if all(row["group"] == 1 for row in rivals) else None
-    result = summary(matches, ranking, best, names, candidates)
-    if settings.json:
-        print(json.dumps(result, allow_nan=False))
-    else:
-        show(result)
+    finish(settings, summary(matches, ranking, best, names, candidates))
 
 
 def rank_answers(argv):
     """Lets a judge play the matches of a schedule between answers, and rates them."""
+    from plugins import load_extra
     from ranking import EloSettings, judged_play, read_candidates, report_spent
 
     settings = cli.parse_settings(EloSettings, argv, text_fields=("query",), description=__doc__)
-    if settings.candidates is None or settings.query is None:
-        raise BadInput("--query and --candidates are needed: give both, or --matches")
-    candidates = read_candidates(settings.candidates)
     if settings.games is not None and (settings.games < 1 or settings.schedule == "full"):
         raise BadInput(
             "--games: must be at least 1, and goes with --schedule random, halving, leaders or "
             "swiss"
         )
+    if settings.query is None:
+        load_extra("rank_file").rank_file(settings, rank)
+        return
+    check_csv(settings.out)
+    candidates = read_candidates(settings.candidates)
     games = num_games(len(candidates), settings.schedule, settings.games)
     play, spent = judged_play(settings, candidates, games)
-    matches = run_schedule(len(candidates), play, settings.schedule, settings.games, settings.seed)
+    result = rank(settings, candidates, play)
     report_spent(settings, spent)
-    ranking = rate(matches, len(candidates))
-    best = max(ranking, key=lambda row: round(row["elo"], 9))
-    result = summary(matches, ranking, best, candidates=candidates)
+    note_weak(result["ranking"])
+    finish(settings, result)
+    if not settings.json:
+        best = next(row for row in result["ranking"] if row["player"] == result["best"])
+        groups = {row["group"] for row in result["ranking"]}
+        how = "highest Elo" if groups == {1} else "highest Elo, although groups never met"
+        print(f"\nbest answer ({how}): {one_line(label(best))}")
+
+
+def check_csv(out):
+    if out is not None and (not out.lower().endswith(".csv") or Path(out).exists()):
+        raise BadInput(f"--out: {out}: give a new name that ends in .csv: a row there is a player")
+    if out is not None and not Path(out).parent.is_dir():
+        raise BadInput(f"--out: {out}: there is no such folder: make it first")
+
+
+def finish(settings, result):
+    """Prints a summary, and writes its rows to --out."""
+    if settings.out is not None:
+        from judge_file import write_csv
+
+        write_csv(settings.out, result["ranking"])
     if settings.json:
         print(json.dumps(result, allow_nan=False))
     else:
         show(result)
-        print(f"\nbest answer (highest Elo): {one_line(label(best))}")
+
+
+def rank(settings, candidates, play):
+    """The summary of one question's matches. settings: schedule, games and seed count."""
+    matches = run_schedule(len(candidates), play, settings.schedule, settings.games, settings.seed)
+    ranking = rate(matches, len(candidates))
+    best = max(ranking, key=lambda row: round(row["elo"], 9))
+    return summary(matches, ranking, best, candidates=candidates)
 
 
 def summary(matches, ranking, best, names=None, candidates=None):

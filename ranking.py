@@ -1,4 +1,5 @@
 """What elo.py and tournament.py share when a judge plays the matches: settings, candidates, cache.
+Files of many questions are in extras/rank_file.py.
 
 play, spent = judged_play(settings, candidates, num_matches)
 scores = play([(0, 1), (2, 3)])     # of candidates 0 and 2, from the cache or from the judge
@@ -14,7 +15,7 @@ from tqdm import tqdm
 
 import cli
 from cli import BadInput, note, setting
-from data import Pair
+from data import PROMPT, Pair, to_messages
 from judge import JudgeSettings, check_judge, judge_of, refuse_copies
 from resume import resumable_rows
 from runlog import append_rows
@@ -23,6 +24,7 @@ from seeding import stable_hash
 from styles import load_style
 from tables import read_csv
 
+ANSWER_COLUMNS = "answer", "response", "candidate", "completion", "output", "text"
 CHUNK_MATCHES = 64  # judged together and written to --cache together
 
 
@@ -37,7 +39,13 @@ class RankSettings(JudgeSettings):
     candidates: Optional[str] = setting(
         None,
         "file with an answer a line: plain text, JSON strings, or objects with response or text; "
-        "or a csv with one of these columns",
+        "csv with a column answer; without --query a file of questions: {question | query | "
+        "messages, candidates}, or csv with columns question and answer",
+    )
+    out: Optional[str] = setting(
+        None,
+        "with a file of questions: JSON lines (or csv), one ranking each; an existing file is "
+        "completed; elo.py with one question or --matches: a csv of the ratings",
     )
     cache: Optional[str] = setting(
         None,
@@ -69,18 +77,17 @@ class EloSettings(RankSettings):
 def read_candidates(path):
     """The answers in a file, at least one; see --candidates. Raises BadInput with the line.
 
-    A csv has a column response or text. Another file holds JSON lines if its name ends in .jsonl or
-    .json, or if its first line is a JSON string or looks like the beginning of an object.
+    A csv has a column of ANSWER_COLUMNS. Else a file holds JSON lines if its name ends in .jsonl
+    or .json, or if its first line is a JSON string or looks like the beginning of an object.
     """
+    if path is None:
+        raise BadInput("--query and --candidates are needed: give a file with an answer a line")
     text = cli.read_text(path, "--candidates")
-    is_csv = path.endswith((".csv", ".tsv"))
-    lines = enumerate(text.split("\n"), start=1)
-    lines = read_csv(path, text)[1] if is_csv else ((n, line) for n, line in lines if line.strip())
-    lines = list(lines)
+    if path.lower().endswith((".csv", ".tsv")):
+        return csv_answers(text, path)
+    lines = [(n, line) for n, line in enumerate(text.split("\n"), start=1) if line.strip()]
     if not lines:
         raise BadInput(f"--candidates: {path} is empty: write one candidate a line")
-    if is_csv:
-        return [checked_candidate(row, f"{path} line {line}") for line, row in lines]
     _, first_line = lines[0]
     looks_like_json = re.match(r'\s*(\{\s*"|"([^"\\]|\\.)*"\s*$)', first_line)
     if path.endswith((".jsonl", ".json")) or looks_like_json:
@@ -89,18 +96,44 @@ def read_candidates(path):
 
 
 def parse_candidate(line, place):
-    return checked_candidate(cli.parse_json(line, place, (dict, str)), place)
+    return as_answer(cli.parse_json(line, place, (dict, str)), place)
 
 
-def checked_candidate(answer, place):
-    if isinstance(answer, dict):
-        answer = answer.get("response", answer.get("text"))
+def as_answer(value, place):
+    """The text of a candidate: a string, or an object with response or text."""
+    answer = value.get("response", value.get("text")) if isinstance(value, dict) else value
     if not isinstance(answer, str) or re.search("[\ud800-\udfff]", answer):  # half a character
         raise BadInput(
             f"{place}: {answer!r:.80} is no answer: "
             "expected a string, or an object with response or text"
         )
     return answer
+
+
+def csv_answers(text, path):
+    """The cells of the answer column of a csv file whose first line names the columns."""
+    names, rows = read_csv(path, text)
+    if any(name.lower() in PROMPT.split("|") for name in names):
+        raise BadInput(f"--query: {path} has questions of its own: leave --query out, add --out")
+    column = answer_column(names, f"{path} line 1")
+    answers = [row[column] for _, row in rows]
+    if not answers:
+        raise BadInput(
+            f"--candidates: {path} holds no answers below its first line: add a row each"
+        )
+    return answers
+
+
+def answer_column(row, place):
+    """The one name in a row that is known to mean an answer. Raises BadInput."""
+    known = [name for name in row if name.lower() in ANSWER_COLUMNS]
+    if len(known) != 1:
+        found = ", ".join(map(str, row))[:120]
+        raise BadInput(
+            f"{place}: columns are {found}: expected one of {', '.join(ANSWER_COLUMNS)}, "
+            f"found {' and '.join(known) or 'none'}"
+        )
+    return known[0]
 
 
 # ---- matches that a judge plays ----
@@ -115,23 +148,28 @@ def judged_play(settings, candidates, num_matches):
     if settings.query is None or not settings.query.strip():
         raise BadInput("--query is missing or empty: give the question that was answered")
     folder = check_judge(settings)
-    judged = JudgedMatches(settings, candidates, num_matches)
+    bar = tqdm(total=num_matches, desc="ranking", unit="match", leave=False, disable=None)
+    judged = JudgedMatches(
+        settings, settings.query, candidates, lambda: judge_of(settings), bar.update
+    )
     names = cache_names(settings, folder, candidates)
     return cached(judged.play, settings.cache, names), judged.spent
 
 
 class JudgedMatches:
-    """Plays matches between answers with the judge of the settings, in both orders."""
+    """Plays matches between answers to one query (text or messages) in both orders.
 
-    def __init__(self, settings, candidates, num_matches):
+    load_judge(): the Judge, called for the first match. advance: called with the number of matches
+    that were judged.
+    """
+
+    def __init__(self, settings, query, candidates, load_judge, advance=lambda count: None):
         self.settings = settings
         self.candidates = candidates
-        self.messages = [{"role": "user", "content": settings.query}]
-        self.judge = None
+        self.messages = to_messages(query, "query", "--query")
+        self.load_judge, self.judge = load_judge, None
         self.spent = Counter()  # games and tokens
-        self.progress = tqdm(
-            total=num_matches, desc="ranking", unit="match", leave=False, disable=None
-        )
+        self.advance = advance
 
     def play(self, pairs, repetitions):
         """The scores of i of pairs [(i, j), ...]; pair n is judged for the repetitions[n]-th time.
@@ -141,7 +179,7 @@ class JudgedMatches:
         if any(repetitions):
             refuse_copies("a match that is played again", self.settings.temperature)
         if self.judge is None:
-            self.judge = judge_of(self.settings)
+            self.judge = self.load_judge()
         judgments = self.judge.judge(
             [self.as_pair(i, j, number) for (i, j), number in zip(pairs, repetitions)],
             num_votes=self.settings.num_votes,
@@ -151,7 +189,7 @@ class JudgedMatches:
         for judgment in judgments:
             self.spent["games"] += len(judgment.games)
             self.spent["tokens"] += sum(game["tokens"] for game in judgment.games)
-        self.progress.update(len(pairs))
+        self.advance(len(pairs))
         return [judgment.p_first for judgment in judgments]
 
     def as_pair(self, i, j, repetition):

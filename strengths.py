@@ -190,7 +190,7 @@ def intervals(pairs, fit, dispersion=1.0, report=None):
     strength: its opponents' strengths are estimates too. The result is close to the interval of the
     profile likelihood, and equal to it for two players. For few games that one is too short (93 %
     for 9 games of each of 10 players): with 1 + 2 / games times the DROP it covers 95 %
-    (runs/ranking/coverage.py).
+    (runs/ranking/interval_coverage.py).
 
     dispersion: see there. Who won everything has no upper end. So all players get a win against an
     imagined one of strength -WALL and a loss against one of WALL, and ends lie within WALL + 6.
@@ -251,9 +251,9 @@ def bisect(is_below, low, high):
 def variances(pairs, weights, prior, fit, report=None):
     """The variances of the strengths relative to their group's mean, by the Fisher information.
 
-    For more than DENSE players: draws x with the inverse information as covariance. Given its
+    For more than DENSE players: samples x with the inverse information as covariance. Given its
     opponents, a strength has variance 1 / d and mean (sum of weight x_opponent) / d, where d is its
-    diagonal of the information, so its variance is 1 / d plus that of the drawn means. The first
+    diagonal of the information, so its variance is 1 / d plus that of the sampled means. The first
     part is exact and mostly the larger one.
     """
     if pairs.num_players <= DENSE:
@@ -268,10 +268,10 @@ def variances(pairs, weights, prior, fit, report=None):
         noise = rng.standard_normal(half) * np.sqrt(weights[:half])
         target = pairs.total(np.concatenate([noise, -noise]))
         target += rng.standard_normal(pairs.num_players) * np.sqrt(prior)
-        draw = centred(conjugate_gradients(pairs, weights, prior, target, 1e-2), fit.group)
-        total += (pairs.total(weights * draw[pairs.opponent]) / np.maximum(diagonal, 1e-300)) ** 2
+        sample = centred(conjugate_gradients(pairs, weights, prior, target, 1e-2), fit.group)
+        total += (pairs.total(weights * sample[pairs.opponent]) / np.maximum(diagonal, 1e-300)) ** 2
         if report:
-            report(f"intervals: draw {number + 1} of {SAMPLES}")
+            report(f"intervals: sample {number + 1} of {SAMPLES}")
     return total / SAMPLES + 1 / np.maximum(diagonal, 1e-300)
 
 

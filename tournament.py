@@ -1,6 +1,7 @@
 """Knockout tournament: the best of N answers with N - 1 matches, each round judged as one batch.
 
     python tournament.py --query "take fig" --candidates answers.txt --num_votes 3
+    python tournament.py --candidates questions.jsonl --out best.jsonl     many questions; resumes
 
     bracket = knockout(8, play)     # play: pairs [(i, j), ...] of a round -> scores of i in [0, 1]
 
@@ -94,20 +95,33 @@ def indented(branches):
 
 
 def main(argv=None):
+    from plugins import load_extra
     from ranking import RankSettings, judged_play, read_candidates, report_spent
 
     settings = cli.parse_settings(RankSettings, argv, text_fields=("query",), description=__doc__)
-    if settings.candidates is None:
-        raise BadInput("--candidates is missing: give a file with one answer a line")
+    if settings.query is None:
+        load_extra("rank_file").rank_file(settings, rank)
+        return
+    if settings.out is not None:
+        raise BadInput("--out: goes with a file of questions: leave --query out")
     candidates = read_candidates(settings.candidates)
     play, spent = judged_play(settings, candidates, num_matches=len(candidates) - 1)
     bracket = knockout(len(candidates), play, settings.seed)
     report_spent(settings, spent)
     if settings.json:
-        result = asdict(bracket) | {"num_coins": bracket.num_coins}
-        print(json.dumps(result | {"text": candidates[bracket.winner]}))
+        print(json.dumps(as_result(bracket, candidates)))
     else:
         show(bracket, candidates)
+
+
+def rank(settings, candidates, play):
+    return as_result(knockout(len(candidates), play, settings.seed), candidates)
+
+
+def as_result(bracket, candidates):
+    """The object that --json prints."""
+    coins = {"num_coins": bracket.num_coins}
+    return asdict(bracket) | coins | {"text": candidates[bracket.winner]}
 
 
 def show(bracket, candidates):

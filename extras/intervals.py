@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 Z = 1.959964  # 95 % of a normal distribution lie within so many standard deviations
-EDGE = 10  # a bootstrap needs this many units that are right, and as many that are wrong
+EDGE = 30  # with so many units right, and so many wrong, percentiles of draws cover 95 %
 
 
 def wilson(share, size):
@@ -22,7 +22,7 @@ def wilson(share, size):
 def mid_p(share, size):
     """The 95 % interval of a share by the exact binomial test with mid-P: (low, high).
 
-    What is found counts half as more extreme than itself. 19 of 20 right: 0.772 to 0.997. The size
+    What is found counts half as more extreme than itself. 19 of 20 right: 0.777 to 0.997. The size
     need not be whole.
     """
     right, wrong = share * size, (1 - share) * size
@@ -48,7 +48,7 @@ def binomial_interval(share, size):
     """The wider of Wilson's and the mid-P interval at either end: (low, high).
 
     Wilson's covers only 84 % where nearly everything is right (a true share of 0.992, 20 units).
-    The wider of both covers at least 93 % of 20 units or more, whatever the true share is.
+    The wider of both covers at least 93 % with 20 units or more, whatever the true share is.
     """
     ends = wilson(share, size), mid_p(share, size)
     return min(low for low, _ in ends), max(high for _, high in ends)

@@ -289,7 +289,7 @@ def intervals(tables, numbers, rounds=1000, seed=0):
 
     Two tables over the same questions give the interval of their difference. Percentile intervals
     of 95 %: questions are drawn with replacement, the same ones for both tables. A share near 0 or
-    1 gets Wilson's interval (intervals.py): 20 of 20 right is not sure to be 1.
+    1 gets a binomial interval (intervals.py): 20 of 20 right is not sure to be 1.
     """
     import numpy as np
 

@@ -127,6 +127,18 @@ def test_a_hundred_thousand_matches_in_a_second_or_so():
     assert time.perf_counter() - start < 4  # about 0.3 s on an idle core
 
 
+def test_thousands_of_players_equal_evalica():
+    matches = random_matches(2000, 60_000, 0, (0.0, 1.0))
+    start = time.process_time()
+    found = bradley_terry(matches, 2000)
+    assert time.process_time() - start < 3  # about 0.3 s
+    expected = peer(matches, 2000, "bradley_terry", tolerance=1e-12, limit=100_000)
+    assert found == pytest.approx(centred_logs(expected), abs=1e-8)
+    start = time.process_time()
+    assert len(rate(matches, 2000)) == 2000
+    assert time.process_time() - start < 10  # about 1 s
+
+
 def test_elo_never_overflows():
     ratings = elo([(0, 1, 1.0), (1, 0, 1.0)] * 50, 2, k=1e9)
     assert all(map(math.isfinite, ratings))
@@ -367,6 +379,12 @@ def test_separate_groups_are_never_ranked_against_each_other(tmp_path, capsys):
     assert result["best"] is None and [row["player"] for row in result["ranking"]][3:] == ["a", "b"]
     elo_file.main(["--matches", path])
     table = capsys.readouterr().out
+    out = tmp_path / "ratings.csv"
+    elo_file.main(["--matches", path, "--json", "--out", str(out)])
+    assert json.loads(capsys.readouterr().out) == result
+    sheet = [line.split(",") for line in out.read_text(encoding="utf-8-sig").splitlines()]
+    assert sheet[0] == list(result["ranking"][0])
+    assert [line[0] for line in sheet[1:]] == [row["player"] for row in result["ranking"]]
     assert "group 1, which has no matches with the others" in table and "group 2" in table
 
 
@@ -797,6 +815,8 @@ BAD_COMMANDS = [
     (["--matches", "M", "--query", "q"], "--query: --matches rates what has been played"),
     (["--num-votes=2", "--matches=M"], "--num-votes: --matches rates what has been played"),
     (["--matches"], "--matches"),
+    (["--matches", "M", "--out", "x.jsonl"], "--out: x.jsonl: give a new name that ends in .csv"),
+    (["--matches", "M", "--out", "none/x.csv"], "--out: none/x.csv: there is no such folder"),
     (["--matches", "./none.csv"], "none.csv"),
     (["--matches", "BAD"], "bad.csv line 3: score is '2'"),
     (["--matches", "M", "--candidates", "ONE"], "line 2: unknown player 1"),

@@ -459,10 +459,10 @@ def test_intervals_draw_questions_not_pairs():
 
 @pytest.mark.parametrize(
     "right, low, high",
-    [  # scipy.stats.binomtest(right, 20).proportion_ci(method="wilson")
+    [  # the wider of scipy.stats.binomtest(right, 20).proportion_ci(method="wilson"), and of mid-P
         (0, 0.0, 0.1611252),
-        (1, 0.0088814, 0.2361307),
-        (19, 0.7638693, 0.9911186),
+        (1, 0.0024950, 0.2361307),
+        (19, 0.7638693, 0.9975050),
         (20, 0.8388748, 1.0),
     ],
 )

@@ -9,12 +9,14 @@ from collections import Counter
 from itertools import combinations
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tiny_models import COIN, make_scripted_folder
 
 from cli import BadInput
 from data import Pair
+from extras.intervals import binomial_interval, mid_p, wilson
 from judge import Judge
 from verdicts import vote_of
 
@@ -23,9 +25,49 @@ ROOT = Path(__file__).parents[1]
 RANKING = ROOT / "runs" / "ranking"
 sys.path.insert(0, str(RANKING))
 
+import interval_coverage  # noqa: E402
 import record  # noqa: E402
 import replay  # noqa: E402
 import simulate  # noqa: E402
+
+# ---- do intervals cover? ----
+
+
+@pytest.mark.parametrize("design", [(5, 50, 1.0, "win or loss", "random pairs")])
+def test_a_few_trials_cover(design):
+    covered, width, without_maximum = interval_coverage.rating_row(
+        design, 150, np.random.default_rng(0)
+    )
+    assert 0.92 < covered < 0.99 and 250 < width < 450 and 0 < without_maximum < 0.3
+
+
+@pytest.mark.parametrize("size", [20, 50, 200])
+def test_shares_are_covered_whatever_they_are(size):
+    """Exactly, over the binomial distribution: Wilson's interval alone goes down to 0.84."""
+    right = np.arange(size + 1)
+    logs = [math.lgamma(size + 1) - math.lgamma(k + 1) - math.lgamma(size - k + 1) for k in right]
+    shares = np.linspace(0.5, 0.9999, 600)
+
+    def coverage(interval):
+        ends = np.array([interval(k / size, size) for k in right])
+        found = []
+        for share in shares:
+            chances = np.exp(logs + right * math.log(share) + (size - right) * math.log1p(-share))
+            found.append(chances[(ends[:, 0] <= share) & (share <= ends[:, 1])].sum())
+        return np.array(found)
+
+    assert coverage(wilson).min() < 0.91
+    covered = coverage(binomial_interval)
+    assert covered.min() > 0.929 and covered.mean() < 0.97
+
+
+def test_mid_p_by_hand():
+    low, high = mid_p(1.0, 20)  # half of P(20 of 20) is 0.025
+    assert low == pytest.approx(0.05 ** (1 / 20), abs=0.001) and high == 1
+    assert mid_p(0.0, 20) == pytest.approx((0, 1 - low), abs=0.001)
+    _, high = mid_p(0.95, 20)  # P(19 or fewer of 20) less half of P(19 of 20) is 0.025
+    assert 1 - high**20 - 10 * high**19 * (1 - high) == pytest.approx(0.025, abs=0.001)
+
 
 # ---- simulated judges ----
 

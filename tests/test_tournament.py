@@ -214,6 +214,139 @@ def test_bad_candidate_files(text, words, tmp_path):
         read_candidates(str(tmp_path / "c.jsonl"))
 
 
+def test_csv_candidates(tmp_path):
+    """The header of a csv file names its columns and is no candidate."""
+    for text, name in (
+        ('answer\nfig\n"ice, 2"\n', "a.csv"),
+        ("\ufeffid;Response\n7;fig\n8;ice, 2\n", "b.CSV"),
+        ("note\ttext\nx\tfig\ny\tice, 2\n", "c.tsv"),
+    ):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        assert read_candidates(str(tmp_path / name)) == ["fig", "ice, 2"]
+    for text, words in (
+        ("fig\nice\n", "line 1: columns are fig: expected one of answer, response"),
+        ("answer,text\nfig,ice\n", "found answer and text"),
+        ("answer\n", "no answers below its first line"),
+        ("question,answer\nq,fig\n", "has questions of its own"),
+    ):
+        (tmp_path / "c.csv").write_text(text)
+        with pytest.raises(BadInput, match=words):
+            read_candidates(str(tmp_path / "c.csv"))
+
+
+# ---- a file of questions ----
+
+ROWS = [
+    {"id": "sum", "question": "347+586", "candidates": ["933", "923", "1033"]},
+    {"query": "12+30", "candidates": [{"response": "42"}, {"text": "41"}]},
+    {"messages": [{"role": "user", "content": "100+11"}], "candidates": ["111", "101"]},
+]
+SHORT = ["--max_completion_length", "60", "--device", "cpu", "--dtype", "float32"]
+
+
+def write_rows(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+@pytest.mark.parametrize("ranker", [tournament, elo])
+def test_many_questions(ranker, tmp_path, capsys, monkeypatch):
+    import ranking
+    from extras import rank_file
+
+    loads = []
+    monkeypatch.setattr(rank_file, "judge_of", lambda s: loads.append(s) or ranking.judge_of(s))
+    questions = write_rows(tmp_path / "q.jsonl", ROWS)
+    out = tmp_path / "out.jsonl"
+    call = ["--candidates", questions, "--out", str(out), *SHORT]
+    ranker.main(call)
+    assert capsys.readouterr().out == f"3 questions are ranked: {out}\n" and len(loads) == 1
+    whole = out.read_bytes()
+    rows = [json.loads(line) for line in whole.splitlines()]
+    assert [row["id"] for row in rows] == ["sum", "q-2", "q-3"]
+    best = [row["winner" if ranker is tournament else "best"] for row in rows]
+    assert best == [0, 0, 0]  # the embedded judge adds
+    assert [row["num_matches"] for row in rows] == (
+        [2, 1, 1] if ranker is tournament else [3, 1, 1]
+    )
+    # an interrupted call, and one that is complete
+    for cut in 0, 100, whole.index(b"\n") + 1, len(whole) - 5, len(whole):
+        out.write_bytes(whole[:cut])
+        ranker.main(call)
+        assert out.read_bytes() == whole
+    assert len(loads) == 5  # not for the complete one
+    # other questions, other settings
+    with pytest.raises(BadInput, match="--seed: .* was made with 0, not 1"):
+        ranker.main([*call, "--seed", "1"])
+    write_rows(tmp_path / "q.jsonl", ROWS[1:])
+    with pytest.raises(BadInput, match="line 1 ranks question sum, not question 1"):
+        ranker.main(call)
+    assert out.read_bytes() == whole
+
+
+def test_all_of_a_prompt_is_read(tmp_path):
+    from extras.rank_file import read_questions
+
+    turns = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "q"}]
+    rows = [
+        {"query": "q", "system": "be brief", "candidates": ["a"]},
+        {"messages": turns, "candidates": ["a"]},
+    ]
+    for row in rows:
+        (found,) = read_questions(write_rows(tmp_path / "q.jsonl", [row]))
+        assert found.messages == turns
+
+
+def test_questions_in_csv(tmp_path, capsys):
+    """Rows of one question belong together, wherever they stand."""
+    from extras.rank_file import read_questions
+
+    path = tmp_path / "q.csv"
+    path.write_text("Question, Answer\n347+586,933\n12+30,42\n347+586,923\n12+30,41\n")
+    found = read_questions(str(path))
+    assert [(one.id, one.messages[0]["content"], one.candidates) for one in found] == [
+        ("q-2", "347+586", ["933", "923"]),
+        ("q-3", "12+30", ["42", "41"]),
+    ]
+    out = tmp_path / "best.csv"
+    tournament.main(["--candidates", str(path), "--out", str(out), "--json", *SHORT])
+    assert json.loads(capsys.readouterr().out) == {"questions": 2, "out": str(out)}
+    assert out.read_text(encoding="utf-8-sig").splitlines() == [
+        "id,query,best,answer,matches",
+        "q-2,347+586,0,933,1",
+        "q-3,12+30,0,42,1",
+    ]
+
+
+@pytest.mark.parametrize(
+    "text, name, words",
+    [
+        ('{"question": "q", "candidates": []}', "q.jsonl", "line 1: candidates is \\[\\]"),
+        ('{"question": "q", "candidates": "a"}', "q.jsonl", "line 1: candidates is 'a'"),
+        ('{"question": "q", "candidates": ["a", 3]}', "q.jsonl", "line 1: 3 is no answer"),
+        ('{"candidates": ["a"]}', "q.jsonl", "line 1: columns are candidates: expected a question"),
+        ('{"question": "q"}', "q.jsonl", "line 1: columns are question: expected one of answer"),
+        ('{"question": 3, "candidates": ["a"]}', "q.jsonl", "line 1: question is 3"),
+        ("question,reply\nq,a\n", "q.csv", "columns are question, reply: expected one of answer"),
+        ("question,answer\n", "q.csv", "holds no rows"),
+        ("a\nb\n", "q.txt", "--query is missing"),
+    ],
+)
+def test_bad_files_of_questions(text, name, words, tmp_path):
+    (tmp_path / name).write_text(text)
+    for ranker in tournament, elo:
+        with pytest.raises(BadInput, match=words):
+            ranker.main(["--candidates", str(tmp_path / name), "--out", str(tmp_path / "o.jsonl")])
+    with pytest.raises(BadInput, match="--candidates and --out"):
+        tournament.main(["--candidates", str(tmp_path / name)])
+    for ranker, problem in (tournament, "leave --query out"), (elo, "a new name that ends in .csv"):
+        with pytest.raises(BadInput, match=problem):
+            ranker.main(
+                ["--query", "q", "--candidates", str(tmp_path / name), "--out", str(tmp_path / "o")]
+            )
+    assert not (tmp_path / "o.jsonl").exists()
+
+
 # ---- command ----
 
 
@@ -293,7 +426,7 @@ def test_what_was_judged_is_reported(tmp_path, capsys):
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        (["--query", "q"], "--candidates is missing"),
+        (["--query", "q"], "--query and --candidates are needed"),
         (["--candidates", "C"], "--query"),
         (["--query", "q", "--candidates", "none.txt"], "none.txt"),
         (["--query", "q", "--candidates", "C", "--temperature", "-1"], "--temperature"),
