@@ -33,6 +33,20 @@ import simulate  # noqa: E402
 # ---- do intervals cover? ----
 
 
+def test_the_page_has_the_rows_of_the_log():
+    log = (RANKING / "interval_coverage.log").read_text()
+    page = (RANKING / "README.md").read_text()
+    ratings, accuracies = log.strip().split("\n\n")
+    assert ratings in page and accuracies in page
+    rows = [line.strip("| ").split(" | ") for line in ratings.splitlines()[2:]]
+    assert len(rows) == len(interval_coverage.DESIGNS)
+    for *_, covered, _, without_maximum in rows:
+        # where most results are one-sided, wider intervals are allowed
+        assert 0.93 <= float(covered) <= (0.975 if float(without_maximum) < 0.5 else 1)
+    for line in accuracies.splitlines()[2:]:
+        assert min(map(float, line.strip("| ").split(" | ")[1:])) >= 0.93
+
+
 @pytest.mark.parametrize("design", [(5, 50, 1.0, "win or loss", "random pairs")])
 def test_a_few_trials_cover(design):
     covered, width, without_maximum = interval_coverage.rating_row(

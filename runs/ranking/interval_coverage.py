@@ -97,16 +97,17 @@ def accuracy_cell(size, accuracy, trials, rng):
 
 def main():
     trials = int(sys.argv[1]) if len(sys.argv) > 1 else 2000
-    rng = np.random.default_rng(0)
     print("| players | matches | spread | a match | who meets | covered | width | no maximum |")
     print("|---|---|---|---|---|---|---|---|")
-    for design in DESIGNS:
+    for number, design in enumerate(DESIGNS):
+        rng = np.random.default_rng(number)
         covered, width, without_maximum = rating_row(design, trials, rng)
         print("|", " | ".join(map(str, design)), end="")
         print(f" | {covered:.3f} | {width:.0f} | {without_maximum:.2f} |", flush=True)
     print("\n| questions |", " | ".join(f"accuracy {accuracy}" for accuracy in ACCURACIES), "|")
     print("|---" * (1 + len(ACCURACIES)) + "|")
     for size in QUESTIONS:
+        rng = np.random.default_rng(size)
         cells = [accuracy_cell(size, accuracy, trials, rng) for accuracy in ACCURACIES]
         print(f"| {size} |", " | ".join(f"{cell:.3f}" for cell in cells), "|", flush=True)
 
