@@ -8,17 +8,20 @@ Each row carries its settings and a hash of its pair: a file never goes on with 
 """
 
 import csv
+import functools
+import hashlib
 import io
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
+from checkpoint import resolve_model, weight_files, with_adapter
 from cli import BadInput, note
 from judge_progress import Progress, note_rest
 from resume import check_same, resumable_rows
-from runlog import append_rows, sole_writer, write_atomically
+from runlog import append_rows, sha256, sole_writer, write_atomically
 from seeding import CHAT_DATE, stable_hash
-from styles import OPTIONAL, transcript
+from styles import OPTIONAL, load_style, transcript
 from verdicts import vote_of
 
 HEAD = "id", "pair", "given"  # fields, see `head_of`
@@ -54,9 +57,9 @@ def judge_pairs(settings, pairs, load_judge, options):
     """
     path = rows_path(settings.out)
     recorded = {name: value for name, value in asdict(settings).items() if name not in NOT_RECORDED}
-    recorded["chat_date"] = CHAT_DATE
+    recorded |= rests_on(settings)
     heads = [head_of(pair) for pair in pairs]
-    totals = read_rows(path, heads, recorded)
+    totals = read_rows(path, heads, recorded, settings)
     done = totals["pairs"]
     if done:
         note(f"{path}: {done} of {len(pairs)} pairs are judged already")
@@ -66,7 +69,7 @@ def judge_pairs(settings, pairs, load_judge, options):
         judge = load_judge()
         progress = Progress("judging", "pair", len(pairs), done)
         with progress, sole_writer(path):
-            if read_rows(path, heads, recorded)["pairs"] != done:
+            if read_rows(path, heads, recorded, settings)["pairs"] != done:
                 raise BadInput(f"--out: {path} has grown meanwhile: call again to go on")
             for start in range(done - done % CHUNK_PAIRS, len(pairs), CHUNK_PAIRS):
                 judgments = judge.judge(pairs[start : start + CHUNK_PAIRS], **options)
@@ -75,7 +78,7 @@ def judge_pairs(settings, pairs, load_judge, options):
                     for head, judgment in zip(heads[start:], judgments)
                 ]
                 new_rows = rows[totals["pairs"] - start :]  # a part of the first chunk may be there
-                append_rows(path, new_rows)
+                append_rows(path, new_rows, is_new=False)
                 for row in new_rows:
                     add_row(totals, row)
                 progress.move_to(totals["pairs"])
@@ -91,6 +94,71 @@ def judge_pairs(settings, pairs, load_judge, options):
     return summary
 
 
+# ---- what judgments rest on, besides the settings and the pair ----
+
+WHOLE_FILE = 64 << 20  # bytes; of a larger file, samples are hashed
+SAMPLE, NUM_SAMPLES = 64 << 10, 256
+tell_once = functools.cache(note)
+
+
+def rests_on(settings):
+    """Hashes of the model's files and of the prompt, whatever their names, and the chat date.
+
+    settings: of a judge, checked. What a server computes with is not known: None.
+    """
+    style = load_style(settings.style)
+    prompt = stable_hash(style.verdict, style.system, style.user)
+    model = None if settings.base_url else model_hash(settings.model, settings.adapter)
+    return {"model_hash": model, "style_hash": f"{prompt:016x}", "chat_date": CHAT_DATE}
+
+
+def model_hash(model, adapter=None):
+    """A hash of weights, config, tokenizer and adapter; a copy of the folder has the same one."""
+    folder = resolve_model(model)
+    base, found = with_adapter(folder, adapter)
+    paths = [*weight_files(base)]
+    for part in {base, folder, found.folder if found else base}:
+        paths += [*part.glob("*.json"), *part.glob("*.jinja"), *part.glob("adapter*.safetensors")]
+    hashes = sorted({(path.name, file_hash(path)) for path in paths})
+    return f"{stable_hash(hashes):016x}"
+
+
+def file_hash(path):
+    """SHA-256 of a file; of a large one, of its size and of samples all over it."""
+    size = path.stat().st_size
+    if size <= WHOLE_FILE:
+        return sha256(path)
+    digest = hashlib.sha256(str(size).encode())
+    with open(path, "rb") as file:
+        for index in range(NUM_SAMPLES):
+            file.seek(index * (size - SAMPLE) // (NUM_SAMPLES - 1))
+            digest.update(file.read(SAMPLE))
+    return digest.hexdigest()
+
+
+def check_recorded(before, recorded, settings, path, flag):
+    """Raises BadInput where earlier rows rest on something else than `recorded`.
+
+    Files of older versions lack names. A flag that did not exist had its default. The date is part
+    of a prompt only where a template writes it. Other hashes are then unknown: a note says so.
+    """
+    before = {field.name: field.default for field in fields(settings)} | before
+    if not settings.base_url and not writes_date(resolve_model(settings.model)):
+        before.setdefault("chat_date", CHAT_DATE)
+    for name in ("model_hash", "style_hash"):
+        if name not in before:
+            tell_once(f"{path}: has no {name} (an older version wrote it): it is not checked")
+            before[name] = recorded.get(name)
+    check_same(before, recorded, path, flag)
+
+
+def writes_date(folder):
+    """Whether a chat template in the folder writes today's date."""
+    names = "chat_template.jinja", "tokenizer_config.json", "chat_template.json"
+    paths = [folder / name for name in names if (folder / name).exists()]
+    return any(b"strftime_now" in path.read_bytes() for path in paths)
+
+
 def head_of(pair):
     """How a row begins: the id of the pair, and hashes of all texts that the judge reads."""
     head = {"id": pair.id, "pair": f"{stable_hash(pair.messages, pair.answers):016x}"}
@@ -98,9 +166,9 @@ def head_of(pair):
     return head | ({"given": f"{stable_hash(given):016x}"} if any(given) else {})
 
 
-def read_rows(path, heads, recorded):
+def read_rows(path, heads, recorded, settings):
     """The totals of the rows in --out. Raises BadInput for rows of other pairs or settings."""
-    totals = Counter()
+    totals, checked = Counter(), None
     for number, row in resumable_rows(path, "--out", b'{"id": '):
         fields = {"id", "pair", "winner", "consistent", "games"}
         if not fields <= row.keys() or not isinstance(row.get("settings"), dict):
@@ -108,7 +176,9 @@ def read_rows(path, heads, recorded):
                 f"--out: {path} line {number} is no judgment that this command wrote: give "
                 "another file"
             )
-        check_same(row["settings"], recorded, path, "--out")
+        if row["settings"] != checked:  # those of the row before
+            check_recorded(row["settings"], recorded, settings, path, "--out")
+            checked = row["settings"]
         head = {name: row[name] for name in HEAD if name in row}
         if number > len(heads) or head != heads[number - 1]:
             raise BadInput(

@@ -5,10 +5,11 @@ play, spent = judged_play(settings, candidates, num_matches)
 scores = play([(0, 1), (2, 3)])     # of candidates 0 and 2, from the cache or from the judge
 """
 
+import contextlib
+import functools
 import re
 from collections import Counter
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Literal, Optional
 
 from tqdm import tqdm
@@ -17,11 +18,11 @@ import cli
 from cli import BadInput, note, setting
 from data import PROMPT, Pair, to_messages
 from judge import JudgeSettings, check_judge, judge_of, refuse_copies
+from judge_file import rests_on
 from resume import resumable_rows
-from runlog import append_rows
+from runlog import append_rows, sole_writer
 from schedules import SCHEDULES
 from seeding import stable_hash
-from styles import load_style
 from tables import read_csv
 
 ANSWER_COLUMNS = "answer", "response", "candidate", "completion", "output", "text"
@@ -212,16 +213,12 @@ def report_spent(settings, spent):
 def cache_names(settings, folder, candidates):
     """A name for each candidate: a hash of its text and of all that its scores depend on.
 
-    folder: the model's folder, None for a server. Its files are told apart by size and time.
+    folder: the model's folder, None for a server.
     """
-    files = sorted(folder.glob("*.safetensors")) if folder else []
-    if settings.adapter:
-        files += sorted(Path(settings.adapter).glob("*.safetensors"))
-    model = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     both_orders = True
     origin = [
-        model or [settings.base_url, settings.model],
-        asdict(load_style(settings.style)),
+        None if folder else [settings.base_url, settings.model],
+        rests_on(settings),
         settings.query,
         (settings.num_votes, both_orders, settings.temperature, settings.max_completion_length),
         settings.seed,
@@ -238,7 +235,10 @@ def cached(play, path, names):
     judge can draw anew. The file at `path` keeps the scores (None: no file). Every pair is played
     in one direction: the player whose name sorts first is i. Equal names draw without a match.
     """
-    known = read_cache(path) if path else {}
+    known = {}
+    if path:
+        known = read_cache(path)
+        lock(path)
     times_met = Counter()
 
     def play_cached(pairs):
@@ -257,13 +257,21 @@ def cached(play, path, names):
             scores = dict(zip(chunk_keys, play(chunk_turns, repetitions), strict=True))
             known.update(scores)
             if path:
-                append_rows(path, cache_rows(scores))
+                append_rows(path, cache_rows(scores), is_new=False)
         return [
             known[key] if turn == tuple(pair) else 1 - known[key]
             for turn, key, pair in zip(turns, keys, pairs)
         ]
 
     return play_cached
+
+
+@functools.cache
+def lock(path):
+    """Keeps other processes from writing to --cache until this one ends."""
+    held = contextlib.ExitStack()
+    held.enter_context(sole_writer(path))
+    return held
 
 
 def read_cache(path):

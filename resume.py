@@ -37,20 +37,45 @@ def resumable_rows(path, flag, prefix=b""):
 def check_same(before, settings, path, flag):
     """Raises BadInput where a file was made with other settings than the present ones."""
     for name, value in settings.items():
-        if before.get(name) != value:
+        if name not in before:
             raise BadInput(
-                f"--{name}: {path} was made with {before.get(name)!r}, not {value!r}: use that, or "
+                f"{path}: an older version wrote it and did not record {name}, which decides its "
+                f"rows: give another {flag}"
+            )
+        if before[name] != value and name.endswith("_hash"):
+            raise BadInput(
+                f"--{name.removesuffix('_hash')}: {path} was made with other content under this "
+                f"name ({name} {before[name]}, now {value}): use that, or another {flag}"
+            )
+        if before[name] != value:
+            raise BadInput(
+                f"--{name}: {path} was made with {before[name]!r}, not {value!r}: use that, or "
                 f"another {flag}"
             )
 
 
 # ---- a training run ----
 
+# What a resumed run may change: it decides nothing but rounding, and where and how long to train.
+MAY_CHANGE = """output_dir max_steps save_every report_to resume micro_batch_tokens
+    gradient_checkpointing""".split()
 
-def check_run_settings(folder, settings, free_to_change):
-    """Raises BadInput unless the run in `folder` has these settings, free_to_change aside."""
+
+def check_same_run(folder, settings, data):
+    """Raises BadInput unless the folder's run has these settings, MAY_CHANGE aside, and data.
+
+    data: {flag: hash}. A run of an older version has no hashes: a note says so.
+    """
     config = folder / "config.json"
-    before = parse_json(read_text(config, "--output_dir"), config).get("settings")
+    if not config.exists():
+        if {path.name for path in folder.iterdir()} - {"config.json.partial"}:
+            raise BadInput(
+                f"--output_dir: {folder} holds other files and no run of this command: give the "
+                "folder of a run, or a new one"
+            )
+        return
+    earlier = parse_json(read_text(config, "--output_dir"), config)
+    before = earlier.get("settings")
     if not isinstance(before, dict):
         raise BadInput(
             f"--output_dir: {config} was not written by this command: give the folder of a run, or "
@@ -61,12 +86,66 @@ def check_run_settings(folder, settings, free_to_change):
             before["eval_data"] = "none"
         else:
             before["eval_temperature"] = before.get("temperature")
-    fixed = {
-        name: value
-        for name, value in settings.items()
-        if name in before and name not in free_to_change
-    }
-    check_same(before, fixed, folder, "--output_dir")
+    free = [*MAY_CHANGE, *(data if "data" in earlier else ())]  # the same rows may lie elsewhere
+    fixed = {name: value for name, value in settings.items() if name not in free}
+    if settings.get("schedule", "constant") != "constant":  # it falls until the last step
+        fixed["max_steps"] = settings["max_steps"]
+    known = {name: value for name, value in fixed.items() if name in before}
+    check_same(before, known, folder, "--output_dir")
+    if "data" not in earlier:
+        note(f"{config}: holds no hash of the data: whether it is the same is not checked")
+        return
+    for flag, content in earlier["data"].items():
+        if data.get(flag, content) != content:
+            raise BadInput(
+                f"--{flag}: {folder} was trained with other content: use that, or another "
+                "--output_dir"
+            )
+
+
+def continue_run(folder, config, step):
+    """The rows of metrics.jsonl up to `step`; `config` gets what the run so far was made with.
+
+    Says what differs between now and then, and which of the run's files are damaged or missing.
+    """
+    path = folder / "config.json"
+    before = parse_json(read_text(path, "--output_dir"), path) if path.exists() else {}
+    if step >= 0 and before:
+        config["earlier"] = before.get("earlier", [])
+        made_with = {name: before.get(name) for name in ("commit", "versions")}
+        if made_with != {name: config[name] for name in made_with}:
+            config["earlier"].append({"up_to_step": step} | made_with)
+            note(f"{folder}: up to step {step} it was made with {differences(before, config)}")
+    rows = cut_rows_past(folder / "metrics.jsonl", step)
+    steps = [row["step"] for row in rows if row["step"] != 0]
+    if steps != list(range(1, step + 1)) and step > 0:
+        note(
+            f"{folder / 'metrics.jsonl'}: holds {len(steps)} of the {step} steps so far: was it "
+            "damaged or deleted? num_tokens goes on from its last row"
+        )
+    if "num_generations" in config["settings"]:  # rollouts are written whole, each step
+        paths = [folder / "rollouts" / f"{number}.jsonl" for number in range(1, step + 1)]
+        damaged = [path for path in paths if not ends_with_newline(path)]
+        if damaged:
+            note(f"{damaged[0]}: cut off or missing, {len(damaged)} such files: they stay so")
+    return rows
+
+
+def differences(before, now):
+    """How two config.json differ, in words, as in "commit a (now b), torch 1 (now 2)"."""
+    earlier = {"commit": before.get("commit")} | (before.get("versions") or {})
+    later = {"commit": now["commit"]} | now["versions"]
+    names = [name for name in later if earlier.get(name) != later[name]]
+    return ", ".join(f"{name} {earlier.get(name)} (now {later[name]})" for name in names)
+
+
+def ends_with_newline(path):
+    try:
+        with open(path, "rb") as file:
+            file.seek(-1, 2)
+            return file.read(1) == b"\n"
+    except OSError:  # missing or empty
+        return False
 
 
 def newest_checkpoint(folder, runtime):
@@ -150,8 +229,10 @@ def load_checkpoint(folder, policy, optimizer):
 def cut_rows_past(path, step):
     """Drops the rows of a metrics.jsonl past `step`, which are done again. Returns the others."""
     rows = []
-    for _, row in resumable_rows(path, "--output_dir"):
-        if row.get("step", step + 1) > step:
+    for number, row in resumable_rows(path, "--output_dir"):
+        if type(row.get("step")) is not int:
+            raise BadInput(f"--output_dir: {path} line {number} has no step: remove the line")
+        if row["step"] > step:
             break
         rows.append(row)
     write_atomically(path, json_lines(rows))

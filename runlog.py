@@ -12,10 +12,11 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 from cli import BadInput, note
-from seeding import CHAT_DATE
+from seeding import CHAT_DATE, stable_hash
 
 # ---- files that a kill cannot spoil ----
 
@@ -53,11 +54,14 @@ def json_lines(rows):
     return "".join(json_line(row) + "\n" for row in rows)
 
 
-def append_rows(path, rows):
+def append_rows(path, rows, is_new=True):
     """Adds rows to a JSON-lines file and returns when they are on disk.
 
     A last line without its newline is what a kill left of a row: it is removed first.
+    Raises BadInput where a file that is not new has gone.
     """
+    if not is_new and not os.path.exists(path):
+        raise BadInput(f"{path}: was deleted while this command wrote to it: call again")
     with open(path, "a+b") as file:
         size = file.seek(0, os.SEEK_END)
         if size:
@@ -99,12 +103,14 @@ def sole_writer(path):
 
 # ---- the folder of a run ----
 
+ORIGIN = {"name": None, "source": None, "meta": None}  # fields that no hash depends on
 
-def check_run(settings, free_to_change):
+
+def check_run(settings, **data):
     """Checks --output_dir, --resume and --report_to before anything is written. Raises BadInput.
 
-    Without --resume the folder must be new or empty. With it, a run in it must have the same
-    settings, but for the names in free_to_change.
+    Without --resume the folder must be new or empty. With it, a run in it must have the same data
+    and settings. data: {flag: items that were loaded}. Returns their hashes.
     """
     if settings.report_to != "none" and importlib.util.find_spec(settings.report_to) is None:
         raise BadInput(
@@ -112,59 +118,51 @@ def check_run(settings, free_to_change):
         )
     if settings.resume and not settings.output_dir:
         raise BadInput("--resume: needs --output_dir, the folder of the run to continue")
+    hashes = {}
+    for flag, items in data.items():
+        rows = (item if isinstance(item, tuple) else vars(item) | ORIGIN for item in items)
+        hashes[flag] = f"{stable_hash(*map(stable_hash, rows)):016x}"
     # Only the first process looks: the others might already see what it writes.
     if settings.output_dir is None or os.environ.get("RANK", "0") != "0":
-        return
+        return hashes
     if not settings.output_dir.strip():
         raise BadInput("--output_dir: is empty: give a folder (is a variable of the shell unset?)")
     folder = Path(settings.output_dir)
     parent = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise BadInput(f"--output_dir: {parent} is a file or read-only: give another folder")
-    names = {path.name for path in folder.iterdir()} if folder.exists() else set()
-    if names and not settings.resume:
-        raise BadInput(
-            f"--output_dir: {folder} is not empty: give another folder, or --resume to go on with "
-            "the run in it"
-        )
-    if "config.json" in names:
-        from resume import check_run_settings
+    if folder.exists() and any(folder.iterdir()):
+        if not settings.resume:
+            raise BadInput(
+                f"--output_dir: {folder} is not empty: give another folder, or --resume to go on "
+                "with the run in it"
+            )
+        from resume import check_same_run
 
-        check_run_settings(folder, vars(settings), free_to_change)
-    elif names - {"config.json.partial"}:
-        raise BadInput(
-            f"--output_dir: {folder} holds other files and no run of this command: give the folder "
-            "of a run, or a new one"
-        )
+        check_same_run(folder, vars(settings), hashes)
+    return hashes
 
 
-def open_run(folder, settings, step, runtime):
+def open_run(folder, settings, step, runtime, data):
     """Starts the folder of a run or goes on with it. Returns metrics.jsonl up to `step`, as rows.
 
-    Writes config.json: all settings, the versions of what computes, the commit of this code.
-    The lock on the folder is held until the run ends.
+    Writes config.json: settings, hashes of the data, versions of what computes, commit of this
+    code. The lock on the folder is held until the run ends.
     """
-    import torch
-    import transformers
-
     rows = None
     if runtime.is_main:
         folder.mkdir(parents=True, exist_ok=True)
         runtime.at_exit.enter_context(sole_writer(folder))
-        versions = {
-            "python": sys.version.split()[0],
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "chat_date": CHAT_DATE,
-            "MKL_CBWR": os.environ.get("MKL_CBWR"),
-        }
-        config = {"settings": settings, "versions": versions, "commit": commit()}
-        write_json(folder / "config.json", config)
+        versions = {name: version(name) for name in ("torch", "transformers")}
+        versions |= {"python": sys.version.split()[0], "chat_date": CHAT_DATE}
+        versions["MKL_CBWR"] = os.environ.get("MKL_CBWR")
+        config = {"settings": settings, "data": data, "versions": versions, "commit": commit()}
         rows = []
         if settings["resume"]:
-            from resume import cut_rows_past
+            from resume import continue_run
 
-            rows = cut_rows_past(folder / "metrics.jsonl", step)
+            rows = continue_run(folder, config, step)
+        write_json(folder / "config.json", config)
     return runtime.gather(rows)[0]
 
 
@@ -195,7 +193,7 @@ def record(folder, rows, row, runtime, source):
         row = {name: value if math.isfinite(value) else 0.0 for name, value in row.items()}
     rows.append(row)
     if runtime.is_main:
-        append_rows(folder / "metrics.jsonl", [row])
+        append_rows(folder / "metrics.jsonl", [row], is_new=len(rows) == 1)
     if len(rows) >= 3 and all(row.get("skipped_steps") for row in rows[-3:]):
         runtime.barrier()  # nobody leaves before the first process has written
         if not runtime.is_main:

@@ -40,7 +40,7 @@ from judge_task import JudgeTask
 from progress import open_bar, show_progress, summarize
 from runlog import check_run, open_run, record, reporter
 from seeding import hash64
-from styles import default_style
+from styles import default_style, load_style
 
 DEFAULTS = dict(prompts_per_step=16, max_completion_length=1024, max_steps=100, learning_rate=1e-6)
 TINY_DEFAULTS = dict(
@@ -48,7 +48,6 @@ TINY_DEFAULTS = dict(
 )
 IMPORTANCE_CAP = 2.0  # upper bound of the importance weight between sampler and trainer
 HELD_OUT = "held_out"  # as --eval_data: a part of --train_data
-RESUME_MAY_CHANGE = ("output_dir", "max_steps", "save_every", "report_to", "resume")
 
 
 @dataclass
@@ -237,13 +236,15 @@ def token_sums(loss, logprobs, entropy, batch, settings):
 def prepare(settings):
     """Fills in defaults, checks all settings and reads the data. Raises BadInput.
 
-    Returns (settings with all defaults filled in, task, training items, held-out items).
+    Returns (settings with all defaults filled in, task, training items, held-out items, hashes).
     """
     settings = fill_in(settings)
     check_numbers(settings)
     task = make_task(settings)
-    check_run(settings, RESUME_MAY_CHANGE)
-    return settings, task, *load_items(task, settings)
+    train, held_out = load_items(task, settings)
+    style = [load_style(settings.style)]
+    hashes = check_run(settings, train_data=train, eval_data=held_out, style=style)
+    return settings, task, train, held_out, hashes
 
 
 def fill_in(settings):
@@ -310,7 +311,7 @@ def load_items(task, settings):
 
 
 def main(settings):
-    settings, task, train_items, eval_items = prepare(settings)
+    settings, task, train_items, eval_items, hashes = prepare(settings)
 
     import torch  # only now: bad input is answered at once
 
@@ -344,7 +345,7 @@ def main(settings):
         train_items = rollout.drop_long(task, train_items, limit, "--train_data")
         eval_items = rollout.drop_long(task, eval_items, limit, "--eval_data")
         last_step = first_step if checkpoint else -1  # -1: keep no row, not even that of step 0
-        rows = open_run(output_dir, dataclasses.asdict(settings), last_step, runtime)
+        rows = open_run(output_dir, dataclasses.asdict(settings), last_step, runtime, hashes)
         note(
             f"{settings.max_steps} steps of {settings.prompts_per_step} prompts x "
             f"{settings.num_generations} completions, {runtime.world_size} process(es), "

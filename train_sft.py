@@ -31,8 +31,6 @@ from formats import SYSTEM, prompt_of, turns_of
 from runlog import check_run, open_run, record, reporter
 from styles import load_style
 
-RESUME_MAY_CHANGE = ("output_dir", "save_every", "report_to", "resume")  # on --resume
-
 
 @dataclass
 class Settings:
@@ -76,7 +74,7 @@ class Settings:
 
 
 def check(settings):
-    """Returns the rows as [(prompt: messages or text, completion: text, place), ...].
+    """Returns (rows, their hashes); rows [(prompt: messages or text, completion: text, place), ...]
 
     place: as in "chains.jsonl line 3". Raises BadInput for everything that can be wrong.
     """
@@ -95,7 +93,6 @@ def check(settings):
     if settings.judge_style:
         load_style(settings.judge_style)
     check_model_folder(resolve_model(settings.model))
-    check_run(settings, RESUME_MAY_CHANGE)
     rows = []
     for number, row in cli.read_json_lines(settings.train_data, "--train_data"):
         place = f"{settings.train_data} line {number}"
@@ -104,7 +101,8 @@ def check(settings):
         raise BadInput(
             f"--train_data: {settings.train_data} has no rows: write one JSON object a line"
         )
-    return rows
+    texts = [row[:2] for row in rows]
+    return rows, check_run(settings, train_data=texts)
 
 
 def read_row(row, place):
@@ -228,7 +226,7 @@ def learning_rate_at(step, settings):
 
 
 def main(settings):
-    texts = check(settings)
+    texts, hashes = check(settings)
     adapter = new_adapter(settings)
 
     import torch  # only now: bad input is answered at once
@@ -264,7 +262,7 @@ def main(settings):
             rows.append((prompt_ids, [completion_ids], place))
         rows = usable_rows(rows, settings, policy.model.config.vocab_size)
         last_step = first_step if checkpoint else -1
-        log = open_run(output_dir, dataclasses.asdict(settings), last_step, runtime)
+        log = open_run(output_dir, dataclasses.asdict(settings), last_step, runtime, hashes)
         report = reporter(settings)
 
         # Step s reads rows (s - 1) * batch_size and on, so a resumed run only skips.

@@ -87,6 +87,7 @@ def take_worker():
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
+        start_new_session=True,  # Ctrl-C is for this process, which ends its workers
     )
     line = worker.stdout.readline().strip()
     if line != "ready":

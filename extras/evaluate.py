@@ -220,7 +220,7 @@ def judged_rows(settings, items, head, load_judge):
     Whole chunks are kept, because the last bits of a log-prob may depend on the batch.
     """
     path = Path(settings.output_dir) / "rows.jsonl"
-    rows = earlier_rows(path, head)
+    rows = earlier_rows(path, head, settings)
     if len(rows) == len(items):
         return rows
     rows = rows[: len(rows) - len(rows) % CHUNK_ITEMS]
@@ -235,7 +235,7 @@ def judged_rows(settings, items, head, load_judge):
         write_atomically(path, json_lines([head, *rows]))
         for start in range(len(rows), len(items), CHUNK_ITEMS):
             new = judge_items(items[start : start + CHUNK_ITEMS], settings, judge)
-            append_rows(path, new)
+            append_rows(path, new, is_new=False)
             rows += new
             if first_use:  # a sweep uses a judge again
                 note_rest(judge, settings, len(new), len(items) - len(rows), "item")

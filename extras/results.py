@@ -9,10 +9,9 @@ from pathlib import Path
 
 from cli import BadInput, note, parse_json, read_text
 from extras.scoring import outcome, share, votes_of, with_better
-from judge_file import is_csv, write_csv
-from resume import check_same, resumable_rows
+from judge_file import check_recorded, is_csv, rests_on, write_csv
+from resume import resumable_rows
 from runlog import commit, json_line, json_lines, write_atomically
-from seeding import CHAT_DATE
 from verdicts import majority
 
 # settings that change no row
@@ -25,11 +24,12 @@ def head_of(settings, items):
         [(item.id, item.messages, item.answers, item.scores, item.matches) for item in items]
     )
     kept = {name: value for name, value in asdict(settings).items() if name not in FREE}
-    kept["chat_date"] = CHAT_DATE
+    if not settings.predictions:
+        kept |= rests_on(settings)
     return {"settings": kept, "data": hashlib.sha256(content.encode()).hexdigest()}
 
 
-def earlier_rows(path, head):
+def earlier_rows(path, head, settings):
     """The rows that an earlier call has left; creates the folder.
 
     Raises BadInput where they have other settings or data, or the folder holds something else.
@@ -51,7 +51,7 @@ def earlier_rows(path, head):
         raise BadInput(
             f"--output_dir: {folder} was not written by this command: give another folder"
         )
-    check_same(before["settings"], head["settings"], folder, "--output_dir")
+    check_recorded(before["settings"], head["settings"], settings, folder, "--output_dir")
     if before["data"] != head["data"]:
         raise BadInput(
             f"--data: the evaluation in {folder} judged other items: give another --output_dir"

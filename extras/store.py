@@ -5,6 +5,7 @@ An interrupted command continues from the rows of OUT.partial.
 
 import hashlib
 import json
+import os
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -123,6 +124,9 @@ class Store:
                 self.settings[name] = value
         self.settings["inputs"] = hashes_of_inputs(given)
         self.done = self.out.exists()
+        folder = next(path for path in self.out.absolute().parents if path.exists())
+        if self.out.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+            raise BadInput(f"--out: {self.out} cannot be written: give another file")
         earlier = self.earlier_settings()
         if earlier is not None:
             self.check_same(earlier)

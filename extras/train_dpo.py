@@ -27,8 +27,6 @@ from data import load_pairs
 from runlog import check_run
 from seeding import stable_hash
 
-RESUME_MAY_CHANGE = ("output_dir", "max_steps", "save_every", "report_to", "resume")
-
 
 @dataclass
 class Settings:
@@ -82,7 +80,7 @@ class Settings:
 
 
 def check(settings):
-    """(settings, model folder, labelled pairs). Raises BadInput before a model is loaded."""
+    """(settings, model folder, labelled pairs, their hashes). BadInput before a model is loaded."""
     for name in ("max_steps", "batch_size", "max_length", "micro_batch_tokens", "save_every"):
         if getattr(settings, name) < 1:
             raise BadInput(f"--{name}: must be at least 1, got {getattr(settings, name)}")
@@ -96,7 +94,6 @@ def check(settings):
     folder = resolve_model(settings.model)
     check_model_folder(folder)
     new_adapter(settings)  # checks its two flags
-    check_run(settings, RESUME_MAY_CHANGE)
     # A file of judgments has ties too.
     pairs = load_pairs(settings.train_data, keep_ties=settings.judgments is not None)
     if settings.judgments is not None:
@@ -108,7 +105,7 @@ def check(settings):
             "or give --judgments"
         )
     note(f"{len(labelled)} of {len(pairs)} pairs have a better answer")
-    return settings, folder, labelled
+    return settings, folder, labelled, check_run(settings, train_data=labelled)
 
 
 def add_judgments(pairs, path, consistent_only=False):
@@ -222,7 +219,7 @@ def encode_pair(pair, tokenizer, end):
     return prompt, [chosen, rejected], f"pair {pair.id}"
 
 
-def train(settings, folder, pairs):
+def train(settings, folder, pairs, hashes):
     if settings.model == "tiny":
         torch.set_num_threads(1)
     with start(settings.device, settings.dtype) as runtime:
@@ -248,7 +245,7 @@ def train(settings, folder, pairs):
             policy.model.config.vocab_size,
         )
         resumed_step = first_step if checkpoint else -1
-        written = open_run(output_dir, asdict(settings), resumed_step, runtime)
+        written = open_run(output_dir, asdict(settings), resumed_step, runtime, hashes)
         report = reporter(settings)
         stream = itertools.islice(
             row_stream(kept, settings.seed), first_step * settings.batch_size, None

@@ -7,6 +7,7 @@ import pytest
 from loopback import Server
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")  # as cli.run does, before torch computes
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,7 @@ import cli
 import distributed
 import elo
 import judge
+import judge_file
 import ranking
 import tournament
 import train_grpo
@@ -196,6 +197,167 @@ def test_a_file_of_another_kind_is_not_shortened(tmp_path):
     assert path.read_text() == "all of my work"
     with pytest.raises(BadInput, match="--out: .* cannot be written"):
         list(resumable_rows(tmp_path, "--out"))
+
+
+# ---- what a results file rests on ----
+
+MINE = "verdict: boxed\n=== user\n{query} 2: {answer_1} 1: {answer_2}\n"
+
+
+@pytest.fixture
+def judging(tmp_path):
+    """{name of a result: (main, arguments)} of the commands that complete an earlier result.
+
+    The judge is the folder `model` with the prompt `mine.txt`.
+    """
+    make_scripted_folder(tmp_path / "model", COIN)
+    (tmp_path / "mine.txt").write_text(MINE)
+    rows = [{"id": f"p{n}", "query": f"say {n}", "a": "yes", "b": "no"} for n in range(4)]
+    lines = [json.dumps(row | {"label": 0}) + "\n" for row in rows]
+    (tmp_path / "pairs.jsonl").write_text("".join(lines))
+    (tmp_path / "answers.txt").write_text("one\ntwo\nthree\n")
+    common = f"--model {tmp_path}/model --style {tmp_path}/mine.txt --max_completion_length 40"
+    common += " --device cpu --dtype float32"
+    pairs, ranked = tmp_path / "pairs.jsonl", f"--query q --candidates {tmp_path}/answers.txt"
+    judged = f"--pairs {pairs} --out {tmp_path}/judged.jsonl"
+    evaluated = f"--benchmark pairs --data {pairs} --output_dir {tmp_path}/evaluated"
+    return {
+        "judged.jsonl": (judge.main, f"{common} {judged}".split()),
+        "evaluated": (evaluate.main, f"{common} {evaluated}".split()),
+        "cache.jsonl": (elo.main, f"{common} {ranked} --cache {tmp_path}/cache.jsonl".split()),
+    }
+
+
+def content_of(path):
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    return [file.read_bytes() for file in files]
+
+
+def players_of(cache):
+    return [json.loads(line)["i"] for line in cache.read_text().splitlines()]
+
+
+def other_weights(folder):
+    path = folder / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def other_prompt(folder):
+    (folder.parent / "mine.txt").write_text(MINE.replace("2:", "Two:"))
+
+
+def other_template(folder):
+    path = folder / "tokenizer_config.json"
+    path.write_text(path.read_text().replace("{", "{ ", 1))
+
+
+@pytest.mark.parametrize(
+    "change, flag",
+    [(other_weights, "--model"), (other_prompt, "--style"), (other_template, "--model")],
+)
+def test_other_content_behind_the_same_path_does_not_get_into_a_result(
+    judging, tmp_path, change, flag
+):
+    for main, arguments in judging.values():
+        main(arguments)
+    names = players_of(tmp_path / "cache.jsonl")
+    # a copy with other time stamps is the same model
+    subprocess.run(["cp", "-r", tmp_path / "model", tmp_path / "copy"], check=True)
+    subprocess.run(["rm", "-r", tmp_path / "model"], check=True)
+    (tmp_path / "copy").rename(tmp_path / "model")
+    before = {name: content_of(tmp_path / name) for name in judging}
+    for main, arguments in judging.values():
+        main(arguments)
+    assert {name: content_of(tmp_path / name) for name in judging} == before
+
+    change(tmp_path / "model")
+    for name in ("judged.jsonl", "evaluated"):
+        main, arguments = judging[name]
+        with pytest.raises(BadInput, match=f"^{flag}: .*{name} was made with other content .*now"):
+            main(arguments)
+        assert content_of(tmp_path / name) == before[name]
+    main, arguments = judging["cache.jsonl"]
+    main(arguments)  # the matches of the other judge stay, those of this one are added
+    later = players_of(tmp_path / "cache.jsonl")
+    assert later[: len(names)] == names and not set(later[len(names) :]) & set(names)
+
+
+def test_files_of_older_versions_are_continued_unless_a_value_is_unknown(judging, tmp_path, capsys):
+    """A flag that did not exist had its default; the date matters where a template writes it."""
+    path = tmp_path / "judged.jsonl"
+    main, arguments = judging[path.name]
+    main(arguments)
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for row in rows:
+        for name in ("chat_date", "model_hash", "style_hash", "adapter", "num_votes"):
+            del row["settings"][name]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows[:3]))
+    capsys.readouterr()
+    main(arguments)
+    told = capsys.readouterr().err
+    assert told.count("has no model_hash (an older version wrote it): it is not checked") == 1
+    assert len(path.read_text().splitlines()) == 4
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows[:3]))
+    with pytest.raises(BadInput, match="--num_votes: .* was made with 1, not 2"):
+        main([*arguments, "--num_votes", "2"])
+    template = tmp_path / "model" / "chat_template.jinja"
+    template.write_text((template.read_text() if template.exists() else "") + "{# strftime_now #}")
+    with pytest.raises(
+        BadInput, match="older version wrote it and did not record chat_date.*--out"
+    ):
+        main(arguments)
+
+
+def test_a_large_weight_file_is_hashed_by_samples(tmp_path, monkeypatch):
+    monkeypatch.setattr(judge_file, "WHOLE_FILE", 1000)
+    monkeypatch.setattr(judge_file, "SAMPLE", 10)
+    path, content = tmp_path / "weights", bytes(range(250)) * 100
+    path.write_bytes(content)
+    known = judge_file.file_hash(path)
+    for changed in (content[:-1] + b"!", b"!" + content[1:], content + b"!", content[::-1]):
+        path.write_bytes(changed)
+        assert judge_file.file_hash(path) != known
+    path.write_bytes(content)
+    assert judge_file.file_hash(path) == known
+
+
+@pytest.mark.parametrize("name", ["judged.jsonl", "evaluated", "cache.jsonl"])
+def test_a_result_that_is_deleted_while_it_is_made_ends_the_command(
+    judging, tmp_path, monkeypatch, name
+):
+    for module, size in (
+        (judge_file, "CHUNK_PAIRS"),
+        (evaluate, "CHUNK_ITEMS"),
+        (ranking, "CHUNK_MATCHES"),
+    ):
+        monkeypatch.setattr(module, size, 1)
+    main, arguments = judging[name]
+    judged, calls = Judge.judge, []
+
+    def delete_then_judge(self, *given, **options):
+        calls.append(name)
+        if len(calls) == 3:
+            subprocess.run(["rm", "-r", tmp_path / name], check=True)
+        return judged(self, *given, **options)
+
+    monkeypatch.setattr(Judge, "judge", delete_then_judge)
+    with pytest.raises(BadInput, match=f"{name}.*: was deleted while this command wrote to it"):
+        main(arguments)
+    assert not (tmp_path / name).exists()
+    main(arguments)
+    assert (tmp_path / name).exists()
+
+
+def test_a_cache_has_one_writer(judging, tmp_path):
+    main, arguments = judging["cache.jsonl"]
+    (tmp_path / "cache.jsonl").touch()
+    with sole_writer(tmp_path / "cache.jsonl"), pytest.raises(BadInput, match="another process"):
+        main(arguments)
+    main(arguments)
+    with pytest.raises(BadInput, match="another process"), sole_writer(tmp_path / "cache.jsonl"):
+        pass
 
 
 # ---- memory and disk ----

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,11 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
+import train_grpo
+import train_sft
+from cli import BadInput
 from data import Pair
+from extras import train_dpo
 from judge import Judge
 from model import Model
 
@@ -299,6 +304,148 @@ def test_loaded_weights_are_aligned_wherever_they_lie_in_their_file(tmp_path):
         save_file(weights, folder / "model.safetensors")
         model = Model.from_pretrained(folder, dtype=torch.float32)
         assert all(parameter.data_ptr() % 64 == 0 for parameter in model.parameters())
+
+
+# ---- what --resume compares with the earlier call ----
+
+
+@pytest.fixture
+def small_data(tmp_path):
+    """Files of 16 rows for each trainer: pairs, and a prompt with its completion."""
+    pairs = (ROOT / "tiny" / "train.jsonl").read_text().splitlines()[:16]
+    rows = [json.dumps({"prompt": f"say {n}", "completion": "yes"}) for n in range(16)]
+    for name, lines in (("pairs.jsonl", pairs), ("rows.jsonl", rows)):
+        (tmp_path / name).write_text("".join(line + "\n" for line in lines))
+    return {"train_grpo": "pairs.jsonl", "train_sft": "rows.jsonl", "train_dpo": "pairs.jsonl"}
+
+
+def few_steps(module, folder, data, **settings):
+    """A run of one step, or more with max_steps, in this process."""
+    common = dict(output_dir=str(folder), train_data=str(data), model="tiny-base", max_steps=1)
+    common |= dict(device="cpu", dtype="float32")
+    if module is train_grpo:
+        common |= dict(prompts_per_step=2, num_generations=2, eval_every=0, eval_data="none")
+        common |= dict(max_completion_length=8)
+    else:
+        common |= dict(batch_size=2)
+    given = module.Settings(**common | settings)
+    if module is train_dpo:
+        module.train(*module.check(given))
+    else:
+        module.main(given)
+
+
+@pytest.mark.parametrize("module", [train_grpo, train_sft, train_dpo])
+def test_a_resumed_run_needs_its_data_and_may_have_other_memory_flags(
+    module, small_data, tmp_path, capsys
+):
+    data = tmp_path / small_data[module.__name__.split(".")[-1]]
+    run, more = tmp_path / "run", dict(max_steps=2, resume=True)
+    few_steps(module, run, data)
+    config = json.loads((run / "config.json").read_text())
+    assert all(len(value) == 16 for value in config["data"].values())
+
+    original = data.read_text()
+    data.write_text("\n".join(original.splitlines()[:-1]) + "\n")  # a row less
+    with pytest.raises(
+        BadInput, match="--train_data: .* was trained with other content.* --output_dir"
+    ):
+        few_steps(module, run, data, **more)
+    data.write_text(original.replace("1", "3", 1))  # a character
+    with pytest.raises(BadInput, match="--train_data: .* other content"):
+        few_steps(module, run, data, **more)
+    data.unlink()
+
+    moved = tmp_path / "moved.jsonl"
+    moved.write_text(original)
+    less_memory = dict(micro_batch_tokens=50, gradient_checkpointing=True)
+    few_steps(module, run, moved, **more, **less_memory)
+    assert [row["step"] for row in metrics(run)] == [1, 2]
+    assert "no hash" not in capsys.readouterr().err
+
+    config = json.loads((run / "config.json").read_text())
+    del config["data"]  # as older versions wrote it
+    (run / "config.json").write_text(json.dumps(config))
+    few_steps(module, run, moved, **more)
+    assert "config.json: holds no hash of the data" in capsys.readouterr().err
+
+
+def test_another_prompt_behind_the_same_path_is_refused(small_data, tmp_path):
+    style, run, data = tmp_path / "mine.txt", tmp_path / "run", tmp_path / "pairs.jsonl"
+    style.write_text("verdict: boxed\n=== user\n{query} 2: {answer_2} 1: {answer_1}\n")
+    few_steps(train_grpo, run, data, style=str(style))
+    style.rename(tmp_path / "moved.txt")
+    moved = dict(style=str(tmp_path / "moved.txt"), resume=True)
+    few_steps(train_grpo, run, data, max_steps=2, **moved)
+    (tmp_path / "moved.txt").write_text((tmp_path / "moved.txt").read_text().replace("2:", "Two:"))
+    with pytest.raises(BadInput, match="--style: .*run was trained with other content"):
+        few_steps(train_grpo, run, data, max_steps=3, **moved)
+
+
+def test_a_folder_that_is_deleted_ends_the_training(small_data, tmp_path, monkeypatch):
+    run, grpo_loss = tmp_path / "run", train_grpo.grpo_loss
+
+    def delete_then_loss(*terms):
+        if (run / "checkpoint-1").exists():
+            shutil.rmtree(run)
+        return grpo_loss(*terms)
+
+    monkeypatch.setattr(train_grpo, "grpo_loss", delete_then_loss)
+    with pytest.raises(BadInput, match=r"metrics.jsonl: was deleted while this command wrote"):
+        few_steps(train_grpo, run, tmp_path / "pairs.jsonl", max_steps=4, save_every=1)
+
+
+def test_sft_with_a_constant_learning_rate_may_go_on_for_longer(small_data, tmp_path):
+    data = tmp_path / "rows.jsonl"
+    for schedule in ("constant", "cosine"):
+        few_steps(train_sft, tmp_path / schedule, data, schedule=schedule)
+    few_steps(train_sft, tmp_path / "constant", data, max_steps=2, resume=True)
+    with pytest.raises(BadInput, match="--max_steps: .* was made with 1, not 2"):
+        few_steps(train_sft, tmp_path / "cosine", data, max_steps=2, resume=True, schedule="cosine")
+
+
+def test_what_a_run_was_made_with_before_stays_in_its_config(small_data, tmp_path, capsys):
+    data, run = tmp_path / "pairs.jsonl", tmp_path / "run"
+    few_steps(train_grpo, run, data)
+    few_steps(train_grpo, run, data, max_steps=2, resume=True)
+    config = json.loads((run / "config.json").read_text())
+    assert "up to step" not in capsys.readouterr().err and config["earlier"] == []
+    commit, numpy = config["commit"], config["versions"] | {"torch": "1.0"}
+    (run / "config.json").write_text(json.dumps(config | {"commit": "abc", "versions": numpy}))
+    few_steps(train_grpo, run, data, max_steps=3, resume=True)
+    told = capsys.readouterr().err
+    assert f"up to step 2 it was made with commit abc (now {commit}), torch 1.0 (now" in told
+    few_steps(train_grpo, run, data, max_steps=4, resume=True)
+    config = json.loads((run / "config.json").read_text())
+    assert config["commit"] == commit
+    assert config["earlier"] == [{"up_to_step": 2, "commit": "abc", "versions": numpy}]
+
+
+def test_damaged_metrics_and_rollouts_are_said(small_data, tmp_path, capsys):
+    data, run = tmp_path / "pairs.jsonl", tmp_path / "run"
+    few_steps(train_grpo, run, data, max_steps=3)
+    path, rollouts = run / "metrics.jsonl", run / "rollouts" / "2.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+
+    def resumed():
+        capsys.readouterr()
+        few_steps(train_grpo, run, data, max_steps=3, resume=True)
+        return capsys.readouterr().err
+
+    assert "metrics.jsonl" not in resumed()
+    path.write_text(lines[0] + lines[1][:50] + "\n" + lines[2])
+    with pytest.raises(BadInput, match="metrics.jsonl line 2: not valid JSON"):
+        resumed()
+    path.write_text(lines[0] + '{"step": "2"}\n' + lines[2])
+    with pytest.raises(BadInput, match="metrics.jsonl line 2 has no step"):
+        resumed()
+    path.write_text(lines[0] + lines[2])
+    assert "metrics.jsonl: holds 2 of the 3 steps so far: was it damaged" in resumed()
+    path.unlink()
+    assert "metrics.jsonl: holds 0 of the 3 steps so far" in resumed()
+    path.write_text("".join(lines))
+    rollouts.write_bytes(rollouts.read_bytes()[:-9])
+    assert "rollouts/2.jsonl: cut off or missing, 1 such" in resumed()
 
 
 def test_resume_without_a_run_starts_one_and_can_go_on_for_longer(short_run, tmp_path):
