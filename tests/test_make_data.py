@@ -735,3 +735,16 @@ def test_bad_input_is_one_line(tmp_path):
     with pytest.raises(BadInput, match="was not made by this command"):
         make_data.main(["clean", *good])
     assert Store.__doc__ and (tmp_path / "o.jsonl").read_text() == "mine"
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_a_model_is_loaded(tmp_path, monkeypatch):
+    (tmp_path / "questions.jsonl").write_text('{"question": "1+1", "answer": "2"}\n')
+    (tmp_path / "file").write_text("")
+    given = ["sample", "--data", str(tmp_path / "questions.jsonl"), "--model", "tiny", "--out"]
+    for out in (tmp_path / "file" / "answers.jsonl", tmp_path):
+        with pytest.raises(BadInput, match="--out: .* cannot be written: give another file"):
+            make_data.main([*given, str(out)])
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write anywhere
+    with pytest.raises(BadInput, match="--out: .*new/answers.jsonl cannot be written"):
+        make_data.main([*given, str(tmp_path / "new" / "answers.jsonl")])
+    assert not (tmp_path / "new").exists()

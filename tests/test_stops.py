@@ -613,6 +613,33 @@ def test_ctrl_c_while_a_script_imports(tmp_path):
     assert done.returncode == 1 and "Traceback" in done.stderr and "ValueError: x" in done.stderr
 
 
+def test_ctrl_c_is_told_once_where_answers_are_checked():
+    """The terminal sends it to the whole group; a worker that compares formulas says nothing."""
+    code = (
+        "import time, cli, verify\n"
+        "def wait():\n"
+        "    print(verify.take_worker().pid, flush=True)\n"
+        "    time.sleep(60)\n"
+        "cli.run(wait)"
+    )
+    command = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    worker = int(command.stdout.readline())
+    os.killpg(command.pid, signal.SIGINT)
+    _, told = command.communicate(timeout=60)
+    assert (command.returncode, told) == (130, "interrupted\n")
+    cmdline, deadline = Path(f"/proc/{worker}/cmdline"), time.time() + 30
+    while cmdline.exists() and cmdline.read_bytes() and time.time() < deadline:
+        time.sleep(0.1)  # it reads the end of its input
+    assert time.time() < deadline
+
+
 LOST = """
 import os, signal, sys
 import cli, train_grpo
