@@ -249,11 +249,10 @@ def compute_dtype(name, device):
     """
     if name != "auto":
         return {"bfloat16": torch.bfloat16, "float32": torch.float32}[name]
-    has_bf16 = False
     if device.type == "cuda":
         has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-    elif device.type == "cpu":
-        has_bf16 = torch.cpu._is_avx512_bf16_supported()
+    else:
+        has_bf16 = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
     return torch.bfloat16 if has_bf16 else torch.float32
 
 

@@ -11,7 +11,6 @@ logprob_triton.py (one pass over a row instead of six).
 """
 
 import importlib.util
-import math
 
 import torch
 
@@ -138,10 +137,9 @@ def result_dtype(inputs):
 
 
 def chunk_size(hidden, weight):
-    """Tokens of a chunk: all tokens, cut evenly into as few chunks as fit the buffer."""
-    most = max(1, CHUNK_BYTES[hidden.device.type] // (len(weight) * result_dtype(hidden).itemsize))
-    num_chunks = max(1, math.ceil(len(hidden) / most))
-    return max(1, math.ceil(len(hidden) / num_chunks))
+    """Tokens of a chunk: as many as fit the buffer."""
+    most = CHUNK_BYTES[hidden.device.type] // (len(weight) * result_dtype(hidden).itemsize)
+    return max(1, min(most, len(hidden)))
 
 
 def logit_chunks(hidden, weight):
@@ -224,10 +222,6 @@ def row_operations(backend):
     """Returns (rows_forward, rows_backward) of a backend."""
     if backend == "torch":
         return torch_rows_forward, torch_rows_backward
-    try:
-        from kernels import logprob_triton
-    except ImportError as error:
-        raise ImportError(
-            "backend 'triton' needs the package triton: install it (Linux) or use backend='torch'"
-        ) from error
+    from kernels import logprob_triton  # needs the package triton
+
     return logprob_triton.rows_forward, logprob_triton.rows_backward

@@ -15,7 +15,6 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import kernels
 from kernels import cpu, logprob
 from kernels.logprob import token_logprobs
 
@@ -356,16 +355,6 @@ def test_a_target_outside_the_vocabulary_is_an_error(shift):
     hidden, weight, targets = make_inputs(3, 4, 7)
     with pytest.raises(RuntimeError, match="out of bounds"):
         token_logprobs(hidden, weight, targets + shift)
-
-
-def test_missing_triton_is_one_clear_line(monkeypatch):
-    monkeypatch.setitem(sys.modules, "triton", None)
-    monkeypatch.setenv("TRITON_INTERPRET", "1")
-    monkeypatch.delitem(sys.modules, "kernels.logprob_triton", raising=False)
-    monkeypatch.delattr(kernels, "logprob_triton", raising=False)
-    with pytest.raises(ImportError, match="needs the package triton"):
-        token_logprobs(*make_inputs(3, 4, 7), backend="triton")
-    token_logprobs(*make_inputs(3, 4, 7))
 
 
 def child_process(*arguments, **environment):
