@@ -261,7 +261,7 @@ def sample_tokens(logits, temperature, top_p, uniform):
         tokens = logits.argmax(dim=-1)
     else:
         allowed = probs if top_p == 1 else likeliest(probs, top_p)
-        # fp64: sums in fp32 would give rare words at the end of a large vocabulary too much or none
+        # fp64: a GPU sums in parallel, and its sums in fp32 may fall from entry to entry
         cumulative = allowed.cumsum(dim=-1, dtype=torch.float64)
         target = uniform * cumulative[:, -1]
         tokens = torch.searchsorted(cumulative, target[:, None], right=True)[:, 0]
