@@ -4,7 +4,7 @@ A file is read in one of these forms, the same in all of its rows:
 
     {id, winner}            a, b, tie or null; the place of the answers is not known
     {id, games, ...}        what judge.py --out writes, in any ending
-    {id, scores}            a rating for each answer of an item, such as 1 to 10
+    {id, scores}            a rating for each answer of an item, such as 1 to 10; null for none
     {pair_id, judgments}    JudgeBench's judgments
     {idx, NAME_result}      PandaLM's verdict file
 
@@ -78,7 +78,8 @@ def is_number(value):
 
 
 def checked_scores(scores, where):
-    if not isinstance(scores, list) or len(scores) < 2 or not all(map(is_number, scores)):
+    is_list = isinstance(scores, list) and len(scores) > 1
+    if not is_list or not all(score is None or is_number(score) for score in scores):
         raise BadInput(
             f"{where}: scores is {scores!r:.80}, expected a list with a number for each answer: "
             "correct the row"
@@ -87,6 +88,8 @@ def checked_scores(scores, where):
 
 
 def winner_of_scores(first, second):
+    if first is None or second is None:
+        return None
     return "tie" if first == second else "a" if first > second else "b"
 
 
@@ -257,6 +260,8 @@ def match_predictions(path, predicted, items):
         if rated:
             found = predicted.get(item.id)
             ratings = found.scores if found else [0] * len(item.answers)
+            if None in ratings:  # the pairs alone count, without those that lack a score
+                ratings = None
         matched.append((item, matches, ratings))
     num_pairs = sum(len(item.matches) for item in items)
     unused = [name for name in predicted if name not in used]
