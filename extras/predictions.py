@@ -73,6 +73,11 @@ def is_game(game):
     return known and game["order"] in BOTH_ORDERS and json.dumps(game["verdict"]) in verdicts
 
 
+def number_in(text):
+    """A cell of a csv file as a number, or as it is."""
+    return float(text) if re.fullmatch(r"[01]|[01]?\.\d{1,20}", text) else text
+
+
 def is_number(value):
     return type(value) in (int, float) and math.isfinite(value)
 
@@ -129,8 +134,6 @@ def check_agreement(row, winner, share, where):
             "correct the row"
         )
     p_first = row.get("p_first", 0.5 if share is None else share)
-    if isinstance(p_first, str) and re.fullmatch(r"[01]|[01]?\.\d{1,20}", p_first):
-        p_first = float(p_first)  # csv writes numbers as text
     fits = is_number(p_first) and 0 <= p_first <= 1
     if fits and share is not None:
         fits = abs(p_first - share) < 1e-6
@@ -199,6 +202,8 @@ def read_predictions(path, benchmark):
         rows = ((f"line {number}", row) for number, row in read_json_lines(path, "--predictions"))
     predicted = {}
     for place, row in rows:
+        if re.search(r"\.csv(\.gz)?$", path, re.IGNORECASE) and row.get("p_first"):
+            row["p_first"] = number_in(row["p_first"])
         found = read_prediction(row, benchmark, f"{path} {place}")
         before = predicted.setdefault(found.id, found)
         if before is not found:

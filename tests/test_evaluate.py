@@ -497,7 +497,7 @@ def test_comparison_is_paired(run, tmp_path):
     code, out, err = run("--predictions", tmp_path / "b.json", "--compare", tmp_path / "a.json")
     assert code == 0 and "150 items\n" in out and "-5.33" in out, err  # 8 of 150 went lost
     assert (
-        f"Differences in percentage points: {tmp_path / 'b.json'} minus {tmp_path / 'a.json'}"
+        f"Differences: {tmp_path / 'b.json'} minus {tmp_path / 'a.json'}; points are percentage"
         in out
     )
     other = [row | {"question": "?"} for row in first]
@@ -614,12 +614,12 @@ def test_forms_of_predictions(tmp_path):
     rows = evaluate.predicted_rows(path, load("judgebench", data), "judgebench")
     assert [votes_of(row["matches"][0]) for row in rows] == [
         [0, 1],
-        [None, 0],
+        ["tie", 0],
         [None, None],
         [None, None],
     ]
     statuses = [[game["status"] for game in row["matches"][0]["games"]] for row in rows]
-    assert statuses == [["valid"] * 2, ["tie", "valid"], ["unparsable"] * 2, ["unparsable"] * 2]
+    assert statuses == [["valid"] * 2, ["valid"] * 2, ["unparsable"] * 2, ["unparsable"] * 2]
     said = [1, "2", 0, "Tie", "garbage", None]  # as the files of PandaLM write them
     data = write(tmp_path / "p.jsonl", [FILES["pandalm"][0] | {"idx": n} for n in range(len(said))])
     rows_said = [{"idx": n, "gpt_result": verdict} for n, verdict in enumerate(said)]
@@ -628,8 +628,8 @@ def test_forms_of_predictions(tmp_path):
     assert [(game["verdict"], game["status"]) for game in games] == [
         (1, "valid"),
         (2, "valid"),
-        (None, "tie"),
-        (None, "tie"),
+        ("tie", "valid"),
+        ("tie", "valid"),
         (None, "unparsable"),
         (None, "unparsable"),
     ]
@@ -670,7 +670,7 @@ BAD_PREDICTIONS = [
     ),
     ({"winner": float("nan")}, "winner is nan, expected one of"),
     ({"scores": ["7", "3"]}, "scores is ['7', '3'], expected a list with a number"),
-    ({"scores": [7, None]}, "scores is"),
+    ({"scores": [7, {}]}, "scores is"),
     ({"scores": [True, False]}, "scores is"),
     ({"scores": "7, 3"}, "scores is"),
     ({"scores": [7, 3, 2]}, "has 3 scores, and the item 'p0' has 2 answers"),
@@ -752,8 +752,8 @@ def test_identical_answers_are_a_tie_for_both_commands(run, monkeypatch, tmp_pat
     assert code == 0 and "2 pairs of identical answers are ties unless judged" in err
     assert "4 of 4 pairs have a prediction" in err
     assert rows_of(tmp_path / "played") == rows_of(tmp_path / "read")
-    statuses = [game["status"] for game in rows_of(tmp_path / "read")[1]["matches"][0]["games"]]
-    assert statuses == ["tie", "tie"]
+    verdicts = [game["verdict"] for game in rows_of(tmp_path / "read")[1]["matches"][0]["games"]]
+    assert verdicts == ["tie", "tie"]
 
 
 # ---- budgets and confidence ----
