@@ -22,7 +22,7 @@ import judge_file
 from backends import LocalBackend
 from checkpoint import check_model_folder, resolve_model, with_adapter
 from cli import BadInput, note, setting
-from data import ID_FIELDS, Pair, judge_input, load_pairs, missing_fields, place
+from data import Pair, judge_input, load_pairs, missing_fields, place
 from judge_progress import Progress
 from plugins import load_extra
 from seeding import stable_hash
@@ -224,6 +224,8 @@ class Judge:
         It maps matches [(i, j), ...] to scores of i in [0, 1], over both orders; a game without a
         verdict counts half for each. options: of `judge`.
         """
+        if isinstance(candidates, str):
+            raise BadInput(f"candidates is {candidates!r:.80}: give a list of answers")
 
         def play_matches(matches):
             pairs = [(query, candidates[i], candidates[j]) for i, j in matches]
@@ -361,7 +363,7 @@ def check_settings(settings):
             raise BadInput("--query, --a, --b name one pair, --pairs, --out a file: give either")
         check_judge(settings)
         judge_file.check_paths(settings.pairs, settings.out)
-        return with_given(load_pairs(settings.pairs, keep_ties=True), settings)
+        return judge_file.with_given(load_pairs(settings.pairs, keep_ties=True), settings)
     if missing:
         raise BadInput(f"{', '.join(missing)} missing: give --query, --a, --b or --pairs, --out")
     if not settings.query.strip():
@@ -369,29 +371,7 @@ def check_settings(settings):
     if settings.a == settings.b:
         raise BadInput("--a and --b are identical: give two different answers")
     check_judge(settings)
-    return with_given([as_pair((settings.query, settings.a, settings.b))], settings)
-
-
-def with_given(pairs, settings):
-    """Pairs with --reference and --rubric where their rows lack them. Names unused columns."""
-    style = load_style(settings.style)
-    optional = [name for name in OPTIONAL if f"{{{name}}}" in style.system + style.user]
-    for name in OPTIONAL:
-        text = getattr(settings, name)
-        if text is not None and name not in optional:
-            raise BadInput(
-                f"--{name}: the style {settings.style} has no {{{name}}}: give --style rubric, or "
-                "a prompt of your own"
-            )
-        for pair in pairs if text is not None else ():
-            pair.meta[name] = pair.meta.get(name) or text
-    used = {*"query a b label source generators".split(), *ID_FIELDS.split("|"), *optional}
-    unused = sorted({name for pair in pairs for name in pair.meta} - used)
-    if unused:
-        note(f"{settings.pairs}: columns that this judge does not read: {', '.join(unused)}")
-        for pair in pairs:
-            pair.meta = {name: text for name, text in pair.meta.items() if name in used}
-    return pairs
+    return judge_file.with_given([as_pair((settings.query, settings.a, settings.b))], settings)
 
 
 def describe(judgment):

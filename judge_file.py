@@ -17,6 +17,7 @@ from pathlib import Path
 
 from checkpoint import resolve_model, weight_files, with_adapter
 from cli import BadInput, note
+from data import ID_FIELDS
 from judge_progress import Progress, note_rest
 from resume import check_same, resumable_rows
 from runlog import append_rows, sha256, sole_writer, write_atomically
@@ -40,6 +41,28 @@ def check_paths(pairs, out):
         raise BadInput(f"--out: {out} is no ordinary file: give the name of a file")
     if path.exists() and out != rows_path(out) and not Path(rows_path(out)).exists():
         raise BadInput(f"--out: {out} exists, without {rows_path(out)}: give another file")
+
+
+def with_given(pairs, settings):
+    """Pairs with --reference and --rubric where their rows lack them. Names unused columns."""
+    style = load_style(settings.style)
+    optional = [name for name in OPTIONAL if f"{{{name}}}" in style.system + style.user]
+    for name in OPTIONAL:
+        text = getattr(settings, name)
+        if text is not None and name not in optional:
+            raise BadInput(
+                f"--{name}: the style {settings.style} has no {{{name}}}: give --style rubric, or "
+                "a prompt of your own"
+            )
+        for pair in pairs if text is not None else ():
+            pair.meta[name] = pair.meta.get(name) or text
+    used = {*"query a b label source generators".split(), *ID_FIELDS.split("|"), *optional}
+    unused = sorted({name for pair in pairs for name in pair.meta} - used)
+    if unused:
+        note(f"{settings.pairs}: columns that this judge does not read: {', '.join(unused)}")
+        for pair in pairs:
+            pair.meta = {name: text for name, text in pair.meta.items() if name in used}
+    return pairs
 
 
 def is_csv(path):

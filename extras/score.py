@@ -84,8 +84,13 @@ class Scorer:
         """
         pairs = []
         for number, answer in enumerate(answers, start=1):
-            is_pair = isinstance(answer, Pair)
-            pairs.append(answer if is_pair else as_pair((*answer, ""), f"answer {number}"))
+            if not isinstance(answer, Pair):
+                if not isinstance(answer, (tuple, list)) or len(answer) != 2:
+                    raise BadInput(
+                        f"answer {number}: {answer!r:.80} is none: give (query or messages, answer)"
+                    )
+                answer = as_pair((*answer, ""), f"answer {number}")
+            pairs.append(answer)
         prompts, scores = {}, [None] * len(pairs)
         for index, pair in enumerate(pairs):
             try:

@@ -595,6 +595,13 @@ def test_what_is_no_pair_is_refused(coin_judge, pairs, words):
     assert words in str(refused.value)
 
 
+def test_no_votes_and_no_candidates_are_refused(coin_judge):
+    with pytest.raises(BadInput, match="num_votes: must be at least 1, got 0"):
+        coin_judge.judge(("q", "x", "y"), num_votes=0)
+    with pytest.raises(BadInput, match="candidates is 'abc': give a list"):
+        coin_judge.play("q", "abc")
+
+
 def test_quiet(coin_judge, capsys):
     pairs = [("q", "a", "b"), ("x y " * 3000, "a", "b")]
     coin_judge.judge(pairs, max_completion_length=9)

@@ -88,6 +88,9 @@ def test_votes_are_averaged(monkeypatch, scorer):
     assert scorer.score(answers, num_votes=2) == [8.5, 4, None]
     assert "Question:\nq" in prompts[0] and "Answer:\nx" in prompts[0]
     assert "Criteria of" not in prompts[0]
+    for wrong in ("ab", {"q": "x"}, [("q", "x", "y")], [("q", None)]):
+        with pytest.raises(BadInput, match="answer 1: "):
+            scorer.score(wrong)
     # as a reward of a group: 0 to 1, None where nothing is known
     stub(monkeypatch, scorer.judge.tokenizer, [r"\boxed{1}", r"\boxed{10}", "no"])
     reward = score.score_reward(scorer)
