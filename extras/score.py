@@ -164,13 +164,15 @@ def main(argv=None):
         check_same(row.get("settings") or {}, recorded, settings.out, "--out")
         if done > len(items) or not heads[done - 1].items() <= row.items():
             raise BadInput(f"--out: {settings.out} line {done} scores other answers: give another")
-    note(f"{done} of {len(items)} items are scored already")
+    if done:
+        note(f"{settings.out}: {done} of {len(items)} items are scored already")
     if done == len(items):
         return
     names = ("adapter", "base_url", "device", "dtype", "seed")
     options = {name: getattr(settings, name) for name in names}
     scorer = Scorer(settings.model, style, **options)
     sampling = settings.num_votes, settings.temperature, settings.max_completion_length
+    num_scored = num_missing = 0
     with Progress("scoring", "item", len(items), done) as progress:
         for start in range(done, len(items), CHUNK_ITEMS):
             chunk = items[start : start + CHUNK_ITEMS]
@@ -181,6 +183,9 @@ def main(argv=None):
                 rows.append(head | {"scores": [next(scores) for _ in group], "settings": recorded})
             append_rows(settings.out, rows)
             progress.move_to(start + len(chunk))
+            scores = [score for row in rows for score in row["scores"]]
+            num_scored, num_missing = num_scored + len(scores), num_missing + scores.count(None)
+    note(f"{settings.out}: {num_scored} answers scored now, {num_missing} without a valid vote")
 
 
 if __name__ == "__main__":

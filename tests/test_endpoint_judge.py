@@ -1,11 +1,13 @@
 """The judge behind a server: judgments, attacks with control tokens, outcomes, the command."""
 
+import asyncio
 import inspect
 import json
 import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -36,6 +38,23 @@ def longer_wins(request, attempt):
         f"<think>{request['seed']} hm hm</think>{ONE if len(first) > len(second) else TWO}",
         tokens=20,
     )
+
+
+def test_calls_of_one_event_loop_overlap(serve):
+    """`ajudge` gives what `judge` gives; the second call does not wait for the first."""
+    server = serve(lambda request, attempt: time.sleep(0.3) or longer_wins(request, attempt))
+    judge = Judge("m", base_url=server.url)
+    judge.backend.endpoint.first_pause = 0.02
+    pairs = [(f"q{number}", "x", "yyy") for number in range(6)]
+
+    async def judge_all():
+        return await asyncio.gather(*(judge.ajudge(pair) for pair in pairs))
+
+    started = time.monotonic()
+    found = asyncio.run(judge_all())
+    assert time.monotonic() - started < 6 * 0.3  # one after the other takes longer
+    assert [judgment.winner for (judgment,) in found] == ["b"] * 6
+    assert found[:2] == [judge.judge(pair) for pair in pairs[:2]]
 
 
 def test_a_judge_behind_a_server_gives_judgments_as_ever(serve):
