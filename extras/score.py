@@ -33,6 +33,7 @@ SCORE = re.compile(r"\\boxed\{\s*(-?\d{1,6}(?:\.\d{1,6})?)\s*\}")
 
 @dataclass
 class Settings(JudgeSettings):
+    style: Optional[str] = setting(None, "prompt file with a scale; default: extras/score.txt")
     data: Optional[str] = setting(
         None,
         "pairs or questions with candidates, labelled or not: what data.py reads",

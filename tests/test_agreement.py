@@ -99,13 +99,15 @@ def test_the_command_on_labelled_pairs(tmp_path, capsys):
     for number in range(20):
         label, category = (0, 1, 0.5)[number % 3], ("maths", "chat")[number % 2]
         row = {"id": f"p{number}", "query": f"q{number}", "a": "x", "b": "y", "label": label}
-        rows.append(row | {"category": category})
+        rows.append(row | {"category": category, "rubric": "be brief"})
         said.append({"id": f"p{number}", "winner": {0: "a", 1: "b", 0.5: "tie"}[label]})
     said[0]["winner"] = "b"
     for name, lines in (("data.jsonl", rows), ("said.jsonl", said)):
         (tmp_path / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
     data, predictions = str(tmp_path / "data.jsonl"), str(tmp_path / "said.jsonl")
-    assert {item.group for item in labelled_items(data)} == {"maths", "chat"}
+    items = labelled_items(data)
+    assert {item.group for item in items} == {"maths", "chat"}
+    assert items[0].pair(0, 1).meta == {"rubric": "be brief"}  # reaches styles that ask for it
     command = ["--benchmark", "pairs", "--data", data, "--predictions", predictions]
     evaluate.main(command)
     out = capsys.readouterr().out
