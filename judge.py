@@ -268,7 +268,9 @@ class JudgeSettings:
 
 
 def check_votes(num_votes, temperature):
-    """Raises BadInput for votes of which all but the first would be copies."""
+    """Raises BadInput for no votes, and for votes of which all but the first would be copies."""
+    if num_votes < 1:
+        raise BadInput(f"--num_votes: must be at least 1, got {num_votes}")
     if num_votes > 1:
         refuse_copies(f"--num_votes {num_votes}", temperature)
 

@@ -19,7 +19,7 @@ from typing import Optional
 import cli
 from cli import BadInput, note, read_text, setting
 from data import Pair, items_of
-from judge import Judge, JudgeSettings, TooLong, as_pair, check_judge
+from judge import Judge, JudgeSettings, TooLong, as_pair, check_judge, check_votes
 from judge_progress import Progress
 from resume import check_same, resumable_rows
 from runlog import append_rows
@@ -83,6 +83,7 @@ class Scorer:
         answers: (query or messages, answer), or a data.Pair whose first answer is meant. Votes are
         seeded by the content, so equal answers to a question have equal scores.
         """
+        check_votes(num_votes, temperature)
         pairs = []
         for number, answer in enumerate(answers, start=1):
             if not isinstance(answer, Pair):

@@ -91,6 +91,8 @@ def test_votes_are_averaged(monkeypatch, scorer):
     for wrong in ("ab", {"q": "x"}, [("q", "x", "y")], [("q", None)]):
         with pytest.raises(BadInput, match="answer 1: "):
             scorer.score(wrong)
+    with pytest.raises(BadInput, match="a second completion is a copy of the first"):
+        scorer.score(answers, num_votes=2, temperature=0)
     # as a reward of a group: 0 to 1, None where nothing is known
     stub(monkeypatch, scorer.judge.tokenizer, [r"\boxed{1}", r"\boxed{10}", "no"])
     reward = score.score_reward(scorer)
