@@ -23,6 +23,7 @@ import json
 import math
 import numbers
 import random
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 
 from chat import encode_chat
@@ -52,12 +53,19 @@ def import_reward(name):
         result = function(prompts=prompts, completions=completions, **columns)
         if inspect.iscoroutine(result):
             result = asyncio.run(result)
-        if isinstance(result, tuple) and result and isinstance(result[-1], list):
-            rewards, groups = result
-            return read_rewards(rewards, prompts, completions, name), groups
-        return read_rewards(result, prompts, completions, name)
+        if not is_compared(result):
+            return read_rewards(result, prompts, completions, name)
+        rewards, groups = result
+        return read_rewards(rewards, prompts, completions, name), groups
 
     return reward
+
+
+def is_compared(result):
+    """Whether a function returned what compare_groups does, not rewards alone."""
+    if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], list):
+        return False
+    return all(isinstance(group, GroupMatches) for group in result[1])
 
 
 def read_rewards(result, prompts, completions, name):
@@ -67,7 +75,8 @@ def read_rewards(result, prompts, completions, name):
     an int or float of Python, numpy or torch. Raises BadInput for all else.
     """
     expected = f"expected a list of {len(completions)} numbers, one for each completion"
-    if isinstance(result, (str, bytes, dict, set)) or not is_iterable(result):
+    is_no_list = isinstance(result, (str, bytes, Mapping, Set))
+    if is_no_list or not is_iterable(result):
         raise BadInput(f"--reward {name}: returned {type(result).__name__}, {expected}")
     values = list(result)
     if len(values) != len(completions):

@@ -673,6 +673,9 @@ async def numbers_without_end():
         ("111", "returned str"),
         ({"a": 1, "b": 2, "c": 3}, "returned dict"),
         ({1.0, 2.0, 3.0}, "returned set"),
+        (frozenset([1.0, 2.0, 3.0]), "returned frozenset"),
+        ({1.0: 0, 2.0: 0, 3.0: 0}.keys(), "returned dict_keys"),
+        (([1.0] * 3, [2.0] * 3), "returned 2 rewards"),
         (None, "returned NoneType"),
         (1.0, "returned float"),
         (torch.tensor(1.0), "returned Tensor"),
@@ -689,6 +692,7 @@ def test_what_is_no_list_of_rewards_is_named(result, words):
 def test_functions_of_every_kind_are_served(tmp_path, monkeypatch):
     (tmp_path / "kinds.py").write_text(
         "import asyncio\n"
+        "from rewards import GroupMatches\n"
         "def plain(prompts, completions, **columns):\n"
         "    return [len(text) for text in completions]\n"
         "async def later(prompts, completions, **columns):\n"
@@ -701,14 +705,15 @@ def test_functions_of_every_kind_are_served(tmp_path, monkeypatch):
         "        return plain(prompts, completions)\n"
         "instance = Callable()\n"
         "def compared(prompts, completions, **columns):\n"
-        "    return tuple(plain(prompts, completions)), ['matches']\n"
+        "    return tuple(plain(prompts, completions)), [GroupMatches([], [], [], 0)]\n"
     )
     monkeypatch.chdir(tmp_path)
     for name in ("plain", "later", "one_by_one", "instance"):
         reward = rewards.import_reward(f"kinds:{name}")
         assert reward(prompts=["p"] * 3, completions=TEXTS, answer=[None] * 3) == [3.0, 3.0, 5.0]
     reward = rewards.import_reward("kinds:compared")
-    assert reward(prompts=["p"] * 3, completions=TEXTS) == ([3.0, 3.0, 5.0], ["matches"])
+    values, (group,) = reward(prompts=["p"] * 3, completions=TEXTS)
+    assert values == [3.0, 3.0, 5.0] and group.num_cut == 0
 
 
 def test_a_training_with_none_and_a_training_with_nan(world):
