@@ -171,7 +171,7 @@ def read_value(value, flag):
 
 def read_text(path, flag):
     """The text of a file; path 0 is standard input. Raises BadInput with the flag and the name."""
-    name = path or "standard input"
+    name = "standard input" if path == 0 else path
     try:
         with open(path, "rb", closefd=path != 0) as file:
             return decode(file.read(), f"{flag}: {name}")

@@ -270,7 +270,7 @@ def collect(items, limit, noun, name, dropped):
         raise BadInput(f"limit is {limit}: ask for one or more of the {noun}, or leave it out")
     kept = list(islice(items, limit))
     remarks = [f"{number} {what} dropped" for what, number in dropped.items()]
-    wrong = [item.id for item in kept if CONTRADICTION in item.meta]
+    wrong = [item.id for item in kept if item.meta.pop(CONTRADICTION, None) is not None]
     if wrong:
         remarks.append(f"{len(wrong)} labels contradict the scores beside them, first {wrong[0]}")
     if not kept:

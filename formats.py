@@ -80,8 +80,8 @@ def prompt_of(row, where, names):
     messages = to_messages(asked, name, where) if name else []
     earlier = history_of(row.pop("history", None), where)
     stated = [turn for turn in messages if turn["role"] == "system"]
-    systems = [row.pop(name) for name in SYSTEM if row.get(name)]
-    systems = [{"role": "system", "content": text} for text in systems]
+    systems = [row.pop(name, None) for name in SYSTEM]
+    systems = [{"role": "system", "content": text} for text in systems if text]
     if systems and any(turn != systems[0] for turn in systems + stated):
         raise BadInput(f"{where}: system messages differ ({systems + stated!r:.160}): keep one")
     if systems or earlier:
@@ -195,7 +195,8 @@ def number(value):
 SIDES = [("chosen", "rejected"), ("chosen", "reject"), ("a", "b"), ("A", "B"), ("1", "2")]
 # HelpSteer 2 and 3: a negative number means that the FIRST answer is better.
 SIGN = {-3: 0, -2: 0, -1: 0, 0: 0.5, 1: 1, 2: 1, 3: 1}
-WINNER = {"model_a": 0, "model_b": 1, "a": 0, "b": 1, "tie": 0.5, "tie (bothbad)": 0.5}
+WINNER = {"model_a": 0, "model_b": 1, "a": 0, "b": 1, "A": 0, "B": 1}
+WINNER |= {"tie": 0.5, "tie (bothbad)": 0.5}
 
 
 def labelled(name, fields, meanings):

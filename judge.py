@@ -76,6 +76,8 @@ def as_pair(item, where="pair 1"):
         )
     meta = dict(row)
     pair = judge_input(meta, where)
+    if pair is None:
+        raise BadInput(f"{where}: has two different prompts: keep one")
     default_id = f"{stable_hash(pair.messages, *pair.answers):016x}"
     pair.id, pair.meta = str(row.get("id", default_id)), meta
     return pair

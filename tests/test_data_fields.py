@@ -12,6 +12,7 @@ import pytest
 import cli
 from cli import BadInput
 from data import load_pairs, load_questions
+from judge import as_pairs
 from match_files import read_matches
 from ranking import read_candidates
 from train_sft import read_row
@@ -93,6 +94,7 @@ def test_parts_of_a_prompt(loaded, prompt, messages):
         {"chosen": assistant("good"), "rejected": {"from": "gpt", "value": "bad"}},
     ):
         pair, _ = loaded(prompt | answers)
+        assert not {"system", "system_prompt", "input", "history"} & pair.meta.keys()
         assert (pair.messages, pair.answers, pair.label) == (messages, ("good", "bad"), 0)
 
 
@@ -179,6 +181,15 @@ def test_answers_that_are_json_text(loaded, answers):
     assert (pair.messages, pair.answers) == ([user("Q")], ("x", "y"))
 
 
+def test_pairs_in_python_are_read_alike():
+    (pair,) = as_pairs(
+        {"system": "S", "query": "Q", "a": json.dumps([assistant("x")]), "b": [assistant("y")]}
+    )
+    assert (pair.messages, pair.answers) == ([SYSTEM, user("Q")], ("x", "y"))
+    with pytest.raises(BadInput, match="pair 1: has two different prompts"):
+        as_pairs({"query": "Q", "messages": [user("R")], "a": "x", "b": "y"})
+
+
 @pytest.mark.parametrize(
     "text",
     ["[1, 2]", '{"role": "admin", "content": "x"}', '{"name": "x"}', "[{", '["user", "role"]'],
@@ -226,6 +237,7 @@ def test_scores_decide_ties_and_contradictions(loaded, first, second):
         pair, note = loaded(PAIR | dict(zip((first, second), values)), keep_ties=True)
         assert pair.label == label and "contradict" not in note
     pair, note = loaded(PAIR | {first: 2, second: 8.5})
+    assert pair.meta == {first: 2, second: 8.5}
     assert pair.label == 0 and "1 labels contradict the scores beside them, first rows-1" in note
 
 
@@ -244,7 +256,7 @@ def test_margins_and_scores_of_labelled_answers(loaded):
 
 
 def test_a_winner_beside_two_answers_is_read(loaded):
-    for winner, label in (("model_a", 0), ("model_b", 1), ("tie (bothbad)", 0.5)):
+    for winner, label in (("model_a", 0), ("B", 1), ("tie (bothbad)", 0.5)):
         row = {"prompt": "Q", "response_a": "x", "response_b": "y", "winner": winner}
         assert loaded(row, keep_ties=True)[0].label == label
     row = {
