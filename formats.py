@@ -112,10 +112,11 @@ def two_answers(row, where, prompt, first, second, label):
     asked = prompt_of(row, where, prompt)
     if first == "chosen" and isinstance(sides[0], list) and isinstance([*sides[0], 0][0], str):
         return load_extra("formats").several_chosen(row, where, asked, *sides)
-    before, answer = split_answer(sides[0], first, where, asked)
-    other_before, other_answer = split_answer(sides[1], second, where, asked)
+    has_prompt = any(turn["role"] != "system" for turn in asked)
+    before, answer = split_answer(sides[0], first, where, has_prompt)
+    other_before, other_answer = split_answer(sides[1], second, where, has_prompt)
     same_type = type(sides[0]) is type(sides[1])
-    if not same_type or not any(turn["role"] != "system" for turn in asked + before + other_before):
+    if not same_type or not (has_prompt or before or other_before):
         problem = "prompt is missing" if same_type else f"{first} and {second} differ in type"
         raise BadInput(
             f"{where}: {problem} ({first} {sides[0]!r:.40}, {second} {sides[1]!r:.40}; "
@@ -135,11 +136,11 @@ def two_answers(row, where, prompt, first, second, label):
     return data.Pair("", messages, (answer, other_answer), label)
 
 
-def split_answer(value, name, where, prompt):
+def split_answer(value, name, where, has_prompt):
     """One side of a pair: the messages before the answer, and the answer."""
     if not isinstance(value, list):
         text = checked_text(value, name, where)
-        return ([], text) if prompt else split_transcript(text)
+        return ([], text) if has_prompt else split_transcript(text)
     messages = to_messages(value, name, where)
     if messages[-1]["role"] != "assistant":
         raise BadInput(
@@ -155,6 +156,7 @@ def joined(prompt, before):
     """
     if not before or before[0]["role"] == "assistant":
         return prompt + before
+    prompt = [turn for turn in prompt if turn["content"].strip()]
     if prompt and prompt[0]["role"] == "system" != before[0]["role"]:
         rest = joined(prompt[1:], before)
         return rest and prompt[:1] + rest

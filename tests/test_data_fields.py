@@ -118,6 +118,7 @@ def test_parts_of_a_prompt_in_other_formats(loaded):
         ("Q \n", [*HISTORY, user("Q")], [*HISTORY, user("Q")]),
         ([user("Q")], [assistant("reply"), user("more")], None),  # goes on after the prompt
         ([], [user("Q")], [user("Q")]),
+        (" ", [user("Q")], [user("Q")]),
     ],
 )
 def test_answers_that_repeat_the_prompt(loaded, prompt, before, messages):
@@ -179,6 +180,12 @@ def test_answers_that_are_json_text(loaded, answers):
     winner = {"winner": "model_a"} if "response_a" in row else {}
     pair, _ = loaded(row | winner)
     assert (pair.messages, pair.answers) == ([user("Q")], ("x", "y"))
+
+
+def test_a_transcript_beside_a_system(loaded):
+    texts = {name: f"\n\nHuman: Q\n\nAssistant: {text}" for name, text in ANSWERS.items()}
+    pair, _ = loaded({"system": "S"} | texts)
+    assert (pair.messages, pair.answers) == ([SYSTEM, user("Q")], ("good", "bad"))
 
 
 def test_pairs_in_python_are_read_alike():
@@ -413,7 +420,7 @@ def test_candidates_of_a_csv(tmp_path):
     path = tmp_path / "c.csv"
     path.write_text('id;response\n1;"a;\nb"\n2;007\n', encoding="utf-8")
     assert read_candidates(str(path)) == ["a;\nb", "007"]
-    for text, words in (("id,answer\n1,x\n", "line 2: None is no answer"), ("text\n", "is empty")):
+    for text, words in (("id,other\n1,x\n", "columns are id, other"), ("text\n", "no answers")):
         path.write_text(text)
         with pytest.raises(BadInput, match=words):
             read_candidates(str(path))
