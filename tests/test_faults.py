@@ -16,10 +16,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_models import COIN, make_model_folder, make_scripted_folder, make_tokenizer
 
-import judge_task
 import progress
 import train_grpo
 import train_sft
+from cli import BadInput
 from distributed import Policy, Runtime
 from extras import plot, train_dpo, view
 from judge_task import game_counts, game_rates
@@ -275,13 +275,13 @@ def test_dpo_names_the_pairs(damaged, tmp_path, capsys):
 
 
 def test_a_reward_that_is_not_finite_is_refused_with_its_completion(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        judge_task,
-        "verdict_reward",
-        lambda prompts, **columns: [1.0] * 5 + [math.nan] * (len(prompts) - 5),
+    (tmp_path / "nan_reward.py").write_text(
+        "def reward(prompts, **columns):\n"
+        "    return [1.0] * 5 + [float('nan')] * (len(prompts) - 5)\n"
     )
-    with pytest.raises(ValueError, match="--reward verdict: returned nan.*boxed"):
-        grpo(output_dir=str(tmp_path / "run"), max_steps=1)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(BadInput, match="returned nan for completion 6 of .*boxed"):
+        grpo(output_dir=str(tmp_path / "run"), max_steps=1, reward="nan_reward:reward")
 
 
 def test_rows_of_a_run_are_counted_on(tmp_path):
