@@ -135,7 +135,7 @@ def test_commands(page):
     pytest.importorskip("extras.bench")
     for line in command_lines(page):
         for program, arguments in programs(line):
-            if program in ("pip", "pytest", "http.server"):
+            if program in ("pip", "pytest", "http.server", "rrm"):
                 continue
             if program.startswith("extras."):
                 assert (ROOT / program.replace(".", "/")).with_suffix(".py").exists(), line
