@@ -1,10 +1,25 @@
 """How far a long judging is: a bar on a terminal, a note now and then elsewhere."""
 
 import math
+import os
 import time
 
+from tqdm import tqdm
+
 from cli import note
-from progress import open_bar
+
+
+def open_bar(unit, total, done, doing=None, quiet=False):
+    """A tqdm bar, on the terminal of the first process only; done: where it begins."""
+    return tqdm(
+        desc=doing,
+        unit=unit,
+        total=total,
+        initial=done,
+        leave=doing is None,  # the bar of a training stays
+        dynamic_ncols=True,
+        disable=quiet or os.environ.get("RANK", "0") != "0" or None,  # None: without a terminal
+    )
 
 
 def note_every(seconds):

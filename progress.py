@@ -1,9 +1,6 @@
 """What a training run shows on the terminal: a line for a step, warnings, a summary at the end."""
 
-import os
-import sys
-
-from tqdm import tqdm
+from datetime import timedelta
 
 from checkpoint import is_embedded
 from cli import note, read_json_lines
@@ -25,32 +22,20 @@ PROGRESS = {
     "eval/reward/oracle": "held-out right {:.3f}",
     "eval/reward/win_rate": "judged better than at first {:.3f}",
 }
-HELD_OUT = {
-    "eval/judge/accuracy": "accuracy",
-    "eval/judge/consistency": "both orders agree",
-    "eval/reward/oracle": "right answers",
+LEARNED = {  # the first and the last value, at the end of a run
+    "judge/accuracy": "accuracy {:.3f} -> {:.3f}",
+    "judge/consistency": "both orders agree {:.3f} -> {:.3f}",
+    "reward/oracle": "right answers {:.3f} -> {:.3f}",
+    "rewards/accuracies": "right preferences {:.3f} -> {:.3f}",
+    "loss": "loss {:.3f} -> {:.3f}",
+    "completions/mean_length": "tokens {:.0f} -> {:.0f}",
 }
-
-
-def open_bar(unit, total, done, doing=None, quiet=False):
-    """A tqdm bar, on the terminal of the first process only; done: where it begins."""
-    return tqdm(
-        desc=doing,
-        unit=unit,
-        total=total,
-        initial=done,
-        leave=doing is None,  # the bar of a training stays
-        dynamic_ncols=True,
-        disable=quiet or os.environ.get("RANK", "0") != "0" or None,  # None: without a terminal
-    )
 
 
 def progress_line(row):
     """A step or an evaluation in one line, without the judge's numbers where it played no match."""
-    hidden = ("reward/judge_accuracy", "reward/judge_invalid")
-    if row.get("reward/judge_matches"):
-        hidden = ()
-    shown = [name for name in PROGRESS if name in row and name not in hidden]
+    judged = bool(row.get("reward/judge_matches"))
+    shown = [name for name in PROGRESS if name in row and (judged or "reward/judge" not in name)]
     return "  ".join(PROGRESS[name].format(row[name]) for name in shown)
 
 
@@ -97,57 +82,53 @@ def warnings_for(rows):
             "or set --beta"
         )
     if row["sampling/logp_diff_mean"] > 0.1:
-        advice["sampling/logp_diff_mean"] = (
-            "sampler and trainer disagree on the model's probabilities: try --dtype float32"
-        )
+        advice["sampling/logp_diff_mean"] = "sampler and trainer disagree: try --dtype float32"
     return [
         f"{metric} {row[metric]:.2f}, {first.get(metric, 0):.2f} at first: {text}"
         for metric, text in advice.items()
     ]
 
 
-def show_progress(bar, rows, warned):
-    """Shows the last row: on a terminal next to a moving bar, in a log file as a line.
+def show_progress(rows, num_steps, warned):
+    """Notes the last row in a line, the time that is left, and warnings.
 
     warned: {first word of a warning: the step when it came}; it comes again after 20 steps.
     """
-    row, line = rows[-1], progress_line(rows[-1])
-    if not bar.disable:
-        bar.update(row["step"] - bar.n)
-        bar.set_postfix_str(line.split("  held-out")[0])
-    if bar.disable or "held-out" in line:
-        note_above_bar(f"step {row['step']}  {line}  {row['step_time']:.1f} s")
+    row, times = rows[-1], [row["step_time"] for row in rows[-20:] if "step_time" in row]
+    left = timedelta(seconds=int(sum(times) / len(times) * (num_steps - row["step"])))
+    line = f"step {row['step']} of {num_steps}  {progress_line(row)}"
+    note(f"{line}  {row['step_time']:.1f} s, {left} left")
     for warning in warnings_for(rows):
         metric = warning.split()[0]
         if row["step"] >= warned.get(metric, -20) + 20:
             warned[metric] = row["step"]
-            note_above_bar(f"warning: {warning}")
-
-
-def note_above_bar(text):
-    with tqdm.external_write_mode(sys.stderr):
-        note(text)
+            note(f"warning: {warning}")
 
 
 def summarize(output_dir, settings):
-    """Notes at the end of a run: what was reached, what to try next."""
+    """Notes at the end of a run: what it learned, where the model is, what to do next."""
     rows = [row for _, row in read_json_lines(output_dir / "metrics.jsonl")]
-    held_out = [row for row in rows if "eval/completions/mean_length" in row]
-    if held_out:
-        first, last = held_out[0], held_out[-1]
-        changes = ""
-        for name, text in HELD_OUT.items():
-            if name in first:
-                changes += f"{text} {first[name]:.3f} -> {last[name]:.3f}, "
-        lengths = [f"{row['eval/completions/mean_length']:.0f}" for row in (first, last)]
-        minutes = sum(row.get("step_time", 0) for row in rows) / 60
-        note(
-            f"held out, from step {first['step']} to {last['step']}: {changes}tokens "
-            f"{lengths[0]} -> {lengths[1]}; {minutes:.1f} minutes of training"
-        )
-    question = "--query Q --a A --b B"
-    if is_embedded(settings.model):
-        question = '--query "347+586" --a 933 --b 923'
+    minutes = sum(row.get("step_time", 0) for row in rows) / 60
     checkpoint = output_dir / f"checkpoint-{settings.max_steps}"
-    note(f"try: python judge.py --model {checkpoint} {question}")
-    note(f"     python -m extras.view {output_dir}")
+    question = '"347+586" --a 933 --b 923' if is_embedded(settings.model) else "Q --a A --b B"
+    note(f"{changes(rows, 'eval/') or changes(rows)}; {minutes:.1f} minutes of training")
+    note(f"checkpoint: {checkpoint}")
+    note(f"next: python judge.py --model {checkpoint} --query {question}")
+    note(f"      python -m extras.view {output_dir}, or extras.plot for curves")
+
+
+def changes(rows, prefix=""):
+    """What changed between two evaluations (None: there is one), or first and last ten steps."""
+    rows = [row for row in rows if any(prefix + name in row for name in LEARNED)]
+    if prefix and len(rows) < 2:
+        return None
+    size = 1 if prefix else max(1, min(10, len(rows) // 2))
+    shown = []
+    for name, form in LEARNED.items():
+        values = [row[prefix + name] for row in rows if prefix + name in row]
+        if values and not (name == "loss" and "reward" in rows[-1]):  # that of GRPO says nothing
+            shown.append(form.format(sum(values[:size]) / size, sum(values[-size:]) / size))
+    place = f"held out, from step {rows[0]['step']} to {rows[-1]['step']}"
+    if not prefix:
+        place = f"in training, from the first to the last {size} of {len(rows)} steps"
+    return f"{place}: {', '.join(shown)}"

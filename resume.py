@@ -237,3 +237,11 @@ def cut_rows_past(path, step):
         rows.append(row)
     write_atomically(path, json_lines(rows))
     return rows
+
+
+def earlier_calls(folder):
+    """When and where the run in a folder was computed so far: "calls" of its config.json."""
+    path = folder / "config.json"
+    if not path.exists():
+        return []
+    return parse_json(read_text(path, "--output_dir"), path).get("calls", [])

@@ -9,9 +9,11 @@ import importlib.util
 import json
 import math
 import os
+import platform
 import shutil
 import subprocess
 import sys
+import time
 from importlib.metadata import version
 from pathlib import Path
 
@@ -146,8 +148,9 @@ def check_run(settings, **data):
 def open_run(folder, settings, step, runtime, data):
     """Starts the folder of a run or goes on with it. Returns metrics.jsonl up to `step`, as rows.
 
-    Writes config.json: settings, hashes of the data, versions of what computes, commit of this
-    code. The lock on the folder is held until the run ends.
+    Writes config.json: settings, hashes and paths of the data, versions of what computes, commit of
+    this code and what was changed in it, when and where each call ran. The lock on the folder is
+    held until the run ends.
     """
     rows = None
     if runtime.is_main:
@@ -157,21 +160,42 @@ def open_run(folder, settings, step, runtime, data):
         versions |= {"python": sys.version.split()[0], "chat_date": CHAT_DATE}
         versions["MKL_CBWR"] = os.environ.get("MKL_CBWR")
         config = {"settings": settings, "data": data, "versions": versions, "commit": commit()}
+        paths = {flag: settings.get(flag) or "" for flag in ("train_data", "eval_data")}
+        paths = {flag: os.path.abspath(p) for flag, p in paths.items() if os.path.exists(p)}
+        diff = git("diff", "HEAD", "--", ".")  # what was changed since the commit
+        name = f"code-{hashlib.sha256(diff.encode()).hexdigest()[:8]}.diff" if diff else None
+        call = {"started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "host": platform.node()}
+        call |= {"commit": config["commit"], "diff": name}
+        config |= {"data_paths": paths, "calls": [call]}
         rows = []
         if settings["resume"]:
-            from resume import continue_run
+            from resume import continue_run, earlier_calls
 
             rows = continue_run(folder, config, step)
+            config["calls"] = earlier_calls(folder) + config["calls"]
         write_json(folder / "config.json", config)
+        if diff:
+            write_atomically(folder / name, diff)
+        runtime.at_exit.callback(end_call, folder, config, time.time())
     return runtime.gather(rows)[0]
+
+
+def end_call(folder, config, started):
+    """Writes into config.json how long the last call took; a killed call has no such entry."""
+    config["calls"][-1]["seconds"] = round(time.time() - started)
+    write_json(folder / "config.json", config)
 
 
 def commit():
     """The commit of this code, or None where git or its repository is missing."""
+    return git("rev-parse", "HEAD").strip() or None
+
+
+def git(*arguments):
     if shutil.which("git") is None:
-        return None
-    command = ["git", "-C", Path(__file__).parent, "rev-parse", "HEAD"]
-    return subprocess.run(command, capture_output=True, text=True).stdout.strip() or None
+        return ""
+    command = ["git", "-C", Path(__file__).parent, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, errors="replace").stdout
 
 
 def record(folder, rows, row, runtime, source):

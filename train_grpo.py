@@ -37,7 +37,7 @@ from chat import load_tokenizer, stop_token_ids
 from checkpoint import check_model_folder, is_embedded, new_adapter, resolve_model
 from cli import BadInput, note, setting
 from judge_task import JudgeTask
-from progress import open_bar, show_progress, summarize
+from progress import show_progress, summarize
 from runlog import check_run, open_run, record, reporter
 from seeding import hash64
 from styles import default_style, load_style
@@ -353,7 +353,6 @@ def main(settings):
         )
         if eval_items and settings.eval_every and not checkpoint:
             rows.append(rollout.evaluate_untrained(policy, task, eval_items, settings, output_dir))
-        bar = open_bar("step", settings.max_steps, first_step)
         report, warned = reporter(settings), {}
 
         # Step s starts at item (s - 1) * prompts_per_step; a resumed run skips the items before.
@@ -433,10 +432,9 @@ def main(settings):
                 row |= rollout.evaluate(policy, task, eval_items, settings, eval_path)
             row = record(output_dir, rows, row, runtime, path)
             report(step, row)
-            show_progress(bar, rows, warned)
+            show_progress(rows, settings.max_steps, warned)
             if step % settings.save_every == 0 or is_last:
                 save_checkpoint(output_dir, step, policy, optimizer, tokenizer, task.judge_style)
-        bar.close()
         if runtime.is_main:
             summarize(output_dir, settings)
             print(output_dir / f"checkpoint-{settings.max_steps}")  # the result: the trained model

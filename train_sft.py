@@ -28,6 +28,7 @@ from checkpoint import check_model_folder, is_embedded, new_adapter, resolve_mod
 from cli import BadInput, note, setting
 from data import checked_text, to_messages
 from formats import SYSTEM, prompt_of, turns_of
+from progress import summarize
 from runlog import check_run, open_run, record, reporter
 from styles import load_style
 
@@ -313,6 +314,7 @@ def main(settings):
                 style = settings.judge_style
                 save_checkpoint(output_dir, step, policy, optimizer, tokenizer, style)
         if runtime.is_main:
+            summarize(output_dir, settings)
             print(output_dir / f"checkpoint-{settings.max_steps}")
 
 

@@ -149,6 +149,7 @@ import torch.nn.functional as F  # noqa: E402
 from chat import load_tokenizer, stop_token_ids  # noqa: E402
 from distributed import Policy, load_model, save_checkpoint, start  # noqa: E402
 from model import pack_groups  # noqa: E402
+from progress import summarize  # noqa: E402
 from resume import load_checkpoint, newest_checkpoint  # noqa: E402
 from runlog import open_run, record, reporter  # noqa: E402
 from train_sft import encode_row, packs_of, row_size, row_stream, usable_rows  # noqa: E402
@@ -272,6 +273,7 @@ def train(settings, folder, pairs, hashes):
             if step % settings.save_every == 0 or step == settings.max_steps:
                 save_checkpoint(output_dir, step, policy, optimizer, tokenizer)
         if runtime.is_main:
+            summarize(output_dir, settings)
             print(output_dir / f"checkpoint-{settings.max_steps}")
 
 

@@ -113,7 +113,7 @@ def run_loop(folder, groups, runtime=ALONE, scale_reference=1.0, **changes):
             stop_token_ids=lambda tokenizer, folder: (),
             group_advantages=lambda rewards, scale: rewards,
             summarize=lambda folder, settings: None,
-            show_progress=lambda bar, rows, warned: None,
+            show_progress=lambda rows, num_steps, warned: None,
         ),
         distributed: dict(
             start=lambda device, dtype: contextlib.nullcontext(runtime),

@@ -384,7 +384,6 @@ def test_no_verdicts_at_all_and_a_solver():
 
 def test_the_same_warning_waits_for_twenty_steps(capsys):
     rows, told = [], {}
-    bar = rollouts_bar()
     for step in range(1, 45):
         rows.append(
             GOOD
@@ -397,17 +396,11 @@ def test_the_same_warning_waits_for_twenty_steps(capsys):
                 "timing/tokens_per_second": 9,
             }
         )
-        progress.show_progress(bar, rows, told)
+        progress.show_progress(rows, 50, told)
     lines = capsys.readouterr().err.splitlines()
     assert [
         index for index, line in enumerate(lines) if line.startswith("warning: judge/parse_fail")
     ] == [1, 22, 43]  # behind steps 1, 21, 41
-
-
-def rollouts_bar():
-    from tqdm import tqdm
-
-    return tqdm(total=50, disable=True)
 
 
 # ---- metrics and rollouts ----

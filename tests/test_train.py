@@ -1,13 +1,16 @@
 """train_grpo.py as a command: it learns, survives a kill, runs on two processes."""
 
+import contextlib
 import json
 import os
+import platform
 import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -22,6 +25,7 @@ from data import Pair
 from extras import train_dpo
 from judge import Judge
 from model import Model
+from progress import changes, show_progress
 
 ROOT = Path(__file__).parents[1]
 SHORT = [
@@ -46,7 +50,7 @@ KEYS = set(
     judge/accuracy judge/position_bias judge/length_bias
     judge/parse_fail judge/think_empty judge/think_length sampling/logp_diff_mean
     sampling/logp_diff_max skipped_steps timing/rollout timing/reward timing/update
-    timing/tokens_per_second
+    timing/tokens_per_second completions/unscored_ratio
     """.split()
 )
 
@@ -644,3 +648,63 @@ def test_real_model_trains_on_real_solutions(real_model, tmp_path):
     row = metrics(tmp_path / "run")[0]
     assert row["sampling/logp_diff_max"] <= 1e-4 and row["num_tokens"] > 200
     transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "checkpoint-1")
+
+
+def test_config_says_when_where_and_with_which_code(tmp_path, monkeypatch):
+    """A changed file is in the diff beside config.json; a resumed run keeps its earlier calls."""
+    import runlog
+
+    class OneProcess:
+        is_main = True
+
+        def __init__(self):
+            self.at_exit = contextlib.ExitStack()
+
+        def gather(self, value):
+            return [value]
+
+    def call(diff, resume):
+        monkeypatch.setattr(
+            runlog, "git", lambda *words: diff if words[0] == "diff" else "c0ffee\n"
+        )
+        settings = {"resume": resume, "train_data": "pairs.jsonl", "eval_data": "some/hub"}
+        runtime = OneProcess()
+        runlog.open_run(tmp_path / "run", settings, 0, runtime)
+        running = json.loads((tmp_path / "run" / "config.json").read_text())
+        assert "seconds" not in running["calls"][-1]
+        runtime.at_exit.close()
+        return json.loads((tmp_path / "run" / "config.json").read_text())
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pairs.jsonl").write_text("")
+    config = call("", resume=False)
+    (first,) = config["calls"]
+    assert config["commit"] == first["commit"] == "c0ffee" and first["diff"] is None
+    assert first["host"] == platform.node() and first["seconds"] == 0
+    assert abs(datetime.fromisoformat(first["started"]).timestamp() - time.time()) < 60
+    assert config["data_paths"] == {"train_data": f"{tmp_path / 'pairs.jsonl'}"}
+    again, second = call("-old\n+new\n", resume=True)["calls"]
+    assert again == first and (tmp_path / "run" / second["diff"]).read_text() == "-old\n+new\n"
+
+
+def test_a_summary_says_what_was_learned():
+    """Held-out results where there are two, else the mean of the first and last ten steps."""
+    rows = [{"step": n, "reward": 0.0, "loss": 0.0, "judge/accuracy": n / 40} for n in range(1, 41)]
+    assert changes(rows, "eval/") is None
+    assert changes(rows) == (
+        "in training, from the first to the last 10 of 40 steps: accuracy 0.138 -> 0.887"
+    )
+    held_out = [{"step": 0, "eval/judge/accuracy": 0.5}, *rows]
+    held_out[-1] |= {"eval/judge/accuracy": 0.75, "eval/completions/mean_length": 30.0}
+    assert changes(held_out, "eval/") == (
+        "held out, from step 0 to 40: accuracy 0.500 -> 0.750, tokens 30 -> 30"
+    )
+    sft = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}]
+    assert changes(sft).endswith("1 of 2 steps: loss 2.000 -> 1.000")
+    assert changes(sft[:1]).endswith("1 of 1 steps: loss 2.000 -> 2.000")
+
+
+def test_a_step_says_how_much_is_left(capsys):
+    rows = [{"step": n, "step_time": 2.0, "reward": 0.5, "skipped_steps": 1} for n in (1, 2, 3)]
+    show_progress(rows, 33, {})
+    assert capsys.readouterr().err == "step 3 of 33  reward +0.500  2.0 s, 0:01:00 left\n"
