@@ -151,6 +151,8 @@ def rewardbench2_cells(row):
         values = strengths(row)
         best = [score > 0 for value, score in zip(values, row["scores"]) if value == max(values)]
         value = sum(best) / len(best)
+    elif row.get("choices"):  # all answers in one prompt, see rewardbench2.py
+        value = sum(choice["score"] for choice in row["choices"]) / len(row["choices"])
     else:
         shares = share_of_better(row)
         value = 0 if min(shares) < 0.5 else 1 / (1 + shares.count(0.5))
