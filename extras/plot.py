@@ -170,21 +170,27 @@ def draw_panel(axis, panel, runs):
         for (name, _), dashes in zip(metrics, DASHES):
             curves, held_out = [curves.get(name, {}) for curves in members], is_held_out(name)
             windows.add(draw_curves(axis, curves, colour, dashes, held_out, label))
-    axis.set_title(title, loc="left", fontsize=11, fontweight="bold", pad=18)
-    axis.text(0, 1.03, unit, transform=axis.transAxes, fontsize=8.5, color=GREY)
+    style_axis(axis, title, unit)
     axis.set_xlabel("step", fontsize=8.5)
-    axis.tick_params(labelsize=8.5, color="#999999", labelbottom=True)
     axis.xaxis.get_major_locator().set_params(integer=True)
     low, high = axis.get_ylim()
     middle = (low + high) / 2
     if middle and abs(high - middle) < 1e-3 * abs(middle):  # a constant: hide its rounding errors
         axis.set_ylim(*sorted((0.9 * middle, 1.1 * middle)))
-    axis.grid(color="#e6e6e6", linewidth=0.7)
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.spines[["left", "bottom"]].set_color("#999999")
     axis.margins(x=0.02)
     draw_legend(axis, metrics, runs)
     return windows
+
+
+def style_axis(axis, title, unit):
+    """The look of every panel, here and in report.py."""
+    axis.set_title(title, loc="left", fontsize=11, fontweight="bold", pad=18)
+    axis.text(0, 1.03, unit, transform=axis.transAxes, fontsize=8.5, color=GREY)
+    axis.tick_params(labelsize=8.5, color="#999999", labelbottom=True)
+    axis.grid(color="#e6e6e6", linewidth=0.7)
+    axis.set_axisbelow(True)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.spines[["left", "bottom"]].set_color("#999999")
 
 
 def is_held_out(name):
@@ -261,6 +267,12 @@ def plot_runs(folders, path):
     )
     footnote = footnote_of(groups, window, zero)
     figure.supxlabel(footnote, x=0.01, ha="left", fontsize=8.5, color=GREY)
+    save_figure(figure, path)
+    return figure
+
+
+def save_figure(figure, path):
+    """Writes the figure. Raises BadInput for a file that cannot be written."""
     if Path(path).suffix[1:] not in figure.canvas.get_supported_filetypes():
         raise BadInput(f"--out: {path} must end in .png, .pdf or .svg")
     try:
@@ -269,7 +281,6 @@ def plot_runs(folders, path):
         raise BadInput(
             f"--out: cannot write {path} ({error.strerror}): give another file"
         ) from error
-    return figure
 
 
 def footnote_of(groups, window, zero):

@@ -3,8 +3,9 @@
     python -m extras.report out/gsm8k/results.json
     python -m extras.report out/sweep/*/results.json --out sweep.png
 
-The first form writes out/gsm8k/results.png, and prints the calibration. The second one shows the
-first evaluation in detail, and the accuracy of all of them against their tokens.
+The first form writes out/gsm8k/results.png. The second one shows all evaluations in each panel, one
+colour each, and their accuracy against their tokens. The top of the page says in words what the
+result is, of which model and with which settings, and which of several is best.
 
 The probability of a pair is its vote share, or that of the verdict token (`--confidence`), a mean
 over both orders. It is uncalibrated until it is fitted on held-out data: `calibrated` is
@@ -13,6 +14,7 @@ have no data are left out.
 """
 
 import sys
+import textwrap
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,10 +25,15 @@ import numpy as np
 import cli
 from cli import BadInput, note, setting
 from extras import split_arguments
+from extras.benchmarks import BENCHMARKS
+from extras.plot import COLOURS, DASHES, GREY, save_figure, style_axis
 from extras.scoring import OUTCOMES, decided, share, verdict_share
+from extras.words import headline, model_words, result_words, settings_words, winner_words
 from seeding import uniform
 
-COLOURS = dict(zip(OUTCOMES, ("#4c956c", "#c8553d", "#b0b0b0", "#e0a458", "#7a6c9d", "#5b8fb0")))
+OUTCOME_COLOURS = dict(
+    zip(OUTCOMES, ("#009E73", "#D55E00", "#E69F00", "#CC79A7", "#BBBBBB", "#56B4E9"))
+)  # those of extras.view
 
 
 @dataclass
@@ -84,154 +91,236 @@ def sigmoid(x):
     return 1 / (1 + np.exp(-x))
 
 
-def bars(axis, numbers, title, baselines):
-    """Horizontal bars with intervals; trivial judges are marks."""
-    names = list(numbers)[::-1]
-    values = np.array([numbers[name] for name in names]) * 100  # (names, 3): value, low, high
-    axis.barh(names, values[:, 0], color="#9db4c0", height=0.6)
-    spread = np.clip([values[:, 0] - values[:, 1], values[:, 2] - values[:, 0]], 0, None)
-    axis.errorbar(values[:, 0], np.arange(len(names)), xerr=spread, fmt="none", ecolor="#253237")
-    for kind, mark in zip(baselines, "><^o"):
-        x, y = [], []
-        for place, name in enumerate(names):
-            if baselines[kind].get(name) is not None:
-                x.append(baselines[kind][name] * 100)
-                y.append(place)
-        if x:
-            axis.plot(x, y, mark, color="#c8553d", markersize=5, fillstyle="none", label=kind)
-    axis.set(xlim=(0, 100), title=title, xlabel="%")
-    axis.tick_params(axis="y", labelsize=7)
-    if axis.get_legend_handles_labels()[1]:
-        axis.legend(fontsize=7)
+# ---- panels ----
+#
+# Each shows all evaluations, one colour each. numbers: {name of an evaluation: what it has}.
 
 
-def outcome_bars(axis, counts):
-    drawn = axis.bar(counts.keys(), counts.values(), color=[COLOURS[name] for name in counts])
-    axis.bar_label(drawn)
-    axis.set(title="outcomes of pairs")
-    axis.tick_params(axis="x", labelsize=8, rotation=20)
+def points(axis, numbers, baselines, title, unit):
+    """Scores with intervals: {name of an evaluation: {score: [value, low, high]}}."""
+    scores = list(dict.fromkeys(name for own in numbers.values() for name in own))[::-1]
+    step = 0.7 / len(numbers)
+    for index, (label, own) in enumerate(numbers.items()):
+        values = np.array([own.get(name) or [np.nan] * 3 for name in scores]) * 100
+        places = np.arange(len(scores)) + 0.35 - step * (index + 0.5)
+        spread = np.clip([values[:, 0] - values[:, 1], values[:, 2] - values[:, 0]], 0, None)
+        style = dict(color=COLOURS[index], capsize=2, markersize=5, label=label)
+        axis.errorbar(values[:, 0], places, xerr=spread, fmt="o", **style)
+    for kind, mark in zip(baselines, "><^s"):
+        found = [(name, baselines[kind].get(name)) for name in scores]
+        found = [(value * 100, scores.index(name)) for name, value in found if value is not None]
+        if found:
+            label = f"{kind} answer"
+            style = dict(color=GREY, markersize=4, fillstyle="none", label=label)
+            axis.plot(*zip(*found), mark, **style)
+    axis.set_yticks(range(len(scores)), scores, fontsize=8)
+    axis.set_xlim(-2, 102)
+    finish(axis, title, unit)
+    marks = [line for line in axis.get_lines() if line.get_color() == GREY]
+    if marks:
+        axis.legend(handles=marks, fontsize=8, frameon=False)
 
 
-def calibration(axis, curves):
-    """curves: {kind: `probabilities`}. Prints their numbers too."""
-    for kind, pairs in curves.items():
-        points, (raw, fitted) = reliability(pairs), brier(pairs)
-        label = f"{kind}: Brier {raw:.3f}"
-        if fitted is not None:
-            label += f", calibrated {fitted:.3f}"
-        bins = [f"{count} pairs at {p:.2f}: {accuracy:.2f} right" for count, p, accuracy in points]
-        print(f"{label}; {', '.join(bins)}")
-        _, confidence, accuracy = zip(*points)
-        axis.plot(confidence, accuracy, "o-", label=label)
-    axis.plot([0.5, 1], [0.5, 1], ":", color="grey")
-    axis.set(title="confidence against accuracy", ylim=(0, 1.02))
-    axis.set(xlabel="confidence", ylabel="share right")
-    axis.legend(fontsize=8, loc="lower left")
+def outcome_bars(axis, numbers):
+    """Stacked shares of the outcomes: {name of an evaluation: {outcome: count}}."""
+    for place, counts in enumerate(reversed(numbers.values())):
+        left, total = 0.0, sum(counts.values())
+        for kind in OUTCOMES:
+            width = 100 * counts.get(kind, 0) / total
+            label = kind if place == 0 else None
+            axis.barh(place, width, left=left, color=OUTCOME_COLOURS[kind], label=label)
+            if width > 6:
+                axis.text(left + width / 2, place, str(counts[kind]), ha="center", fontsize=8)
+            left += width
+    axis.set_yticks(range(len(numbers)), list(numbers)[::-1], fontsize=8)
+    axis.set_ylim(-0.6, max(len(numbers), 2) + 0.2)
+    finish(axis, "Outcomes", "% of pairs with a better answer, counts inside")
+    axis.legend(fontsize=8, frameon=False, ncols=3, loc="upper center")
 
 
-def token_histogram(axis, tokens):
-    colours = [COLOURS["right" if name == "valid" else name] for name in tokens]
-    axis.hist(list(tokens.values()), bins=30, stacked=True, label=list(tokens), color=colours)
-    axis.set(title="tokens of a game", xlabel="tokens", ylabel="games")
-    axis.legend(fontsize=8)
+def calibration(axis, numbers):
+    """{name of an evaluation: {kind of probability: `probabilities`}}. Prints the numbers too."""
+    for index, (label, curves) in enumerate(numbers.items()):
+        for kind, pairs in curves.items():
+            found, (raw, fitted) = reliability(pairs), brier(pairs)
+            words = f"{kind}: Brier {raw:.3f}"
+            if fitted is not None:
+                words += f", calibrated {fitted:.3f}"
+            bins = [
+                f"{count} pairs at {p:.2f}: {accuracy:.2f} right" for count, p, accuracy in found
+            ]
+            print(f"{label}: {words}; {', '.join(bins)}")
+            _, confidence, accuracy = zip(*found)
+            dashes = DASHES[0] if kind == "vote share" else DASHES[1]
+            style = dict(color=COLOURS[index], linestyle=dashes, marker="o", markersize=4)
+            axis.plot(confidence, accuracy, **style, label=words)
+    axis.plot([0.5, 1], [0.5, 1], ":", color=GREY)
+    axis.set_ylim(0, 1.02)
+    finish(axis, "Calibration", "share right, by confidence")
+    axis.legend(fontsize=8, frameon=False, loc="lower left")
 
 
-def cost_points(axis, points, headline):
-    """points: {name: ([value, low, high], tokens)} of several evaluations."""
-    for name, (value, cost) in points.items():
+def token_histogram(axis, numbers):
+    """{name of an evaluation: tokens of each game}"""
+    longest = max(max(tokens) for tokens in numbers.values())
+    bins = np.linspace(0, longest, 31)
+    for index, (label, tokens) in enumerate(numbers.items()):
+        style = dict(color=COLOURS[index], histtype="step", linewidth=1.5, label=label)
+        axis.hist(tokens, bins=bins, weights=[100 / len(tokens)] * len(tokens), **style)
+    finish(axis, "Tokens of a game", "% of games")
+
+
+def cost_points(axis, numbers, name):
+    """{name of an evaluation: ([value, low, high], tokens an item)}"""
+    for index, (label, (value, tokens)) in enumerate(numbers.items()):
         spread = [[max(0, value[0] - value[1]) * 100], [max(0, value[2] - value[0]) * 100]]
-        axis.errorbar([cost], [value[0] * 100], yerr=spread, fmt="o", capsize=3, label=name)
-    axis.set(title=f"{headline} (%) against tokens", xlabel="tokens an item")
-    axis.legend(fontsize=7)
+        style = dict(fmt="o", color=COLOURS[index], capsize=3, label=label)
+        axis.errorbar([tokens], [value[0] * 100], yerr=spread, **style)
+    finish(axis, "Score and cost", f"{name}, %, by tokens an item")
+
+
+def finish(axis, title, unit):
+    style_axis(axis, title, unit)
+    axis.set_xlabel("")
 
 
 def panels(found, names):
     """[function of an axis, ...]: the parts of the page for which there is data."""
-    result, rows = found[0]["results"], found[0]["rows"]
-    rule = {name: value for name, value in result["rule"].items() if value is not None}
-    rule = dict(list(rule.items())[:24])
-    protocol = {}
-    for name, value in result["protocol"].items():
-        other_panel = name in OUTCOMES or name.endswith("an item") or "Brier" in name
-        if value is not None and not other_panel:
-            protocol[name] = value
-    curves = {}
-    for kind, probability in (("vote share", share), ("verdict token", verdict_share)):
-        pairs = probabilities(rows, probability)
-        if pairs:
-            curves[kind] = pairs
-    tokens = tokens_by_status(rows)
-    headline, points = next(iter(rule), None), {}
-    for name, entry in zip(names, found):
-        value = entry["results"]["rule"].get(headline)
-        cost = entry["results"]["protocol"].get("tokens an item")
-        if value and cost:
-            points[name] = value, cost[0]
+    results = dict(zip(names, (entry["results"] for entry in found)))
+    rule, protocol, outcomes, curves, tokens, costs = {}, {}, {}, {}, {}, {}
+    name, _ = headline(found[0]["results"])
+    for label, entry in zip(names, found):
+        result = entry["results"]
+        known = {key: value for key, value in result["rule"].items() if value is not None}
+        rule[label] = dict(list(known.items())[:24])
+        protocol[label] = {}
+        for key, value in result["protocol"].items():
+            other_panel = key in OUTCOMES or key.endswith("an item") or "Brier" in key
+            if value is not None and not other_panel:
+                protocol[label][key] = value
+        if any(result["outcomes"].values()):
+            outcomes[label] = result["outcomes"]
+        own = {}
+        for kind, probability in (("vote share", share), ("verdict token", verdict_share)):
+            pairs = probabilities(entry["rows"], probability)
+            if pairs:
+                own[kind] = pairs
+        if own:
+            curves[label] = own
+        if all_tokens := tokens_of(entry["rows"]):
+            tokens[label] = all_tokens
+        value, cost = result["rule"].get(name), result["protocol"].get("tokens an item")
+        if value and cost and cost[0]:
+            costs[label] = value, cost[0]
     parts = []
-    if rule:
-        title = "the benchmark's rule, 95 % over questions"
-        parts.append(partial(bars, numbers=rule, title=title, baselines=result["baselines"]))
-    if protocol:
-        title = "pairs with a better answer"
-        parts.append(partial(bars, numbers=protocol, title=title, baselines={}))
-    if any(result["outcomes"].values()):
-        parts.append(partial(outcome_bars, counts=result["outcomes"]))
-    if curves:
-        parts.append(partial(calibration, curves=curves))
-    if any(tokens.values()):
-        parts.append(partial(token_histogram, tokens=tokens))
-    if len(points) > 1:
-        parts.append(partial(cost_points, points=points, headline=headline))
+    if any(rule.values()):
+        baselines = results[names[0]]["baselines"]
+        title, unit = "Score", "the benchmark's rule, %, 95 % intervals over questions"
+        parts.append(partial(points, numbers=rule, baselines=baselines, title=title, unit=unit))
+    if any(protocol.values()):
+        title, unit = "Details", "% of pairs with a better answer, or of games"
+        parts.append(partial(points, numbers=protocol, baselines={}, title=title, unit=unit))
+    for draw, numbers in (
+        (outcome_bars, outcomes),
+        (calibration, curves),
+        (token_histogram, tokens),
+    ):
+        if numbers:
+            parts.append(partial(draw, numbers=numbers))
+    if len(costs) > 1:
+        parts.append(partial(cost_points, numbers=costs, name=name))
     return parts
 
 
-def tokens_by_status(rows):
-    """{status: tokens of each game}; games of other tools have no number of tokens."""
-    tokens = {"valid": [], "unparsable": [], "truncated": []}
-    for row in rows:
-        for match in row["matches"]:
-            for game in match["games"]:
-                if game.get("tokens") and game["status"] in tokens:
-                    tokens[game["status"]].append(game["tokens"])
-    return tokens
+def tokens_of(rows):
+    """The tokens of each game; games of other tools have no number of tokens."""
+    games = [game for row in rows for match in row["matches"] for game in match["games"]]
+    for row in rows:  # rewardbench2.py
+        for part in [*row.get("choices", []), *row.get("ratings", [])]:
+            games += part["games"]
+    return [game["tokens"] for game in games if game.get("tokens")]
+
+
+# ---- the page ----
+
+
+def heading(found, names):
+    """(title, lines below it): the winner or the result, then a line for each evaluation."""
+    result = found[0]["results"]
+    questions = f"{result['questions']} questions"
+    if len(found) == 1:
+        settings = found[0]["settings"]
+        title = f"{result['benchmark']}: {model_words(settings)}, {result_words(result)}"
+        return title, [f"{questions}; {settings_words(settings)}"]
+    words = winner_words(found, names, BENCHMARKS[result["benchmark"]])
+    title, lines = f"{result['benchmark']}: {words or 'no common score'}", []
+    for name, entry in zip(names, found):
+        settings = entry["settings"]
+        words = f"{name}: {model_words(settings)}, {result_words(entry['results'])}"
+        lines.append(f"{words}; {settings_words(settings)}")
+    return title, lines
 
 
 def page(found, names, path):
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    result, settings, parts = found[0]["results"], found[0]["settings"], panels(found, names)
-    columns, lines = min(len(parts), 3), -(-len(parts) // 3)
-    size = (5 * columns, 4.5 * lines)
-    figure, axes = plt.subplots(lines, columns, figsize=size, squeeze=False, layout="constrained")
-    judge = Path(settings["predictions"] or settings["model"]).name
-    counts = f"{result['items']} items of {result['questions']} questions"
-    figure.suptitle(f"{result['benchmark']}: {judge}, {counts}")
-    for draw, axis in zip(parts, axes.flat):
+    try:
+        from matplotlib.figure import Figure
+        from matplotlib.lines import Line2D
+    except ImportError as error:
+        raise BadInput("matplotlib is missing: pip install matplotlib") from error
+    parts = panels(found, names)
+    columns, rows = max(1, min(len(parts), 3)), max(1, -(-len(parts) // 3))
+    title, lines = heading(found, names)
+    width = 5.2 * columns
+    lines = [wrapped for line in lines for wrapped in textwrap.wrap(line, int(13.5 * width))]
+    title = "\n".join(textwrap.wrap(title, int(9.5 * width)))
+    head = 0.1 + 0.27 * (title.count("\n") + 1)  # inches above the lines
+    top = head + 0.19 * len(lines) + (0.5 if len(found) > 1 else 0.2)
+    height = 4 * rows + top
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.get_layout_engine().set(rect=(0, 0, 1, 1 - top / height))
+    style = dict(va="top", parse_math=False)
+    figure.text(0.01, 1 - 0.1 / height, title, fontsize=13, fontweight="bold", **style)
+    figure.text(0.01, 1 - head / height, "\n".join(lines), fontsize=9, color=GREY, **style)
+    if len(found) > 1:
+        handles = [Line2D([], [], color=colour, linewidth=3) for _, colour in zip(names, COLOURS)]
+        place = (0.005, 1 - (top - 0.4) / height)
+        style = dict(ncols=min(len(names), 6), frameon=False, fontsize=9)
+        figure.legend(handles, names, loc="upper left", bbox_to_anchor=place, **style)
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for draw, axis in zip(parts, axes):
         draw(axis)
-    for axis in axes.flat[len(parts) :]:
+    for axis in axes[len(parts) :]:
         axis.remove()
-    figure.savefig(path, dpi=110)
+    save_figure(figure, path)
+    print("\n".join([title, *lines]))
     note(f"{path} written")
 
 
 def main(argv=None):
-    names, flags = split_arguments(sys.argv[1:] if argv is None else argv)
+    files, flags = split_arguments(sys.argv[1:] if argv is None else argv)
     settings = cli.parse_settings(Settings, flags, description=__doc__)
-    if not names:
+    if not files:
         raise BadInput("no results.json given: python -m extras.report OUTPUT_DIR/results.json")
-    found = [read_result(name) for name in names]
+    if len(files) > len(COLOURS):
+        raise BadInput(f"{len(files)} files in one figure: give at most {len(COLOURS)}")
+    found = [read_result(name) for name in files]
     benchmarks = [result["results"]["benchmark"] for result in found]
-    for name, benchmark in zip(names, benchmarks):
+    for name, benchmark in zip(files, benchmarks):
         if benchmark != benchmarks[0]:
             raise BadInput(
-                f"{name}: is of the benchmark {benchmark}, and {names[0]} of {benchmarks[0]}: give "
+                f"{name}: is of the benchmark {benchmark}, and {files[0]} of {benchmarks[0]}: give "
                 "evaluations of one benchmark"
             )
-    path = settings.out or Path(names[0]).with_suffix(".png")
-    page(found, [Path(name).parent.name for name in names], path)
+    page(found, short_names(files), settings.out or Path(files[0]).with_suffix(".png"))
+
+
+def short_names(files):
+    """The folder of each file; as much of its path as tells them apart."""
+    for length in range(1, 9):
+        names = ["/".join(Path(name).absolute().parent.parts[-length:]) for name in files]
+        if len(set(names)) == len(names):
+            return names
+    return list(files)
 
 
 def read_result(name):

@@ -8,6 +8,7 @@ from test_benchmarks import single
 from cli import BadInput
 from extras import scoring
 from extras.benchmarks import BENCHMARKS
+from extras.words import winner_words
 
 report = pytest.importorskip("extras.report")
 
@@ -80,28 +81,87 @@ def test_parts_without_data_are_left_out():
             [],
         )
         for draw in report.panels(
-            [{"settings": {}, "results": results, "rows": rows}] * count, ["a", "b"]
+            [{"settings": {}, "results": results, "rows": rows}] * count, ["a", "b"][:count]
         ):
             axis = Figure().subplots()
             draw(axis)
             assert axis.has_data()
-            found.append(axis.get_title())
-        return [title.split(",")[0] for title in found]
+            found.append(axis.get_title(loc="left"))
+        return found
 
     pytest.importorskip("matplotlib")
     rows = [single(str(n), "all", n % 2, 0) for n in range(6)]
-    parts = [
-        "the benchmark's rule",
-        "pairs with a better answer",
-        "outcomes of pairs",
-        "confidence against accuracy",
-    ]
-    assert (
-        titles(rows) == [*parts, "tokens of a game"] and titles(rows, 2)[-1] == "accuracy"
-    )  # accuracy, three classes (%) against tokens
+    parts = ["Score", "Details", "Outcomes", "Calibration"]
+    assert titles(rows) == [*parts, "Tokens of a game"]
+    assert titles(rows, 2) == [*parts, "Tokens of a game", "Score and cost"]
     for game in (game for row in rows for game in row["matches"][0]["games"]):
         game.pop("tokens")
     assert titles(rows) == titles(rows, 2) == parts
     tied = single("1", "all", 0, 0, scores=(0.5, 0.5))
     tied["matches"][0]["games"] = [{"order": [0, 1], "verdict": None, "status": "tie"}]
     assert titles([tied]) == parts[:1]
+
+
+def evaluation(num_right, size=40, model="m", **settings):
+    """A results.json of judgebench, as a dict, in which the first pairs are judged right."""
+    rows = []
+    for n in range(size):
+        better = n % 2
+        votes = better, better if n < num_right else 1 - better
+        rows.append(single(str(n), "math", *votes, scores=(1 - better, better)))
+    results = {"benchmark": "judgebench"} | scoring.summarise(BENCHMARKS["judgebench"], rows)
+    settings = {"predictions": None, "model": model, "num_votes": 2, "temperature": 0.6} | settings
+    return {"settings": settings, "results": results, "rows": rows}
+
+
+def test_the_top_says_result_model_and_settings():
+    title, (line,) = report.heading([evaluation(36, model="models/judge")], ["a"])
+    assert title.startswith("judgebench: judge, overall 90.0 % (95 %: 7")
+    assert "40 items, above the best trivial judge (" in title
+    assert line == "40 questions; votes 2, temperature 0.6"
+    title, _ = report.heading([evaluation(20)], ["a"])
+    assert "not clearly above the best trivial judge" in title
+    stored = evaluation(20, predictions="x/judged.jsonl")
+    title, (line,) = report.heading([stored], ["a"])
+    assert "verdicts of judged.jsonl" in title and "settings are unknown" in line
+
+
+def test_the_winner_of_several_is_named_in_words():
+    """A lead on the same questions is clear where its interval is above 0."""
+    found, rule = [evaluation(20), evaluation(36), evaluation(35)], BENCHMARKS["judgebench"]
+    names = ["low", "high", "near"]
+    said = winner_words(found, names, rule)
+    assert said.startswith("best overall: high 90.0 %, then near 87.5 %: no clear lead (diff")
+    assert "a clear lead (difference +2" in winner_words(found[:2], names, rule)
+    assert winner_words(found[:1], names, rule) == ""
+    for row in found[1]["rows"]:
+        row["id"] += " of another file"
+    assert winner_words(found[:2], names, rule).endswith("they share no items")
+
+
+def test_every_evaluation_is_in_every_panel():
+    pytest.importorskip("matplotlib")
+    from matplotlib.figure import Figure
+
+    names = ["x", "y", "z"]
+    for draw in report.panels([evaluation(36), evaluation(20), evaluation(8)], names):
+        axis = Figure().subplots()
+        draw(axis)
+        if axis.get_title(loc="left") == "Outcomes":
+            assert [label.get_text() for label in axis.get_yticklabels()] == names[::-1]
+            continue
+        drawn = {line.get_color() for line in axis.get_lines()}
+        drawn |= {colour_of(patch) for patch in axis.patches}
+        assert set(report.COLOURS[:3]) <= drawn, axis.get_title(loc="left")
+
+
+def colour_of(patch):
+    from matplotlib.colors import to_hex
+
+    return to_hex(patch.get_edgecolor()).upper()
+
+
+def test_names_tell_files_apart():
+    files = ["out/a/results.json", "out/b/results.json"]
+    assert report.short_names(files) == ["a", "b"]
+    assert report.short_names(["p/x/results.json", "q/x/results.json"]) == ["p/x", "q/x"]
