@@ -4,7 +4,8 @@
     python -m extras.plot out/low-0 out/low-1 out/high-0 out/high-1 --out seeds.png
 
 Folders whose names differ only in a trailing -SEED, and whose other settings are the same, are one
-setting: each seed is a thin line, their mean a thick one. Panels without data are left out. Panels
+setting: each seed is a thin line, their mean a thick one. The top says what the run has learned, or
+which setting is best, and the settings. Panels without data are left out. Panels
 in which every value is 0 are left out too, and the figure names them at the bottom.
 """
 
@@ -12,6 +13,7 @@ import json
 import os
 import re
 import sys
+import textwrap
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -20,6 +22,8 @@ from typing import Optional
 import cli
 from cli import BadInput, setting
 from extras import split_arguments
+from extras.words import model_words, settings_words
+from progress import changes
 
 # (title, unit, metrics with a word for each): the first metric is solid, the second dashed.
 # Held-out metrics have a point at every evaluation.
@@ -241,34 +245,72 @@ def plot_runs(folders, path):
     runs = {}
     for label, members in groups.items():
         runs[label] = [read_metrics(folder) for folder in members]
+    panels, zero = panels_of(runs)
+    columns = min(len(panels), 3 if len(panels) in (5, 6, 9) else 4)
+    lines = -(-len(panels) // columns)
+    title, details = heading(groups)
+    figure, axes = new_figure(title, details, list(runs), (lines, columns), (3.7, 2.85))
+    for axis in axes[1:]:
+        axis.sharex(axes[0])
+    window = 1
+    for panel, axis in zip(panels, axes):
+        window = max(window, *draw_panel(axis, panel, runs))
+    for axis in axes[len(panels) :]:
+        axis.set_visible(False)
+    footnote = footnote_of(groups, window, zero)
+    figure.supxlabel(footnote, x=0.01, ha="left", fontsize=8.5, color=GREY)
+    save_figure(figure, path)
+    return figure
+
+
+def heading(groups):
+    """(title, lines below it): what one run has learned, or the best of several; the settings."""
+    from extras.table import best_setting  # which imports this file
+
+    lines = []
+    for label, folders in groups.items():
+        path, settings = Path(folders[0]) / "config.json", {}
+        if path.exists():
+            settings = cli.parse_json(cli.read_text(path, "RUN"), path).get("settings", {})
+        if len(folders) > 1:
+            settings.pop("seed", None)
+        lines.append(f"{label}: {model_words(settings)}, {settings_words(settings)}")
+    if len(groups) > 1:
+        return best_setting(groups) or "no held-out results in common", lines
+    (label,) = groups
+    rows = [row for _, row in cli.read_json_lines(Path(groups[label][0]) / "metrics.jsonl", "RUN")]
+    return f"{label}: {changes(rows, 'eval/') or changes(rows)}", lines
+
+
+def new_figure(title, lines, labels, shape, size):
+    """(figure, its axes) with a title, lines of small print and a legend on top of the panels.
+
+    shape: rows and columns of panels. size: width and height of one in inches. Raises BadInput
+    without matplotlib.
+    """
     try:
         # Without pyplot: no window, and no state that a caller would share.
         from matplotlib.figure import Figure
         from matplotlib.lines import Line2D
     except ImportError as error:
         raise BadInput("matplotlib is missing: pip install matplotlib") from error
-    panels, zero = panels_of(runs)
-    columns = min(len(panels), 3 if len(panels) in (5, 6, 9) else 4)
-    lines = -(-len(panels) // columns)
-    figure = Figure(figsize=(3.7 * columns, 2.75 * lines + 0.8), layout="constrained")
-    axes = list(figure.subplots(lines, columns, squeeze=False, sharex=True).flat)
-    window = 1
-    for panel, axis in zip(panels, axes):
-        window = max(window, *draw_panel(axis, panel, runs))
-    for axis in axes[len(panels) :]:
-        axis.set_visible(False)
-    figure.legend(
-        [Line2D([], [], color=colour, linewidth=3) for _, colour in zip(runs, COLOURS)],
-        list(runs),
-        loc="outside upper left",
-        ncols=min(len(runs), columns),
-        frameon=False,
-        fontsize=10,
-    )
-    footnote = footnote_of(groups, window, zero)
-    figure.supxlabel(footnote, x=0.01, ha="left", fontsize=8.5, color=GREY)
-    save_figure(figure, path)
-    return figure
+    width = max(7.4, size[0] * shape[1])
+    lines = [part for line in lines for part in textwrap.wrap(line, int(13.5 * width))]
+    title = textwrap.wrap(title, int(9.5 * width))
+    head = 0.1 + 0.27 * len(title)  # inches above the lines
+    top = head + 0.19 * len(lines) + (0.5 if len(labels) > 1 else 0.2)
+    height = size[1] * shape[0] + top
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.get_layout_engine().set(rect=(0, 0, 1, 1 - top / height))
+    style = dict(va="top", parse_math=False)
+    figure.text(0.01, 1 - 0.1 / height, "\n".join(title), fontsize=13, fontweight="bold", **style)
+    figure.text(0.01, 1 - head / height, "\n".join(lines), fontsize=9, color=GREY, **style)
+    if len(labels) > 1:
+        handles = [Line2D([], [], color=colour, linewidth=3) for _, colour in zip(labels, COLOURS)]
+        place = (0.005, 1 - (top - 0.4) / height)
+        style = dict(ncols=min(len(labels), 6), frameon=False, fontsize=9)
+        figure.legend(handles, labels, loc="upper left", bbox_to_anchor=place, **style)
+    return figure, list(figure.subplots(*shape, squeeze=False).flat)
 
 
 def save_figure(figure, path):

@@ -14,7 +14,6 @@ have no data are left out.
 """
 
 import sys
-import textwrap
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,7 +25,7 @@ import cli
 from cli import BadInput, note, setting
 from extras import split_arguments
 from extras.benchmarks import BENCHMARKS
-from extras.plot import COLOURS, DASHES, GREY, save_figure, style_axis
+from extras.plot import COLOURS, DASHES, GREY, new_figure, save_figure, style_axis
 from extras.scoring import OUTCOMES, decided, share, verdict_share
 from extras.words import headline, model_words, result_words, settings_words, winner_words
 from seeding import uniform
@@ -262,31 +261,10 @@ def heading(found, names):
 
 
 def page(found, names, path):
-    try:
-        from matplotlib.figure import Figure
-        from matplotlib.lines import Line2D
-    except ImportError as error:
-        raise BadInput("matplotlib is missing: pip install matplotlib") from error
     parts = panels(found, names)
     columns, rows = max(1, min(len(parts), 3)), max(1, -(-len(parts) // 3))
     title, lines = heading(found, names)
-    width = 5.2 * columns
-    lines = [wrapped for line in lines for wrapped in textwrap.wrap(line, int(13.5 * width))]
-    title = "\n".join(textwrap.wrap(title, int(9.5 * width)))
-    head = 0.1 + 0.27 * (title.count("\n") + 1)  # inches above the lines
-    top = head + 0.19 * len(lines) + (0.5 if len(found) > 1 else 0.2)
-    height = 4 * rows + top
-    figure = Figure(figsize=(width, height), layout="constrained")
-    figure.get_layout_engine().set(rect=(0, 0, 1, 1 - top / height))
-    style = dict(va="top", parse_math=False)
-    figure.text(0.01, 1 - 0.1 / height, title, fontsize=13, fontweight="bold", **style)
-    figure.text(0.01, 1 - head / height, "\n".join(lines), fontsize=9, color=GREY, **style)
-    if len(found) > 1:
-        handles = [Line2D([], [], color=colour, linewidth=3) for _, colour in zip(names, COLOURS)]
-        place = (0.005, 1 - (top - 0.4) / height)
-        style = dict(ncols=min(len(names), 6), frameon=False, fontsize=9)
-        figure.legend(handles, names, loc="upper left", bbox_to_anchor=place, **style)
-    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    figure, axes = new_figure(title, lines, names, (rows, columns), (5.2, 4))
     for draw, axis in zip(parts, axes):
         draw(axis)
     for axis in axes[len(parts) :]:

@@ -23,7 +23,12 @@ from extras import split_arguments
 from extras.intervals import mean_interval, share_interval
 from extras.plot import group_seeds
 
-FIRST = "judge/accuracy", "judge/consistency", "reward/oracle", "rewards/accuracies"
+FIRST = {  # the metrics that come first, the most important one before the others
+    "judge/accuracy": "accuracy",
+    "reward/oracle": "share of right answers",
+    "rewards/accuracies": "share of right preferences",
+    "judge/consistency": "consistency",
+}
 ROUNDS = 1000  # of a bootstrap
 
 
@@ -132,6 +137,26 @@ def in_words(minus):
     if minus["interval"] is None or minus["interval"][0] <= 0 <= minus["interval"][1]:
         return "no clear difference"
     return "higher" if minus["difference"] > 0 else "lower"
+
+
+def best_setting(groups):
+    """Which of several settings {label: folders} ends best, in words; "" without common results."""
+    try:
+        settings = [Setting(label, folders) for label, folders in groups.items()]
+    except BadInput:
+        return ""
+    common = [name for name in FIRST if all(one.values(name) for one in settings)]
+    if not common:
+        return ""
+    metric = common[0]
+    first, second = sorted(settings, key=lambda one: -one.summary(metric)["mean"])[:2]
+    best, other = (f"{one.label} {one.summary(metric)['mean']:.3f}" for one in (first, second))
+    minus = first.minus(second, metric)
+    said = f"best held-out {FIRST[metric]}: {best}, then {other}: {in_words(minus)}"
+    if minus["interval"]:
+        low, high = minus["interval"]
+        said += f" (95 %: {low:+.3f} to {high:+.3f}, {minus['over']})"
+    return said
 
 
 def compare(folders):

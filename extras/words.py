@@ -104,4 +104,4 @@ def winner_words(found, names, benchmark):
         return words
     _, low, high = difference
     clear = "a clear lead" if low > 0 else "no clear lead"
-    return f"{words}: {clear} (difference {low * 100:+.1f} to {high * 100:+.1f} points)"
+    return f"{words}: {clear} (95 %: {low * 100:+.1f} to {high * 100:+.1f} points)"

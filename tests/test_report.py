@@ -131,8 +131,8 @@ def test_the_winner_of_several_is_named_in_words():
     found, rule = [evaluation(20), evaluation(36), evaluation(35)], BENCHMARKS["judgebench"]
     names = ["low", "high", "near"]
     said = winner_words(found, names, rule)
-    assert said.startswith("best overall: high 90.0 %, then near 87.5 %: no clear lead (diff")
-    assert "a clear lead (difference +2" in winner_words(found[:2], names, rule)
+    assert said.startswith("best overall: high 90.0 %, then near 87.5 %: no clear lead (95 %")
+    assert "a clear lead (95 %: +2" in winner_words(found[:2], names, rule)
     assert winner_words(found[:1], names, rule) == ""
     for row in found[1]["rows"]:
         row["id"] += " of another file"

@@ -89,6 +89,20 @@ def test_one_seed_is_compared_item_by_item(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["settings"] == {"a": {"": 8}, "b": {"": 8}}
 
 
+def test_the_best_setting_in_words(tmp_path):
+    """Named with its lead, and with what the interval of the lead is over."""
+    folders = []
+    for name, values in (("low", (0.5, 0.65, 0.8)), ("high", (0.6, 0.76, 0.9))):
+        for seed, value in enumerate(values):
+            folders.append(run(tmp_path / f"{name}-{seed}", evaluated(value), lr=name))
+    assert table.best_setting(table.group_seeds(folders)) == (
+        "best held-out accuracy: high (seeds 0, 1, 2) 0.753, then low (seeds 0, 1, 2) 0.650: "
+        "higher (95 %: +0.089 to +0.118, 3 seeds)"
+    )
+    other = run(tmp_path / "other", [{"step": 1, "reward": 0.0}])
+    assert table.best_setting(table.group_seeds([folders[0], other])) == ""
+
+
 def test_all_right_is_not_sure_to_be_all(tmp_path):
     folder = run(tmp_path / "a", evaluated(1.0), {f"q{n}": (True, True) for n in range(20)})
     low, high = table.compare([folder])["metrics"]["judge/accuracy"]["a"]["interval"]
