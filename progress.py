@@ -120,7 +120,7 @@ def summarize(output_dir, settings):
 def changes(rows, prefix=""):
     """What changed between two evaluations (None: there is one), or first and last ten steps."""
     rows = [row for row in rows if any(prefix + name in row for name in LEARNED)]
-    if prefix and len(rows) < 2:
+    if len(rows) < (2 if prefix else 1):
         return None
     size = 1 if prefix else max(1, min(10, len(rows) // 2))
     shown = []

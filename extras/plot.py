@@ -279,7 +279,7 @@ def heading(groups):
         return best_setting(groups) or "no held-out results in common", lines
     (label,) = groups
     rows = [row for _, row in cli.read_json_lines(Path(groups[label][0]) / "metrics.jsonl", "RUN")]
-    return f"{label}: {changes(rows, 'eval/') or changes(rows)}", lines
+    return f"{label}: {changes(rows, 'eval/') or changes(rows) or 'no results yet'}", lines
 
 
 def new_figure(title, lines, labels, shape, size):

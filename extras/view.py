@@ -9,6 +9,8 @@ A page has about 10 MB of texts and 25 steps, evenly spaced; it says what it lea
 with "logprobs": [[text of a token, log-probability], ...] are coloured. In a run, those of the
 first prompt of every step have them.
 
+The top of the page says the result, the model and the settings. Each entry says its verdict.
+
 The page is extras/view.html. The texts of models are data for its script and never HTML. The
 content security policy of the page forbids every other script and every connection.
 """
@@ -19,6 +21,7 @@ import html
 import json
 import re
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -29,6 +32,8 @@ from cli import BadInput, setting
 from data import Pair, load_pairs, load_questions
 from extras import split_arguments
 from extras.scoring import outcome
+from extras.words import model_words, result_words, settings_words
+from progress import changes
 from verdicts import BOTH_ORDERS, majority, vote_of
 
 MAX_STEPS = 25  # of a run, unless --steps names them
@@ -161,14 +166,57 @@ def judged_card(row, match, players, better, item, answers, facts):
         "id": row.get("id", ""),
         "step": None,
         "outcome": match_outcome,
+        "words": verdict_words(match, players, winner),
         "facts": facts,
         "texts": texts,
         "games": games,
     }
 
 
+def verdict_words(match, players, winner):
+    """The verdict of a match in words: who is better, and by how many votes."""
+    votes = [vote_of(game) for game in match["games"]]
+    if winner == "tie":
+        return f"a tie: {votes.count('tie')} of {len(votes)} votes"
+    if winner is not None:
+        return f"{players[winner]} is better: {votes.count(winner)} of {len(votes)} votes"
+    if not any(vote is not None for vote in votes):
+        return "no verdict"
+    return f"no winner: {votes.count(0)} and {votes.count(1)} of {len(votes)} votes"
+
+
+def prompt_cards(row):
+    """Cards of a row of rewardbench2.py: one for each placement, one for all ratings."""
+    for choice in row.get("choices", []):
+        places = ", ".join(f"answer {index + 1}" for index in choice["order"])
+        games = []
+        for game in choice["games"]:
+            badge = "right" if game["verdict"] == choice["right"] else "wrong"
+            badge = badge if game["verdict"] else game["status"]
+            games.append(game_card(game, "", badge))
+        words = f"score {choice['score']:g}: {choice['right']} is right"
+        facts = [row["group"], f"A to D are {places}"]
+        yield plain_card(row, words, facts, games)
+    if row.get("ratings"):
+        games = []
+        for answer in row["ratings"]:
+            kind = "right" if row["scores"][answer["answer"]] > 0 else "wrong"
+            for game in answer["games"]:
+                badge = f"rated {game['verdict']}" if game["verdict"] else game["status"]
+                side = f"answer {answer['answer'] + 1}, {kind}"
+                games.append(game_card(game, side, badge))
+        rated = ", ".join(f"{value:g}" for value in row["values"])
+        yield plain_card(row, f"ratings {rated}", [row["group"]], games)
+
+
+def plain_card(row, words, facts, games):
+    card = {"id": row["id"], "step": None, "words": words, "facts": facts}
+    return card | {"texts": [], "games": games}
+
+
 def match_cards(row, item):
     """Cards of a row of evaluate.py, one for each match."""
+    yield from prompt_cards(row)
     for match in row["matches"]:
         scores = [row["scores"][player] for player in match["pair"]]
         players = [f"answer {player + 1}" for player in match["pair"]]
@@ -300,8 +348,37 @@ def make_page(source, steps=None, data=None, megabytes=10.0):
         raise BadInput(f"RUN_OR_FILE: {source} holds no rows: give another file")
     if len(cards) < found:
         left_out.append(f"{len(cards):,} of {found:,} entries (--megabytes)")
-    content = {"left_out": ", ".join(left_out), "cards": cards}
+    summary = summary_of(Path(source), rows[0][1], cards)
+    content = {"left_out": ", ".join(left_out), "summary": summary, "cards": cards}
     return fill_page(str(source), json.dumps(content, ensure_ascii=False, allow_nan=False))
+
+
+def summary_of(source, row, cards):
+    """Lines for the top of the page: the result, the model and the settings.
+
+    row: the first one of the file, which has the settings of judge.py.
+    """
+    if source.is_dir():
+        config, metrics = source / "config.json", source / "metrics.jsonl"
+        lines = []
+        if metrics.exists():
+            rows = [row for _, row in cli.read_json_lines(metrics, "RUN_OR_FILE")]
+            lines.append(changes(rows, "eval/") or changes(rows))
+        if config.exists():
+            settings = cli.parse_json(cli.read_text(config, "RUN_OR_FILE"), config)["settings"]
+            lines.append(f"{model_words(settings)}, {settings_words(settings)}")
+        return [line for line in lines if line]
+    if source.suffix == ".json":
+        content = cli.parse_json(cli.read_text(source, "RUN_OR_FILE"), source)
+        if {"results", "settings"} <= content.keys() and "rule" in content["results"]:
+            result, settings = content["results"], content["settings"]
+            title = f"{result['benchmark']}: {model_words(settings)}, {result_words(result)}"
+            return [title, settings_words(settings)]
+    counts = Counter(card["words"].split(":")[0] for card in cards if card.get("words"))
+    lines = [", ".join(f"{count} x {words}" for words, count in counts.most_common(6))]
+    if row.get("settings"):
+        lines.append(f"{model_words(row['settings'])}, {settings_words(row['settings'])}")
+    return lines
 
 
 def fill_page(title, content):

@@ -297,6 +297,14 @@ def test_judgments_and_evaluations_by_hand(tmp_path):
     judged, pairs = write_rows(tmp_path / "judged.jsonl", rows), tmp_path / "pairs.jsonl"
     cards = data_of(view.make_page(judged))["cards"]
     assert [card["outcome"] for card in cards] == ["for the first", "for the second", "no winner"]
+    assert [card["words"] for card in cards] == [
+        "answer a is better: 2 of 2 votes",
+        "answer b is better: 2 of 2 votes",
+        "no winner: 1 and 1 of 2 votes",
+    ]
+    assert data_of(view.make_page(judged))["summary"] == [
+        "1 x answer a is better, 1 x answer b is better, 1 x no winner",
+    ]
     assert badges(cards)[2] == ["for answer a", "for answer b"] and cards[2]["facts"] == [
         "1.00 for a",
         "orders disagree",
@@ -339,6 +347,50 @@ def test_judgments_and_evaluations_by_hand(tmp_path):
         cards[0]["facts"] == ["chat", "scores 1 and 0"]
         and cards[0]["games"][0]["side"] == "answer 3 in first place"
     )
+
+
+def test_the_top_of_a_page_says_result_model_and_settings(tmp_path):
+    write_rows(tmp_path / "rollouts" / "2.jsonl", [rollout("p")])
+    assert data_of(view.make_page(tmp_path))["summary"] == []
+    values = [{"step": n, "judge/accuracy": n / 4, "reward": 0.0} for n in (1, 2)]
+    write_rows(tmp_path / "metrics.jsonl", values)
+    settings = {"model": "models/m", "reward": "verdict", "learning_rate": 1e-5, "beta": 0.0}
+    (tmp_path / "config.json").write_text(json.dumps({"settings": settings}))
+    assert data_of(view.make_page(tmp_path))["summary"] == [
+        "in training, from the first to the last 1 of 2 steps: accuracy 0.250 -> 0.500",
+        "m, reward verdict, learning rate 1e-05",
+    ]
+    row = judgment("1", (1, 2)) | {"settings": {"model": "m", "num_votes": 1}}
+    judged = write_rows(tmp_path / "judged.jsonl", [row])
+    assert data_of(view.make_page(judged))["summary"][1] == "m, votes 1"
+    rule = {"overall": [0.9, 0.8, 0.95]}
+    results = {"benchmark": "pairs", "items": 1, "rule": rule, "baselines": {}}
+    content = {"settings": {"model": "m", "one_order": False}, "results": results}
+    row = {"id": "g", "group": "x", "scores": [0.0, 1.0], "matches": []}
+    row["matches"].append({"pair": [0, 1], "games": judgment("", (2, 1))["games"]})
+    (tmp_path / "results.json").write_text(json.dumps(content | {"rows": [row]}))
+    data = data_of(view.make_page(tmp_path / "results.json"))
+    assert data["summary"] == [
+        "pairs: m, overall 90.0 % (95 %: 80.0 to 95.0), 1 items",
+        "both orders",
+    ]
+    assert data["cards"][0]["words"] == "answer 2 is better: 2 of 2 votes"
+
+
+def test_a_prompt_with_four_answers_is_a_card(tmp_path):
+    """Rows of rewardbench2.py: a card for a placement, and one for the ratings of Ties."""
+    game = {"verdict": "B", "status": "valid", "text": "so [[B]]", "tokens": 3}
+    choice = {"order": [1, 0, 2, 3], "right": "B", "score": 1, "games": [game]}
+    row = {"id": "1", "group": "Math", "scores": [1, 0, 0, 0], "matches": [], "choices": [choice]}
+    rated = game | {"verdict": "7"}
+    ratings = [{"answer": 0, "games": [rated]}, {"answer": 1, "games": [game | {"verdict": None}]}]
+    ties = {"id": "ref:1", "group": "Ties", "scores": [1, 0], "matches": [], "values": [7, -1]}
+    rows = [row, ties | {"ratings": ratings}]
+    path = write_rows(tmp_path / "rows.jsonl", rows)
+    cards = data_of(view.make_page(path))["cards"]
+    assert [card["words"] for card in cards] == ["score 1: B is right", "ratings 7, -1"]
+    assert badges(cards) == [["right"], ["rated 7", "valid"]]
+    assert cards[0]["facts"] == ["Math", "A to D are answer 2, answer 1, answer 3, answer 4"]
 
 
 def test_a_large_run_is_thinned_and_says_so(tmp_path):
