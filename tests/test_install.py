@@ -1,6 +1,7 @@
 """`pip install -e .`: one name in site-packages, every command, notebooks without PYTHONPATH."""
 
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -41,8 +42,11 @@ def test_every_command_is_listed(tmp_path):
     names = [line.split()[0] for line in listed]
     assert {"judge", "tournament", "elo", "evaluate", "train_grpo", "train_sft"} <= set(names)
     for path in [*ROOT.glob("*.py"), *ROOT.glob("extras/*.py")]:
-        is_command = "\n    cli.run(" in path.read_text()
-        assert is_command == (path.stem in names), path
+        is_command = re.search(
+            r'^if __name__ == "__main__":.*\n    .*cli\.run\(', path.read_text(), re.M
+        )
+        if path != ROOT / "extras" / "evaluate.py":  # evaluate.py starts it
+            assert bool(is_command) == (path.stem in names), path
     assert all(len(line.split()) > 3 for line in listed)
 
 
@@ -84,3 +88,20 @@ def test_installed_in_an_environment_of_its_own(tmp_path):
     rrm = tmp_path / "venv" / "bin" / "rrm"
     done = subprocess.run([rrm, "plot"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2 and "give the folder of one run" in done.stderr
+
+
+HELP_LINES = {"train_grpo": 80, "evaluate": 74}  # at 100 columns; they may only fall
+
+
+@pytest.mark.parametrize("name", [path.stem for path in ROOT.glob("*.py")] + ["plot", "table"])
+def test_help_fits_a_screen(name, tmp_path):
+    """--help of a command is about one screen, in groups, and shows no default that is nothing."""
+    folder = "." if (ROOT / f"{name}.py").exists() else "extras"
+    if "cli.run(" not in (ROOT / folder / f"{name}.py").read_text():
+        return
+    environment = os.environ | {"COLUMNS": "100", "PYTHONPATH": str(ROOT / "extras")}
+    command = [sys.executable, "-m", "rrm", name, "--help"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "default: None" not in done.stdout and "usage:" in done.stdout
+    assert len(done.stdout.splitlines()) <= HELP_LINES.get(name, 55)
