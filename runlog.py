@@ -183,7 +183,8 @@ def open_run(folder, settings, step, runtime, data):
 def end_call(folder, config, started):
     """Writes into config.json how long the last call took; a killed call has no such entry."""
     config["calls"][-1]["seconds"] = round(time.time() - started)
-    write_json(folder / "config.json", config)
+    if folder.exists():  # nobody removed it meanwhile
+        write_json(folder / "config.json", config)
 
 
 def commit():
