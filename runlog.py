@@ -148,9 +148,8 @@ def check_run(settings, **data):
 def open_run(folder, settings, step, runtime, data):
     """Starts the folder of a run or goes on with it. Returns metrics.jsonl up to `step`, as rows.
 
-    Writes config.json: settings, hashes and paths of the data, versions of what computes, commit of
-    this code and what was changed in it, when and where each call ran. The lock on the folder is
-    held until the run ends.
+    Writes config.json: settings, data, versions of what computes, the code, and when and where
+    each call ran. The lock on the folder is held until the run ends.
     """
     rows = None
     if runtime.is_main:
@@ -181,7 +180,7 @@ def open_run(folder, settings, step, runtime, data):
 
 
 def end_call(folder, config, started):
-    """Writes into config.json how long the last call took; a killed call has no such entry."""
+    """Writes into config.json how long a call took, unless it is killed."""
     config["calls"][-1]["seconds"] = round(time.time() - started)
     if folder.exists():  # nobody removed it meanwhile
         write_json(folder / "config.json", config)

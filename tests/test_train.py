@@ -669,7 +669,7 @@ def test_config_says_when_where_and_with_which_code(tmp_path, monkeypatch):
         )
         settings = {"resume": resume, "train_data": "pairs.jsonl", "eval_data": "some/hub"}
         runtime = OneProcess()
-        runlog.open_run(tmp_path / "run", settings, 0, runtime)
+        runlog.open_run(tmp_path / "run", settings, 0, runtime, {})
         running = json.loads((tmp_path / "run" / "config.json").read_text())
         assert "seconds" not in running["calls"][-1]
         runtime.at_exit.close()
