@@ -55,10 +55,7 @@ def warnings_for(rows):
     advice = {}
     entropy = sum(row["entropy"] for row in steps[-5:]) / 5
     if len(steps) > 5 and entropy < 0.1 * first["entropy"]:
-        advice["entropy"] = (
-            "completions hardly differ any more: lower --learning_rate, raise --epsilon_high "
-            "(0.28) or --temperature, or set --beta"
-        )
+        advice["entropy"] = "completions hardly differ any more: lower --learning_rate, set --beta"
     if row["completions/clipped_ratio"] > 0.5:
         advice["completions/clipped_ratio"] = (
             "most completions are cut off: raise --max_completion_length; where their length "
@@ -77,10 +74,7 @@ def warnings_for(rows):
             f"learned; {cause}, or raise --temperature"
         )
     if row.get("judge/think_empty", 0) > max(0.9, first.get("judge/think_empty", 0)):
-        advice["judge/think_empty"] = (
-            "the judge stops thinking: take data on which a guess fails, lower --learning_rate, "
-            "or set --beta"
-        )
+        advice["judge/think_empty"] = "the judge stops thinking: take harder data, or set --beta"
     if row["sampling/logp_diff_mean"] > 0.1:
         advice["sampling/logp_diff_mean"] = "sampler and trainer disagree: try --dtype float32"
     return [
