@@ -369,6 +369,7 @@ def failure(error, capsys, **options):
             raise error
         error()
 
+    cli.at_end.pop_all()  # what judges of other tests would tell at the end of this process
     with pytest.raises(SystemExit) as ended:
         cli.run(fail, **options)
     told = capsys.readouterr().err
