@@ -1,4 +1,4 @@
-"""Reads files of match results: csv, JSON lines or a JSON list. No model, no torch.
+"""Reads files of match results: csv, JSON lines, a JSON list, also .gz, or parquet; no torch.
 
 i,j,score             left,right,winner      model_a,model_b,winner
 pizza,burger,1        pizza,burger,left      pizza,burger,model_a
@@ -6,6 +6,7 @@ burger,sushi,0.25     burger,sushi,tie       burger,sushi,tie (bothbad)
 """
 
 import re
+from pathlib import Path
 
 import cli
 from cli import BadInput
@@ -61,6 +62,12 @@ def read_matches(path, names=None):
 
 def match_rows(path):
     """Yields (place for messages, row as a dict)."""
+    if str(path).lower().endswith((".parquet", ".gz")):
+        import datafiles
+
+        for place, row in datafiles.file_rows(Path(path)):
+            yield f"{path} {place}", row
+        return
     text = cli.read_text(path, "--matches")
     start = text.lstrip()[:1]
     if start == "{":

@@ -1,5 +1,7 @@
 """Ratings against evalica and by hand, schedules, the files that elo.py reads, and its command."""
 
+import gzip
+import importlib
 import json
 import math
 import os
@@ -563,6 +565,13 @@ def test_formats_agree(tmp_path):
         {"model_a": i, "model_b": j, "turn": 1, "winner": arena[word]} for i, j, word in rows
     ]
     assert read_matches(write(tmp_path, json.dumps(objects), "arena.json")) == expected
+    zipped = gzip.compress(json.dumps(objects).encode())
+    (tmp_path / "arena.json.gz").write_bytes(zipped)
+    assert read_matches(tmp_path / "arena.json.gz") == expected
+    pyarrow = pytest.importorskip("pyarrow")
+    columns = pyarrow.Table.from_pylist(objects)
+    importlib.import_module("pyarrow.parquet").write_table(columns, tmp_path / "arena.parquet")
+    assert read_matches(str(tmp_path / "arena.parquet")) == expected
     for tie in "tie", "both_bad":
         text = f"winner,model_a,model_b\nmodel_a, 007 ,7\n{tie},7,007\n"
         assert read_matches(write(tmp_path, text)) == ([(0, 1, 1.0), (1, 0, 0.5)], ["007", 7])
