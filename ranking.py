@@ -66,8 +66,9 @@ class EloSettings(RankSettings):
     )
     matches: Optional[str] = setting(
         None,
-        "instead of judging, rate this file: csv or JSON lines with i, j, score or left, right, "
-        "winner (left, right, tie); with --candidates, i and j are numbers of its answers from 0",
+        "instead of judging, rate this file: csv or JSON with i, j, score or left, right, winner "
+        "(left, right, tie) or model_a, model_b, winner (Chatbot Arena); with --candidates "
+        "players are numbers of its answers, from 0",
         group="existing results",
     )
 
