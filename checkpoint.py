@@ -278,8 +278,8 @@ def read_weights(model, folder):
 def save_model_folder(folder, weights, config, config_changes=None, adapter=None):
     """Writes config.json and (sharded) safetensors that transformers and vLLM load.
 
-    weights: {parameter name: tensor}. config: the config.json that the model was loaded with.
-    adapter: the model's own, if any; then it alone is saved, in PEFT's format.
+    weights: {parameter name: tensor}; parts of FSDP's padded storage are copied. config: the one
+    that the model was loaded with. adapter: its own, if any; then it alone is saved, for PEFT.
     """
     from huggingface_hub import save_torch_state_dict  # imports torch
 
@@ -291,7 +291,8 @@ def save_model_folder(folder, weights, config, config_changes=None, adapter=None
     stored = {}
     for name, tensor in weights.items():
         key = name if name.startswith(("lm_head.", "score.")) else "model." + name
-        stored[key] = tensor.detach().cpu()
+        value = tensor.detach().cpu()
+        stored[key] = value.clone() if value.untyped_storage().nbytes() > value.nbytes else value
     save_torch_state_dict(stored, folder, max_shard_size=MAX_SHARD_BYTES)
     dtype = str(next(iter(stored.values())).dtype).removeprefix("torch.")
     config = {key: value for key, value in config.items() if key != "torch_dtype"}
