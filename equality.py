@@ -4,8 +4,9 @@ A wrong answer that passes for right would be paid for. So what is not surely eq
 
 1. Extract. The last \boxed or \fbox that is not empty counts, with boxes that a comma or "and"
    joins to it. Else the last of these: <answer>...</answer>, a "####" line that is a value or the
-   last line, "the answer is ...", "Answer: ...". Else the whole text, its last formula, or its last
-   number. What is cut off inside a box or a tag is no answer.
+   last line, "the answer is ...", "Answer: ...". Else the whole text, or its last formula or
+   number. A value that is denied ("not 5") or a part ("3 to 5") is no answer. What is cut off in
+   a box or a tag is none either.
 2. Normalise. Unicode, LaTeX and markdown get one spelling. Case stays. A comma inside a number
    goes ("1,234"), but not inside brackets.
 3. Compare, by the first of these that decides:
@@ -16,7 +17,7 @@ A wrong answer that passes for right would be paid for. So what is not surely eq
    number    Numbers are exact fractions: 0.333 is not 1/3.
    words     Other texts with words, dates, times, ranges and numbers of another base differ.
    brackets  (1, 2) and [1, 2) keep their order; \{1, 2\} and a bare list "1, 2" do not.
-   formula   Two formulas are equal if they have equal values wherever they are real.
+   formula   Two formulas are equal if they have equal values wherever they are real. x1 is a name.
 
 The last two need algebra, by the parser of math-verify and by sympy. They may hang, so verify.py
 runs them in processes with a deadline.
@@ -38,13 +39,26 @@ BETWEEN_BOXES = re.compile(r"(?:,|;|,?(?:\\text\{)?(?:and|or)\}?)")  # without b
 ANSWER_TAG = re.compile(r"<answer>(.*?)(</answer>|\Z)", re.DOTALL)
 HASHES = re.compile(r"^.*(?<!#)####(?!#)[ \t]*(.*)$", re.MULTILINE)
 PHRASE = re.compile(
-    r"\banswers?\b(?!\s+(?:choices|options))"
+    r"\b(?:answers?|(?:correct|right) (?:option|choice))\b(?!\s+(?:choices|options))"
     r"(?:[^\n.:=]{0,60}?(?:\b(?:is|are|be|equals)\b|[:=])(?:[\s*_:]|\Z)[\s*_:]*|[\s*_]*\n\s*(?=\S))"
     r"(?:(?:therefore|thus|hence|then|clearly|simply|exactly|indeed|equal to)\b[,:]?\s*)?"
     r"((?:(?!</)[^\n]){0,300})",
     re.IGNORECASE,
 )
-END_OF_CLAUSE = re.compile(r"[.?;](?=\s|$)|[,\s](?:because|since|so|which|where|when|as)\b")
+END_OF_CLAUSE = re.compile(  # "A. B." is no end
+    r"[.?;](?!\s+\(?[A-J](?:[).,;]|$))(?=\s|$)"
+    r"|[,\s](?:because|since|so|which|where|when|as)\b|, not\b"
+)
+# Before a value, in its clause: it is denied, or it is a part of something larger
+NOT_ANSWER = re.compile(
+    r"\b(?:not|cannot|never|nor|neither|than|except|\w+n['’]t)\b"
+    r"(?:(?!\b(?:and|so|but|hence|thus|therefore)\b)[^.,;:!?=\n])*$"
+    r"|\d\W?(?: \w+)?,? (?:and|or|to|in|out of)[ $]*$|\d[,;]?[ $]+$"
+    r"|(?:[\d)}]|\b[A-Za-z])\s*[-+*/×÷]\s*$"
+    r"|\S\s*(?:[<>≤≥≠≈~]|!=|\\(?:neq?|leq?|geq?|lt|gt|approx|sim))\s*$"
+    r"|(?:[}^_]|\\\w*(?:frac|sqrt|binom))\{$",
+    re.IGNORECASE,
+)
 # Words that make another number of the one before them
 SCALES = "hundred thousand million billion trillion dozen".split()
 LAST_NUMBER = re.compile(
@@ -62,17 +76,24 @@ def candidates(text):
     stated = stated_answer(text)
     if stated is not None or BOX.search(text):
         return [stated or ""]
-    tail = text[-TAIL:]
-    readings, end = [text], 0
+    value = split_unit(normalise(text))[0]
+    if is_formula(value) and not re.search(r"(?<![\\A-Za-z])[A-Za-z]{2}", value):
+        return [text, text.rpartition("=")[2]]
+    tail, readings = text[-TAIL:], [text]
     numbers, formulas = (list(kind.finditer(tail)) for kind in (LAST_NUMBER, LAST_FORMULA))
-    if numbers:
-        line = tail[numbers[-1].start() : numbers[-1].start() + 300].partition("\n")[0]
-        end = numbers[-1].end()
-        readings += [numbers[-1][0], END_OF_CLAUSE.split(line, maxsplit=1)[0]]
-    if formulas and formulas[-1].end() > end:
-        formula = formulas[-1][formulas[-1].lastindex]
-        readings = [text, formula.rpartition("=")[2]]
-    return readings
+    last = max([*numbers[-1:], *formulas[-1:]], key=lambda match: match.end(), default=None)
+    # A digit behind it belongs to something that is no number, such as 4x
+    if last is None or re.search(r"(?<!\^)(?<!\^\{)\d", tail[last.end() :]) or denied(tail, last):
+        return readings
+    if last.re is LAST_FORMULA:
+        return [*readings, last[last.lastindex].rpartition("=")[2]]
+    line = tail[last.start() : last.start() + 300].partition("\n")[0]
+    return [*readings, last[0], END_OF_CLAUSE.split(line, maxsplit=1)[0]]
+
+
+def denied(text, match, group=0):
+    """Whether what stands before a value says that it is not the answer, as in "not 5"."""
+    return NOT_ANSWER.search(text[max(0, match.start(group) - 200) : match.start(group)])
 
 
 def stated_answer(text):
@@ -89,7 +110,7 @@ def stated_answer(text):
             statements.append((match.start(), match[1]))
     for match in PHRASE.finditer(text):
         value = END_OF_CLAUSE.split(match[1], maxsplit=1)[0]
-        if value or match.end() == len(text):
+        if (value or match.end() == len(text)) and not denied(text, match, 1):
             statements.append((match.start(), value))
     _, last = max(statements, key=lambda statement: statement[0])
     if last is None:
@@ -185,7 +206,7 @@ SPELLINGS = [
     (r"\\(?:left|right|[bB]igg?[lrm]?|displaystyle|limits)(?![a-z])", ""),
     (r"\\[dtc]frac", r"\\frac"),
     (r"(?<=\d)(?:\{,\}|,?\\[,!])\s*(?=\d{3}(?!\d))", ""),  # 1{,}000 and 1\,000
-    (r"(?<!\\)\\[,;:!> ]|\\q?quad(?![a-z])|~", " "),
+    (r"(?<!\\)\\[,;:!> ]|\\q?quad(?![a-z])|(?<=[\w.{})$])~", " "),
     (r"(?<!\\)\\[()\[\]]", " "),
     (r"\\(?:text[a-z]*|math(?:rm|bf|it|sf)|[mh]box|operatorname|emph)\*?\s*\{([^{}]*)\}", r"\1"),
     (r"\\([%#&_])", r"\1"),
@@ -195,6 +216,9 @@ SPELLINGS = [
     (r"(?<=\d)\s*(?i:([ap])\.?\s?m\b)\.?", r" \1m"),
     (r"(?<=[\d.])[eE]([-+]?\d+)(?!\w)", r"\\times 10^{\1}"),
     (r"(?<=\w)\*\*(?=[\w(])", "^"),
+    (r"(?<=\d) ?x ?(?=10\^)", r"\\times "),
+    (r"\bper cent\b", "percent"),
+    (r"\\varnothing", r"\\emptyset"),
     (r"\*\*", ""),
     (r"\*", r"\\cdot "),
     (r"(?<![\\A-Za-z])(sqrt|sin|cos|tan|log|ln|pi|infty)(?![A-Za-z])", r"\\\1 "),
@@ -205,7 +229,7 @@ SPELLINGS = [
     (r"\\sqrt\s*(\d+|[A-Za-z])", r"\\sqrt{\1}"),
     (r"\\frac\s*([\dA-Za-z])", r"\\frac{\1}"),
     (r"(\\frac\s*\{[^{}]*\})\s*([\dA-Za-z])", r"\1{\2}"),
-    (r"(?<=[A-Za-z]) ?_\{?(\d+)\}?", r"\1"),  # H_2O
+    (r"(?<![\\A-Za-z])([A-Za-z]+) ?_\{?(\d+)\}?", r"\1\2"),  # H_2O, but not \log_2
     (r"([_^])\{(\w)\}", r"\1\2"),
     (r"\s+", " "),
 ]
@@ -218,14 +242,16 @@ def normalise(text):
         return text.strip()
     for pattern, spelling in BEFORE_NFKC:
         text = re.sub(pattern, spelling, text)
-    text = unicodedata.normalize("NFKC", text).strip("*_`\"'‘’“” \n\t")
+    text = unicodedata.normalize("NFKC", text).strip("*_` \n\t")
+    text = re.sub(r"(?s)^[\"'‘“](.*)[\"'’”]([.,]?)$", r"\1\2", text)  # a quote alone is a prime
     is_currency = "\\$" in text or text.count("$") % 2 == 1  # else they enclose formulas
     text = text.replace("\\$", "").replace("$", "")
     for pattern, spelling in SPELLINGS:
         text = re.sub(pattern, spelling, text)
     if not re.search(r"[(\[]|\\\{", text):
         text = THOUSANDS.sub(remove_commas, text)
-    text = text.rstrip(".,;:? ").strip()
+    if not text.endswith(".."):  # "1, 2, ..." goes on
+        text = text.rstrip(".,;:? ").strip()
     if text.startswith("{") and braced(text, 0)[1] == len(text):
         text = text[1:-1].strip()
     sign = re.match(r"([-+]?)\s*([€£¥])\s*", text)
@@ -244,9 +270,12 @@ CHOICE = re.compile(
     r"(?:[Oo]ption |[Cc]hoice )?(?:\(([A-Ja-j])\)|([A-J])(?:\)|[.:](?= )|$))[.:]?(.*)", re.DOTALL
 )
 SEVERAL_CHOICES = re.compile(
-    r"^\W*(?:or|and|nor|not|is)\b|^ ?[/,&]|(?:^|[\s(,/])[A-J](?:[).,:;]|$)"
+    r"^\W*(?:or|and|nor|not|is|wrong|incorrect)\b|^ ?[/,&]"
+    r"|(?:^|[\s(,/])(?:[A-J](?:[).,:;]|$)|[a-j]\))"
 )
-NAME = re.compile(r"(\\?[A-Za-z]+(?:_?\w|_\{\w+\})?'?(?:\([a-z]\))?) ?(?:=|\\in(?![a-z])) ?([^=]+)")
+NAME = re.compile(
+    r"((?!\\not)\\?[A-Za-z]+(?:_?\w|_\{\w+\})?'?(?:\([a-z]\))?) ?(?:=|\\in(?![a-z])) ?([^=]+)"
+)
 DECIMAL = re.compile(
     r"([-+]?) ?(\d+(?:\.\d*)?|\.\d+)(?: ?\\(?:times|cdot) ?10\^\{?([-+]?\d{1,4})\}?)?", re.ASCII
 )
@@ -262,12 +291,19 @@ UNIT_NAMES = {"degree": "°", "percent": "%", "euro": "€"}
 SHORT_UNITS = """m g s h L l J N W V A cm mm km dm nm kg mg ml mL dL ft in yd mi lb lbs oz hr hrs Hz
     Pa kW MW mW GW kV mV mA kJ MJ eV dB ms cc kB KB MB GB TB sq cu of""".split()
 NO_UNITS = """half halves third quarter score gross and not plus minus squared cubed more less fewer
-    than below above under over negative mod sin cos tan log""".split()
+    than below above under over negative mod sin cos tan log ten lakh crore factorial inverse
+    reciprocal binary octal hexadecimal decimal base exclusive inclusive""".split()
 NO_FRACTIONS = "month width length depth".split()  # they end like fifth and tenth
 
 # Equal as texts or not at all: ranges and scores, dates, times and ratios
 FIXED = re.compile(r"\d+(?:-\d+)+|\d+(?:/\d+){2,}|\d+(?: ?: ?\d+)+")
 SYMBOLS = re.compile(r"[\w\s\\{}()\[\]+\-*/^=<>.,;|!&]*", re.ASCII)
+# What algebra would misread: numbers of another base or side by side, decimals that go on,
+# relations that it takes for equations
+MISREAD = re.compile(
+    r"\d_|\d [\d.]|\b0[box]\w|\.\.|\\[lc]?dots|\.\d*\\(?:overline|bar|dot)"
+    r"|\\(?:not|approx|sim|simeq|cong|equiv|propto)(?![a-z])"
+)
 # Letters side by side that are no product: long, with capitals, or beside a blank
 WORDS = re.compile(
     r"[a-z]*[A-Z][A-Za-z]+|[a-z]+[A-Z]|[a-z]{4,}|(?<=[\w}\])] )[A-Za-z]{2,}|[A-Za-z]{2,}(?= \w)"
@@ -338,7 +374,8 @@ def folded(text):
 
     def fold(match):
         word = match[0]
-        is_word = len(word) >= shortest and word[1:].islower() or len(word) >= 5 and word.isupper()
+        least = shortest + (shortest == 4 and word[0] in "MmPp")  # mbar is not Mbar
+        is_word = len(word) >= least and word[1:].islower() or len(word) >= 5 and word.isupper()
         is_known = word.lower() in ("yes", "no", "true", "false", "none", "am", "pm")
         return word.casefold() if is_word or is_known else word
 
@@ -400,7 +437,7 @@ def exact_number(text):
 
 def is_formula(text):
     """Whether nothing in the text is a word, or a number of a kind that algebra would misread."""
-    if FIXED.fullmatch(text) or not SYMBOLS.fullmatch(text) or re.search(r"\d_|\d [\d.]", text):
+    if FIXED.fullmatch(text) or not SYMBOLS.fullmatch(text) or MISREAD.search(text):
         return False
     bare = re.sub(r"\\(?:begin|end)\{\w+\}|\\[A-Za-z]+", "\\\\", text)
     has_letters = re.search("[A-Za-z]{2}", bare)

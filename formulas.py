@@ -153,6 +153,7 @@ def parse_formula(text):
     from sympy import I, Symbol
 
     text = re.sub(r"(?<!\d)(?:\d*\.\d+|\d+\.)", as_fraction, text)
+    text = re.sub(r"\\[A-Za-z]+|([A-Za-z])(\d+)", with_index, text)
     config = ConversionConfig(lowercase_symbols=False)
     formula = latex2sympy(text, is_real=False, normalization_config=None, conversion_config=config)
     return formula.doit().subs(Symbol("i", real=False), I)
@@ -161,6 +162,11 @@ def parse_formula(text):
 def as_fraction(match):
     value = Fraction(match[0])
     return f"\\frac{{{value.numerator}}}{{{value.denominator}}}"
+
+
+def with_index(match):
+    """x1 is a name, no product."""
+    return f"{match[1]}_{{{match[2]}}}" if match[1] else match[0]
 
 
 def serve():
