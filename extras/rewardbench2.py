@@ -82,6 +82,7 @@ def check(settings):
         settings.output_dir = time.strftime("out/rewardbench2-%Y%m%d-%H%M%S")
     check_writable(settings.output_dir)
     check_judge(settings)
+    settings.predictions = None  # results.py asks evaluations for it
     return settings
 
 
@@ -217,7 +218,7 @@ def row_for(item, asked, head):
 def judged_rows(items, settings, head, load_judge):
     """The rows of all items: those that OUTPUT_DIR holds already, the others from the judge."""
     path = Path(settings.output_dir) / "rows.jsonl"
-    rows = earlier_rows(path, head)
+    rows = earlier_rows(path, head, settings)
     if len(rows) == len(items):
         return rows
     rows = rows[: len(rows) - len(rows) % CHUNK_ITEMS]

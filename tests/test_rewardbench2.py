@@ -169,7 +169,7 @@ def test_the_scatter_of_random_placements_is_what_is_reported(tmp_path):
 
 
 def test_scores_are_those_of_the_authors(tmp_path):
-    content, _ = run(tmp_path, noisy, "--num_votes", "3", size=40)
+    content, _ = run(tmp_path, noisy, "--num_votes", "3", "--temperature", "1", size=40)
     ties = {}
     for row in content["rows"]:
         if row["group"] == "Ties":
