@@ -5,6 +5,8 @@
 The classes of people are a, b and tie; a judge may also say none: no verdict, or even votes.
 """
 
+import math
+
 from extras.scoring import add_cells, intervals, question_cells, votes_of, with_better
 from verdicts import majority
 
@@ -32,20 +34,20 @@ def mirrored(totals):
 
 
 def kappa(totals):
-    """Cohen's kappa: (observed - chance) / (1 - chance), None where chance is 1.
+    """Cohen's kappa: (observed - chance) / (1 - chance), None where chance is 1, or without pairs.
 
     observed: the share of pairs on which both agree. chance: what this share would be if the judge
     kept the frequencies of its classes, but did not look. "none" agrees with nothing.
     """
     counts = {key: count for key, (count, _) in totals.items()}
-    size = sum(counts.values())
+    size = sum(counts.values()) or math.nan
     observed = sum(counts.get((name, name), 0) for name in GOLD) / size
     chance = 0
     for name in GOLD:
         golds = sum(count for (gold, _), count in counts.items() if gold == name)
         saids = sum(count for (_, said), count in counts.items() if said == name)
         chance += golds * saids / size**2
-    return (observed - chance) / (1 - chance) if chance < 1 else None
+    return (observed - chance) / (1 - chance) if chance < 1 else None  # nan is not below 1
 
 
 def agreement(rows):

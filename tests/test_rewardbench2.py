@@ -9,7 +9,7 @@ import pytest
 from test_official_scores import best_of_four_official, rewardbench2_rows, ties_official
 
 from cli import BadInput
-from extras import rewardbench2
+from extras import evaluate, rewardbench2
 from extras.benchmarks import load
 from judge import judge_of
 from seeding import uniform
@@ -137,6 +137,18 @@ def test_an_oracle_has_all_right(tmp_path, capsys):
     assert len(judge.backend.prompts) == 5 * 8 + 8 * 3 + 8 * 5
     shown = capsys.readouterr().out
     assert "random judge" in shown and "unknown, see --placements all" in shown
+
+
+def test_evaluate_reads_the_file(tmp_path, capsys):
+    """It prints the same scores. Its rows have no pairs that could agree with labels."""
+    content, _ = run(tmp_path, noisy)
+    path = str(tmp_path / "out" / "results.json")
+    capsys.readouterr()
+    evaluate.main(["--predictions", path, "--compare", path, "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["rule"] == content["results"]["rule"] and found["agreement"]["kappa"] is None
+    evaluate.main(["--predictions", path])
+    assert "Factuality" in capsys.readouterr().out
 
 
 def test_a_judge_of_the_first_place_scores_the_same_with_all_placements(tmp_path):
