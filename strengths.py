@@ -160,7 +160,10 @@ def averaging(group):
 
 
 def conjugate_gradients(pairs, weights, prior, target, accuracy=1e-4):
-    """Solves information x = target without the matrix, up to constants of a group."""
+    """Solves information x = target without the matrix, up to constants of a group.
+
+    A larger error would lose the slow waves along a ladder, where players meet neighbours alone.
+    """
     diagonal = pairs.total(weights) + prior
     scale = np.where(diagonal > 0, diagonal, 1)
     solution, rest = np.zeros_like(target), target
@@ -268,7 +271,7 @@ def variances(pairs, weights, prior, fit, report=None):
         noise = rng.standard_normal(half) * np.sqrt(weights[:half])
         target = pairs.total(np.concatenate([noise, -noise]))
         target += rng.standard_normal(pairs.num_players) * np.sqrt(prior)
-        sample = centred(conjugate_gradients(pairs, weights, prior, target, 1e-2), fit.group)
+        sample = centred(conjugate_gradients(pairs, weights, prior, target), fit.group)
         total += (pairs.total(weights * sample[pairs.opponent]) / np.maximum(diagonal, 1e-300)) ** 2
         if report:
             report(f"intervals: sample {number + 1} of {SAMPLES}")

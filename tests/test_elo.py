@@ -117,6 +117,15 @@ def test_many_players_have_the_strengths_and_intervals_of_few():
     assert np.abs(sparse[0] - exact[0]).max() < 1e-8
     widths = (sparse[2] - sparse[1]) / (exact[2] - exact[1])
     assert widths.min() > 0.97 and widths.max() < 1.03
+    # a ladder, where players meet neighbours alone
+    i = np.arange(599).repeat(4)
+    pairs = strengths.add_up(i, i + 1, np.tile([1.0, 0.0], 1198), 600)
+    fit = strengths.fit_strengths(pairs)
+    low, high = strengths.intervals(pairs, fit)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(strengths, "DENSE", 1000)
+        exact_low, exact_high = strengths.intervals(pairs, fit)
+    assert np.abs((high - low) / (exact_high - exact_low) - 1).max() < 0.15
     chain = [(player, player + 1, score) for player in range(999) for score in (1.0, 1.0, 0.0)]
     steps = np.diff(bradley_terry(chain, 1000))  # a thousand players in a row
     assert steps == pytest.approx([-math.log(2)] * 999, abs=1e-7)
