@@ -85,8 +85,8 @@ def to_messages(value, name, where):
 
 
 def is_plain(value):
-    """Whether a value is text, and no list of messages that is written as text."""
-    return isinstance(value, str) and not value.lstrip().startswith(("[", "{"))
+    """Whether a value is text, and neither JSON nor a transcript that is written as text."""
+    return isinstance(value, str) and not value.lstrip().startswith(("[", "{", "Human:"))
 
 
 def label_of(row, name, where, meanings):
@@ -128,6 +128,7 @@ def two_answers(row, where, prompt, first, second, label):
 def judge_input(row, where):
     """The judge's own format: {query | messages, a, b}, with or without a label."""
     label = label_of(row, "label", where, {0: 0, 1: 1, 0.5: 0.5, None: None, "": None})
+    row.pop("label", None)
     return two_answers(row, where, "query|messages", "a", "b", label)
 
 
@@ -280,6 +281,8 @@ def collect(items, limit, noun, name, dropped):
         )
     if any(item.meta.get("test_set") == "GSM8K" for item in kept):
         remarks.append("the questions are TEST questions of GSM8K")
+    unread = {key for item in kept for key in item.meta} - {*ID_FIELDS.split("|"), "source"}
+    remarks += [f"not in the prompt: {', '.join(sorted(unread))}"[:300]] if unread else []
     note(f"data: {len(kept)} {noun} from {name}" + (f" ({', '.join(remarks)})" if remarks else ""))
     return kept
 

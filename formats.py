@@ -27,6 +27,8 @@ from questions import QUESTION
 
 ROLES = {"human": "user", "gpt": "assistant", "function_call": "assistant"}
 ROLES |= {"observation": "tool", "function": "tool", "developer": "system"}
+# Fields of a turn that some models write or read beside its content
+NOT_SHOWN = "reasoning_content reasoning thinking refusal images image audio".split()
 LIKE_MESSAGES = re.compile(  # begins like messages, names a role and a content
     r"""\s*\[?\s*\{(?=.*["'](content|value|tool_calls)["']\s*:)"""
     rf""".*["'](role|from)["']\s*:\s*["']({"|".join([*data.ROLES, *ROLES])})["']""",
@@ -38,7 +40,7 @@ def turns_of(value, name, where):
     """Messages as a list of {"role", "content"}; anything else stays as it is.
 
     Read are lists, one message alone, both also as JSON text, and ShareGPT's "from" and "value".
-    Tool calls become a part of the content.
+    Tool calls become a part of the content. Contents may be lists of texts.
     """
     if isinstance(value, str) and LIKE_MESSAGES.match(value):
         value = parse_json(value, f"{where}: {name} looks like messages", (list, dict))
@@ -48,12 +50,30 @@ def turns_of(value, name, where):
     messages = []
     for turn in turns:
         role, content = turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))
+        unseen = [key for key in NOT_SHOWN if turn.get(key)]
+        if unseen:
+            raise BadInput(
+                f"{where}: {name} has a turn with {unseen[0]}, which the judge would not see: "
+                "remove it, or make it a part of the content"
+            )
+        if isinstance(content, list) and all(is_text_part(part) for part in content):
+            content = "".join(part["text"] for part in content)
         calls = turn.get("tool_calls") or turn.get("function_call")
         if calls and isinstance(content or "", str):
             calls = json.dumps(calls, ensure_ascii=False)
             content = f"{content or ''}\nTool calls: {calls}".strip()
         messages.append({"role": ROLES.get(str(role), role), "content": content})
     return messages
+
+
+def is_text_part(part):
+    """{"type": "text", "text": ...}; parquet adds null for the fields of other parts."""
+    known = part.items() if isinstance(part, dict) else {}
+    return (
+        dict(known).get("type") == "text"
+        and isinstance(part.get("text"), str)
+        and not any(value for key, value in known if key not in ("type", "text"))
+    )
 
 
 # ---- the parts of a prompt ----
@@ -77,6 +97,9 @@ def prompt_of(row, where, names):
         raise BadInput(f"{where}: input is {more!r:.80} beside {name or 'no prompt'}: join them")
     if more and more.strip() != asked.strip():
         asked = f"{asked}\n\n{more}" if asked else more
+    transcript, answer = split_transcript(asked) if isinstance(asked, str) else ([], "")
+    if transcript and not answer:  # hh-rlhf with a prompt
+        asked = transcript
     messages = to_messages(asked, name, where) if name else []
     earlier = history_of(row.pop("history", None), where)
     stated = [turn for turn in messages if turn["role"] == "system"]
@@ -117,10 +140,12 @@ def two_answers(row, where, prompt, first, second, label):
     other_before, other_answer = split_answer(sides[1], second, where, has_prompt)
     same_type = type(sides[0]) is type(sides[1])
     if not same_type or not (has_prompt or before or other_before):
-        problem = "prompt is missing" if same_type else f"{first} and {second} differ in type"
+        problem = f"{first} and {second} differ in type: write both alike"
+        if same_type:
+            problem = "prompt is missing: name it prompt, or put it as messages before both answers"
         raise BadInput(
             f"{where}: {problem} ({first} {sides[0]!r:.40}, {second} {sides[1]!r:.40}; "
-            f"other fields {list(row)!r:.80}): correct it"
+            f"other fields {list(row)!r:.80})"
         )
     whole = row.pop("messages", None)  # UltraFeedback: chosen once more
     if whole and not before:

@@ -6,8 +6,8 @@ or a Question; it pops the fields that it uses.
 
 import re
 
-from cli import BadInput
-from data import label_of, to_messages
+from cli import BadInput, parse_json
+from data import checked_text, label_of, to_messages
 from formats import SIDES, labelled, two_answers
 from questions import several_answers
 
@@ -74,8 +74,27 @@ def several_chosen(row, where, prompt, chosen, rejected):
     return several_answers(prompt, chosen + rejected, scores, where)
 
 
+def lmsys(row, where):
+    """LMSYS's arena: JSON lists of one text a turn, and three columns of 0 and 1.
+
+    From the second turn on the two models saw different answers: such a row has two prompts.
+    """
+    texts = [checked_text(row.pop(name), name, where) for name in LMSYS[:3]]
+    sides = [parse_json(text, f"{where}: prompt or response", (list,)) for text in texts]
+    votes = [str(row.pop(name)) for name in LMSYS[3:]]
+    if sorted(votes) != ["0", "0", "1"] or len({len(side) for side in sides}) != 1 or not sides[0]:
+        raise BadInput(f"{where}: {', '.join(LMSYS[3:])} are {votes}, turns {sides!r:.80}: correct")
+    if len(sides[0]) > 1:
+        return None
+    for old, new, side in zip(LMSYS, ("query", "a", "b"), sides):
+        row[new] = checked_text(side[0], old, where)
+    return two_answers(row, where, "query", "a", "b", (0, 1, 0.5)[votes.index("1")])
+
+
+LMSYS = "prompt response_a response_b winner_model_a winner_model_b winner_tie".split()
 # (name, required fields, reader) as in data.FORMATS
 FORMATS = [
+    ("LMSYS arena", " ".join(LMSYS), lmsys),
     labelled(
         "JudgeBench",
         "question response_A response_B label",

@@ -479,3 +479,78 @@ def test_output_survives_any_terminal(tmp_path, environment):
     )
     assert done.returncode == 0, done.stderr
     assert rb"\u65e5" in done.stdout
+
+
+# ---- rows as public sets and exports have them ----
+
+
+def test_contents_may_be_lists_of_texts(loaded):
+    """Anthropic's and OpenAI's messages; parquet adds null for the fields of images."""
+    part = {"type": "text", "text": "Q", "image_url": None}
+    side = [turn("assistant", [{"type": "text", "text": "good "}, {"type": "text", "text": "one"}])]
+    row = {"prompt": [user([part])], "chosen": side, "rejected": [assistant("bad")]}
+    pair, _ = loaded(row)
+    assert (pair.messages, pair.answers) == ([user("Q")], ("good one", "bad"))
+    for other in ({"type": "image"}, {"type": "text", "text": "Q", "image_url": "a.png"}):
+        with pytest.raises(BadInput, match="line 1: content in prompt is"):
+            loaded(row | {"prompt": [user([part, other])]})
+
+
+@pytest.mark.parametrize("field", ["reasoning_content", "thinking", "refusal", "images"])
+def test_a_field_of_a_turn_that_no_one_would_see_is_refused(loaded, field):
+    side = [turn("assistant", "good") | {field: "seen by no judge"}]
+    with pytest.raises(BadInput, match=f"line 1: chosen has a turn with {field}.*: remove it"):
+        loaded({"prompt": "Q", "chosen": side, "rejected": [assistant("bad")]})
+    empty = [turn("assistant", "good") | {field: None}]
+    assert loaded({"prompt": "Q", "chosen": empty, "rejected": [assistant("bad")]})
+
+
+def test_columns_that_are_not_in_the_prompt_are_named(loaded):
+    extra = {"context": "The text.", "tools": [], "images": ["a.png"], "label": 1}
+    row = {"id": "7", "source": "s", "prompt": "Q", **ANSWERS}
+    assert "not in the prompt: context, images, label, tools)" in loaded(row | extra)[1]
+    own = {"query": "Q", "a": "x", "b": "y"}
+    assert "not in the prompt: preferred)" in loaded(own | {"preferred": "b"})[1]
+    assert "not in the prompt" not in loaded(row)[1]
+    assert "not in the prompt" not in loaded(own | {"label": 1})[1]
+
+
+def test_a_prompt_of_hh_rlhf_is_a_conversation(loaded):
+    """Dahoas/full-hh-rlhf has the transcript as a prompt of its own."""
+    prompt = "\n\nHuman: one\n\nAssistant: two\n\nHuman: three\n\nAssistant:"
+    pair, _ = loaded({"prompt": prompt, "chosen": " good", "rejected": " bad"})
+    assert pair.messages == [user("one"), assistant("two"), user("three")]
+    pair, _ = loaded({"prompt": "Human: rights?", **ANSWERS})
+    assert pair.messages == [user("Human: rights?")]
+
+
+LMSYS = {"id": 1, "model_a": "m", "model_b": "n", "prompt": '["Q"]', "response_a": '["x"]'}
+LMSYS |= {"response_b": '["y"]', "winner_model_a": 0, "winner_model_b": 1, "winner_tie": 0}
+
+
+def test_rows_of_lmsys_arena(loaded):
+    pair, _ = loaded(LMSYS)
+    assert (pair.messages, pair.answers, pair.label) == ([user("Q")], ("x", "y"), 1)
+    tie = {"winner_model_b": 0, "winner_tie": 1}
+    assert loaded(LMSYS | tie, keep_ties=True)[0].label == 0.5
+    for wrong in (
+        {"winner_tie": 1},
+        {"response_b": "[null]"},
+        {"response_b": "y"},
+        {"prompt": "[]"},
+    ):
+        with pytest.raises(BadInput, match="line 1"):
+            loaded(LMSYS | wrong)
+    two = {name: '["1", "2"]' for name in ("prompt", "response_a", "response_b")}
+    with pytest.raises(BadInput, match="1 rows with two different prompts dropped"):
+        loaded(LMSYS | two)
+
+
+def test_a_prompt_of_another_name_is_advised(loaded):
+    row = {
+        "context_messages": [user("Q")],
+        "chosen": [assistant("x")],
+        "rejected": [assistant("y")],
+    }
+    with pytest.raises(BadInput, match="prompt is missing: name it prompt, .*context_messages"):
+        loaded(row)
