@@ -77,20 +77,22 @@ def comparison_stream(pairs, seed, both_orders=False):
 # ---- rewards ----
 
 
-def verdict_reward(prompts, completions, right_verdict, style, **columns):
+def verdict_reward(prompts, completions, right_verdict, style, verdict=None, **columns):
     """+1 for the right verdict, -1 for a wrong one and for none.
 
     No extra reward for the format (RRM section 3.2; RM-R1 section 2.3.2).
     completions: generated texts, with "<think>" in front where the prompt had opened it.
     right_verdict: 1 or 2 for each completion. style: the judging style of each.
+    verdict: of each, if known: the text does not tell that a completion was cut off (None).
     """
-    rewards = []
-    for text, right, name in zip(completions, right_verdict, style, strict=True):
-        rewards.append(1.0 if parse_verdict(text, name) == right else -1.0)
-    return rewards
+    if verdict is None:
+        verdict = map(parse_verdict, completions, style)
+    return [
+        1.0 if given == right else -1.0 for given, right in zip(verdict, right_verdict, strict=True)
+    ]
 
 
-def consistency_reward(prompts, completions, right_verdict, style, pair, order, **columns):
+def consistency_reward(prompts, completions, right_verdict, style, pair, order, verdict=None, **_):
     """+1 where a verdict is right and its twin in the other order is right too, else -1.
 
     The twin is the completion with the same index in the pair's other order (J1, arXiv 2505.10320).
@@ -100,7 +102,7 @@ def consistency_reward(prompts, completions, right_verdict, style, pair, order, 
     pair: a data.Pair for each completion. order: [0, 1] or [1, 0] for each.
     Raises ValueError unless both orders of a pair have equally many completions.
     """
-    rewards = verdict_reward(prompts, completions, right_verdict, style)
+    rewards = verdict_reward(prompts, completions, right_verdict, style, verdict)
     indices_by_order = {}  # pair id -> the completions' indices in each order
     for index, (item, shown) in enumerate(zip(pair, order, strict=True)):
         both_orders = indices_by_order.setdefault(item.id, ([], []))
@@ -244,6 +246,7 @@ class JudgeTask:
             style=[self.settings.style] * len(items),
             pair=[item.pair for item in items],
             order=[item.order for item in items],
+            verdict=[record["verdict"] for group in groups for record in group.records],
         )
 
     def describe(self, group):

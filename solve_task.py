@@ -283,13 +283,18 @@ def check_judge(settings):
 
 
 def check_answers_of(group):
-    """Fills in which completions of a group equal the reference, if its question has one."""
+    """Fills in which completions of a group equal the reference, if its question has one.
+
+    One that was cut off does not: 7 may be the beginning of 72, and it should learn to stop.
+    """
     reference = group.item.question.answer
     if reference is None:
         return
     from verify import check_answers
 
-    answers = [final_answer(record["text"]) for record in group.records]
+    answers = [
+        final_answer(record["text"]) if record["answered"] else "" for record in group.records
+    ]
     group.item.correct = check_answers(answers, [reference] * len(answers))
 
 

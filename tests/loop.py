@@ -108,7 +108,7 @@ def run_loop(folder, groups, runtime=ALONE, scale_reference=1.0, **changes):
 
     patches = {
         train_grpo: dict(
-            prepare=lambda settings: (settings, MadeUpTask(), groups, []),
+            prepare=lambda settings: (settings, MadeUpTask(), groups, [], {}),
             load_tokenizer=lambda folder: None,
             stop_token_ids=lambda tokenizer, folder: (),
             group_advantages=lambda rewards, scale: rewards,

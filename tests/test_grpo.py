@@ -13,13 +13,16 @@ import torch
 import transformers
 from loop import ADVANTAGES, load, made_up_groups, run_loop
 
+from chat import load_tokenizer
+from checkpoint import resolve_model
 from cli import BadInput
-from data import Pair
+from data import Pair, Question
 from distributed import Runtime
 from judge_task import Comparison, JudgeTask, comparison_stream, verdict_reward
 from model import Model
 from rollout import Group, chunks, group_counts, rewards
 from sampler import Completion
+from solve_task import Exercise, SolveTask
 from train_grpo import (
     IMPORTANCE_CAP,
     Settings,
@@ -418,7 +421,7 @@ def test_rewards_get_whole_groups_and_columns():
     for n in range(2):
         comparison = Comparison(Pair(str(n), [], ("a", "bb"), 1), [1, 0])
         group = Group(comparison, [{"role": "user", "content": str(n)}], [1], 0)
-        group.records = [{"text": f"{n}{index}"} for index in range(3)]
+        group.records = [{"text": f"{n}{index}", "verdict": None} for index in range(3)]
         groups.append(group)
     settings = Settings(num_generations=3, style="rrm", prompts_per_step=2)
     task, seen = JudgeTask(settings), {}
@@ -433,6 +436,35 @@ def test_rewards_get_whole_groups_and_columns():
     assert seen["completions"] == ["00", "01", "02", "10", "11", "12"]
     assert seen["right"] == [1] * 6 and seen["style"] == ["rrm"] * 6
     assert seen["prompts"][2] == groups[0].messages and seen["prompts"][3] == groups[1].messages
+
+
+@pytest.mark.parametrize("reward", ["verdict", "consistency", "solve"])
+def test_a_completion_that_was_cut_off_earns_nothing_even_behind_its_verdict(reward):
+    """A verdict and an answer that are right; the same tokens with and without a stop token."""
+    tokenizer = load_tokenizer(resolve_model("tiny-base"))
+    text, stop = "s</think>\\boxed{Assistant 1} y", tokenizer.eos_token_id
+    if reward == "solve":
+        task, items = SolveTask(Settings(reward="answer")), []
+        text = "s</think>7"
+        items = [Exercise(Question("q", [], answer="7"))]
+    else:
+        task = JudgeTask(Settings(reward=reward, style="rrm", prompts_per_step=2))
+        pair = Pair("p", [], ("a", "b"), 0)
+        items = [Comparison(pair, [0, 1])]
+    task.load(tokenizer, (stop,), None)
+    tokens = tokenizer.encode(text, add_special_tokens=False)
+    whole = Completion([*tokens, stop], [0.0] * (len(tokens) + 1), "stop")
+    cut = Completion(tokens, [0.0] * len(tokens), "length")
+    groups = [Group(item, [{"role": "user", "content": "q"}], [1], 0) for item in items]
+    for group in groups:
+        group.records = [task.read(completion, True) for completion in (whole, cut)]
+    if reward == "consistency":  # the twins are right, and the second one was cut off here
+        groups.append(Group(Comparison(pair, [1, 0]), groups[0].messages, [1], 0))
+        second = tokenizer.encode(text.replace("1", "2"), add_special_tokens=False)
+        whole = Completion([*second, stop], [0.0] * (len(second) + 1), "stop")
+        groups[1].records = [task.read(whole, True) for _ in range(2)]
+    least = 0.0 if reward == "solve" else -1.0
+    assert task.rewards(groups) == [1.0, least] * len(groups)
 
 
 def test_a_reward_by_name():
