@@ -526,7 +526,7 @@ def write_pairs(path, questions, each=3):
 
 def test_a_part_of_the_training_questions_is_held_out(tmp_path, capsys):
     data = write_pairs(tmp_path / "pairs.jsonl", 40)
-    settings, _, train, held_out = prepare(Settings(train_data=data))
+    settings, _, train, held_out, _ = prepare(Settings(train_data=data))
     assert settings.eval_data == "held_out" and (len(train), len(held_out)) == (108, 12)
     queries = [{pair.messages[0]["content"] for pair in part} for part in (train, held_out)]
     assert len(queries[1]) == 4 and not queries[0] & queries[1]
@@ -539,18 +539,18 @@ def test_a_part_of_the_training_questions_is_held_out(tmp_path, capsys):
     assert {pair.messages[0]["content"] for pair in turned} == queries[1]
     assert len(prepare(Settings(train_data=data, eval_limit=2))[2]) == 114  # two questions
     for never in ({"eval_data": "none"}, {"eval_every": 0}):
-        *_, train, held_out = prepare(Settings(train_data=data, **never))
+        *_, train, held_out, _ = prepare(Settings(train_data=data, **never))
         assert (len(train), held_out) == (120, [])
     few = write_pairs(tmp_path / "few.jsonl", 9)
     capsys.readouterr()
-    *_, train, held_out = prepare(Settings(train_data=few))
+    *_, train, held_out, _ = prepare(Settings(train_data=few))
     assert (len(train), held_out) == (27, []) and "too few" in capsys.readouterr().err
 
 
 def test_the_embedded_data_has_its_own_held_out_part():
-    settings, _, train, held_out = prepare(Settings())
+    settings, _, train, held_out, _ = prepare(Settings())
     assert settings.eval_data is None and (len(train), len(held_out)) == (8000, 200)
-    *_, train, held_out = prepare(Settings(eval_data="none"))
+    *_, train, held_out, _ = prepare(Settings(eval_data="none"))
     assert (len(train), len(held_out)) == (8000, 0)
     with pytest.raises(BadInput):  # of a variable of the shell that is not set
         prepare(Settings(eval_data=""))
@@ -571,7 +571,7 @@ def test_a_run_of_an_older_version_gets_no_other_split_or_temperature(tmp_path):
 
     with pytest.raises(BadInput, match="--eval_data: .* made with 'none', not 'held_out'"):
         resumed({"eval_data": None})
-    *_, train, held_out = resumed({"eval_data": None}, eval_data="none")
+    *_, train, held_out, _ = resumed({"eval_data": None}, eval_data="none")
     assert (len(train), held_out) == (120, [])
     with pytest.raises(BadInput, match="--eval_temperature: .* made with 1.0, not 0.6"):
         resumed({}, eval_data=data)
