@@ -9,18 +9,17 @@ Each row carries its settings and a hash of its pair: a file never goes on with 
 
 import csv
 import functools
-import hashlib
 import io
 from collections import Counter
 from dataclasses import asdict, fields
 from pathlib import Path
 
-from checkpoint import resolve_model, weight_files, with_adapter
+from checkpoint import resolve_model
 from cli import BadInput, note
 from data import ID_FIELDS
 from judge_progress import Progress, note_rest
-from resume import check_same, resumable_rows
-from runlog import append_rows, sha256, sole_writer, write_atomically
+from resume import check_same, model_hash, resumable_rows, style_hash
+from runlog import append_rows, sole_writer, write_atomically
 from seeding import CHAT_DATE, stable_hash
 from styles import OPTIONAL, load_style, transcript
 from verdicts import vote_of
@@ -119,8 +118,6 @@ def judge_pairs(settings, pairs, load_judge, options):
 
 # ---- what judgments rest on, besides the settings and the pair ----
 
-WHOLE_FILE = 64 << 20  # bytes; of a larger file, samples are hashed
-SAMPLE, NUM_SAMPLES = 64 << 10, 256
 tell_once = functools.cache(note)
 
 
@@ -129,34 +126,9 @@ def rests_on(settings):
 
     settings: of a judge, checked. What a server computes with is not known: None.
     """
-    style = load_style(settings.style)
-    prompt = stable_hash(style.verdict, style.system, style.user)
     model = None if settings.base_url else model_hash(settings.model, settings.adapter)
-    return {"model_hash": model, "style_hash": f"{prompt:016x}", "chat_date": CHAT_DATE}
-
-
-def model_hash(model, adapter=None):
-    """A hash of weights, config, tokenizer and adapter; a copy of the folder has the same one."""
-    folder = resolve_model(model)
-    base, found = with_adapter(folder, adapter)
-    paths = [*weight_files(base)]
-    for part in {base, folder, found.folder if found else base}:
-        paths += [*part.glob("*.json"), *part.glob("*.jinja"), *part.glob("adapter*.safetensors")]
-    hashes = sorted({(path.name, file_hash(path)) for path in paths})
-    return f"{stable_hash(hashes):016x}"
-
-
-def file_hash(path):
-    """SHA-256 of a file; of a large one, of its size and of samples all over it."""
-    size = path.stat().st_size
-    if size <= WHOLE_FILE:
-        return sha256(path)
-    digest = hashlib.sha256(str(size).encode())
-    with open(path, "rb") as file:
-        for index in range(NUM_SAMPLES):
-            file.seek(index * (size - SAMPLE) // (NUM_SAMPLES - 1))
-            digest.update(file.read(SAMPLE))
-    return digest.hexdigest()
+    style = style_hash(settings.style)
+    return {"model_hash": model, "style_hash": style, "chat_date": CHAT_DATE}
 
 
 def check_recorded(before, recorded, settings, path, flag):

@@ -78,9 +78,8 @@ def comparison_stream(pairs, seed, both_orders=False):
 
 
 def verdict_reward(prompts, completions, right_verdict, style, verdict=None, **columns):
-    """+1 for the right verdict, -1 for a wrong one and for none.
+    """+1 for the right verdict, else -1; nothing for the format (RRM 3.2; RM-R1 2.3.2).
 
-    No extra reward for the format (RRM section 3.2; RM-R1 section 2.3.2).
     completions: generated texts, with "<think>" in front where the prompt had opened it.
     right_verdict: 1 or 2 for each completion. style: the judging style of each.
     verdict: of each, if known: the text does not tell that a completion was cut off (None).

@@ -1,14 +1,19 @@
 """What a call needs that goes on with the files of an earlier one.
 
-Training loads this file only with --resume. Commands that complete a JSON-lines file use it too.
+Training loads this file only with --resume, or where it reads a second model. Commands that
+complete a JSON-lines file use it too.
 """
 
+import hashlib
 import json
 import re
 from pathlib import Path
 
+from checkpoint import resolve_model, weight_files, with_adapter
 from cli import BadInput, note, parse_json, read_text
 from runlog import json_lines, sha256, write_atomically
+from seeding import stable_hash
+from styles import load_style
 
 # ---- JSON lines ----
 
@@ -54,6 +59,57 @@ def check_same(before, settings, path, flag):
             )
 
 
+# ---- models that a call rests on ----
+
+WHOLE_FILE = 64 << 20  # bytes; of a larger file, samples are hashed
+SAMPLE, NUM_SAMPLES = 64 << 10, 256
+
+
+def model_hash(model, adapter=None):
+    """A hash of weights, config, tokenizer and adapter; a copy of the folder has the same one."""
+    folder = resolve_model(model)
+    base, found = with_adapter(folder, adapter)
+    paths = [*weight_files(base)]
+    for part in {base, folder, found.folder if found else base}:
+        for kind in "*.json", "*.jinja", "*.txt", "*.model", "adapter*.safetensors":
+            paths += part.glob(kind)  # .txt, .model: of tokenizers (merges.txt)
+    hashes = sorted({(path.name, file_hash(path)) for path in paths})
+    return f"{stable_hash(hashes):016x}"
+
+
+def file_hash(path):
+    """SHA-256 of a file; of a large one, of its size and of samples all over it."""
+    size = path.stat().st_size
+    if size <= WHOLE_FILE:
+        return sha256(path)
+    digest = hashlib.sha256(str(size).encode())
+    with open(path, "rb") as file:
+        for index in range(NUM_SAMPLES):
+            file.seek(index * (size - SAMPLE) // (NUM_SAMPLES - 1))
+            digest.update(file.read(SAMPLE))
+    return digest.hexdigest()
+
+
+def model_hashes(settings):
+    """{flag: hash} of the models that a training reads besides its checkpoints.
+
+    These are the base of LoRA or the reference of a KL term, and a judge that is the reward.
+    """
+    hashes, judge = {}, vars(settings).get("judge_model")
+    if settings.lora_rank or vars(settings).get("beta"):
+        hashes["model"] = model_hash(settings.model)
+    if judge and not settings.judge_base_url:
+        hashes["judge_model"] = model_hash(judge)
+    if judge and settings.judge_style:
+        hashes["judge_style"] = style_hash(settings.judge_style)
+    return hashes
+
+
+def style_hash(name):
+    style = load_style(name)
+    return f"{stable_hash(style.verdict, style.system, style.user):016x}"
+
+
 # ---- a training run ----
 
 # What a resumed run may change: it decides nothing but rounding, and where and how long to train.
@@ -86,7 +142,8 @@ def check_same_run(folder, settings, data):
             before["eval_data"] = "none"
         else:
             before["eval_temperature"] = before.get("temperature")
-    free = [*MAY_CHANGE, *(data if "data" in earlier else ())]  # the same rows may lie elsewhere
+    # the same content may lie elsewhere
+    free = [*MAY_CHANGE, *(data.keys() & earlier.get("data", {}).keys())]
     fixed = {name: value for name, value in settings.items() if name not in free}
     if settings.get("schedule", "constant") != "constant":  # it falls until the last step
         fixed["max_steps"] = settings["max_steps"]

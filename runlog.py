@@ -105,8 +105,6 @@ def sole_writer(path):
 
 # ---- the folder of a run ----
 
-ORIGIN = {"name": None, "source": None, "meta": None}  # fields that no hash depends on
-
 
 def check_run(settings, **data):
     """Checks --output_dir, --resume and --report_to before anything is written. Raises BadInput.
@@ -120,10 +118,14 @@ def check_run(settings, **data):
         )
     if settings.resume and not settings.output_dir:
         raise BadInput("--resume: needs --output_dir, the folder of the run to continue")
-    hashes = {}
+    hashes, origin = {}, {"name": None, "source": None}  # on which no hash depends
     for flag, items in data.items():
-        rows = (item if isinstance(item, tuple) else vars(item) | ORIGIN for item in items)
-        hashes[flag] = f"{stable_hash(*map(stable_hash, rows)):016x}"
+        rows = (item if isinstance(item, tuple) else vars(item) | origin for item in items)
+        hashes[flag] = f"{stable_hash(*(stable_hash(repr(row)) for row in rows)):016x}"
+    if settings.lora_rank or vars(settings).get("beta") or vars(settings).get("judge_model"):
+        from resume import model_hashes
+
+        hashes |= model_hashes(settings)
     # Only the first process looks: the others might already see what it writes.
     if settings.output_dir is None or os.environ.get("RANK", "0") != "0":
         return hashes

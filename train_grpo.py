@@ -242,9 +242,8 @@ def prepare(settings):
     check_numbers(settings)
     task = make_task(settings)
     train, held_out = load_items(task, settings)
-    style = [load_style(settings.style)]
-    hashes = check_run(settings, train_data=train, eval_data=held_out, style=style)
-    return settings, task, train, held_out, hashes
+    content = {"train_data": train, "eval_data": held_out, "style": [load_style(settings.style)]}
+    return settings, task, train, held_out, check_run(settings, **content)
 
 
 def fill_in(settings):

@@ -30,7 +30,7 @@ from cli import BadInput
 from distributed import Policy, Runtime
 from extras import evaluate, train_dpo
 from judge import Judge
-from resume import resumable_rows
+from resume import file_hash, resumable_rows
 from runlog import append_rows, sole_writer
 
 torch.set_num_threads(1)
@@ -311,16 +311,16 @@ def test_files_of_older_versions_are_continued_unless_a_value_is_unknown(judging
 
 
 def test_a_large_weight_file_is_hashed_by_samples(tmp_path, monkeypatch):
-    monkeypatch.setattr(judge_file, "WHOLE_FILE", 1000)
-    monkeypatch.setattr(judge_file, "SAMPLE", 10)
+    monkeypatch.setattr("resume.WHOLE_FILE", 1000)
+    monkeypatch.setattr("resume.SAMPLE", 10)
     path, content = tmp_path / "weights", bytes(range(250)) * 100
     path.write_bytes(content)
-    known = judge_file.file_hash(path)
+    known = file_hash(path)
     for changed in (content[:-1] + b"!", b"!" + content[1:], content + b"!", content[::-1]):
         path.write_bytes(changed)
-        assert judge_file.file_hash(path) != known
+        assert file_hash(path) != known
     path.write_bytes(content)
-    assert judge_file.file_hash(path) == known
+    assert file_hash(path) == known
 
 
 @pytest.mark.parametrize("name", ["judged.jsonl", "evaluated", "cache.jsonl"])
