@@ -50,7 +50,15 @@ def import_reward(name):
 
     @functools.wraps(function)
     def reward(prompts, completions, **columns):
-        result = function(prompts=prompts, completions=completions, **columns)
+        given = {"prompts": list(prompts), "completions": list(completions)} | columns
+        try:
+            inspect.signature(function).bind(**given)
+        except TypeError as error:
+            raise BadInput(
+                f"--reward {name}: {error}: define {function.__name__}(prompts, completions, "
+                "**columns)"
+            ) from error
+        result = function(**given)
         if inspect.iscoroutine(result):
             result = asyncio.run(result)
         if not is_compared(result):
@@ -111,7 +119,7 @@ def plain_number(value):
         return math.nan
     try:
         value = value.item() if hasattr(value, "item") else value  # numpy, torch
-    except (ValueError, RuntimeError):  # more than one number
+    except (TypeError, ValueError, RuntimeError):  # no method, or more than one number
         return None
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not abs(value) <= 1e18:
         return None

@@ -623,6 +623,24 @@ def test_rewards_may_be_any_numbers(result):
     assert values == [1.0, 0.5, -2.0] and {type(value) for value in values} == {float}
 
 
+def scores_of_texts(prompts, completions):
+    return [1.0] * len(completions)
+
+
+def spoils_its_arguments(prompts, completions, **columns):
+    return [float(len(completions.pop())) for _ in range(len(completions))]
+
+
+def test_a_function_without_columns_is_refused_and_none_spoils_its_arguments():
+    own = rewards.import_reward(f"{__name__}:scores_of_texts")
+    with pytest.raises(BadInput, match=r"unexpected keyword argument 'answer': define scores_of_"):
+        own(prompts=["p"], completions=["a"], answer=["1"])
+    texts = ["a", "bb"]
+    spoiled = rewards.import_reward(f"{__name__}:spoils_its_arguments")
+    assert spoiled(prompts=["p", "p"], completions=texts, answer=["1", "1"]) == [2.0, 1.0]
+    assert texts == ["a", "bb"]
+
+
 def test_none_is_no_reward():
     for result in ([1.0, None, 0.0], np.array([1.0, None, 0.0], dtype=object)):
         first, missing, last = read(result)
