@@ -84,11 +84,8 @@ def verdict_reward(prompts, completions, right_verdict, style, verdict=None, **c
     right_verdict: 1 or 2 for each completion. style: the judging style of each.
     verdict: of each, if known: the text does not tell that a completion was cut off (None).
     """
-    if verdict is None:
-        verdict = map(parse_verdict, completions, style)
-    return [
-        1.0 if given == right else -1.0 for given, right in zip(verdict, right_verdict, strict=True)
-    ]
+    given = verdict or map(parse_verdict, completions, style)
+    return [1.0 if one == right else -1.0 for one, right in zip(given, right_verdict, strict=True)]
 
 
 def consistency_reward(prompts, completions, right_verdict, style, pair, order, verdict=None, **_):

@@ -80,8 +80,7 @@ def append_rows(path, rows, is_new=True):
 def sole_writer(path):
     """Locks a file or folder while it is written to: two runs in one would mix their rows.
 
-    Raises BadInput where another process holds the lock. The system frees it when a process ends,
-    however it ends.
+    Raises BadInput where another process holds the lock, which the system frees when it ends.
     """
     try:
         import fcntl
