@@ -20,6 +20,7 @@ import traceback
 import typing
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parent
 DISK_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 at_end = contextlib.ExitStack()  # what `run` does after the command, whatever happens
 # what commands a terminal, for str.translate
@@ -246,7 +247,7 @@ def run(main, memory="use a smaller model or lower --max_completion_length"):
     little memory (`memory` says what to do), a full disk, numbers that are not finite and a closed
     pipe. Any other exception keeps its traceback and Python's exit code 1.
     """
-    sys.excepthook = interrupted
+    sys.excepthook = short_failure
     # Sums of MKL otherwise depend on the alignment of memory. MKL reads this when it is first used.
     os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
     for stream in (sys.stdout, sys.stderr):
@@ -275,12 +276,19 @@ def run(main, memory="use a smaller model or lower --max_completion_length"):
         sys.exit(1)
 
 
-def interrupted(kind, error, trace):
-    """sys.excepthook: handles Ctrl-C while a script still imports."""
-    if kind is not KeyboardInterrupt:
+def short_failure(kind, error, trace):
+    """sys.excepthook of our commands: one line for Ctrl-C and for a package that is missing."""
+    if kind is KeyboardInterrupt:
+        note("interrupted")
+        os._exit(130)
+    if kind is not ModuleNotFoundError:
         return sys.__excepthook__(kind, error, trace)
-    note("interrupted")
-    os._exit(130)
+    print_failure(f"{error}: pip install it, or all of requirements.txt")
+
+
+main_file = Path(getattr(sys.modules["__main__"], "__file__", None) or "x").resolve()
+if main_file.parent in (ROOT, ROOT / "extras"):  # a command of ours, which still imports its files
+    sys.excepthook = short_failure
 
 
 def advice_on(error, memory):
@@ -301,9 +309,8 @@ def advice_on(error, memory):
 def describe(error):
     """An exception on one line, with the last line of this project that it passed through."""
     text = " ".join(f"{type(error).__name__}: {error}".split())[:500]
-    root = Path(__file__).resolve().parent
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if Path(frame.filename).resolve().parent == root]
+    own = [frame for frame in frames if Path(frame.filename).resolve().parent == ROOT]
     return f"{text} ({Path(own[-1].filename).name} line {own[-1].lineno})"
 
 

@@ -30,6 +30,8 @@ def file_rows(path):
         content = path.read_bytes()
         if zipped:
             content = gzip.decompress(content)
+    except FileNotFoundError as error:
+        raise BadInput(f"{path}: no such file: check the path") from error
     # what damaged files raise; pyarrow's errors are ValueErrors
     except (OSError, EOFError, ValueError, NotImplementedError, ImportError, zlib.error) as error:
         raise BadInput(

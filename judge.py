@@ -364,12 +364,13 @@ def check_settings(settings):
     missing = [f"--{name}" for name in ("query", "a", "b") if getattr(settings, name) is None]
     if settings.pairs is not None or settings.out is not None:
         if len(missing) < 3 or settings.pairs is None or settings.out is None:
-            raise BadInput("--query, --a, --b name one pair, --pairs, --out a file: give either")
+            raise BadInput("give --query, --a, --b for one pair, or --pairs and --out for a file")
         check_judge(settings)
         judge_file.check_paths(settings.pairs, settings.out)
         return judge_file.with_given(load_pairs(settings.pairs, keep_ties=True), settings)
     if missing:
-        raise BadInput(f"{', '.join(missing)} missing: give --query, --a, --b or --pairs, --out")
+        either = "give --query, --a, --b for one pair, or --pairs and --out for a file"
+        raise BadInput(f"{', '.join(missing)} missing: {either}")
     if not settings.query.strip():
         raise BadInput("--query is empty: give the question that was answered")
     if settings.a == settings.b:

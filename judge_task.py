@@ -1,7 +1,7 @@
 """A judge in training: preference pairs become judging prompts, and its verdicts earn rewards.
 
-    comparison = Comparison(pair, order=[1, 0])     # answer 1 is shown first
-    comparison.right_verdict                        # 1 if answer 1 is the better one, else 2
+    comparison = Comparison(pair, order=[1, 0])     # pair.answers[1] is shown first
+    comparison.right_verdict                        # 1 if that one is better, else 2
 
 `JudgeTask` has what train_grpo.py and rollout.py need to know about a judge. `SolveTask` in
 solve_task.py has the same methods for a solver of questions, so neither caller asks which task it
@@ -189,14 +189,10 @@ class JudgeTask:
         # consecutive groups that must share a process
         self.adjacent_groups = len(BOTH_ORDERS) if self.both_orders else 1
         if settings.prompts_per_step % self.adjacent_groups:
-            raise BadInput(
-                f"--prompts_per_step: {settings.prompts_per_step} is odd: with --reward "
-                "consistency every pair comes in both orders"
-            )
+            raise BadInput("--prompts_per_step: give an even number for --reward consistency")
         if settings.judge_model or settings.judge_base_url or settings.judge_style:
             raise BadInput(
-                "--judge_model, --judge_base_url, --judge_style: go with --reward judge, not "
-                f"{settings.reward}"
+                "--judge_model, --judge_base_url, --judge_style: only for --reward judge"
             )
         own_rewards = {"verdict": verdict_reward, "consistency": consistency_reward}
         self.reward_function = own_rewards.get(settings.reward)

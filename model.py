@@ -198,7 +198,7 @@ class Model(nn.Module):
 
         They belong to softmax(logits / temperature) and are differentiable (kernels/logprob.py).
         """
-        # not self(...): FSDP gathers sharded weights before this method, and not a second time
+        # forward, not self(...): FSDP has gathered the weights for this method, and would again
         hidden = self.forward(pack.tokens, pack.positions, packed_attention(pack))
         return token_logprobs(hidden[pack.predictors], self.head_weight, pack.targets, temperature)
 
@@ -221,7 +221,7 @@ class Model(nn.Module):
         weights = {}
         for name, tensor in read_weights(model, base):
             kept = torch.float32 if ".lora_" in name else dtype
-            weights[name] = tensor.to(device, kept, copy=True)  # in a file they are not aligned
+            weights[name] = tensor.to(device, kept, copy=True)  # aligned, unlike in the file
         model.load_state_dict(weights, assign=True)
         return model
 
@@ -265,9 +265,7 @@ class Pack:
     predictors: torch.Tensor  # (targets,) index of the token whose hidden state predicts the target
     targets: torch.Tensor  # (targets,) all completion tokens, completion after completion
     sequence_ids: torch.Tensor  # (targets,) the completion of a target, counted over all groups
-    pieces: (
-        list  # prompts and completions: (number of tokens, index of the piece that is its prompt)
-    )
+    pieces: list  # of each prompt and completion: (tokens, index of the piece that is its prompt)
 
 
 def pack_groups(groups, device="cpu"):

@@ -23,7 +23,7 @@ def import_function(name, flag):
         value = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
         raise BadInput(
-            f"{flag}: {name}: {error}: the module must be on the Python path and hold that function"
+            f"{flag}: {name}: {error}: put {module}.py with that function into this folder"
         ) from error
     if not callable(value):
         raise BadInput(f"{flag}: {name} is not a function")

@@ -155,11 +155,11 @@ def count_completions(groups, runtime):
 
 
 def micro_batches(groups, settings, runtime):
-    """(this process's MicroBatches, whether any process has a signal to learn from).
+    """(this process's MicroBatches, whether any process has a gradient to follow).
 
     A micro-batch has at most micro_batch_tokens tokens, or one completion. A group with equal
-    rewards teaches nothing at beta 0, so it is left out. If that leaves no group on any process,
-    all groups come back, to be measured only.
+    rewards has no gradient at beta 0, so it is left out. If no group of any process has one, all
+    groups come back: they are computed for the metrics alone.
     """
     useful = [group for group in groups if settings.beta > 0 or any(group.advantages)]
     has_signal = runtime.max(len(useful)) > 0
@@ -244,7 +244,7 @@ def step_metrics(task, groups, batches, token_sums, grad_norm, settings, runtime
     step = runtime.sum_by_name(group_counts(groups))
     names = "loss", "tokens", "entropy", "clipped_low", "clipped_high", "kl", "logp_diff"
     tokens = runtime.sum_by_name({name: token_sums.get(name, 0.0) for name in names})
-    scored = max(tokens["tokens"], 1)
+    num_tokens = max(tokens["tokens"], 1)
     gaps = [0.0]  # between trainer and sampler
     for batch in batches:
         if not batch.is_filler:
@@ -255,10 +255,10 @@ def step_metrics(task, groups, batches, token_sums, grad_norm, settings, runtime
         "reward_std": step["reward_std"] / step["groups"],
         "frac_reward_zero_std": step["equal_rewards"] / step["groups"],
         "completions/unscored_ratio": 1 - step["scored"] / step["completions"],
-        "kl": tokens["kl"] / scored,
-        "entropy": tokens["entropy"] / scored,
-        "clip_ratio/low_mean": tokens["clipped_low"] / scored,
-        "clip_ratio/high_mean": tokens["clipped_high"] / scored,
+        "kl": tokens["kl"] / num_tokens,
+        "entropy": tokens["entropy"] / num_tokens,
+        "clip_ratio/low_mean": tokens["clipped_low"] / num_tokens,
+        "clip_ratio/high_mean": tokens["clipped_high"] / num_tokens,
         "completions/mean_length": step["completion_tokens"] / step["completions"],
         "completions/clipped_ratio": step["cut_off"] / step["completions"],
         "grad_norm": grad_norm,
@@ -266,7 +266,7 @@ def step_metrics(task, groups, batches, token_sums, grad_norm, settings, runtime
         "num_tokens": step["completion_tokens"] + step["prompt_tokens"],
     }
     metrics |= task.rates(runtime.sum_by_name(task.counts(groups)))
-    metrics["sampling/logp_diff_mean"] = tokens["logp_diff"] / scored
+    metrics["sampling/logp_diff_mean"] = tokens["logp_diff"] / num_tokens
     metrics["sampling/logp_diff_max"] = runtime.max(max(gaps))
     return metrics
 

@@ -96,13 +96,12 @@ class Session:
         self.cache = KVCache(model, num_slots, longest_prompt, num_rows, columns)
         self.rows = Rows(num_rows, columns, self.device)
         self.running: list[tuple[int, int]] = []  # (prompt, generation) of rows 0 to n - 1
-        self.counts: list[int] = []  # rows.num_generated, as the host knows it
+        self.counts: list[int] = []  # rows.num_generated again, so that nobody waits for a GPU
         self.slots: list[int | None] = [None] * num_slots  # the prompt in each slot
         weight = model.embed_tokens.weight  # of the dtype of hidden states
         self.last_hidden = weight.new_zeros(num_slots, model.config.hidden_size)  # of each prompt
-        self.stops = torch.tensor(
-            list(settings.stop_token_ids), dtype=torch.long, device=self.device
-        )
+        stops = list(settings.stop_token_ids)
+        self.stops = torch.tensor(stops, dtype=torch.long, device=self.device)
         fast = cpu_kernels(self.device)
         self.head = fast.output_head(model.head_weight) if fast else model.head_weight.T
 
@@ -149,6 +148,7 @@ class Session:
 
     def arrange_queries(self):
         """Prepares what KVCache.decode_attention needs. It changes when rows come or go."""
+        # rows whose prompts lie in slots 0, 1, 0: ranks 0, 0, 1, so 2 rows_per_slot, places 0, 2, 1
         slots = [self.slots.index(prompt) for prompt, _ in self.running]
         ranks = [slots[:row].count(slot) for row, slot in enumerate(slots)]  # among rows of a slot
         self.rows_per_slot = max(ranks) + 1
@@ -215,9 +215,8 @@ class Session:
         for row, row_tokens, row_logprobs in zip(finished, tokens, logprobs):
             prompt, number = self.running[row]
             length = min(self.counts[row], limit)
-            self.results[prompt][number] = self.completion(
-                row_tokens[:length], row_logprobs[:length]
-            )
+            completion = self.completion(row_tokens[:length], row_logprobs[:length])
+            self.results[prompt][number] = completion
         for row in reversed(finished):
             self.remove_row(row)
         in_use = {prompt for prompt, _ in [*self.running, *itertools.islice(self.waiting, 1)]}

@@ -236,7 +236,8 @@ def token_sums(loss, logprobs, entropy, batch, settings):
 def prepare(settings):
     """Fills in defaults, checks all settings and reads the data. Raises BadInput.
 
-    Returns (settings with all defaults filled in, task, training items, held-out items, hashes).
+    Returns (settings with all defaults filled in, task, training items, held-out items, hashes of
+    data and prompt, which --resume compares).
     """
     settings = fill_in(settings)
     check_numbers(settings)
@@ -263,15 +264,15 @@ def fill_in(settings):
 
 
 def check_numbers(settings):
-    lowest_counts = {"num_generations": 2, "eval_every": 0, "lora_rank": 0, "seed": -math.inf}
-    floors = {"temperature": 0.01, "eval_temperature": 0.01}
+    smallest = {"num_generations": 2, "eval_every": 0, "lora_rank": 0, "seed": -math.inf}
+    bounds = {"temperature": 0.01, "eval_temperature": 0.01}  # a float is above its bound
     for name, value in vars(settings).items():
-        lowest, floor = lowest_counts.get(name, 1), floors.get(name, 0)
-        if type(value) is int and value < lowest:
-            raise BadInput(f"--{name}: must be at least {lowest}, got {value}")
+        at_least, bound = smallest.get(name, 1), bounds.get(name, 0)
+        if type(value) is int and value < at_least:
+            raise BadInput(f"--{name}: must be at least {at_least}, got {value}")
         may_be_zero = name in ("beta", "eval_temperature") and value == 0
-        if type(value) is float and not (floor < value < math.inf or may_be_zero):
-            raise BadInput(f"--{name}: must be above {floor}, got {value}")
+        if type(value) is float and not (bound < value < math.inf or may_be_zero):
+            raise BadInput(f"--{name}: must be above {bound}, got {value}")
 
 
 def make_task(settings):

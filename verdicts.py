@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from chat import decode_completion
 from styles import Style, load_style
 
-# ---- what a judge of three answers would change ----
+# ---- two answers: what a judge of three would change ----
 
 NUM_ANSWERS = 2
 BOTH_ORDERS = [0, 1], [1, 0]  # order[0]: index of the answer that is shown first
@@ -43,7 +43,7 @@ def find_verdicts(text, rule):
     if rule == "answer_tag":
         found = ANSWER_TAG.finditer(text, max(0, len(text) - 80))
         return [(match.start(), "AB".index(match[1]) + 1) for match in found]
-    start = text.rfind("</think>") + 1
+    start = text.rfind("</think>") + 1  # 0 without a tag
     if text.find("<think>", start) >= 0:
         return []
     found = [(match.start(), BOXES[match[1]]) for match in BOXED.finditer(text, start)]

@@ -201,10 +201,10 @@ BAD = [
     ([], "--query, --a, --b missing"),
     ([*ASK[:4], "--b", "42"], "identical"),
     (["--query", " ", "--a", "x", "--b", "y"], "--query is empty"),
-    ([*ASK, "--pairs", "PAIRS", "--out", "OUT"], "name one pair"),
+    ([*ASK, "--pairs", "PAIRS", "--out", "OUT"], "for one pair, or --pairs"),
     (["--pairs", "PAIRS"], "--out"),
     (["--out", "OUT"], "--pairs"),
-    ([*ASK, "--out", "OUT"], "name one pair"),
+    ([*ASK, "--out", "OUT"], "for one pair, or --pairs"),
     ([*ASK, "--num_votes", "0"], "--num_votes: must be at least 1"),
     ([*ASK, "--stop", "likely"], "unknown argument"),
     ([*ASK, "--temperature", "-1"], "--temperature: must be 0 (greedy) or at least 0.01"),
@@ -222,7 +222,7 @@ BAD = [
     ([*ASK, "--base_urls", "http://localhost"], "did you mean --base_url?"),
     ([*ASK, "--base_url", "localhost:1"], "no address"),
     ([*ASK, "extra"], "unknown argument 'extra'"),
-    (["--pairs", "nowhere.jsonl", "--out", "OUT"], "nowhere.jsonl"),
+    (["--pairs", "nowhere.jsonl", "--out", "OUT"], "nowhere.jsonl: no such file"),
     (["--pairs", "PAIRS", "--out", "PAIRS"], "is the input"),
     (["--pairs", "BROKEN", "--out", "OUT"], "broken.jsonl line 2"),
     (["--pairs", "NOFIELD", "--out", "OUT"], "nofield.jsonl line 1"),
@@ -233,6 +233,19 @@ BAD = [
     (["--pairs", "PAIRS", "--out", "NOTES"], "notes.txt"),
     (["--pairs", "PAIRS", "--out", "OTHER"], "no judgment that this command wrote"),
 ]
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["judge.py", "train_grpo.py", "train_sft.py", "tournament.py --candidates x", "evaluate.py"],
+)
+def test_a_missing_package_is_one_line(command):
+    """Without the packages of requirements.txt: -S leaves site-packages out."""
+    ran = subprocess.run(
+        [sys.executable, "-S", *command.split()], cwd=ROOT, capture_output=True, text=True
+    )
+    assert ran.returncode == 1 and len(ran.stderr.splitlines()) == 1, ran.stderr
+    assert ": No module named '" in ran.stderr and "requirements.txt" in ran.stderr
 
 
 @pytest.fixture
