@@ -52,10 +52,7 @@ def longest_prompt(config, settings):
     context = config.raw.get("max_position_embeddings") or 2**31
     room = context - settings.max_completion_length
     if room < 1:
-        raise BadInput(
-            f"--max_completion_length: {settings.max_completion_length} leaves no room for a "
-            "prompt in the model's context"
-        )
+        raise BadInput(f"--max_completion_length: must be below the model's context, {context}")
     return room
 
 

@@ -236,8 +236,7 @@ def token_sums(loss, logprobs, entropy, batch, settings):
 def prepare(settings):
     """Fills in defaults, checks all settings and reads the data. Raises BadInput.
 
-    Returns (settings with all defaults filled in, task, training items, held-out items, hashes of
-    data and prompt, which --resume compares).
+    Returns (filled-in settings, task, training items, held-out items, hashes for --resume).
     """
     settings = fill_in(settings)
     check_numbers(settings)
