@@ -17,6 +17,7 @@ prompt, its generation and its position alone, not on the other rows. A stop tok
 import contextlib
 import itertools
 import math
+import operator
 from collections import deque
 from dataclasses import dataclass
 from numbers import Integral
@@ -100,8 +101,7 @@ class Session:
         self.slots: list[int | None] = [None] * num_slots  # the prompt in each slot
         weight = model.embed_tokens.weight  # of the dtype of hidden states
         self.last_hidden = weight.new_zeros(num_slots, model.config.hidden_size)  # of each prompt
-        stops = list(settings.stop_token_ids)
-        self.stops = torch.tensor(stops, dtype=torch.long, device=self.device)
+        self.stops = torch.tensor([*settings.stop_token_ids], dtype=torch.long, device=self.device)
         fast = cpu_kernels(self.device)
         self.head = fast.output_head(model.head_weight) if fast else model.head_weight.T
 
@@ -156,8 +156,7 @@ class Session:
         self.query_places = torch.tensor(places, device=self.device)  # (n,)
         # A slot without a prompt gets one visible key, which keeps its softmax finite.
         used = self.slots[: max(slots) + 1]
-        lengths = [1 if prompt is None else len(self.prompts[prompt]) for prompt in used]
-        lengths = torch.tensor(lengths)
+        lengths = torch.tensor([1 if slot is None else len(self.prompts[slot]) for slot in used])
         is_visible = torch.arange(padded(int(lengths.max()))) < lengths[:, None]
         mask = torch.zeros(is_visible.shape).masked_fill_(~is_visible, -torch.inf)
         self.prompt_mask = mask.to(self.device)  # (slots, padded prompt tokens)
@@ -205,8 +204,7 @@ class Session:
     def retire(self):
         """Writes finished rows into results[prompt][generation] and frees them."""
         limit = self.settings.max_new_tokens
-        stopped = self.rows.stopped[: len(self.running)]
-        stopped = stopped.tolist()  # the one place where the host waits for the device
+        stopped = self.rows.stopped[: len(self.running)].tolist()  # the host waits here alone
         finished = [row for row, count in enumerate(self.counts) if stopped[row] or count >= limit]
         if not finished:
             return
@@ -226,11 +224,8 @@ class Session:
 
     def completion(self, tokens: list[int], logprobs: list[float]):
         """The Completion of a row; what it has drawn after its first stop token is cut off."""
-        length, reason = len(tokens), "length"
-        for index, token in enumerate(tokens):
-            if token in self.settings.stop_token_ids:
-                length, reason = index + 1, "stop"
-                break
+        ends = [n for n, token in enumerate(tokens, 1) if token in self.settings.stop_token_ids]
+        length, reason = (ends[0], "stop") if ends else (len(tokens), "length")
         if not all(map(math.isfinite, logprobs[:length])):
             raise FloatingPointError(
                 "the model's logits are not finite: its weights are damaged, or training has "
@@ -279,17 +274,20 @@ def likeliest(probs, top_p):
     return torch.zeros_like(probs).scatter_(1, order, ordered)
 
 
-def check_arguments(model, prompts, settings, seeds, counts):
-    """Raises ValueError. Comparisons are written so that NaN fails them. counts: {name: number}."""
-    vocab_size = model.config.vocab_size
-    temperature = settings.temperature
+def checked_count(name, value):
+    """The value as Python's integer: numpy's would wrap around. Raises ValueError."""
+    if not isinstance(value, Integral) or value < 1:
+        raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+    return int(value)
+
+
+def check_arguments(model, prompts, settings, seeds):
+    """Raises ValueError. Comparisons are written so that NaN fails them."""
+    vocab_size, temperature = model.config.vocab_size, settings.temperature
     if temperature != 0 and not 0.01 <= temperature < math.inf:
         raise ValueError(f"temperature must be 0 (greedy) or at least 0.01, got {temperature}")
     if not 0 < settings.top_p <= 1:
         raise ValueError(f"top_p must be in (0, 1], got {settings.top_p}")
-    for name, count in counts.items():
-        if not isinstance(count, Integral) or count < 1:
-            raise ValueError(f"{name} must be an integer of at least 1, got {count!r}")
     context = model.config.raw.get("max_position_embeddings") or math.inf
     for index, prompt in enumerate(prompts):
         if not prompt or min(prompt) < 0 or max(prompt) >= vocab_size:
@@ -348,19 +346,21 @@ def generate(
     progress(finished, total): called as rows finish.
     Raises ValueError for arguments out of range, FloatingPointError for logits that are not finite.
     """
-    settings = Settings(max_new_tokens, temperature, top_p, frozenset(stop_token_ids))
-    seeds = seed
+    num_generations = checked_count("num_generations", num_generations)
+    max_new_tokens = checked_count("max_new_tokens", max_new_tokens)
+    prompts = [list(map(operator.index, prompt)) for prompt in prompts]
+    stops = frozenset(map(operator.index, stop_token_ids))  # an entry of a tensor equals no token
+    settings, seeds = Settings(max_new_tokens, temperature, top_p, stops), seed
     if isinstance(seed, Integral):
         seeds = [hash64(seed, index) for index in range(len(prompts))]
-    counts = {"num_generations": num_generations, "max_new_tokens": max_new_tokens}
-    check_arguments(model, prompts, settings, seeds, counts | {"max_rows": max_rows or 1})
+    check_arguments(model, prompts, settings, seeds)
     if not prompts:
         return []
-    generations = range(num_generations)
-    streams = [[hash64(prompt_seed, number) for number in generations] for prompt_seed in seeds]
+    streams = [[hash64(own, number) for number in range(num_generations)] for own in seeds]
     total, longest_prompt = len(prompts) * num_generations, max(map(len, prompts))
-    num_rows = max_rows or row_budget(model, max_new_tokens, longest_prompt, num_generations)
-    num_rows = min(total, num_rows)
+    if max_rows is None:
+        max_rows = row_budget(model, max_new_tokens, longest_prompt, num_generations)
+    num_rows = min(total, checked_count("max_rows", max_rows))
     # Twice the slots of complete groups: some groups finish while others start.
     num_slots = min(len(prompts), num_rows, 2 * math.ceil(num_rows / num_generations))
     fast = cpu_kernels(model.device)

@@ -345,7 +345,7 @@ def test_random_numbers_are_splitmix64():
         *(dict(max_new_tokens=value) for value in (0, -1, math.inf, 4095)),
         *(dict(seed=value) for value in ([1, 2], [], [0.5], "0")),
         *(dict(prompts=[value]) for value in ([], [211], [-1], [1] * 4097)),
-        dict(max_rows=-1),
+        *(dict(max_rows=value) for value in (0, -1, 1.5)),
     ],
 )
 def test_arguments_out_of_range_are_refused(model, wrong):
@@ -358,6 +358,27 @@ def test_numbers_of_numpy_are_numbers_and_the_last_place_of_the_context_can_be_u
     options = dict(num_generations=np.int64(2), max_new_tokens=4, seed=np.int64(5))
     assert generate(model, [[1, 2]], **options) == generate(model, [[1, 2]], 2, 4, seed=5)
     generate(model, [[1] * 4092], max_new_tokens=4)
+
+
+def test_small_integers_of_numpy_do_not_wrap_around(model):
+    """100 generations of two prompts are more than an int8 holds, 4 GiB more than an int32."""
+    many = generate(model, [[1, 2]] * 2, np.int8(100), np.int8(1), seed=5)
+    assert many == generate(model, [[1, 2]] * 2, 100, 1, seed=5)
+    for kind in np.int16, np.int32, np.uint8:
+        assert len(generate(model, [[1, 2]], max_new_tokens=kind(3))[0][0].tokens) == 3
+
+
+def test_tensors_and_arrays_are_lists_of_tokens(model):
+    """An entry of a tensor has a hash of its own, so it was never found among the stop tokens."""
+    stops, prompts = list(range(0, 211, 10)), [[1, 2], [3]]
+    expected = generate(model, prompts, 4, 8, stop_token_ids=stops)
+    assert {row.finish_reason for group in expected for row in group} == {"stop", "length"}
+    for kind in torch.tensor, np.array:
+        given = [kind(prompt) for prompt in prompts]
+        assert generate(model, given, 4, 8, stop_token_ids=kind(stops)) == expected
+    for wrong in dict(prompts=[[1.5]]), dict(stop_token_ids=[1.5]):
+        with pytest.raises(TypeError):
+            generate(model, **{"prompts": [[1]], "max_new_tokens": 2} | wrong)
 
 
 def test_nothing_to_do(model):
