@@ -87,12 +87,12 @@ def match_rows(path):
 
 
 def format_of(names, place):
-    """The entry of FORMATS whose columns are among `names`. Raises BadInput."""
-    for columns, words in FORMATS:
-        if all(column in names for column in columns):
-            return columns, words
-    found = ", ".join(map(str, names))[:120]
-    raise BadInput(f"{place}: columns are {found}: expected {KNOWN_COLUMNS}")
+    """The one entry of FORMATS whose columns are among `names`. Raises BadInput."""
+    known = [entry for entry in FORMATS if all(column in names for column in entry[0])]
+    if len(known) != 1:  # two could contradict each other
+        found = ", ".join(map(str, names))[:120]
+        raise BadInput(f"{place}: columns are {found}: expected one of {KNOWN_COLUMNS}")
+    return known[0]
 
 
 def read_player(value, column, place):

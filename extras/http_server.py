@@ -285,7 +285,10 @@ class Server:
             addresses.append(headers["origin"])
         for address in addresses:
             try:
-                name = (urllib.parse.urlsplit(address).hostname or "").rstrip(".")
+                parts = urllib.parse.urlsplit(address)
+                name = (parts.hostname or "").rstrip(".")
+                if "@" in address or address.partition("//")[2] != parts.netloc or parts.port == 0:
+                    name = ""  # a user name or a path, which no browser sends; `port` may raise
             except ValueError:
                 name = ""
             if not self.is_own_name(name):

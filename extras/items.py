@@ -4,11 +4,14 @@ items = labelled_items("pairs.jsonl")      # any preference set, or questions wi
 items[0].pair(0, 1)                        # the data.Pair of its first two answers
 """
 
+import os
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from cli import BadInput, note
 from data import CONTRADICTION, Pair, items_of
+from datafiles import files_named
 from questions import question_key
 from seeding import uniform
 from styles import OPTIONAL
@@ -68,8 +71,10 @@ def read_items(name, path, split, group_of, matches_of=better_against_worse, que
     group_of(item, scores): the group of a data.Pair or data.Question, None for a row that does not
     belong to this set. question_of(item, group): what a bootstrap draws; default: the prompt.
     """
-    names = [part.strip() for part in path.split(",")]
-    if len(set(names)) < len(names):
+    names = [path] if os.path.exists(path) else [part.strip() for part in path.split(",")]
+    # a hub name has no file, and is a path that does not exist
+    files = [file.resolve() for part in names for file in files_named(part, split) or [Path(part)]]
+    if len(set(files)) < len(files):
         raise BadInput(f"--data: {path} names the same data twice: name it once")
     items, dropped, contradicted = [], Counter(), []
     for item in items_of(path, split, dropped):

@@ -202,7 +202,7 @@ def read_predictions(path, benchmark):
         rows = ((f"line {number}", row) for number, row in read_json_lines(path, "--predictions"))
     predicted = {}
     for place, row in rows:
-        if re.search(r"\.csv(\.gz)?$", path, re.IGNORECASE) and row.get("p_first"):
+        if re.search(r"\.[ct]sv(\.gz)?$", path, re.IGNORECASE) and row.get("p_first"):
             row["p_first"] = number_in(row["p_first"])
         found = read_prediction(row, benchmark, f"{path} {place}")
         before = predicted.setdefault(found.id, found)

@@ -615,7 +615,11 @@ BAD_FILES = {
     "winner of another type": ('{"left": "a", "right": "b", "winner": 1}', "line 1: winner is 1"),
     "column": (
         "i,j,result\n0,1,1\n",
-        "line 1: columns are i, j, result: expected i, j, score or left, right, winner or model_a",
+        "line 1: columns are i, j, result: expected one of i, j, score or left, right, winner or",
+    ),
+    "two meanings": (
+        "i,j,score,left,right,winner\na,b,1,a,b,right\n",
+        "line 1: columns are i, j, score, left, right, winner: expected one of",
     ),
     "no header": ("ann,bob,left\n", "line 1: columns are ann, bob, left"),
     "spread": ('i,j\n"a\nb",1\n', "line 1: columns are i, j:"),

@@ -640,7 +640,16 @@ PAIRS_TO_JUDGE = [{"id": f"p{n}", "query": f"Q{n}", "a": "x", "b": "y", "label":
 
 @pytest.mark.parametrize(
     "name",
-    ["said.jsonl", "said.json", "said.jsonl.gz", "said.csv", "said.parquet", "said", "s.txt"],
+    [
+        "said.jsonl",
+        "said.json",
+        "said.jsonl.gz",
+        "said.csv",
+        "said.tsv",
+        "said.parquet",
+        "said",
+        "s.txt",
+    ],
 )
 def test_predictions_have_any_ending(run, tmp_path, name):
     data, path = write(tmp_path / "d.jsonl", PAIRS_TO_JUDGE), tmp_path / name
@@ -651,8 +660,9 @@ def test_predictions_have_any_ending(run, tmp_path, name):
     elif name.endswith(".parquet"):
         parquet = pytest.importorskip("pyarrow.parquet")
         parquet.write_table(pytest.importorskip("pyarrow").Table.from_pylist(said), path)
-    elif name.endswith(".csv"):
-        path.write_text("id,winner\np0,a\np1,\n")
+    elif name.endswith(("csv", "tsv")):
+        text = "id,winner,p_first\np0,a,1\np1,,0.5\n"
+        path.write_text(text.replace(",", "\t") if name.endswith("tsv") else text)
     else:
         path.write_text(json.dumps(said) if name.endswith(".json") else lines, encoding="utf-8-sig")
     code, out, err = run("--benchmark", "pairs", "--data", data, "--predictions", path, "--json")

@@ -227,6 +227,12 @@ def test_requests_of_all_kinds(serve, request_bytes, status):
         ("evil.example:8765", None, False),  # DNS rebinding
         ("localhost.evil.example", None, False),
         ("localhost@evil.example", None, False),
+        ("evil.example@localhost", None, False),
+        ("localhost/evil.example", None, False),
+        ("localhost:port", None, False),
+        ("localhost:99999", None, False),
+        ("LocalHost.:8765", "http://[::1]:3000", True),
+        ("localhost", "http://evil.example@localhost", False),
         ("192.168.0.9", None, False),
         ("localhost", "http://evil.example", False),
         ("localhost", "http://localhost.evil.example", False),

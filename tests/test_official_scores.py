@@ -7,6 +7,7 @@ it names (0, 1), "tie", None (no verdict), or MISSING (no prediction of this pai
 
 import json
 import math
+import shutil
 from itertools import product
 
 import numpy as np
@@ -616,5 +617,13 @@ def test_a_set_that_is_named_twice_is_refused(tmp_path):
     path = write(
         tmp_path / "d.jsonl", [{"input": "Q", "output_1": "a", "output_2": "b", "label": 1}]
     )
+    folder, link = tmp_path / "set", tmp_path / "link.jsonl"
+    folder.mkdir()
+    shutil.copy(path, folder / "train.jsonl")
+    link.symlink_to(path)
+    for other in path, tmp_path / "set" / ".." / "d.jsonl", link:
+        with pytest.raises(BadInput, match="names the same data twice"):
+            load("llmbar", f"{path}, {other}")
     with pytest.raises(BadInput, match="names the same data twice"):
-        load("llmbar", f"{path}, {path}")
+        load("llmbar", f"{folder},{folder / 'train.jsonl'}")
+    assert len(load("llmbar", f"{path},{folder}")) == 2  # another file
