@@ -151,8 +151,8 @@ class Server:
     """Is bound when it is made (or raises BadInput); the caller runs serve_forever.
 
     routes: {"POST /path": function}. A function gets the JSON object of the request (None for a
-    GET), in a thread of its own, and gives the answer or a future of it. Either may raise BadInput,
-    ValueError or Refusal. remote: the judge's model runs on a server.
+    GET), in the thread that parses, and gives the answer or a future of it. Either may raise
+    BadInput, ValueError or Refusal. remote: the judge's model runs on a server.
     """
 
     def __init__(self, routes, settings, remote=False):
@@ -166,6 +166,8 @@ class Server:
             self.names.add(socket.gethostname().lower())
         self.reading = {}  # writer of a connection -> bytes of its body that are here; oldest first
         self.num_waiting, self.bytes_waiting = 0, 0
+        # one at a time: parsed JSON may take 30 times the memory of its text
+        self.parser = concurrent.futures.ThreadPoolExecutor(1)
         self.max_held = HELD_BODIES * settings.max_body
         self.started, self.ended = threading.Event(), threading.Event()
 
@@ -322,7 +324,9 @@ class Server:
         self.num_waiting += 1
         self.bytes_waiting += size
         try:
-            found = await asyncio.to_thread(lambda: route(cli.parse_json(body.decode(), "body")))
+            found = await self.loop.run_in_executor(
+                self.parser, lambda: route(cli.parse_json(body.decode(), "body"))
+            )
             if not isinstance(found, concurrent.futures.Future):
                 return found
             try:

@@ -246,6 +246,25 @@ def test_web_pages_from_elsewhere_are_refused(serve, host, origin, allowed):
     assert allowed or "Host and Origin" in answer["error"]
 
 
+def test_one_request_is_parsed_at_a_time():
+    """Parsed JSON may take 30 times the memory of its text."""
+    lock, most = threading.Lock(), []
+
+    def slow(request):
+        most.append(lock.acquire(blocking=False))
+        time.sleep(0.02)
+        if most[-1]:
+            lock.release()
+        return {}
+
+    server = Server({"POST /judge": slow}, ServerSettings(port=0))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    with ThreadPoolExecutor(16) as clients:
+        assert {status for status, _ in clients.map(post, [server.server_port] * 32)} == {200}
+    server.shutdown()
+    assert len(most) == 32 and all(most)
+
+
 def test_addresses(capsys):
     server = Server({}, ServerSettings(host="::1", port=0))
     assert server.url == f"http://[::1]:{server.server_port}"
