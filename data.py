@@ -74,7 +74,7 @@ def to_messages(value, name, where):
         value = formats.turns_of(value, name, where)
     turns = [{"role": "user", "content": value}] if isinstance(value, str) else value
     valid = isinstance(turns, list) and turns != []
-    if not valid or not all(isinstance(turn, dict) and turn["role"] in ROLES for turn in turns):
+    if not valid or not all(isinstance(turn, dict) and turn.get("role") in ROLES for turn in turns):
         raise BadInput(
             f"{where}: {name} is {value!r:.120}, expected text or messages of role system, user, "
             "assistant or tool: correct it"

@@ -34,6 +34,7 @@ LONGEST = 1000  # characters of an answer that is compared as more than a text
 
 # ---- 1. extract ----
 
+BEHIND_NO_ANSWER = re.compile(r"^\W*(?:is|was)(?:n['’]t| not| wrong| incorrect)|(?<!\^)(?<!\^\{)\d")
 BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s*")
 BETWEEN_BOXES = re.compile(r"(?:,|;|,?(?:\\text\{)?(?:and|or)\}?)")  # without blanks
 ANSWER_TAG = re.compile(r"<answer>(.*?)(</answer>|\Z)", re.DOTALL)
@@ -42,7 +43,7 @@ PHRASE = re.compile(
     r"\b(?:answers?|(?:correct|right) (?:option|choice))\b(?!\s+(?:choices|options))"
     r"(?:[^\n.:=]{0,60}?(?:\b(?:is|are|be|equals)\b|[:=])(?:[\s*_:]|\Z)[\s*_:]*|[\s*_]*\n\s*(?=\S))"
     r"(?:(?:therefore|thus|hence|then|clearly|simply|exactly|indeed|equal to)\b[,:]?\s*)?"
-    r"((?:(?!</)[^\n]){0,300})",
+    r"(?=((?:(?!</)[^\n]){0,300}))",  # a line may hold several
     re.IGNORECASE,
 )
 END_OF_CLAUSE = re.compile(  # "A. B." is no end
@@ -83,7 +84,7 @@ def candidates(text):
     numbers, formulas = (list(kind.finditer(tail)) for kind in (LAST_NUMBER, LAST_FORMULA))
     last = max([*numbers[-1:], *formulas[-1:]], key=lambda match: match.end(), default=None)
     # A digit behind it belongs to something that is no number, such as 4x
-    if last is None or re.search(r"(?<!\^)(?<!\^\{)\d", tail[last.end() :]) or denied(tail, last):
+    if last is None or BEHIND_NO_ANSWER.search(tail[last.end() :]) or denied(tail, last):
         return readings
     if last.re is LAST_FORMULA:
         return [*readings, last[last.lastindex].rpartition("=")[2]]
@@ -301,7 +302,8 @@ SYMBOLS = re.compile(r"[\w\s\\{}()\[\]+\-*/^=<>.,;|!&]*", re.ASCII)
 # What algebra would misread: numbers of another base or side by side, decimals that go on,
 # relations that it takes for equations
 MISREAD = re.compile(
-    r"\d_|\d [\d.]|\b0[box]\w|\.\.|\\[lc]?dots|\.\d*\\(?:overline|bar|dot)"
+    r"\d_|\d [\d.]|\b0[box]\w|\.\.|\\[lc]?dots|\.\d*(?:\\(?:overline|bar|dot)|\(\d)"
+    r"|[A-Za-z]\^(?:-1|\{-1\})\("  # an inverse function
     r"|\\(?:not|approx|sim|simeq|cong|equiv|propto)(?![a-z])"
 )
 # Letters side by side that are no product: long, with capitals, or beside a blank
@@ -395,7 +397,8 @@ def without_name(answer, reference):
     """x = 5 and 5 as 5 and 5; two equations stay."""
     texts = answer, reference
     names = [NAME.fullmatch(text) for text in texts]
-    if all(names) or all("=" in text for text in texts):
+    same = all(names) and names[0][1] == names[1][1]  # n \in Z and n \in N
+    if not same and (all(names) or all("=" in text for text in texts)):
         return texts
     return [name[2] if name else text for name, text in zip(names, texts)]
 

@@ -45,7 +45,7 @@ def turns_of(value, name, where):
     if isinstance(value, str) and LIKE_MESSAGES.match(value):
         value = parse_json(value, f"{where}: {name} looks like messages", (list, dict))
     turns = [value] if isinstance(value, dict) else value
-    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+    if not isinstance(turns, list) or not all(is_turn(turn) for turn in turns):
         return value
     messages = []
     for turn in turns:
@@ -64,6 +64,10 @@ def turns_of(value, name, where):
             content = f"{content or ''}\nTool calls: {calls}".strip()
         messages.append({"role": ROLES.get(str(role), role), "content": content})
     return messages
+
+
+def is_turn(value):
+    return isinstance(value, dict) and ("role" in value or "from" in value)
 
 
 def is_text_part(part):

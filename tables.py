@@ -15,6 +15,7 @@ def read_csv(path, text):
     it stands there. A row is named by its last line. Raises BadInput.
     """
     csv.field_size_limit(2**31 - 1)  # the default refuses answers above 128 KiB
+    text = re.sub(r"^\s*\"?sep=.\"?\r?\n", "\n", text)  # Excel's own first line
     head = re.sub('"[^"]*"', "", text.lstrip().partition("\n")[0])
     delimiter = max(",;\t", key=head.count)
     reader = csv.reader(

@@ -554,3 +554,18 @@ def test_a_prompt_of_another_name_is_advised(loaded):
     }
     with pytest.raises(BadInput, match="prompt is missing: name it prompt, .*context_messages"):
         loaded(row)
+
+
+def test_the_first_line_of_excel_names_the_separator(tmp_path):
+    path = tmp_path / "pairs.csv"
+    for first in ("sep=;\r\n", '"sep=;"\r\n', ""):
+        path.write_bytes(f"\ufeff{first}query;a;b\r\nq, really;007;7\r\n".encode())
+        (pair,) = load_pairs(path)
+        assert pair.messages == [user("q, really")] and pair.answers == ("007", "7")
+
+
+def test_what_is_no_message_is_shown_as_it_is(loaded):
+    """Columns of pandas' to_json: the message named a role that the file does not have."""
+    row = {name: {"0": "q", "1": "r"} for name in ("query", "a", "b")}
+    with pytest.raises(BadInput, match="query is {'0': 'q', '1': 'r'}, expected text"):
+        loaded(row)
