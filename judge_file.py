@@ -107,6 +107,8 @@ def judge_pairs(settings, pairs, load_judge, options):
                 if start <= done:
                     left = len(pairs) - totals["pairs"]
                     note_rest(judge, settings, len(judgments), left, "pair")
+            if read_rows(path, heads, recorded, settings)["pairs"] != len(pairs):
+                raise BadInput(f"--out: {path} lost rows while this command wrote: call again")
     if path != settings.out:
         judged = zip(pairs, resumable_rows(path, "--out"))
         write_csv(settings.out, [sheet_row(pair, row) for pair, (_, row) in judged])

@@ -17,12 +17,12 @@ from cli import BadInput, note
 from data import ID_FIELDS, PROMPT, Question, first_present, text_or_number, unique_id
 from formats import prompt_of
 from judge import check_judge, judge_of
-from judge_file import check_paths, rows_path, write_csv
+from judge_file import check_paths, check_recorded, rests_on, rows_path, write_csv
 from judge_progress import Progress
 from ranking import JudgedMatches, answer_column, as_answer, cache_names, cached, report_spent
-from resume import check_same, resumable_rows
+from resume import resumable_rows
 from runlog import append_rows, sole_writer
-from seeding import CHAT_DATE, stable_hash
+from seeding import stable_hash
 from styles import transcript
 
 NOT_RECORDED = ("query", "candidates", "out", "json", "cache", "matches", "price_in", "price_out")
@@ -74,18 +74,18 @@ def rank_file(settings, rank):
     questions = read_questions(settings.candidates)
     folder = check_judge(settings)
     recorded = {name: value for name, value in asdict(settings).items() if name not in NOT_RECORDED}
-    recorded["chat_date"] = CHAT_DATE
+    recorded |= rests_on(settings)
     heads = [
         {"id": question.id, "question": f"{stable_hash(question.messages, question.candidates):x}"}
         for question in questions
     ]
     path = rows_path(settings.out)
-    done = count_rows(path, heads, recorded)
+    done = count_rows(path, heads, recorded, settings)
     note(f"{len(questions)} questions, {done} of them are ranked already")
     spent, load_judge = Counter(), cache(lambda: judge_of(settings))
     progress = Progress("ranking", "question", len(questions), done)
     with progress, sole_writer(path):
-        if count_rows(path, heads, recorded) != done:
+        if count_rows(path, heads, recorded, settings) != done:
             raise BadInput(f"--out: {path} has grown meanwhile: call again to go on")
         for number, question in enumerate(questions[done:], start=done):
             # a seed of its own, so that pairings and coins do not favour the same place everywhere
@@ -98,8 +98,10 @@ def rank_file(settings, rank):
             judged.spent = spent
             play = cached(judged.play, None, cache_names(own, folder, question.candidates))
             row = heads[number] | rank(own, question.candidates, play) | {"settings": recorded}
-            append_rows(path, [row])
+            append_rows(path, [row], is_new=False)
             progress.move_to(number + 1)
+        if count_rows(path, heads, recorded, settings) != len(questions):
+            raise BadInput(f"--out: {path} lost rows while this command wrote: call again")
     if path != settings.out:
         ranked = zip(questions, resumable_rows(path, "--out"))
         write_csv(settings.out, [sheet_row(question, row) for question, (_, row) in ranked])
@@ -125,7 +127,7 @@ def query_of(messages):
     return messages[0]["content"] if len(messages) == 1 else messages
 
 
-def count_rows(path, heads, recorded):
+def count_rows(path, heads, recorded, settings):
     """How many rows --out has. Raises BadInput for rows of other questions or settings."""
     count = 0
     for count, row in resumable_rows(path, "--out", b'{"id": '):
@@ -134,7 +136,7 @@ def count_rows(path, heads, recorded):
                 f"--out: {path} line {count} is no ranking that this command wrote: give another "
                 "file"
             )
-        check_same(row["settings"], recorded, path, "--out")
+        check_recorded(row["settings"], recorded, settings, path, "--out")
         if count > len(heads) or not heads[count - 1].items() <= row.items():
             raise BadInput(
                 f"--out: {path} line {count} ranks question {row.get('id')}, not question {count} "

@@ -231,7 +231,7 @@ def judged_rows(items, settings, head, load_judge):
             chunk = items[start : start + CHUNK_ITEMS]
             asked = ask(chunk, settings, judge)
             new = [row_for(item, asked[item.id], head) for item in chunk]
-            append_rows(path, new)
+            append_rows(path, new, is_new=False)
             rows += new
             say(f"{len(rows)} of {len(items)} items judged")
     return rows

@@ -20,10 +20,11 @@ import cli
 from cli import BadInput, note, read_text, setting
 from data import Pair, items_of
 from judge import Judge, JudgeSettings, TooLong, as_pair, check_judge, check_votes
+from judge_file import check_recorded, rests_on
 from judge_progress import Progress
-from resume import check_same, resumable_rows
-from runlog import append_rows
-from seeding import CHAT_DATE, stable_hash
+from resume import resumable_rows
+from runlog import append_rows, sole_writer
+from seeding import stable_hash
 from styles import Style, check_placeholders
 
 STYLE = str(Path(__file__).with_name("score.txt"))
@@ -150,11 +151,12 @@ def main(argv=None):
         raise BadInput("--data and --out are needed: give both")
     settings.style, style = "rrm", settings.style or STYLE  # check_judge knows styles that compare
     check_judge(settings)
+    rests = rests_on(settings) | {"style_hash": f"{stable_hash(read_text(style, '--style')):016x}"}
     settings.style = style
     load_scale(style)
     items = list(items_of(settings.data, "train", {}))
     recorded = {name: value for name, value in asdict(settings).items() if name != "out"}
-    recorded["chat_date"] = CHAT_DATE
+    recorded |= rests
     heads = []
     for item in items:
         shown = [
@@ -163,7 +165,7 @@ def main(argv=None):
         heads.append({"id": item.id, "content": f"{stable_hash(shown):016x}"})
     done = 0
     for done, row in resumable_rows(settings.out, "--out", b'{"id": '):
-        check_same(row.get("settings") or {}, recorded, settings.out, "--out")
+        check_recorded(row.get("settings") or {}, recorded, settings, settings.out, "--out")
         if done > len(items) or not heads[done - 1].items() <= row.items():
             raise BadInput(f"--out: {settings.out} line {done} scores other answers: give another")
     if done:
@@ -175,7 +177,8 @@ def main(argv=None):
     scorer = Scorer(settings.model, style, **options)
     sampling = settings.num_votes, settings.temperature, settings.max_completion_length
     num_scored = num_missing = 0
-    with Progress("scoring", "item", len(items), done) as progress:
+    progress = Progress("scoring", "item", len(items), done)
+    with progress, sole_writer(settings.out):
         for start in range(done, len(items), CHUNK_ITEMS):
             chunk = items[start : start + CHUNK_ITEMS]
             groups = [answers_of(item) for item in chunk]
@@ -183,7 +186,7 @@ def main(argv=None):
             rows = []
             for head, group in zip(heads[start:], groups):
                 rows.append(head | {"scores": [next(scores) for _ in group], "settings": recorded})
-            append_rows(settings.out, rows)
+            append_rows(settings.out, rows, is_new=False)
             progress.move_to(start + len(chunk))
             scores = [score for row in rows for score in row["scores"]]
             num_scored, num_missing = num_scored + len(scores), num_missing + scores.count(None)

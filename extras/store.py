@@ -15,7 +15,8 @@ import cli
 import data
 from cli import BadInput, setting
 from data import checked_text, load_pairs, to_messages, two_answers
-from resume import resumable_rows
+from ranking import lock
+from resume import model_hash, resumable_rows
 from runlog import append_rows, write_atomically
 
 # ---- formats that only data making meets (data.py reads the others) ----
@@ -123,6 +124,8 @@ class Store:
             if name not in ("out", "concurrency"):
                 self.settings[name] = value
         self.settings["inputs"] = hashes_of_inputs(given)
+        if command == "sample" and given["model"] and not given["base_url"]:
+            self.settings["model_hash"] = model_hash(given["model"])
         self.done = self.out.exists()
         folder = next(path for path in self.out.absolute().parents if path.exists())
         if self.out.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
@@ -146,19 +149,25 @@ class Store:
         return None
 
     def check_same(self, earlier):
+        before = {"model_hash": self.settings.get("model_hash")}  # of older versions: unknown
         for name, value in self.settings.items():
-            if name not in FREE_TO_CHANGE and earlier.get(name) != value:
+            if name not in FREE_TO_CHANGE and earlier.get(name, before.get(name)) != value:
+                flag = name.removesuffix("_hash")
                 raise BadInput(
-                    f"--{name}: {self.out} was begun with {earlier.get(name)!r}, not {value!r}: "
+                    f"--{flag}: {self.out} was begun with {earlier.get(name)!r}, not {value!r}: "
                     "use that, or another --out"
                 )
 
     def add(self, rows):
         """Writes rows, each with its "key", to disk before the next ones are made."""
         self.partial.parent.mkdir(parents=True, exist_ok=True)
-        append_rows(self.partial, [self.settings, *rows] if self.fresh else rows)
+        if self.fresh:
+            self.partial.touch()
+            rows = [self.settings, *rows]
+        lock(self.partial)
+        append_rows(self.partial, rows, is_new=False)
+        self.rows.update((row["key"], row) for row in rows[self.fresh :])
         self.fresh = False
-        self.rows.update((row["key"], row) for row in rows)
 
     def finish(self, lines, counts, **more):
         """Writes the report and OUT, completely or not at all, and prints the counts.

@@ -28,7 +28,7 @@ import train_grpo
 import train_sft
 from cli import BadInput
 from distributed import Policy, Runtime
-from extras import evaluate, train_dpo
+from extras import evaluate, make_data, score, store, train_dpo
 from judge import Judge
 from resume import file_hash, resumable_rows
 from runlog import append_rows, sole_writer
@@ -225,6 +225,23 @@ def judging(tmp_path):
         "judged.jsonl": (judge.main, f"{common} {judged}".split()),
         "evaluated": (evaluate.main, f"{common} {evaluated}".split()),
         "cache.jsonl": (elo.main, f"{common} {ranked} --cache {tmp_path}/cache.jsonl".split()),
+    } | more_judging(tmp_path, common)
+
+
+def more_judging(tmp_path, common):
+    """Rankings of a file of questions, scores of single answers, answers to questions."""
+    rows = [{"id": f"q{n}", "query": f"say {n}", "candidates": ["yes", "no"]} for n in range(4)]
+    (tmp_path / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "score.txt").write_text("scale: 1 10\n=== user\n{query} {answer} 2:\n")
+    ranked = f"--candidates {tmp_path}/questions.jsonl --out {tmp_path}/ranked.jsonl"
+    scored = f"{common} --data {tmp_path}/pairs.jsonl --out {tmp_path}/scores.jsonl".split()
+    scored[scored.index(f"{tmp_path}/mine.txt")] = f"{tmp_path}/score.txt"
+    sampled = f"sample --data {tmp_path}/questions.jsonl --out {tmp_path}/made.jsonl --chunk 1"
+    sampled += f" --model {tmp_path}/model --max_completion_length 40 --num_answers 2"
+    return {
+        "ranked.jsonl": (elo.main, f"{common} {ranked}".split()),
+        "scores.jsonl": (score.main, scored),
+        "made.jsonl": (make_data.main, sampled.split()),
     }
 
 
@@ -321,6 +338,56 @@ def test_a_large_weight_file_is_hashed_by_samples(tmp_path, monkeypatch):
         assert file_hash(path) != known
     path.write_bytes(content)
     assert file_hash(path) == known
+
+
+@pytest.mark.parametrize("name", ["ranked.jsonl", "scores.jsonl", "made.jsonl"])
+def test_other_weights_complete_no_ranking_score_or_answer(judging, tmp_path, name):
+    main, arguments = judging[name]
+    main(arguments)
+    before = content_of(tmp_path / name)
+    main(arguments)
+    other_weights(tmp_path / "model")
+    with pytest.raises(BadInput, match="--model: .*(other content|was begun with)"):
+        main(arguments)
+    assert content_of(tmp_path / name) == before
+
+
+@pytest.mark.parametrize("name", ["judged.jsonl", "ranked.jsonl"])
+def test_a_result_that_is_shortened_while_it_is_made_ends_the_command(
+    judging, tmp_path, monkeypatch, name
+):
+    monkeypatch.setattr(judge_file, "CHUNK_PAIRS", 1)
+    main, arguments = judging[name]
+    judged, calls = Judge.judge, []
+
+    def shorten_then_judge(self, *given, **options):
+        calls.append(name)
+        if len(calls) == 3:
+            (tmp_path / name).write_text("")
+        return judged(self, *given, **options)
+
+    monkeypatch.setattr(Judge, "judge", shorten_then_judge)
+    with pytest.raises(BadInput, match=f"{name}"):
+        main(arguments)
+
+
+def test_scores_have_one_writer(judging, tmp_path):
+    main, arguments = judging["scores.jsonl"]
+    (tmp_path / "scores.jsonl").touch()
+    with sole_writer(tmp_path / "scores.jsonl"), pytest.raises(BadInput, match="another process"):
+        main(arguments)
+
+
+def test_rows_of_another_process_are_not_mixed_with_those_of_make_data(tmp_path):
+    settings = store.Base(data="d", out=str(tmp_path / "out.jsonl"))
+    made = store.Store("chains", settings)
+    (tmp_path / "out.jsonl.partial").touch()
+    with sole_writer(made.partial), pytest.raises(BadInput, match="another process"):
+        made.add([{"key": "1"}])
+    made.add([{"key": "1"}])
+    made.partial.unlink()
+    with pytest.raises(BadInput, match="was deleted while this command wrote"):
+        made.add([{"key": "2"}])
 
 
 @pytest.mark.parametrize("name", ["judged.jsonl", "evaluated", "cache.jsonl"])
