@@ -4,6 +4,8 @@ Rows of questions, their change into pairs, and pairs read as questions. data.py
 only when a file needs it.
 """
 
+import unicodedata
+
 from cli import BadInput, note
 from data import Pair, Question, checked_text, first_present, text_or_number
 from seeding import uniform
@@ -105,9 +107,12 @@ def pairs_by_score(question, dropped):
 
 
 def question_key(item):
-    """What splits go by: the prompt without system messages; case and whitespace are ignored."""
+    """What splits go by: the prompt without system messages.
+
+    Case, whitespace, and how Unicode composes an accent are ignored.
+    """
     contents = [turn["content"] for turn in item.messages if turn["role"] != "system"]
-    return " ".join(" ".join(contents).casefold().split())
+    return " ".join(unicodedata.normalize("NFC", " ".join(contents)).casefold().split())
 
 
 def split_off(items, number, seed=0):

@@ -361,6 +361,10 @@ def check_base_url(url):
     return url.rstrip("/") + ("" if parts.path.strip("/") else "/v1")
 
 
+# finish reasons of servers for a text that is not whole: Mistral's, Gemini's, Azure's, vLLM's
+CUT_OFF = "length", "model_length", "max_tokens", "content_filter", "abort", "error"
+
+
 def read_reply(content):
     """The Reply in the JSON of a chat completion; TransientError for anything else."""
     try:
@@ -369,7 +373,8 @@ def read_reply(content):
         message, usage = choice["message"], value.get("usage") or {}
         thinking = message.get("reasoning_content") or message.get("reasoning") or ""
         text = message.get("content") or ""
-        finish_reason = "length" if choice.get("finish_reason") == "length" else "stop"
+        is_cut = str(choice.get("finish_reason")).lower() in CUT_OFF
+        finish_reason = "length" if is_cut else "stop"
         if thinking and not text and finish_reason == "length":
             text = "<think>" + thinking  # the thinking was cut off
         elif thinking:

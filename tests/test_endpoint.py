@@ -457,3 +457,14 @@ def test_the_threads_end_with_the_caller(serve):
     time.sleep(0.3)
     assert count == len(server.seen) < 200
     assert list(quick(server).complete([])) == []
+
+
+@pytest.mark.parametrize(
+    "reason, expected",
+    [("stop", "stop"), (None, "stop"), ("eos_token", "stop"), ("length", "length")]
+    + [(cut, "length") for cut in ("model_length", "MAX_TOKENS", "content_filter", "abort")],
+)
+def test_a_text_that_a_server_cut_off_is_no_whole_text_whatever_it_calls_that(reason, expected):
+    choice = {"message": {"content": "\\boxed{Assistant 1}"}, "finish_reason": reason}
+    reply = read_reply(json.dumps({"choices": [choice]}))
+    assert reply.finish_reason == expected

@@ -547,6 +547,20 @@ def test_a_part_of_the_training_questions_is_held_out(tmp_path, capsys):
     assert (len(train), held_out) == (27, []) and "too few" in capsys.readouterr().err
 
 
+def test_one_question_is_on_one_side_however_its_accents_are_written(tmp_path):
+    rows = []
+    for number in range(120):
+        word = ("caf\u00e9", "cafe\u0301")[number // 30 % 2]  # 30 questions in two spellings
+        rows.append({"query": f"{word} {number % 30}", "a": "x", "b": f"{number}", "label": 0})
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    *_, train, held_out, _ = prepare(Settings(train_data=str(path)))
+    numbers = [
+        {pair.messages[0]["content"].split()[1] for pair in part} for part in (train, held_out)
+    ]
+    assert len(numbers[1]) == 3 and not numbers[0] & numbers[1]
+
+
 def test_the_embedded_data_has_its_own_held_out_part():
     settings, _, train, held_out, _ = prepare(Settings())
     assert settings.eval_data is None and (len(train), len(held_out)) == (8000, 200)
