@@ -361,8 +361,8 @@ def check_base_url(url):
     return url.rstrip("/") + ("" if parts.path.strip("/") else "/v1")
 
 
-# finish reasons of servers for a text that is not whole: Mistral's, Gemini's, Azure's, vLLM's
-CUT_OFF = "length", "model_length", "max_tokens", "content_filter", "abort", "error"
+# finish reasons of servers for a text that is not whole: Mistral's, Gemini's, vLLM's
+CUT_OFF = "length", "model_length", "max_tokens", "abort", "error"
 
 
 def read_reply(content):

@@ -462,7 +462,7 @@ def test_the_threads_end_with_the_caller(serve):
 @pytest.mark.parametrize(
     "reason, expected",
     [("stop", "stop"), (None, "stop"), ("eos_token", "stop"), ("length", "length")]
-    + [(cut, "length") for cut in ("model_length", "MAX_TOKENS", "content_filter", "abort")],
+    + [(cut, "length") for cut in ("model_length", "MAX_TOKENS", "abort", "error")],
 )
 def test_a_text_that_a_server_cut_off_is_no_whole_text_whatever_it_calls_that(reason, expected):
     choice = {"message": {"content": "\\boxed{Assistant 1}"}, "finish_reason": reason}
