@@ -197,10 +197,17 @@ def decode(content, place):
     return text.replace("\n\ufeff", "\n").lstrip("\ufeff")
 
 
+def unique_fields(pairs):
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        raise ValueError("an object names a field twice")
+    return fields
+
+
 def parse_json(text, place, kind=(dict,)):
     """One JSON value of an expected kind; `place` (as `pairs.jsonl line 3`) opens the BadInput."""
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=unique_fields)
     except (ValueError, RecursionError) as error:
         raise BadInput(f"{place}: not valid JSON ({error}): correct or remove it") from error
     if not isinstance(value, kind):
@@ -218,17 +225,6 @@ def read_json_lines(path, flag="file", kind=(dict,)):
     for number, line in enumerate(read_text(path, flag).split("\n"), start=1):
         if line.strip():
             yield number, parse_json(line, f"{path} line {number}", kind)
-
-
-def one_line(text, width=60):
-    """A user's text on one line of at most `width` characters, without control characters.
-
-    Terminals obey those below 32 and from 127 to 159, and the marks that turn the direction of
-    writing. Halves of characters (surrogates) cannot be printed.
-    """
-    unsafe = "[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
-    text = " ".join(re.sub(unsafe, " ", text).split())
-    return text if len(text) <= width else text[: width - 3] + "..."
 
 
 # ---- messages and failures ----

@@ -13,7 +13,7 @@ import zlib
 from collections import Counter
 from pathlib import Path
 
-from cli import BadInput, decode, parse_json
+from cli import BadInput, decode, parse_json, unique_fields
 from data import find_format
 from tables import read_csv
 
@@ -71,7 +71,7 @@ def csv_rows(path, content):
 def json_rows(path, content):
     """A list of rows, an object with "data" or with one list, a single row, or one row a line."""
     try:
-        value = json.loads(content)
+        value = json.loads(content, object_pairs_hook=unique_fields)
     except (ValueError, RecursionError) as error:
         if str(error).startswith("Extra data"):
             yield from json_lines(path, content)

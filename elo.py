@@ -29,10 +29,11 @@ from typing import Optional
 import numpy as np
 
 import cli
-from cli import BadInput, note, one_line
+from cli import BadInput, note
 from match_files import read_matches
 from schedules import num_games, run_schedule
 from strengths import DENSE, add_up, dispersion, fit_strengths, intervals, logistic
+from tables import one_line
 
 MANY_MATCHES = 100_000  # or more: progress is reported
 MOST_FOR_CIRCLES = 2000  # players

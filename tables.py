@@ -1,4 +1,4 @@
-"""Reads csv files, also those of spreadsheet programs. No model, no torch."""
+"""Reads csv files, also those of spreadsheet programs, and prints texts in one line. No torch."""
 
 import csv
 import io
@@ -55,3 +55,14 @@ def rows_of(rows, names, path):
                 "one cell each, no name twice"
             )
         yield line, dict(zip(names, cells))
+
+
+def one_line(text, width=60):
+    """A user's text on one line of at most `width` characters, without control characters.
+
+    Terminals obey those below 32 and from 127 to 159, and the marks that turn the direction of
+    writing. Halves of characters (surrogates) cannot be printed.
+    """
+    unsafe = "[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+    text = " ".join(re.sub(unsafe, " ", text).split())
+    return text if len(text) <= width else text[: width - 3] + "..."

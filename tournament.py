@@ -16,7 +16,8 @@ import random
 from dataclasses import asdict, dataclass
 
 import cli
-from cli import BadInput, one_line
+from cli import BadInput
+from tables import one_line
 
 
 @dataclass

@@ -11,7 +11,6 @@ from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 
-import cli
 import datafiles
 from cli import BadInput, note
 from data import ID_FIELDS, PROMPT, Question, first_present, text_or_number, unique_id
@@ -24,6 +23,7 @@ from resume import resumable_rows
 from runlog import append_rows, sole_writer
 from seeding import stable_hash
 from styles import transcript
+from tables import one_line
 
 NOT_RECORDED = ("query", "candidates", "out", "json", "cache", "matches", "price_in", "price_out")
 
@@ -109,7 +109,7 @@ def rank_file(settings, rank):
     if settings.json:
         print(json.dumps({"questions": len(questions), "out": settings.out}))
     else:
-        print(f"{len(questions)} questions are ranked: {cli.one_line(settings.out, 200)}")
+        print(f"{len(questions)} questions are ranked: {one_line(settings.out, 200)}")
 
 
 def sheet_row(question, row):

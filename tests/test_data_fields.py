@@ -569,3 +569,12 @@ def test_what_is_no_message_is_shown_as_it_is(loaded):
     row = {name: {"0": "q", "1": "r"} for name in ("query", "a", "b")}
     with pytest.raises(BadInput, match="query is {'0': 'q', '1': 'r'}, expected text"):
         loaded(row)
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json"])
+def test_a_field_that_stands_twice_is_refused(tmp_path, name):
+    """Python would keep the second one, and nobody knows which was meant."""
+    path = tmp_path / name
+    path.write_text('{"query": "1+1", "a": "2", "b": "3", "a": "4"}\n')
+    with pytest.raises(BadInput, match="rows.json.*names a field twice"):
+        load_pairs(path)

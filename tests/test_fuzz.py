@@ -19,7 +19,6 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 import chat
-import cli
 import data
 import elo
 import ranking
@@ -29,6 +28,7 @@ from extras import benchmarks, evaluate, scoring
 from extras.items import labelled_items
 from runlog import append_rows
 from styles import PLACEHOLDERS, VERDICT_RULES, default_style, judge_messages, load_style
+from tables import one_line
 
 ROOT = Path(__file__).parents[1]
 
@@ -283,7 +283,7 @@ def test_candidates(folder, content, name):
     path.write_bytes(content)
     answers = result_or_bad_input(ranking.read_candidates, str(path))
     assert answers is None or answers and all(answer.encode() is not None for answer in answers)
-    assert all(len(cli.one_line(answer)) <= 60 for answer in answers or [])
+    assert all(len(one_line(answer)) <= 60 for answer in answers or [])
 
 
 MATCHES = [
@@ -308,7 +308,7 @@ def check_matches(path, names):
             math.isfinite(row[key]) for row in rows for key in ("strength", "low", "high", "elo")
         )
         for player in players:  # what the command prints
-            assert cli.one_line(str(player)).encode() is not None
+            assert one_line(str(player)).encode() is not None
 
 
 @fuzz(250)

@@ -782,7 +782,7 @@ BAD = {
     ),
     "half a pair": (
         ["--reward", "consistency", "--train_data", "q.jsonl"],
-        ["--prompts_per_step", "both orders"],
+        ["--prompts_per_step", "even number"],
     ),
 }
 
