@@ -30,7 +30,7 @@ ROLES |= {"observation": "tool", "function": "tool", "developer": "system"}
 # Fields of a turn that some models write or read beside its content
 NOT_SHOWN = "reasoning_content reasoning thinking refusal images image audio".split()
 LIKE_MESSAGES = re.compile(  # begins like messages, names a role and a content
-    r"""\s*\[?\s*\{(?=.*["'](content|value|tool_calls)["']\s*:)"""
+    r"""\s*(?:\[\s*)?\{(?=.*["'](content|value|tool_calls)["']\s*:)"""
     rf""".*["'](role|from)["']\s*:\s*["']({"|".join([*data.ROLES, *ROLES])})["']""",
     re.DOTALL,
 )
