@@ -82,7 +82,7 @@ def verdict_reward(prompts, completions, right_verdict, style, verdict=None, **c
 
     completions: generated texts, with "<think>" in front where the prompt had opened it.
     right_verdict: 1 or 2 for each completion. style: the judging style of each.
-    verdict: of each, if known: the text does not tell that a completion was cut off (None).
+    verdict: one for each completion, None where it was cut off; if not given, the texts are parsed.
     """
     given = verdict or map(parse_verdict, completions, style)
     return [1.0 if one == right else -1.0 for one, right in zip(given, right_verdict, strict=True)]
