@@ -95,7 +95,9 @@ class Settings(JudgeSettings):
         "where results.json goes; default: new each time, under out/ (nowhere with --predictions)",
     )
     out: Optional[str] = setting(
-        None, "one row a pair, with its winner and outcome: x.csv is a spreadsheet, else JSON lines"
+        None,
+        "one row a pair, with its winner and outcome: x.csv is a spreadsheet, else JSON lines; "
+        "with --sweep a csv with one row an evaluation",
     )
     compare: Optional[str] = setting(
         None, "an earlier results.json of the same benchmark: differences on their common items"

@@ -94,8 +94,11 @@ def check_out(settings):
     """BadInput where --out is a folder or one of the files that are read."""
     if settings.out is None:
         return
-    if settings.sweep:
-        raise BadInput("--out: is for one evaluation: leave out --sweep")
+    if settings.sweep and not settings.out.lower().endswith(".csv"):
+        raise BadInput(
+            f"--out: {settings.out}: with --sweep give a name that ends in .csv: a row there is an "
+            "evaluation"
+        )
     names = f"{settings.data},{settings.predictions},{settings.compare}".split(",")
     read = {Path(name.strip()).resolve() for name in names}
     if Path(settings.out).is_dir() or Path(settings.out).resolve() in read:

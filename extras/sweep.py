@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cli import BadInput
 from extras.evaluate import check, evaluate, shown
+from judge_file import write_csv
 
 SWEPT = {
     "num_votes": int,
@@ -20,10 +21,15 @@ SWEPT = {
 
 def run_sweep(settings, load_judge):
     """Evaluates every combination of settings.sweep and prints a table, or JSON."""
-    results = []
+    results, rows = [], []
+    names = [word.partition("=")[0] for word in settings.sweep.split()]
     for case in swept_settings(settings):
         result, _ = evaluate(case, load_judge)
         results.append({"output_dir": case.output_dir} | result)
+        rows.append({name: getattr(case, name) for name in names} | csv_numbers(result))
+    if settings.out:
+        Path(settings.out).parent.mkdir(parents=True, exist_ok=True)
+        write_csv(settings.out, rows)
     if settings.json:
         print(json.dumps(results, allow_nan=False))
     else:
@@ -52,13 +58,23 @@ def swept_settings(settings):
     return cases
 
 
+def headline_of(result):
+    """The name of the number that a sweep compares: the first of the benchmark's rule."""
+    known = (name for name, value in result["rule"].items() if value is not None)
+    return next(known, "accuracy")
+
+
+def csv_numbers(result):
+    """Accuracy and tokens of an evaluation, each with its 95 % interval; shares as fractions."""
+    numbers, row = result["protocol"] | result["rule"], {"items": result["items"]}
+    for name in (headline_of(result), "tokens an item"):
+        row[name], row[f"{name} low"], row[f"{name} high"] = numbers[name]
+    return row
+
+
 def show_sweep(results):
     """A line for each evaluation, sorted by tokens an item."""
-    headline = "accuracy"
-    for name, value in results[0]["rule"].items():
-        if value is not None:
-            headline = name
-            break
+    headline = headline_of(results[0])
     columns = ["accuracy", "truncated", "matches decided by a coin"]
     print(
         f"{'tokens an item':>14}  {headline:>12}    95 % interval    "

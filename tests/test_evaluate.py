@@ -3,6 +3,7 @@
 Also resume, schedules, intervals, predictions, forced verdicts, and bad input.
 """
 
+import csv
 import gzip
 import json
 import os
@@ -405,8 +406,16 @@ def test_sweep(run, tmp_path, questions):
         "--output_dir",
         tmp_path / "s",
     ]
-    code, out, err = run(*arguments, "--sweep", "strategy=knockout,elo num_votes=1,2 seed=0,1")
+    sweep = "--sweep", "strategy=knockout,elo num_votes=1,2 seed=0,1"
+    code, out, err = run(*arguments, *sweep, "--out", tmp_path / "s.csv")
     assert code == 0, err
+    with open(tmp_path / "s.csv", encoding="utf-8-sig") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["seed"] for row in rows] == ["0", "1"] * 4 and rows[7]["strategy"] == "elo"
+    tokens = sorted(float(row["tokens an item"]) for row in rows)
+    assert [f"{value:.1f}" for value in tokens] == [
+        line.split()[0] for line in out.splitlines()[1:]
+    ]
     tokens = [float(line.split()[0]) for line in out.splitlines()[1:]]
     assert (
         len(tokens) == 8 and tokens == sorted(tokens) and "strategy=elo-num_votes=2-seed=0" in out

@@ -1,0 +1,46 @@
+"""The figure of ratings: what it draws, and files that it cannot draw."""
+
+import pytest
+
+import elo
+from cli import BadInput
+from extras import plot_ratings
+
+MATCHES = "left,right,winner\n" + 9 * "b,a,left\n" + "a,b,left\nq,p,left\np,q,left\n"
+
+
+@pytest.fixture
+def ratings(tmp_path, capsys):
+    (tmp_path / "matches.csv").write_text(MATCHES)
+    path = tmp_path / "ratings.csv"
+    elo.main(["--matches", str(tmp_path / "matches.csv"), "--out", str(path)])
+    capsys.readouterr()
+    return path
+
+
+def test_points_are_ratings_and_lines_their_intervals(ratings, capsys):
+    pytest.importorskip("matplotlib")
+    groups = plot_ratings.read_ratings(ratings)
+    assert [[row["player"] for row in rows] for rows in groups.values()] == [["b", "a"], ["q", "p"]]
+    plot_ratings.main([str(ratings)])
+    assert capsys.readouterr().out == f"{ratings.with_suffix('.png')}\n"
+    figure = plot_ratings.plot_ratings(ratings, ratings.with_suffix(".svg"))
+    first, second = figure.axes
+    interval, point, *_ = first.lines
+    low, middle, high = (float(groups[1][0][f"rating{end}"]) for end in ("_low", "", "_high"))
+    assert list(interval.get_xdata()) == [low, high] and list(point.get_xdata()) == [middle]
+    assert [label.get_text() for label in first.get_yticklabels()] == ["b", "a"]
+    assert [text.get_text() for text in second.texts[1:]] == ["1", "1"]  # after the unit
+    assert figure.texts[0].get_text() == "b leads; no clear leader: q, p"
+
+
+def test_files_without_ratings(ratings, tmp_path):
+    for source in ([], [str(ratings), str(ratings)]):
+        with pytest.raises(BadInput, match="give one csv of elo.py"):
+            plot_ratings.main(source)
+    with pytest.raises(BadInput, match="has no column rank"):
+        plot_ratings.main([str(tmp_path / "matches.csv")])
+    lines = ratings.read_text(encoding="utf-8").splitlines()
+    (tmp_path / "none.csv").write_text(lines[0] + "\n")
+    with pytest.raises(BadInput, match="no player with a match"):
+        plot_ratings.main([str(tmp_path / "none.csv")])
