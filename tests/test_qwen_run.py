@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from tiny_models import COIN, make_scripted_folder
 
+from data import load_pairs
 from styles import load_style
 
 ROOT = Path(__file__).parents[1]
@@ -19,6 +20,7 @@ import best_of  # noqa: E402
 import chains  # noqa: E402
 import changed  # noqa: E402
 import gsm8k_sets  # noqa: E402
+import openai_pairs  # noqa: E402
 
 # Other folders of runs/ have a table.py too, so this one is not imported by its name.
 table_spec = importlib.util.spec_from_file_location("qwen_table", ROOT / "runs/qwen/table.py")
@@ -77,25 +79,52 @@ def test_what_cannot_be_changed_safely_is_left_out(question, answer):
     assert changed.change(question, answer) is None
 
 
-def test_right_chains_are_balanced_and_short():
-    def one(verdict, tokens, reason="stop"):
-        text = f" {tokens} tokens "
-        return {"verdict": verdict, "tokens": tokens, "finish_reason": reason, "text": text}
+def test_chains_are_own_right_solutions_and_balanced(tmp_path):
+    def pair(index, label, answers=("It is 7.", "So 1,250\nAnswer: 1,250")):
+        row = {"id": str(index), "query": f"How many? {index}", "label": label}
+        return row | dict(zip("ab", answers if label else reversed(answers)))
 
-    prompt = [{"role": "user", "content": "Which one?"}]
-    first = [one(1, 30), one(1, 10), one(1, 20), one(2, 5), one(None, 4), one(1, 3, "length")]
-    groups = [
-        {"right_verdict": 1, "prompt": prompt, "completions": first},
-        {"right_verdict": 2, "prompt": prompt, "completions": [one(2, 40), one(1, 1)]},
+    def own(index, *solutions):
+        messages = [{"role": "user", "content": f"How many? {index}"}]
+        status = ["right" if "1250" in text else "wrong" for text in solutions]
+        row = {"messages": messages, "answer": "1250", "candidates": solutions, "status": status}
+        return row
+
+    pairs = [pair(0, 1), pair(1, 0), pair(2, 0), pair(3, 1, ("It is 7.", "It is 7, no"))]
+    long, short = "A long way to 1250.\n2. **Answer:** 1250", "It is 1250. Answer: 1250"
+    solutions = [own(0, "It is 8. Answer: 8", long, short), own(1, long), own(2, "Answer: 8")]
+    out = tmp_path / "chains.jsonl"
+    paths = [write(tmp_path / "pairs.jsonl", pairs), write(tmp_path / "own.jsonl", solutions), out]
+    chains.main(*map(str, paths))
+    found = [json.loads(line)["messages"] for line in out.read_text().splitlines()]
+    texts = sorted(messages[-1]["content"] for messages in found)
+    results = "My result: 1250\nResult of Assistant 1: {}\nResult of Assistant 2: {}\n"
+    verdict = "My result is that of Assistant {0}.\nVerdict: \\boxed{{Assistant {0}}}"
+    assert texts == [
+        f"A long way to 1250.\n\n{results.format('1,250', 7)}{verdict.format(1)}",
+        f"It is 1250.\n\n{results.format(7, '1,250')}{verdict.format(2)}",
     ]
-    found = chains.right_chains(groups)
-    assert [chain[-1]["content"] for chain in found[1]] == ["10 tokens", "20 tokens"]
-    chosen = chains.balanced(found)
-    assert sorted(chain[-1]["content"] for chain in chosen) == ["10 tokens", "40 tokens"]
-    assert all(chain[0] == prompt[0] and chain[-1]["role"] == "assistant" for chain in chosen)
+    assert all("How many? " in messages[0]["content"] for messages in found)
 
 
-@pytest.mark.parametrize("name", ["solve_first", "solve_lines", "check_steps"])
+def test_openai_pairs_hide_the_label(tmp_path):
+    rows = []
+    for number in range(8):
+        row = {"question": f"Question {number}?"}
+        for index, name in enumerate(openai_pairs.GENERATORS):
+            solution = f"{name} writes <<3*4=12>>12 in {number}"
+            row[name] = {"solution": solution, "is_correct": index == number % 4}
+        rows.append(row)
+    source, out = write(tmp_path / "solutions.jsonl", rows), tmp_path / "pairs.jsonl"
+    openai_pairs.main(str(source), str(out), "6")
+    pairs = load_pairs(out)
+    assert 0 < len(pairs) <= 6 and "<<" not in out.read_text()
+    for pair in pairs:
+        right = openai_pairs.GENERATORS[int(pair.id.split("-")[1]) % 4]
+        assert pair.answers[pair.label].startswith(right)
+
+
+@pytest.mark.parametrize("name", ["solve_first", "solve_lines", "solve_example", "check_steps"])
 def test_styles_load(name):
     assert load_style(name).verdict == "boxed"
 

@@ -1,11 +1,13 @@
-"""Right judgments as data for supervised training: the format of a small judge, and the control.
+r"""Judgments for the format stage: the model's own right solution, both results, the verdict.
 
-    python runs/qwen/chains.py OUT out/qwen/run-0/rollouts/1.jsonl ...
+    python runs/qwen/chains.py PAIRS SOLUTIONS OUT
 
-Reads the rollouts of train_grpo.py and keeps completions that ended by themselves with the right
-verdict: the PER_PROMPT shortest ones of each prompt, and as many with verdict 1 as with verdict 2.
+SOLUTIONS: answers of the judge's own model to the questions of PAIRS (extras.make_data sample).
+A pair gives a chain where one of them is right: the shortest, then the final result of each answer,
+then the verdict. There are as many chains for the first answer as for the second.
 """
 
+import re
 import sys
 from pathlib import Path
 
@@ -13,24 +15,41 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from measures import read_rows, write_rows  # noqa: E402
 
+from data import load_pairs  # noqa: E402
+from equality import candidates  # noqa: E402
 from seeding import uniform  # noqa: E402
+from styles import judge_messages, load_style  # noqa: E402
 
-PER_PROMPT = 2
+STYLE = "solve_first"
+ANSWER_LINE = re.compile(r"(\n\d+\.)?\s*\**Answer:.*\Z", re.DOTALL)
+NUMBER = re.compile(r"-?[\d,]*\.?\d+")
 
 
-def right_chains(groups):
-    """{verdict: [messages of a prompt and a right judgment, ...]}"""
-    chains = {1: [], 2: []}
-    for group in groups:
-        verdict, right = group["right_verdict"], []
-        for completion in group["completions"]:
-            if completion["verdict"] == verdict and completion["finish_reason"] == "stop":
-                right.append(completion)
-        right.sort(key=lambda completion: completion["tokens"])
-        for completion in right[:PER_PROMPT]:
-            judgment = {"role": "assistant", "content": completion["text"].strip()}
-            chains[verdict].append([*group["prompt"], judgment])
-    return chains
+def shortest_right(row):
+    """The solution without its last line `Answer: N`, or None."""
+    right = [text for text, status in zip(row["candidates"], row["status"]) if status == "right"]
+    right = [ANSWER_LINE.sub("", text).strip() for text in right]
+    return min((text for text in right if "boxed" not in text and text), key=len, default=None)
+
+
+def result_of(answer):
+    """The final result of an answer: the number in the last of its readings that are compared."""
+    return (NUMBER.findall(candidates(answer)[-1]) or [None])[-1]
+
+
+def chain(pair, solution, reference):
+    """The messages of a prompt and its judgment; None where a result cannot be read off."""
+    results = [result_of(answer) for answer in pair.answers]
+    if None in results or results[0] == results[1]:
+        return None
+    place = pair.label + 1
+    judgment = (
+        f"{solution}\n\nMy result: {reference}\nResult of Assistant 1: {results[0]}\n"
+        f"Result of Assistant 2: {results[1]}\nMy result is that of Assistant {place}.\n"
+        f"Verdict: \\boxed{{Assistant {place}}}"
+    )
+    prompt = judge_messages(load_style(STYLE), pair.messages, *pair.answers)
+    return [*prompt, {"role": "assistant", "content": judgment}]
 
 
 def balanced(chains):
@@ -40,11 +59,19 @@ def balanced(chains):
     return sorted(chosen, key=lambda chain: uniform(f"chain:{chain[-1]['content']}"))
 
 
-def main(out, *files):
-    chains = right_chains(group for file in files for group in read_rows(file))
+def main(pairs, solutions, out):
+    own = {row["messages"][-1]["content"]: row for row in read_rows(solutions)}
+    chains = {1: [], 2: []}
+    for pair in load_pairs(pairs):
+        row = own.get(pair.messages[-1]["content"])
+        solution = row and shortest_right(row)
+        if solution and pair.label in (0, 1):
+            messages = chain(pair, solution, row["answer"])
+            if messages:
+                chains[pair.label + 1].append(messages)
     chosen = balanced(chains)
-    write_rows(out, [{"messages": chain} for chain in chosen])
-    print(f"{len(chosen)} chains; right ones by verdict: {len(chains[1])}, {len(chains[2])}")
+    write_rows(out, [{"messages": messages} for messages in chosen])
+    print(f"{len(chosen)} chains; by verdict: {len(chains[1])}, {len(chains[2])}")
 
 
 if __name__ == "__main__":
