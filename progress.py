@@ -75,6 +75,11 @@ def warnings_for(rows):
         )
     if row.get("judge/think_empty", 0) > max(0.9, first.get("judge/think_empty", 0)):
         advice["judge/think_empty"] = "the judge stops thinking: take harder data, or set --beta"
+    if abs(row.get("judge/position_bias", 0)) >= 0.45:
+        advice["judge/position_bias"] = (
+            "nearly every verdict names the same place: lower --learning_rate, or set "
+            "--reward consistency, which pays only verdicts that are right in both orders"
+        )
     if row["sampling/logp_diff_mean"] > 0.1:
         advice["sampling/logp_diff_mean"] = "sampler and trainer disagree: try --dtype float32"
     return [

@@ -83,10 +83,13 @@ def read_rewards(result, prompts, completions, name):
     an int or float of Python, numpy or torch. Raises BadInput for all else.
     """
     expected = f"expected a list of {len(completions)} numbers, one for each completion"
-    is_no_list = isinstance(result, (str, bytes, Mapping, Set))
-    if is_no_list or not is_iterable(result):
+    try:
+        values = None if isinstance(result, (str, bytes, Mapping, Set)) else iter(result)
+    except TypeError:  # one number, or an array of no dimension
+        values = None
+    if values is None:
         raise BadInput(f"--reward {name}: returned {type(result).__name__}, {expected}")
-    values = list(result)
+    values = list(values)
     if len(values) != len(completions):
         raise BadInput(f"--reward {name}: returned {len(values)} rewards, {expected}")
     rewards = []
@@ -100,14 +103,6 @@ def read_rewards(result, prompts, completions, name):
             )
         rewards.append(reward)
     return rewards
-
-
-def is_iterable(value):
-    try:
-        iter(value)
-    except TypeError:  # arrays of no dimension have __iter__, too
-        return False
-    return True
 
 
 def plain_number(value):

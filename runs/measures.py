@@ -8,6 +8,7 @@ A grid is an array (runs, units): the mean of a value over the rows of one unit 
 is what the bootstrap draws: a question, or two questions with the same two answers.
 """
 
+import gzip
 import json
 import sys
 from pathlib import Path
@@ -27,6 +28,14 @@ from verdicts import vote_of  # noqa: E402
 def read_rows(path):
     """The JSON values of a JSON-lines file."""
     return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+
+
+def forced_rows(path):
+    """The rows of a folder's forced.json (runs/qwen/forced.py), or of its gzipped copy."""
+    path = Path(path)
+    if path.is_dir():
+        return json.loads((path / "forced.json").read_text())["rows"]
+    return json.loads(gzip.decompress(path.read_bytes()))["rows"]
 
 
 def write_rows(path, rows):

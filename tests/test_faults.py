@@ -354,6 +354,10 @@ FAULTS = {
         "frac_reward_zero_std 1.00.*too hard.*--temperature",
     ),
     "guessing": ([{}, {"judge/think_empty": 0.95}], "judge/think_empty 0.95, 0.30 at first"),
+    "place": (
+        [{}, {"judge/position_bias": -0.5}],
+        "judge/position_bias -0.50, 0.00 at first.*--reward consistency",
+    ),
     "gap": ([{"sampling/logp_diff_mean": 0.3}], "logp_diff_mean 0.30.*float32"),
 }
 

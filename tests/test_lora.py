@@ -379,3 +379,17 @@ def test_what_does_not_fit_is_refused(folder, tmp_path):
     save_file({"x": torch.ones(1)}, adapter / "other.safetensors")
     with pytest.raises(BadInput, match="not a complete safetensors file"):
         Model.from_pretrained(folder, adapter=adapter)
+
+
+def test_the_adapter_that_is_published_is_a_judge(folder, tmp_path):
+    """runs/qwen/ship.py: bf16, the name of the base, and the style of its training."""
+    policy, out = stirred(folder), tmp_path / "published"
+    checkpoint = saved(policy, tmp_path, "rrm_short")
+    command = [sys.executable, ROOT / "runs/qwen/ship.py", checkpoint, out, str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert {tensor.dtype for tensor in load_file(out / lora.WEIGHTS).values()} == {torch.bfloat16}
+    judge = Judge(out, dtype="float32")
+    assert judge.style.name == "rrm_short"
+    loss = loss_of(judge.backend.model.float()).item()
+    assert loss == pytest.approx(loss_of(policy.model).item(), abs=1e-3)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tiny_models import COIN, make_scripted_folder
 
-from data import load_pairs
+from data import Pair, load_pairs
 from styles import load_style
 
 ROOT = Path(__file__).parents[1]
@@ -21,6 +21,7 @@ import chains  # noqa: E402
 import changed  # noqa: E402
 import gsm8k_sets  # noqa: E402
 import openai_pairs  # noqa: E402
+import solved  # noqa: E402
 
 # Other folders of runs/ have a table.py too, so this one is not imported by its name.
 table_spec = importlib.util.spec_from_file_location("qwen_table", ROOT / "runs/qwen/table.py")
@@ -105,6 +106,31 @@ def test_chains_are_own_right_solutions_and_balanced(tmp_path):
         f"It is 1250.\n\n{results.format(7, '1,250')}{verdict.format(2)}",
     ]
     assert all("How many? " in messages[0]["content"] for messages in found)
+
+
+def test_games_by_the_judges_own_result():
+    """Answer a says 7 and is wrong, answer b says 1,250 and is right."""
+    pair = Pair("p", [], ("It is 7.", "Answer: 1,250"), 1)
+
+    def game(own, first, second, order, verdict):
+        text = f"My result: {own}\nResult of Assistant 1: {first}\nResult of Assistant 2: {second}"
+        return {"text": text, "order": order, "verdict": verdict}
+
+    games = [
+        game(1250, 7, "1,250", [0, 1], 2),
+        game("$1250.00", 7, 1250, [1, 0], 1),  # read in the wrong order, and yet right
+        game(7, 1250, 7, [1, 0], 2),
+        game(9, 7, 1250, [0, 1], None),
+        {"text": "no lines", "order": [0, 1], "verdict": 1},
+    ]
+    rows = list(solved.game_rows(pair, {"matches": [{"games": games}]}))
+    assert [row["kind"] for row in rows] == ["right answer"] * 2 + [
+        "wrong answer",
+        "neither",
+        "not stated",
+    ]
+    assert [row["right"] for row in rows] == [True, True, False, False, False]
+    assert [row["read"] for row in rows] == [True, False, True, True, False]
 
 
 def test_openai_pairs_hide_the_label(tmp_path):

@@ -84,9 +84,10 @@ format)
     ;;
 train)
     python train_grpo.py --model "$(newest format)" --train_data "$out/pairs_grpo.jsonl" \
-        --eval_data none --output_dir "$out/$name" --style "$style" "${judging[@]}" \
-        --learning_rate 2e-4 --micro_batch_tokens 1536 --prompts_per_step 4 --num_generations 8 \
-        --max_steps "${STEPS:-15}" --save_every 1 --seed "${SEED:-0}" $(resumed "$name")
+        --eval_data none --output_dir "$out/$name" --style "$style" --temperature 1 \
+        --max_completion_length 320 --learning_rate 2e-4 --micro_batch_tokens 2304 \
+        --prompts_per_step 4 --num_generations 8 --max_steps "${STEPS:-14}" --save_every 1 \
+        --seed "${SEED:-0}" $(resumed "$name")
     ;;
 judge)
     for pairs in ${PAIRS:-openai pairs_test}; do

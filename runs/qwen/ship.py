@@ -1,6 +1,6 @@
 """Makes the adapter that is published: in bf16, without optimizer, with its base's name on the hub.
 
-    python runs/qwen/ship.py out/qwen/run-0/checkpoint-60 adapters/qwen2.5-coder-1.5b-judge \\
+    python runs/qwen/ship.py out/qwen/format/checkpoint-10 adapters/qwen2.5-coder-1.5b-gsm8k \\
         Qwen/Qwen2.5-Coder-1.5B-Instruct
 
 `judge.py --model BASE --adapter FOLDER` and peft load it.
@@ -16,7 +16,6 @@ from safetensors.torch import load_file
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from lora import PREFIX, WEIGHTS, read_adapter  # noqa: E402
-from runlog import write_json  # noqa: E402
 
 
 def main(checkpoint, folder, base):
@@ -27,8 +26,7 @@ def main(checkpoint, folder, base):
     weights = {}
     for key, tensor in load_file(Path(checkpoint) / WEIGHTS).items():
         weights[key.removeprefix(PREFIX).removesuffix(".weight")] = tensor.to(torch.bfloat16)
-    adapter.save(folder, weights)
-    write_json(folder / "config.json", json.loads((Path(checkpoint) / "config.json").read_text()))
+    adapter.save(folder, weights, json.loads((Path(checkpoint) / "config.json").read_text()))
     size = sum(path.stat().st_size for path in folder.iterdir())
     print(f"{folder}: {size / 1e6:.1f} MB")
 

@@ -2,13 +2,13 @@
 
     python runs/qwen/table.py train_pairs.jsonl test_pairs.jsonl base=out/qwen/games/test-base ...
 
-Each name stands for the folder of an evaluation with its forced.json (forced.py). Columns: right
-(no verdict counts as wrong), forced (it counts as the likelier one), both (right in both orders),
-verdicts written, verdicts for the first place, tokens of a game. The differences are to the first
-judge and to logistic regression on the words of the answers, trained on the same pairs.
+Each name stands for the folder of an evaluation with its forced.json (forced.py), or for a gzipped
+forced.json in logs/. Columns: right (no verdict counts as wrong), forced (it counts as the likelier
+one), both (right in both orders), verdicts written, verdicts for the first place, tokens of a game.
+The differences are to the first judge and to logistic regression on the words of the answers,
+trained on the same pairs.
 """
 
-import json
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -16,7 +16,7 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
 
 from gsm8k_sets import words_of  # noqa: E402
-from measures import accuracy, as_text, difference, grid, markdown_table  # noqa: E402
+from measures import accuracy, as_text, difference, forced_rows, grid, markdown_table  # noqa: E402
 
 from cli import BadInput, run  # noqa: E402
 from data import load_pairs  # noqa: E402
@@ -113,8 +113,8 @@ def main(train_path, test_path, *named):
     check_apart(train, test)
     print(f"{len(train)} training and {len(test)} test pairs share no question.")
     judges = {}
-    for name, _, folder in (text.partition("=") for text in named):
-        judges[name] = json.loads(Path(folder, "forced.json").read_text())["rows"]
+    for name, _, path in (text.partition("=") for text in named):
+        judges[name] = forced_rows(path)
     for table in tables(train, test, judges):
         print(f"\n{table}")
 

@@ -1,0 +1,71 @@
+"""What a judge gets right and wrong: does its own result agree with the right answer?
+
+    python runs/qwen/solved.py test_pairs.jsonl format=out/qwen/games/pairs_test-format
+
+A row is a kind of game: the judge's own result is that of the right answer, of the wrong one, of
+neither, or is not stated. `read`: both results of the answers were read off as they are. A verdict
+by force counts as none (forced.py).
+"""
+
+import re
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
+
+from chains import NUMBER, result_of  # noqa: E402
+from measures import forced_rows, markdown_table, mean  # noqa: E402
+
+from cli import run  # noqa: E402
+from data import load_pairs  # noqa: E402
+from verdicts import vote_of  # noqa: E402
+
+KINDS = "right answer", "wrong answer", "neither", "not stated"
+
+
+def number(text):
+    """The last number of a text as a float, or None."""
+    found = NUMBER.findall(text or "")
+    return float(found[-1].replace(",", "")) if found else None
+
+
+def kind_of(text, right, wrong):
+    """Which answer's result the judge states as its own. right, wrong: those results."""
+    own = re.search("My result: (.*)", text)
+    own = number(own[1]) if own else None
+    if own is None:
+        return "not stated"
+    return {right: "right answer", wrong: "wrong answer"}.get(own, "neither")
+
+
+def game_rows(pair, row):
+    """{kind, right, read} of each game of one row of results.json."""
+    results = [number(result_of(answer)) for answer in pair.answers]
+    right, wrong = results[pair.label], results[1 - pair.label]
+    for match in row["matches"]:
+        for game in match["games"]:
+            named = re.findall("Result of Assistant [12]: (.*)", game["text"])
+            yield {
+                "kind": kind_of(game["text"], right, wrong),
+                "right": vote_of(game) == pair.label and not game.get("forced"),
+                "read": [number(text) for text in named] == [results[i] for i in game["order"]],
+            }
+
+
+def main(pairs, *named):
+    by_id, rows = {pair.id: pair for pair in load_pairs(pairs)}, []
+    for name, _, path in (text.partition("=") for text in named):
+        games = defaultdict(list)
+        for row in forced_rows(path):
+            for game in game_rows(by_id[row["id"]], row):
+                games[game["kind"]].append(game)
+        for kind in KINDS:
+            if games[kind]:
+                shares = (mean(game[key] for game in games[kind]) for key in ("right", "read"))
+                rows.append([name, kind, len(games[kind]), *(f"{share:.3f}" for share in shares)])
+    print(markdown_table(["judge", "own result is that of", "games", "right", "read"], rows))
+
+
+if __name__ == "__main__":
+    run(lambda: main(*sys.argv[1:]))
