@@ -389,7 +389,7 @@ def test_the_adapter_that_is_published_is_a_judge(folder, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert {tensor.dtype for tensor in load_file(out / lora.WEIGHTS).values()} == {torch.bfloat16}
-    judge = Judge(out, dtype="float32")
+    judge = Judge(folder, adapter=out, dtype="float32")
     assert judge.style.name == "rrm_short"
     loss = loss_of(judge.backend.model.float()).item()
     assert loss == pytest.approx(loss_of(policy.model).item(), abs=1e-3)
