@@ -101,7 +101,10 @@ class Setting:
         values = list(self.values(metric).values())
         result = {"mean": float(np.mean(values)), "interval": None, "over": "1 run"}
         if len(values) > 1:
-            return result | {"interval": mean_interval(values), "over": f"{len(values)} seeds"}
+            low, high = mean_interval(values)
+            if metric in FIRST:  # a share
+                low, high = max(low, 0.0), min(high, 1.0)
+            return result | {"interval": [low, high], "over": f"{len(values)} seeds"}
         items = list(next(iter(self.items.values()))[metric].values())
         if items:
             draws, over = bootstrap(items), f"{len(items)} items"
