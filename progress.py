@@ -40,10 +40,7 @@ def progress_line(row):
 
 
 def warnings_for(rows):
-    """What the last row of a metrics.jsonl shows to go wrong, and what to change.
-
-    Returns sentences that begin with a metric.
-    """
+    """What goes wrong in the last row of a metrics.jsonl, in sentences that begin with a metric."""
     steps = [row for row in rows if "reward" in row and not row.get("skipped_steps")]
     if not steps or steps[-1] is not rows[-1]:
         return []
@@ -51,7 +48,6 @@ def warnings_for(rows):
     right, unscored = "reward/oracle", "reward/unanswered"
     if "judge/accuracy" in row:
         right, unscored = "judge/accuracy", "judge/parse_fail"
-
     advice = {}
     entropy = sum(row["entropy"] for row in steps[-5:]) / 5
     if len(steps) > 5 and entropy < 0.1 * first["entropy"]:
@@ -77,8 +73,7 @@ def warnings_for(rows):
         advice["judge/think_empty"] = "the judge stops thinking: take harder data, or set --beta"
     if abs(row.get("judge/position_bias", 0)) >= 0.45:
         advice["judge/position_bias"] = (
-            "nearly every verdict names the same place: lower --learning_rate, or set "
-            "--reward consistency, which pays only verdicts that are right in both orders"
+            "nearly every verdict names one place: lower --learning_rate, try --reward consistency"
         )
     if row["sampling/logp_diff_mean"] > 0.1:
         advice["sampling/logp_diff_mean"] = "sampler and trainer disagree: try --dtype float32"

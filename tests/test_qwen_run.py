@@ -150,7 +150,9 @@ def test_openai_pairs_hide_the_label(tmp_path):
         assert pair.answers[pair.label].startswith(right)
 
 
-@pytest.mark.parametrize("name", ["solve_first", "solve_lines", "solve_example", "check_steps"])
+@pytest.mark.parametrize(
+    "name", ["solve_first", "solve_lines", "check_steps", ROOT / "runs/qwen/solve_example.txt"]
+)
 def test_styles_load(name):
     assert load_style(name).verdict == "boxed"
 

@@ -6,7 +6,7 @@
 #   bash runs/qwen/chain.sh fetch      the two models, to models/
 #   bash runs/qwen/chain.sh answers    8 answers of the 0.5B, 3 solutions of the 1.5B
 #   bash runs/qwen/chain.sh pairs      right against wrong, same question, balanced by length
-#   bash runs/qwen/chain.sh prompts    the untrained 1.5B with four prompts
+#   bash runs/qwen/chain.sh prompts    the untrained 1.5B with its prompt and with others
 #   bash runs/qwen/chain.sh format     supervised, on the 1.5B's own right solutions
 #   bash runs/qwen/chain.sh train      GRPO from there
 #   bash runs/qwen/chain.sh judge      games of the base, of format and of the trained judge
@@ -18,7 +18,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 data="${DATA:-data}" out="${OUT:-out/qwen}" models="${MODELS:-models}"
-style="${STYLE:-solve_first}" base_style="${BASE_STYLE:-solve_example}" name="${NAME:-grpo}"
+style="${STYLE:-solve_first}" base_style="${BASE_STYLE:-runs/qwen/solve_example.txt}" name="${NAME:-grpo}"
 judge="${JUDGE:-$models/qwen2.5-coder-1.5b}" solver="$models/qwen2.5-coder-0.5b"
 judging=(--temperature 0.7 --max_completion_length 320)
 lora=(--lora_rank 8 --lora_alpha 32)
@@ -72,9 +72,10 @@ pairs)
     python runs/qwen/openai_pairs.py "$data/gsm8k/model_solutions.jsonl" "$out/openai.jsonl" 300
     ;;
 prompts)
-    for one in solve_first solve_lines solve_example check_steps; do
+    for one in solve_first solve_lines check_steps; do
         games "prompts/$one" pairs_train "$one" --limit 12
     done
+    games prompts/solve_example pairs_train "$base_style" --limit 12
     ;;
 format)
     python runs/qwen/chains.py "$out/pairs_train.jsonl" "$out/own_train.jsonl" "$out/chains.jsonl"
