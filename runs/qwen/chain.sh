@@ -86,7 +86,8 @@ format)
 train)
     python train_grpo.py --model "$(newest format)" --train_data "$out/pairs_grpo.jsonl" \
         --eval_data none --output_dir "$out/$name" --style "$style" --temperature 1 \
-        --max_completion_length 320 --learning_rate 2e-4 --micro_batch_tokens 2304 \
+        --reward consistency \
+        --max_completion_length 320 --learning_rate 5e-5 --micro_batch_tokens 2304 \
         --prompts_per_step 4 --num_generations 8 --max_steps "${STEPS:-14}" --save_every 1 \
         --seed "${SEED:-0}" $(resumed "$name")
     ;;
