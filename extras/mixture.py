@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 
 from cli import note
 from data import Pair
+from equality import candidates
 from questions import question_key
 from runlog import json_line
 from seeding import uniform
@@ -144,13 +145,32 @@ def choose_pairs(rows, per_question=1, seed=0):
 
 def right_wrong_options(row):
     """([(index of a right candidate, of a different wrong one), ...], why there are none)."""
-    right = [index for index, status in enumerate(row["status"]) if status == "right"]
-    wrong = [index for index, status in enumerate(row["status"]) if status == "wrong"]
     texts = [flat(candidate) for candidate in row["candidates"]]
+    right, wrong, unclear = [], [], []
+    for index, status in enumerate(row["status"]):
+        if status == "right":
+            right.append(index)
+        elif status == "wrong":
+            sure = states_another_result(row["candidates"][index], row.get("answer"))
+            (wrong if sure else unclear).append(index)
     options = [(i, j) for i in right for j in wrong if texts[i] != texts[j]]
     if right:
-        return options, "no wrong answer"
-    return options, "no right answer" if wrong else "no checked answer"
+        return options, "no clearly wrong answer" if unclear else "no wrong answer"
+    return options, "no right answer" if wrong or unclear else "no checked answer"
+
+
+def states_another_result(answer, reference):
+    """Whether the answer states one result, and the reference does not stand in it.
+
+    "Answer: it takes 2 hours to travel 180 miles" does not equal 2 for the verifier, and is right.
+    Without a reference, people have said that the answer is wrong.
+    """
+    if reference is None:
+        return True
+    stated, *guesses = candidates(answer)
+    result = re.escape(candidates(reference)[-1].strip("$ ").replace(",", ""))
+    holds_reference = re.search(rf"(?<![\w.]){result}(?!\w|\.\d)", stated.replace(",", ""))
+    return not holds_reference and all(guess == stated for guess in guesses)
 
 
 def excess(cells, row, option, seed):

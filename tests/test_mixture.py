@@ -75,6 +75,26 @@ def test_contamination(text, found):
 # ---- pairs from checked answers ----
 
 
+@pytest.mark.parametrize(
+    "answer, reference, sure",
+    [
+        ("10 / 2 = 5\n\nAnswer: 5", "7", True),
+        ("so it is \\boxed{-15}", "3", True),
+        ("Answer: She sells 4 cakes", "14", True),
+        ("Answer: $1,200", "200", True),
+        ("Answer: 2.5", "2", True),
+        ("Answer: It takes 2 hours to travel 180 miles.", "2", False),
+        ("Answer: He pays $1,035 on Saturday and Sunday", "1,035", False),
+        ("First he adds.\n3. The result is the number that is sold.", "220", False),  # no result
+        ("He has 40 * 3 = 120 cars and 50 * 4 = 200 bikes.", "320", False),  # not the asked sum
+        ("what people call wrong", None, True),
+    ],
+)
+def test_which_answers_are_surely_wrong(answer, reference, sure):
+    """Some answers that the verifier calls wrong say the right thing, or nothing."""
+    assert mixture.states_another_result(answer, reference) == sure
+
+
 def answers(name, *entries):
     """A row of `sample` from (candidate, status, generator)."""
     texts, status, generators = zip(*entries)
