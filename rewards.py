@@ -21,16 +21,16 @@ import inspect
 import itertools
 import json
 import math
-import numbers
 import random
-from collections.abc import Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
+from numbers import Real
 
 from chat import encode_chat
 from cli import BadInput
 from data import Pair, place, to_messages
 from judge_task import consistency_reward, verdict_reward  # noqa: F401  users look for them here
-from plugins import import_function
+from plugins import import_function, load_extra
 from seeding import stable_hash
 from styles import judge_messages
 
@@ -61,19 +61,12 @@ def import_reward(name):
         result = function(**given)
         if inspect.iscoroutine(result):
             result = asyncio.run(result)
-        if not is_compared(result):
-            return read_rewards(result, prompts, completions, name)
-        rewards, groups = result
-        return read_rewards(rewards, prompts, completions, name), groups
+        match result:
+            case values, [GroupMatches(), *_] as groups:  # what compare_groups returns
+                return read_rewards(values, prompts, completions, name), groups
+        return read_rewards(result, prompts, completions, name)
 
     return reward
-
-
-def is_compared(result):
-    """Whether a function returned what compare_groups does, not rewards alone."""
-    if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], list):
-        return False
-    return all(isinstance(group, GroupMatches) for group in result[1])
 
 
 def read_rewards(result, prompts, completions, name):
@@ -82,43 +75,36 @@ def read_rewards(result, prompts, completions, name):
     result: a list, tuple, generator, array or tensor of one number for each completion. A number is
     an int or float of Python, numpy or torch. Raises BadInput for all else.
     """
+    values = result.tolist() if hasattr(result, "tolist") else result  # an array or a tensor
     expected = f"expected a list of {len(completions)} numbers, one for each completion"
-    try:
-        values = None if isinstance(result, (str, bytes, Mapping, Set)) else iter(result)
-    except TypeError:  # one number, or an array of no dimension
-        values = None
-    if values is None:
+    if not isinstance(values, Iterable) or isinstance(values, (str, bytes, Mapping, Set)):
         raise BadInput(f"--reward {name}: returned {type(result).__name__}, {expected}")
     values = list(values)
     if len(values) != len(completions):
         raise BadInput(f"--reward {name}: returned {len(values)} rewards, {expected}")
     rewards = []
     for number, value in enumerate(values, start=1):
-        reward = plain_number(value)
-        if reward is None:
+        try:
+            rewards.append(math.nan if value is None else as_reward(value))
+        except ValueError as error:
             raise BadInput(
                 f"--reward {name}: returned {value!r:.80} for completion {number} of "
                 f"{len(values)}, {completions[number - 1]!r:.200} after "
                 f"{prompts[number - 1]!r:.200}: return a finite number, or None for no score"
-            )
-        rewards.append(reward)
+            ) from error
     return rewards
 
 
-def plain_number(value):
-    """A number as float, None as NaN, and all else (bool, NaN, infinity, text) as None.
-
-    Nothing above 1e18 is a reward: its square is infinite in fp32.
-    """
-    if value is None:
-        return math.nan
+def as_reward(value):
+    """A number of Python, numpy or torch as float. Raises ValueError for all else, bools too."""
     try:
-        value = value.item() if hasattr(value, "item") else value  # numpy, torch
-    except (TypeError, ValueError, RuntimeError):  # no method, or more than one number
-        return None
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not abs(value) <= 1e18:
-        return None
-    return float(value)
+        number = value.item() if hasattr(value, "item") else value
+    except RuntimeError as error:  # a tensor of several numbers; an array raises ValueError
+        raise ValueError from error
+    # Nothing above 1e18 is a reward: its square is infinite in fp32. NaN is not below it either.
+    if isinstance(number, bool) or not isinstance(number, Real) or not abs(number) <= 1e18:
+        raise ValueError
+    return float(number)
 
 
 # ---- what both rewards of a solver read ----
@@ -146,11 +132,8 @@ def answer_reward(prompts, completions, answer, correct=None, **columns):
     {-1, +1} (RRM section 3.2).
     """
     if correct is None:
-        from verify import check_answers
-
-        correct = check_answers(
-            [final_answer(completion) for completion in completions], list(answer)
-        )
+        texts = [final_answer(completion) for completion in completions]
+        correct = load_extra("verify").check_answers(texts, list(answer))
     return [float(right is True) for right in correct]
 
 

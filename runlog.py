@@ -235,6 +235,6 @@ def reporter(settings):
     """A function (step, metrics) that copies metrics to where --report_to says."""
     if settings.report_to == "none" or os.environ.get("RANK", "0") != "0":
         return lambda step, metrics: None
-    from reporting import metrics_writer
+    from plugins import load_extra
 
-    return metrics_writer(settings)
+    return load_extra("reporting").metrics_writer(settings)

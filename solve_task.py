@@ -52,6 +52,7 @@ class SolveTask:
     def __init__(self, settings):
         """Checks the settings and imports a reward function. Raises BadInput."""
         self.settings = settings
+        load_extra("verify")  # what checks answers
         if importlib.util.find_spec("math_verify") is None:
             raise BadInput(
                 f"--reward {settings.reward}: checking answers needs the package math-verify: "
@@ -290,12 +291,10 @@ def check_answers_of(group):
     reference = group.item.question.answer
     if reference is None:
         return
-    from verify import check_answers
-
     answers = [
         final_answer(record["text"]) if record["answered"] else "" for record in group.records
     ]
-    group.item.correct = check_answers(answers, [reference] * len(answers))
+    group.item.correct = load_extra("verify").check_answers(answers, [reference] * len(answers))
 
 
 def shares_of_right_answers(exercise):

@@ -117,7 +117,7 @@ def checked_rows(questions, texts, finish_reasons, settings):
     texts[question][answer]; finish_reasons likewise: "stop", "length" or "refused". An error of the
     verifier does not make an answer wrong.
     """
-    from verify import check_answers
+    from extras.verify import check_answers
 
     rows, unchecked = [], []
     for question, own_texts, reasons in zip(questions, texts, finish_reasons, strict=True):

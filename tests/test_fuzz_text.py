@@ -15,12 +15,11 @@ from hypothesis import strategies as st
 from test_fuzz import JSON, VALUES, damaged, fuzz, result_or_bad_input, time_limit
 
 import cli
-import equality
 import judge
 import train_grpo
 import train_sft
 from cli import BadInput
-from extras import endpoint, evaluate
+from extras import endpoint, equality, evaluate
 from extras.endpoint import Reply, TransientError
 from extras.server import disarm
 from rm_r1 import task_type

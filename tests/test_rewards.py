@@ -373,7 +373,7 @@ def test_both_orders_of_a_pair_come_together():
 
 
 def test_answer_reward_strips_thinking_and_pays_no_error():
-    pytest.importorskip("verify")
+    pytest.importorskip("extras.verify")
     completions = [
         "<think>13</think>The answer is \\boxed{12}.",
         "\\boxed{13}",
@@ -536,7 +536,7 @@ def test_a_function_of_ones_own_pays_a_solver(world):
 
 
 def test_right_answers_pay_a_solver_and_are_evaluated(world):
-    pytest.importorskip("verify")
+    pytest.importorskip("extras.verify")
     flags = [
         "--train_data",
         "q.jsonl",

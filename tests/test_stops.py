@@ -684,7 +684,8 @@ def test_ctrl_c_while_a_script_imports(tmp_path):
 def test_ctrl_c_is_told_once_where_answers_are_checked():
     """The terminal sends it to the whole group; a worker that compares formulas says nothing."""
     code = (
-        "import time, cli, verify\n"
+        "import time, cli\n"
+        "from extras import verify\n"
         "def wait():\n"
         "    print(verify.take_worker().pid, flush=True)\n"
         "    time.sleep(60)\n"

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-import verify
-from equality import quick_check, stated_answer
-from verify import check_answers
+from cli import ROOT
+from extras import verify
+from extras.equality import quick_check, stated_answer
+from extras.verify import check_answers
 
-ROOT = Path(verify.__file__).parent
 DATA = ROOT.parent / "shared" / "data"
 
 
@@ -104,7 +104,8 @@ def run_elsewhere(tmp_path, module):
     """check_answers in a process where the parser of math-verify is this text."""
     (tmp_path / "latex2sympy2_extended.py").write_text(module)
     code = (
-        "import cli, verify; cli.run(lambda: print(verify.check_answers([r'\\boxed{1+1}'], ['2'])))"
+        "import cli; from extras.verify import check_answers; "
+        "cli.run(lambda: print(check_answers([r'\\boxed{1+1}'], ['2'])))"
     )
     return subprocess.run(
         [sys.executable, "-c", code],

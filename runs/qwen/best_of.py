@@ -30,7 +30,7 @@ from measures import (  # noqa: E402
 )
 
 from cli import run  # noqa: E402
-from equality import exact_number, normalise, split_unit, stated_answer  # noqa: E402
+from extras.equality import exact_number, normalise, split_unit, stated_answer  # noqa: E402
 from extras.results import read_result  # noqa: E402
 
 CHARACTERS_PER_TOKEN = 3  # of the judge's own solutions, whose tokens are not stored

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from measures import read_rows, write_rows  # noqa: E402
 
 from data import load_pairs  # noqa: E402
-from equality import candidates  # noqa: E402
+from extras.equality import candidates  # noqa: E402
 from seeding import uniform  # noqa: E402
 from styles import judge_messages, load_style  # noqa: E402
 

@@ -1,6 +1,6 @@
 """The worker of verify.py: compares formulas by their values, with math-verify's parser and sympy.
 
-python formulas.py          reads [seconds, answer, reference] a line, writes true, false or null
+python -m extras.formulas   reads [seconds, answer, reference] a line, writes true, false or null
 """
 
 import json
@@ -9,7 +9,7 @@ import re
 import sys
 from fractions import Fraction
 
-from equality import NAME, decide
+from extras.equality import NAME, decide
 
 START_DEADLINE = 120.0  # seconds for the imports, on a busy machine
 MEMORY = 4 << 30  # bytes of address space: 9^(9^9) asks for more

@@ -17,10 +17,9 @@ import sys
 import threading
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
-from cli import BadInput
-from equality import alternatives, best_of, candidates, quick_check
+from cli import ROOT, BadInput
+from extras.equality import alternatives, best_of, candidates, quick_check
 
 workers, lock = [], threading.Lock()  # idle ones; they stay for the next call
 
@@ -83,7 +82,8 @@ def take_worker():
     if workers:
         return workers.pop()
     worker = subprocess.Popen(
-        [sys.executable, Path(__file__).with_name("formulas.py")],
+        [sys.executable, "-m", "extras.formulas"],
+        cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

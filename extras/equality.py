@@ -189,8 +189,9 @@ def spell_greek(match):
     return f"\\{unicodedata.name(match[0]).split()[-1].lower()} "
 
 
-SPELLINGS = [
-    # characters
+# The lists below are applied from top to bottom, and each line to what the lines above it made. So
+# the later lists need to know one spelling alone: LaTeX's, with one blank at most.
+CHARACTERS = [  # that stand for LaTeX
     (r"[\u2010-\u2013−]", "-"),
     (r"[×\u2715]", r"\\times "),
     (r"[·⋅∙]", r"\\cdot "),
@@ -203,29 +204,32 @@ SPELLINGS = [
     (r"∈", r"\\in "),
     (r"≤|\\leq(?![a-z])", r"\\le "),
     (r"≥|\\geq(?![a-z])", r"\\ge "),
-    # LaTeX that only changes how things look
+]
+LOOKS = [  # LaTeX that only changes how things look
     (r"\\(?:left|right|[bB]igg?[lrm]?|displaystyle|limits)(?![a-z])", ""),
     (r"\\[dtc]frac", r"\\frac"),
     (r"(?<=\d)(?:\{,\}|,?\\[,!])\s*(?=\d{3}(?!\d))", ""),  # 1{,}000 and 1\,000
     (r"(?<!\\)\\[,;:!> ]|\\q?quad(?![a-z])|(?<=[\w.{})$])~", " "),
-    (r"(?<!\\)\\[()\[\]]", " "),
+    (r"(?<!\\)\\[()\[\]]", " "),  # \( and \] enclose formulas
     (r"\\(?:text[a-z]*|math(?:rm|bf|it|sf)|[mh]box|operatorname|emph)\*?\s*\{([^{}]*)\}", r"\1"),
     (r"\\([%#&_])", r"\1"),
     (r"\s*\^\s*", "^"),
     (r"\^\{?\\circ\}?|\\degree(?![a-z])|\s+°|°", "°"),
-    # plain writing that stands for LaTeX
-    (r"(?<=\d)\s*(?i:([ap])\.?\s?m\b)\.?", r" \1m"),
-    (r"(?<=[\d.])[eE]([-+]?\d+)(?!\w)", r"\\times 10^{\1}"),
-    (r"(?<=\w)\*\*(?=[\w(])", "^"),
-    (r"(?<=\d) ?x ?(?=10\^)", r"\\times "),
+]
+PLAIN = [  # plain writing that stands for LaTeX
+    (r"(?<=\d)\s*(?i:([ap])\.?\s?m\b)\.?", r" \1m"),  # 5p.m. -> 5 pm
+    (r"(?<=[\d.])[eE]([-+]?\d+)(?!\w)", r"\\times 10^{\1}"),  # 3e8
+    (r"(?<=\w)\*\*(?=[\w(])", "^"),  # 2**3
+    (r"(?<=\d) ?x ?(?=10\^)", r"\\times "),  # 3 x 10^8
     (r"\bper cent\b", "percent"),
     (r"\\varnothing", r"\\emptyset"),
-    (r"\*\*", ""),
+    (r"\*\*", ""),  # **bold**
     (r"\*", r"\\cdot "),
     (r"(?<![\\A-Za-z])(sqrt|sin|cos|tan|log|ln|pi|infty)(?![A-Za-z])", r"\\\1 "),
     (r"(?<![\\A-Za-z])(?:inf|infinity)(?![A-Za-z])", r"\\infty "),
-    (r"(?<=[\d})\]]),?\s+(?:and|or)\s+(?=[-+\d\\({.])", ", "),
-    # braces that LaTeX lets one leave out
+    (r"(?<=[\d})\]]),?\s+(?:and|or)\s+(?=[-+\d\\({.])", ", "),  # 3 and 5 -> 3, 5
+]
+BRACES = [  # that LaTeX lets one leave out
     (r"\\sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
     (r"\\sqrt\s*(\d+|[A-Za-z])", r"\\sqrt{\1}"),
     (r"\\frac\s*([\dA-Za-z])", r"\\frac{\1}"),
@@ -247,7 +251,7 @@ def normalise(text):
     text = re.sub(r"(?s)^[\"'‘“](.*)[\"'’”]([.,]?)$", r"\1\2", text)  # a quote alone is a prime
     is_currency = "\\$" in text or text.count("$") % 2 == 1  # else they enclose formulas
     text = text.replace("\\$", "").replace("$", "")
-    for pattern, spelling in SPELLINGS:
+    for pattern, spelling in [*CHARACTERS, *LOOKS, *PLAIN, *BRACES]:
         text = re.sub(pattern, spelling, text)
     if not re.search(r"[(\[]|\\\{", text):
         text = THOUSANDS.sub(remove_commas, text)
@@ -282,8 +286,6 @@ DECIMAL = re.compile(
 )
 FRACTION = re.compile(r"([-+]?) ?(?:(\d+) ?)?\\frac ?\{(\d+)\} ?\{(\d+)\}", re.ASCII)
 SLASH = re.compile(r"([-+]?) ?(?:(\d+) )?(\d+) ?/ ?(\d+)", re.ASCII)
-
-
 WORD = r"[A-Za-zμΩ]+(?:\^-?\d)?"
 UNIT = re.compile(
     rf"(.*[\d}})\]]|.*\\pi)( ?)(%|°(?: ?[CF])?|[€£¥]|{WORD}(?:(?: |-| ?/ ?){WORD}){{0,4}})"
