@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 
 from cli import note
 from data import Pair
-from equality import candidates
+from extras.equality import candidates
 from questions import question_key
 from runlog import json_line
 from seeding import uniform
