@@ -48,6 +48,10 @@ class Parser(argparse.ArgumentParser):
             message += ": a text that begins with - is written --flag=-text"
         raise BadInput(f"{message} (--help lists every flag)")
 
+    def format_help(self):  # on one screen: no blank lines between groups, --json for --json []
+        head, first_flag, flags = super().format_help().replace(" []", "   ").partition("\n  -")
+        return head + first_flag + flags.replace("\n\n", "\n")
+
 
 def parse_settings(settings_class, argv=None, text_fields=(), description=""):
     """Reads command-line arguments into a settings dataclass. Raises BadInput; --help exits with 0.
@@ -72,24 +76,28 @@ def parse_settings(settings_class, argv=None, text_fields=(), description=""):
 def make_parser(settings_class, description):
     parser = Parser(
         description="\n\n".join(description.split("\n\n")[:2]),
-        usage="%(prog)s [--flag value ...]",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage=argparse.SUPPRESS,  # the description has examples
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, 2, 31),
         allow_abbrev=False,
+        add_help=False,
     )
+    parser.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)
     types = typing.get_type_hints(settings_class)
     groups, group = {}, "settings"
     for field in dataclasses.fields(settings_class):
         group = field.metadata.get("group") or group
         if group not in groups:
             groups[group] = parser.add_argument_group(group)
-        text = field.metadata.get("help", "")
+        options = type_options(types[field.name])
+        notes = [", ".join(options["choices"])] if "choices" in options else []
         if field.default not in (None, "") and field.default is not False:
-            text += f" (default: {field.default})"
+            notes.append(f"default: {field.default}")
+        text = field.metadata.get("help", "") + (f" ({'; '.join(notes)})" if notes else "")
         groups[group].add_argument(
             f"--{field.name}",
             default=field.default,
             help=text.replace("%", "%%"),  # argparse formats it
-            **type_options(types[field.name]),
+            **options,
         )
     return parser
 
@@ -99,9 +107,9 @@ def type_options(hint):
     if type(None) in typing.get_args(hint):  # Optional[int] is Union[int, None]
         hint = next(kind for kind in typing.get_args(hint) if kind is not type(None))
     if typing.get_origin(hint) is typing.Literal:
-        return {"choices": typing.get_args(hint)}
+        return {"choices": typing.get_args(hint), "metavar": "NAME"}
     if hint is bool:  # --flag, --flag true, --flag false
-        return {"type": as_bool, "nargs": "?", "const": True, "metavar": "false"}
+        return {"type": as_bool, "nargs": "?", "const": True, "metavar": ""}
     return {"type": hint, "metavar": {int: "N", float: "X", str: "TEXT"}[hint]}
 
 

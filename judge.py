@@ -243,30 +243,22 @@ class Judge:
 class JudgeSettings:
     """The settings of every command that judges."""
 
-    model: str = setting(
-        "tiny", "the judge: Hugging Face folder or hub name; tiny = the embedded one", group="judge"
-    )
+    model: str = setting("tiny", "the judge: Hugging Face folder or hub name", group="judge")
     adapter: Optional[str] = setting(None, "LoRA adapter in PEFT's format, for the model")
     base_url: Optional[str] = setting(
-        None, "OpenAI-compatible server, where --model is a name; the key comes from OPENAI_API_KEY"
+        None, "OpenAI-compatible server that has --model; its key: OPENAI_API_KEY"
     )
-    price_in: Optional[float] = setting(
-        None, "with --base_url: price of a million prompt tokens, for the cost noted at the end"
-    )
+    price_in: Optional[float] = setting(None, "with --base_url: price of a million prompt tokens")
     price_out: Optional[float] = setting(None, "price of a million completion tokens")
     style: Optional[str] = setting(
-        None,
-        "judging prompt: a name in prompts/ or a file; default: that of the model's training, "
-        "else rrm",
+        None, "a prompt in prompts/ or a file; default: the model's own, else rrm"
     )
     num_votes: int = setting(1, "completions in each order", group="sampling")
     temperature: float = setting(0.6, "sampling temperature; 0 = greedy")
-    max_completion_length: int = setting(1024, "tokens of a completion at most, thinking included")
+    max_completion_length: int = setting(1024, "tokens of a completion at most")
     seed: int = setting(0, "decides sampling and all else that is random")
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "auto: a GPU if there is one")
-    dtype: Literal["auto", "float32", "bfloat16"] = setting(
-        "auto", "auto: bf16 where the hardware is fast at it"
-    )
+    dtype: Literal["auto", "float32", "bfloat16"] = setting("auto", "bfloat16 where it is fast")
 
 
 def check_votes(num_votes, temperature):

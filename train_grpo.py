@@ -54,26 +54,23 @@ HELD_OUT = "held_out"  # as --eval_data: a part of --train_data
 class Settings:
     model: str = setting(
         "tiny-base",
-        "Hugging Face folder or hub name; tiny-base: the embedded model of 0.9 M parameters",
+        "Hugging Face folder or hub name",
         group="model and data",
     )
     train_data: Optional[str] = setting(None, "pairs: a file, a folder or a hub name (data.py)")
     eval_data: Optional[str] = setting(None, "held-out pairs, or none; default: part of train_data")
     output_dir: Optional[str] = setting(None, "folder of the run; new under out/ if not given")
     style: Optional[str] = setting(
-        None, "judging prompt: a name in prompts/ or a file; default: its training's, else rrm"
+        None, "a prompt in prompts/ or a file; default: its training's, else rrm"
     )
     reward: str = setting(
         "verdict",
-        "trains a judge: verdict (+1 right, -1 not), consistency (right in both orders), or "
-        "MODULE:FUNCTION; trains a solver of questions: answer (1 if it equals the reference), "
-        "judge (a judge compares), or solve:MODULE:FUNCTION. MODULE:FUNCTION runs code of yours",
+        "of a judge: verdict, consistency, MODULE:FUNCTION (code of yours); of a solver: answer, "
+        "judge, solve:MODULE:FUNCTION",
         group="reward",
     )
     judge_model: Optional[str] = setting(None, "folder or hub name of the judge of --reward judge")
-    judge_base_url: Optional[str] = setting(
-        None, "judge behind an OpenAI-compatible server, where --judge_model is its name"
-    )
+    judge_base_url: Optional[str] = setting(None, "OpenAI-compatible server that has --judge_model")
     judge_style: Optional[str] = setting(None, "its prompt; default: its training's, else rrm")
     judge_opponents: int = setting(4, "how many others of its group each answer meets")
     judge_max_completion_length: int = setting(1024, "maximum tokens of a judgment")
@@ -89,36 +86,28 @@ class Settings:
         None, "steps of num_iterations updates (default: 100, tiny 150)", group="optimisation"
     )
     learning_rate: Optional[float] = setting(None, "constant, of AdamW (default: 1e-6, tiny 1e-4)")
-    beta: float = setting(0.0, "weight of the KL term; 0 keeps no reference model in memory")
+    beta: float = setting(0.0, "weight of the KL term; 0: no reference model")
     epsilon: float = setting(0.2, "lower clip of the probability ratio: 1 - epsilon")
     epsilon_high: Optional[float] = setting(
         None, "upper clip: 1 + epsilon_high; default: epsilon (DAPO: 0.28)"
     )
-    loss_type: Literal["grpo", "dapo", "dr_grpo"] = setting(
-        "grpo", "mean of sequence means; mean over tokens; sum over a constant"
-    )
-    scale_rewards: Literal["auto", "group", "none"] = setting(
-        "auto", "divide by the group's deviation; auto: not for --loss_type dr_grpo, --reward judge"
-    )
-    lora_rank: int = setting(0, "train only a LoRA adapter of this rank; 0: all weights (lora.py)")
-    lora_alpha: Optional[float] = setting(None, "its product counts alpha / rank (default: 32)")
+    loss_type: Literal["grpo", "dapo", "dr_grpo"] = setting("grpo", "how tokens are averaged")
+    scale_rewards: Literal["auto", "group", "none"] = setting("auto", "divide by the group's std")
+    lora_rank: int = setting(0, "train only a LoRA adapter of this rank; 0: all weights")
+    lora_alpha: Optional[float] = setting(None, "the adapter counts alpha / rank (default: 32)")
     num_iterations: int = setting(1, "updates on each batch of rollouts")
     max_grad_norm: float = setting(1.0, "gradients are scaled down to this norm")
     micro_batch_tokens: int = setting(8192, "packed tokens in a forward pass; lower it to fit")
-    gradient_checkpointing: bool = setting(
-        False, "keep block inputs only, compute the rest again: less memory, a third more time"
-    )
+    gradient_checkpointing: bool = setting(False, "less memory, a third more time")
     eval_every: int = setting(50, "steps between evaluations; 0: never", group="run")
-    eval_limit: int = setting(200, "held-out pairs at most; of train_data a tenth at most")
-    eval_temperature: float = setting(0.6, "their sampling temperature, as in judge.py; 0: greedy")
-    save_every: int = setting(50, "steps between checkpoints; the last step is always saved")
+    eval_limit: int = setting(200, "held-out pairs at most")
+    eval_temperature: float = setting(0.6, "sampling temperature of evaluations; 0: greedy")
+    save_every: int = setting(50, "steps between checkpoints; the last step is saved too")
     resume: bool = setting(False, "continue from the newest checkpoint in output_dir, if any")
     seed: int = setting(0, "decides data order, placement and sampling")
     report_to: Literal["none", "tensorboard", "wandb"] = setting("none", "send metrics there too")
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "auto: a GPU if there is one")
-    dtype: Literal["auto", "float32", "bfloat16"] = setting(
-        "auto", "dtype of the computation; trained weights and optimizer are always fp32"
-    )
+    dtype: Literal["auto", "float32", "bfloat16"] = setting("auto", "dtype of the computation")
 
 
 # ---- the algorithm ----

@@ -54,7 +54,7 @@ STRATEGIES = "pairs", "knockout", *SCHEDULES
 class Settings(JudgeSettings):
     benchmark: Optional[str] = setting(
         None,
-        f"pairs (any preference set, or questions with candidates and scores), or one of "
+        f"pairs (any set of pairs, or questions with candidates and scores), or one of "
         f"{', '.join(OFFICIAL)}",
         group="what to evaluate",
     )
@@ -63,49 +63,40 @@ class Settings(JudgeSettings):
     )
     predictions: Optional[str] = setting(
         None,
-        "score these verdicts instead of running a model: a results.json, the --out of judge.py, "
-        "JudgeBench's judgments, PandaLM's verdict file, rows {id, winner: a | b | tie | null}, or "
-        "rows {id, scores: a number for each answer}",
+        "instead of running a model: a results.json, the --out of judge.py, rows {id, winner: a | "
+        "b | tie | null} or {id, scores}, or verdicts of JudgeBench or PandaLM",
     )
     strategy: Literal["auto", *STRATEGIES] = setting(
         "auto",
-        "which matches to play among N answers: pairs = each better against each worse one, elo = "
-        "all against all, the others as in tournament.py and elo.py; auto: elo for "
-        "gsm8k_solutions and rewardbench2, else pairs",
+        "matches among N answers; pairs: each better against each worse one, elo: all; auto: elo "
+        "for gsm8k_solutions and rewardbench2, else pairs",
         group="how to judge",
     )
     games: Optional[int] = setting(
-        None, "matches an item, for random, halving, leaders and swiss; default: 3 an answer"
+        None, "matches an item, for random to swiss; default: 3 an answer"
     )
     one_order: bool = setting(False, "judge in one order, chosen by the pair's id, instead of both")
     force_verdict: bool = setting(
-        False,
-        "budget forcing: close the thinking of truncated completions and take the likelier verdict",
+        False, "close the thinking of truncated completions, take the likelier verdict"
     )
-    confidence: bool = setting(
-        False,
-        "read the verdict token's probability after the thinking: one more pass over every "
-        "completion",
-    )
+    confidence: bool = setting(False, "also read the probability of the verdict's token")
     limit: Optional[int] = setting(
         None, "this many items, drawn by a hash of seed and id", group="run"
     )
     output_dir: Optional[str] = setting(
-        None,
-        "where results.json goes; default: new each time, under out/ (nowhere with --predictions)",
+        None, "folder of results.json; default: a new one under out/"
     )
     out: Optional[str] = setting(
         None,
-        "one row a pair, with its winner and outcome: x.csv is a spreadsheet, else JSON lines; "
-        "with --sweep a csv with one row an evaluation",
+        "a row a pair, with winner and outcome; with --sweep a row an evaluation: x.csv is a "
+        "spreadsheet, else JSON lines",
     )
     compare: Optional[str] = setting(
-        None, "an earlier results.json of the same benchmark: differences on their common items"
+        None, "an earlier results.json: differences on their common items"
     )
     sweep: Optional[str] = setting(
         None,
-        'an evaluation for each combination of values, accuracy against tokens: "num_votes=1,4 '
-        'strategy=knockout,elo"',
+        'an evaluation for each combination: "num_votes=1,4 strategy=knockout,elo"',
     )
     json: bool = setting(False, "print the numbers as one JSON object")
 
