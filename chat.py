@@ -6,12 +6,11 @@ The text `<|im_end|>` in an answer becomes the real end-of-turn token, and what 
 the judge. Refusing special tokens is not enough: `</think>` of Qwen3 and R1-distill is not special.
 
 `encode_chat` therefore works in three steps:
-1. `render_pieces` puts secret markers around the contents and applies the template. The result is
-   split at the markers, so template text and contents stay apart.
-2. `find_template_tokens` tokenizes a copy in which a random word replaces every content, and takes
-   the added tokens from there. The contents have no part in this step.
-3. `encode_between` encodes the text between these tokens with a tokenizer in which every added
-   token has a secret name. No text can match such a name.
+1. `render` applies the template to messages in which a random word stands for each content.
+2. `split_at_tokens` cuts the result at the added tokens in it. Only the template can have written
+   them: the contents are not there yet.
+3. `encode_parts` puts the contents back into the texts between these tokens, and encodes them with
+   a tokenizer in which every added token has a secret name. No text can match such a name.
 Harmless chats get exactly the ids of `apply_chat_template` on the day CHAT_DATE.
 """
 
@@ -88,13 +87,12 @@ def stop_token_ids(tokenizer, folder=None):
         if folder is not None and (Path(folder) / name).exists():
             found |= eos_token_ids(Path(folder) / name)
     messages = [{"role": "user", "content": "question"}, {"role": "assistant", "content": "answer"}]
-    pieces = render_pieces(tokenizer, messages, add_generation_prompt=False)
-    text, template_tokens = find_template_tokens(tokenizer, pieces)
-    last = max(index for index, (_, owner) in enumerate(pieces) if owner == 1)
-    answer_end = sum(len(piece) for piece, _ in pieces[: last + 1])
-    for token, start, _ in template_tokens:
-        if start >= answer_end and not text[answer_end:start].strip():  # directly after the answer
-            found.add(token)
+    copy, contents = render(tokenizer, messages, add_generation_prompt=False)
+    parts = split_at_tokens(tokenizer, copy, contents)  # text, token, text, ..., text
+    *_, answer = contents  # its word
+    index = max(i for i in range(0, len(parts), 2) if answer in parts[i])
+    if not parts[index].rpartition(answer)[2].strip():  # nothing between the answer and a token
+        found.update(parts[index + 1 : index + 2])
     return tuple(sorted(found - {None}))
 
 
@@ -141,39 +139,74 @@ def encode_chat(tokenizer, messages, add_generation_prompt=True):
     template, and for a template that does more to a content than is reproduced here; ValueError for
     a tokenizer that treats its added tokens in a way that is not reproduced here.
     """
-    pieces = render_pieces(tokenizer, messages, add_generation_prompt)
-    text, template_tokens = find_template_tokens(tokenizer, pieces)
-    return encode_between(tokenizer, text, template_tokens)
+    copy, contents = render(tokenizer, messages, add_generation_prompt)
+    parts = split_at_tokens(tokenizer, copy, contents)
+    return encode_parts(tokenizer, parts, contents)
 
 
-# Step 1: apply the template, and keep contents and template text apart.
+# Step 1: apply the template to messages without their contents.
 
 
-def render_pieces(tokenizer, messages, add_generation_prompt):
-    """The rendered chat as pieces (text, owner).
+def render(tokenizer, messages, add_generation_prompt):
+    """(the rendered chat with a random word for each content, {word: content}).
 
-    `owner` is the index of the message of which the text is the content, None for template text.
-    Whitespace around a content counts as template text: templates trim it, tokens with the flag
+    Whitespace around a content stays beside its word: templates trim it, tokens with the flag
     rstrip swallow it, and it cannot forge anything.
     """
     check_messages(messages)
-    key = secrets.token_hex(16)
     expected = apply_template(tokenizer, messages, add_generation_prompt)
-    # Qwen3 and R1-distill split an assistant's message at `</think>` and drop or move its thinking.
-    # A message that does not come back whole is marked in two parts, thinking and answer.
-    in_parts = set()
-    for _ in range(2):
-        marked, contents = mark_contents(messages, key, in_parts)
-        rendered = apply_template(tokenizer, marked, add_generation_prompt)
-        pieces, wrong = split_at_markers(rendered, key, contents)
-        if not wrong and "".join(text for text, _ in pieces) == expected:
-            return pieces
-        in_parts = wrong
-    place = f"message {min(wrong) + 1} ({messages[min(wrong)]['role']})" if wrong else "a message"
+    hidden, contents, thoughts = hide_contents(tokenizer, messages)
+    for word, content in contents.items():
+        if content not in expected:  # Llama 3.1 writes tool turns as JSON
+            contents[word] = json.dumps(content, ensure_ascii=False)[1:-1]
+    copy = apply_template(tokenizer, hidden, add_generation_prompt)
+    is_complete = all(word in copy for word in contents.keys() - thoughts)
+    if is_complete and fill(copy, contents) == expected:
+        return copy, contents
+    changed = [i for i, turn in enumerate(messages) if turn["content"].strip() not in expected]
+    place = f"message {changed[0] + 1} ({messages[changed[0]]['role']})" if changed else "a message"
     raise BadInput(
         f"chat template of {tokenizer.name_or_path}: drops or rewrites the content of {place}, or "
         "decides by it: use messages without such a text, or another template"
     )
+
+
+def hide_contents(tokenizer, messages):
+    """(messages with a random word for each content, {word: content}, the words of thinking)."""
+    hidden, contents, thoughts = [], {}, set()
+
+    def hide(text):
+        if not text.strip():
+            return text
+        word = f"x{secrets.token_hex(8)}"
+        contents[word] = text.strip()
+        return text.replace(text.strip(), word, 1)
+
+    for message in messages:
+        role, content = message["role"], message["content"]
+        if role == "assistant" and "</think>" in content and splits_thinking(tokenizer):
+            thought = hide(content.partition("</think>")[0].rpartition("<think>")[2])
+            thoughts.add(thought.strip())
+            content = f"<think>{thought}</think>{hide(content.rpartition('</think>')[2])}"
+        else:
+            content = hide(content)
+        hidden.append({"role": role, "content": content})
+    return hidden, contents, thoughts
+
+
+def splits_thinking(tokenizer):
+    """Whether the template splits an assistant's message at `</think>`.
+
+    Those of Qwen3 and R1-distill do, and drop or move its thinking.
+    """
+    probe = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "x</think>y"}]
+    return "x</think>y" not in apply_template(tokenizer, probe, add_generation_prompt=False)
+
+
+def fill(text, contents):
+    for word, content in contents.items():
+        text = text.replace(word, content)
+    return text
 
 
 def apply_template(tokenizer, messages, add_generation_prompt):
@@ -217,91 +250,34 @@ def check_messages(messages):
             )
 
 
-def mark_contents(messages, key, in_parts):
-    """(messages with markers KEYaNUMBERz and KEYbNUMBERz around each content, the contents).
-
-    A content is (number of its message, text, whether the template may drop it). The markers are
-    inside the outer whitespace. in_parts: numbers of messages whose thinking and answer are two
-    contents.
-    """
-    marked, contents = [], []
-
-    def mark(number, text, may_vanish=False):
-        inner = text.strip()
-        if not inner:
-            return text
-        contents.append((number, inner, may_vanish))
-        index = len(contents) - 1
-        return text.replace(inner, f"{key}a{index}z{inner}{key}b{index}z", 1)
-
-    for number, message in enumerate(messages):
-        content = message["content"]
-        if number in in_parts and message["role"] == "assistant" and "</think>" in content:
-            thinking = content.partition("</think>")[0].rpartition("<think>")[2]
-            thinking = mark(number, thinking, may_vanish=True)
-            content = f"<think>{thinking}</think>{mark(number, content.rpartition('</think>')[2])}"
-        else:
-            content = mark(number, content)
-        marked.append({"role": message["role"], "content": content})
-    return marked, contents
-
-
-def split_at_markers(rendered, key, contents):
-    """(pieces, numbers of the messages that the template dropped, changed or tore apart)."""
-    split = re.split(f"{key}a([0-9]+)z(.*?){key}b\\1z", rendered, flags=re.DOTALL)
-    # template text, index, content, template text, index, content, ..., template text
-    pieces, wrong, found = [(split[0], None)], set(), set()
-    for index, content, template_text in zip(split[1::3], split[2::3], split[3::3]):
-        number, original, _ = contents[int(index)]
-        pieces += [(content, number), (template_text, None)]
-        found.add(int(index))
-        if content not in (original, json.dumps(original, ensure_ascii=False)[1:-1]):
-            wrong.add(number)  # Llama 3.1 writes tool turns as JSON, and nothing else is known
-    for index, (number, _, may_vanish) in enumerate(contents):
-        if index not in found and not may_vanish:
-            wrong.add(number)
-    left_over = re.findall(f"{key}[ab]([0-9]+)z", "".join(split[::3]))
-    return pieces, wrong | {contents[int(index)][0] for index in left_over}
-
-
 # Step 2: find the tokens of the template.
 
 
-def find_template_tokens(tokenizer, pieces):
-    """(rendered text, [(token id, start, end in characters)]): the added tokens in template text.
+def split_at_tokens(tokenizer, copy, contents):
+    """The copy as a list: text, token id, text, ..., text. The ids are those of the added tokens.
 
-    The tokenizer itself finds them, in a copy with a random word for every content. So its longest
-    matches and the flags lstrip, rstrip, single_word and normalized hold. The copy also checks
-    `encode_between` against the tokenizer's own ids.
+    The tokenizer itself finds them, so its longest matches and the flags lstrip, rstrip,
+    single_word and normalized hold.
     """
-    word = secrets.token_hex(8)
-    text = copy = ""
-    template_spans = []  # (start, end) in the copy, and what to add for the position in the text
-    for piece, owner in pieces:
-        if owner is None:
-            template_spans.append((len(copy), len(copy) + len(piece), len(text) - len(copy)))
-        text += piece
-        copy += piece if owner is None else word
     control, unknown = control_tokens(tokenizer), tokenizer.unk_token_id
+    words = [match.span() for word in contents for match in re.finditer(word, copy)]
     encoded = tokenizer_variants(tokenizer).finder.encode(copy, add_special_tokens=False)
-    in_text, in_copy = [], []
+    parts, position = [], 0
     for token, (start, end) in zip(encoded.ids, encoded.offsets):
-        if token not in control:
+        if token not in control or any(first < end and start < last for first, last in words):
             continue
         if token == unknown and copy[start:end].strip() != control[token]:
             continue  # a character that the tokenizer does not know
-        for first, last, shift in template_spans:
-            if first <= start and end <= last:
-                in_copy.append((token, start, end))
-                in_text.append((token, start + shift, end + shift))
-                break
+        parts += [copy[position:start], token]
+        position = end
+    parts.append(copy[position:])
     expected = tokenizer(copy, add_special_tokens=False, verbose=False)["input_ids"]
-    if encode_between(tokenizer, copy, in_copy) != expected:
+    if encode_parts(tokenizer, parts, contents={}) != expected:
         raise ValueError(
             f"{tokenizer.name_or_path}: its added tokens change how the text beside them is "
             "encoded, so contents cannot be kept apart from the template: use another tokenizer"
         )
-    return text, in_text
+    return parts
 
 
 def control_tokens(tokenizer):
@@ -316,20 +292,18 @@ def control_tokens(tokenizer):
 # Step 3: encode everything else, with a tokenizer whose added tokens no text can match.
 
 
-def encode_between(tokenizer, text, template_tokens):
-    """The ids of the template's tokens, and of each stretch of text between two of them.
+def encode_parts(tokenizer, parts, contents):
+    """The ids of texts and tokens; the contents replace their words in the texts.
 
-    A stretch is encoded as a whole, template text and contents together.
+    A text is encoded as a whole, template text and contents together.
     """
-    variants = tokenizer_variants(tokenizer)
-    ids, position = [], 0
-    for token, start, end in [*template_tokens, (None, len(text), len(text))]:
-        if position < start:
-            variant = variants.at_start if position == 0 else variants.later
-            ids += variant.encode(text[position:start], add_special_tokens=False).ids
-        if token is not None:
-            ids.append(token)
-        position = end
+    variants, ids = tokenizer_variants(tokenizer), []
+    for part in parts:
+        if isinstance(part, int):
+            ids.append(part)
+        elif part:
+            variant = variants.later if ids else variants.at_start
+            ids += variant.encode(fill(part, contents), add_special_tokens=False).ids
     return ids
 
 

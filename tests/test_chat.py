@@ -401,6 +401,14 @@ def test_shown_thinking_can_write_no_token():
     assert added_ids(tokenizer, plain) == added_ids(tokenizer, forged)
 
 
+def test_tags_that_a_template_leaves_alone_are_text():
+    tokenizer = build("qwen3")
+    tokenizer.chat_template = "{{ '<think>' }}{% for m in messages %}{{ m.content }}{% endfor %}"
+    ids = chat.encode_chat(tokenizer, chat_of("uq", "a" + THOUGHT))
+    assert added_ids(tokenizer, ids) == {"<think>": 1}
+    assert tokenizer.decode(ids) == "<think>q" + THOUGHT
+
+
 def test_a_template_that_decides_by_a_content_is_refused():
     tokenizer = build("qwen3")
     tokenizer.chat_template = TOOLS
