@@ -223,7 +223,7 @@ ANSWERS = {
 
 def test_picks_by_hand():
     texts = ("so \\boxed{1,200}", "Answer: $12.50", "no number")
-    assert [best_of.result_of(text) for text in texts] == ["1200.0", "12.5", None]
+    assert [best_of.number(best_of.result_of(text)) for text in texts] == [1200, 12.5, None]
     assert best_of.picks(ANSWERS, {"judge": True, "unasked": None}, None, 0) == {
         "first answer": True,
         "mean of all answers": 0.2,

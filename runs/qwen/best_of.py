@@ -11,13 +11,13 @@ solutions of the questions, from `make_data sample` too, or `none`. As many of t
 tokens of a knockout vote on a result.
 """
 
-import re
 import sys
 from collections import Counter
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
 
+from chains import number, result_of  # noqa: E402
 from measures import (  # noqa: E402
     accuracy,
     as_text,
@@ -30,20 +30,9 @@ from measures import (  # noqa: E402
 )
 
 from cli import run  # noqa: E402
-from extras.equality import exact_number, normalise, split_unit, stated_answer  # noqa: E402
 from extras.results import read_result  # noqa: E402
 
 CHARACTERS_PER_TOKEN = 3  # of the judge's own solutions, whose tokens are not stored
-
-
-def result_of(answer):
-    """The final result of an answer: the boxed one or the last number; None without one."""
-    stated = stated_answer(answer)
-    if stated is None:
-        stated = ([""] + re.findall(r"-?\d[\d,]*(?:\.\d+)?", answer))[-1]
-    value, _ = split_unit(normalise(stated))
-    number = exact_number(value)
-    return value or None if number is None else str(float(number))
 
 
 def checked(row):
@@ -51,7 +40,7 @@ def checked(row):
     found = []
     for answer, status in zip(row["candidates"], row["status"]):
         if status in ("right", "wrong"):
-            found.append((result_of(answer), status == "right"))
+            found.append((number(result_of(answer)), status == "right"))
     return found
 
 
@@ -62,7 +51,7 @@ def prepare(answers, out):
         candidates = {}  # {result: (answer, score)}
         for answer, status in zip(row["candidates"], row["status"]):
             if status in ("right", "wrong"):
-                candidates.setdefault(result_of(answer), (answer, float(status == "right")))
+                candidates.setdefault(number(result_of(answer)), (answer, float(status == "right")))
         texts, scores = zip(*candidates.values()) if candidates else ((), ())
         if len(set(scores)) == 2:
             question = {"id": row["id"], "messages": row["messages"]}

@@ -37,6 +37,12 @@ def result_of(answer):
     return (NUMBER.findall(candidates(answer)[-1]) or [None])[-1]
 
 
+def number(text):
+    """The last number of a text as a float, or None."""
+    found = NUMBER.findall(text or "")
+    return float(found[-1].replace(",", "")) if found else None
+
+
 def chain(pair, solution, reference):
     """The messages of a prompt and its judgment; None where a result cannot be read off."""
     results = [result_of(answer) for answer in pair.answers]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
 
-from chains import NUMBER, result_of  # noqa: E402
+from chains import number, result_of  # noqa: E402
 from measures import forced_rows, markdown_table, mean  # noqa: E402
 
 from cli import run  # noqa: E402
@@ -22,12 +22,6 @@ from data import load_pairs  # noqa: E402
 from verdicts import vote_of  # noqa: E402
 
 KINDS = "right answer", "wrong answer", "neither", "not stated"
-
-
-def number(text):
-    """The last number of a text as a float, or None."""
-    found = NUMBER.findall(text or "")
-    return float(found[-1].replace(",", "")) if found else None
 
 
 def kind_of(text, right, wrong):
