@@ -52,7 +52,8 @@ def main(pairs, *named):
     for name, _, path in (text.partition("=") for text in named):
         games = defaultdict(list)
         for row in forced_rows(path):
-            for game in game_rows(by_id[row["id"]], row):
+            pair = by_id.get(row["id"])  # None: a game of another set
+            for game in game_rows(pair, row) if pair else ():
                 games[game["kind"]].append(game)
         for kind in KINDS:
             if games[kind]:

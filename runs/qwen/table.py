@@ -3,10 +3,10 @@
     python runs/qwen/table.py train_pairs.jsonl test_pairs.jsonl base=out/qwen/games/test-base ...
 
 Each name stands for the folder of an evaluation with its forced.json (forced.py), or for a gzipped
-forced.json in logs/. Columns: right (no verdict counts as wrong), forced (it counts as the likelier
-one), both (right in both orders), verdicts written, verdicts for the first place, tokens of a game.
-The differences are to the first judge and to logistic regression on the words of the answers,
-trained on the same pairs.
+forced.json in logs/. Only games of the test pairs count. Columns: right (no verdict counts as
+wrong), forced (it counts as the likelier one), both (right in both orders), verdicts written,
+verdicts for the first place, tokens of a game. The differences are to the first judge and to
+logistic regression on the words of the answers, trained on the same pairs.
 """
 
 import sys
@@ -112,9 +112,9 @@ def main(train_path, test_path, *named):
     )
     check_apart(train, test)
     print(f"{len(train)} training and {len(test)} test pairs share no question.")
-    judges = {}
+    judges, ids = {}, {pair.id for pair in test}
     for name, _, path in (text.partition("=") for text in named):
-        judges[name] = forced_rows(path)
+        judges[name] = [row for row in forced_rows(path) if row["id"] in ids]
     for table in tables(train, test, judges):
         print(f"\n{table}")
 
