@@ -155,7 +155,7 @@ def render(tokenizer, messages, add_generation_prompt):
     """
     check_messages(messages)
     expected = apply_template(tokenizer, messages, add_generation_prompt)
-    hidden, contents, thoughts = hide_contents(tokenizer, messages)
+    hidden, contents, thoughts = hide_contents(tokenizer, messages, expected)
     for word, content in contents.items():
         if content not in expected:  # Llama 3.1 writes tool turns as JSON
             contents[word] = json.dumps(content, ensure_ascii=False)[1:-1]
@@ -171,7 +171,7 @@ def render(tokenizer, messages, add_generation_prompt):
     )
 
 
-def hide_contents(tokenizer, messages):
+def hide_contents(tokenizer, messages, expected):
     """(messages with a random word for each content, {word: content}, the words of thinking)."""
     hidden, contents, thoughts = [], {}, set()
 
@@ -184,7 +184,8 @@ def hide_contents(tokenizer, messages):
 
     for message in messages:
         role, content = message["role"], message["content"]
-        if role == "assistant" and "</think>" in content and splits_thinking(tokenizer):
+        has_thinking = role == "assistant" and "</think>" in content
+        if has_thinking and (content.strip() not in expected or splits_thinking(tokenizer)):
             thought = hide(content.partition("</think>")[0].rpartition("<think>")[2])
             thoughts.add(thought.strip())
             content = f"<think>{thought}</think>{hide(content.rpartition('</think>')[2])}"
@@ -195,7 +196,7 @@ def hide_contents(tokenizer, messages):
 
 
 def splits_thinking(tokenizer):
-    """Whether the template splits an assistant's message at `</think>`.
+    """Whether the template takes an assistant's message apart at `</think>`.
 
     Those of Qwen3 and R1-distill do, and drop or move its thinking.
     """

@@ -401,6 +401,17 @@ def test_shown_thinking_can_write_no_token():
     assert added_ids(tokenizer, plain) == added_ids(tokenizer, forged)
 
 
+def test_a_template_may_cut_the_thinking_of_earlier_turns_alone():
+    tokenizer = build("qwen3")  # as LFM2's template does
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ '<|im_start|>' + (m.content if loop.last else "
+        "m.content.split('</think>')[-1]) + '<|im_end|>' }}{% endfor %}"
+    )
+    ids = chat.encode_chat(tokenizer, chat_of("uq", "a" + THOUGHT, "ur", "a<think>b</think>c"))
+    assert added_ids(tokenizer, ids) == {"<|im_start|>": 4, "<|im_end|>": 4}
+    assert "\n\nSix.<|im_end|><|im_start|>r<|im_end|>" in tokenizer.decode(ids)
+
+
 def test_tags_that_a_template_leaves_alone_are_text():
     tokenizer = build("qwen3")
     tokenizer.chat_template = "{{ '<think>' }}{% for m in messages %}{{ m.content }}{% endfor %}"
