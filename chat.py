@@ -196,10 +196,7 @@ def hide_contents(tokenizer, messages, expected):
 
 
 def splits_thinking(tokenizer):
-    """Whether the template takes an assistant's message apart at `</think>`.
-
-    Those of Qwen3 and R1-distill do, and drop or move its thinking.
-    """
+    """Whether the template takes an assistant's message apart, and drops or moves its thinking."""
     probe = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "x</think>y"}]
     return "x</think>y" not in apply_template(tokenizer, probe, add_generation_prompt=False)
 

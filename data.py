@@ -12,9 +12,11 @@ import json
 import os
 import re
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 from cli import BadInput, note, read_json_lines
 from seeding import uniform
@@ -112,12 +114,13 @@ def first_present(row, names):
 
 
 def two_answers(row, where, prompt, first, second, label):
-    """A Pair from the fields with these names; `prompt` lists several. formats.py reads all but
-    plain texts: lists of messages, further parts of a prompt, scores that may contradict the label.
+    """A Pair from the fields with these names; `prompt` lists several.
+
+    formats.py reads what is no plain text, and rows with FURTHER fields.
     """
     name = first_present(row, prompt)
-    plain = all(is_plain(row.get(field)) for field in (name, first, second))
-    if not plain or any(re.search(SPECIAL, field) for field in row if field != name):
+    is_simple = all(is_plain(row.get(field)) for field in (name, first, second))
+    if not is_simple or any(re.search(FURTHER, field) for field in row if field != name):
         import formats
 
         return formats.two_answers(row, where, prompt, first, second, label)
@@ -140,16 +143,24 @@ def preference(row, where):
     return two_answers(row, where, PROMPT, "chosen", "rejected", 0)
 
 
-# Fields that are the prompt: the first that a row has. SPECIAL: parts of names for formats.py.
+# Fields that are the prompt: the first that a row has.
 PROMPT = "query|prompt|question|instruction|messages|conversations|input"
-SPECIAL = f"{PROMPT}|system|history|score|rating|reward|margin"
+# Further fields that may be a part of the prompt, or contradict the label: formats.py reads these.
+FURTHER = f"{PROMPT}|system|history|score|rating|reward|margin"
 ID_FIELDS = "id|pair_id|pair_uid|bon_uid|prompt_id|question_id|unique_id|uid|idx"
 CONTRADICTION = "scores contradict the label"  # a key of `meta`
-# (name, required fields, reader); "x|y" asks for one of two fields. The first that fits is taken.
-FORMATS = [
-    ("judge input", "query|messages a b", judge_input),
-    ("preference", f"{PROMPT} chosen rejected", preference),
-    ("preference with the prompt inside", "chosen rejected", preference),
+
+
+class Format(NamedTuple):
+    name: str
+    fields: str  # that a row needs; "x|y" asks for one of two
+    read: Callable
+
+
+FORMATS = [  # the first that fits is taken
+    Format("judge input", "query|messages a b", judge_input),
+    Format("preference", f"{PROMPT} chosen rejected", preference),
+    Format("preference with the prompt inside", "chosen rejected", preference),
 ]
 
 
@@ -159,9 +170,9 @@ def missing_fields(row, required):
 
 
 def find_format(row):
-    """The first format that a row fits, as (name, required fields, reader), or None."""
+    """The first format that a row fits, or None."""
     for known in FORMATS:
-        if not missing_fields(row, known[1]):
+        if not missing_fields(row, known.fields):
             return known
     import formats
 
@@ -175,15 +186,11 @@ def sources(name_or_path, split):
     """[(name for messages, source, rows)], one for each file; rows are (place in the file, row)."""
     if str(name_or_path).endswith(".jsonl") and os.path.isfile(name_or_path):
         path = Path(name_or_path)
-        return [(str(path), path.stem, json_lines(path))]
+        rows = ((f"line {number}", row) for number, row in read_json_lines(path, "data"))
+        return [(str(path), path.stem, rows)]
     import datafiles
 
     return datafiles.sources(name_or_path, split)
-
-
-def json_lines(path):
-    for number, row in read_json_lines(path, "data"):
-        yield f"line {number}", row
 
 
 def items_of(name_or_path, split, dropped):
@@ -197,12 +204,12 @@ def items_of(name_or_path, split, dropped):
         for position, row in rows:
             where = f"{name} {position}"
             known = known or find_format(row)
-            if known is None or missing_fields(row, known[1]):
+            if known is None or missing_fields(row, known.fields):
                 import formats
 
                 raise formats.misfit(row, known, name, where)
             meta = dict(row)
-            item = known[2](meta, where)
+            item = known.read(meta, where)
             if item is None:
                 dropped["rows with two different prompts"] += 1
                 continue
@@ -232,9 +239,18 @@ def load_pairs(name_or_path, split="train", limit=None, keep_ties=False):
     both stay, except equal answers of which a label calls one better. Raises BadInput.
     """
     dropped = Counter({"ties": 0, "identical answers": 0})
+    items = items_of(name_or_path, split, dropped)
+    return collect(kept_pairs(items, keep_ties, dropped), limit, "pairs", name_or_path, dropped)
 
-    def kept_pairs():
-        for pair in pairs_of(items_of(name_or_path, split, dropped), dropped):
+
+def kept_pairs(items, keep_ties, dropped):
+    for item in items:
+        pairs = [item]
+        if isinstance(item, Question):
+            import questions
+
+            pairs = questions.pairs_by_score(item, dropped)
+        for pair in pairs:
             same = pair.answers[0].strip() == pair.answers[1].strip()
             if pair.label == 0.5 and not keep_ties:
                 dropped["ties"] += 1
@@ -242,18 +258,6 @@ def load_pairs(name_or_path, split="train", limit=None, keep_ties=False):
                 dropped["identical answers"] += 1
             else:
                 yield pair
-
-    return collect(kept_pairs(), limit, "pairs", name_or_path, dropped)
-
-
-def pairs_of(items, dropped):
-    for item in items:
-        if isinstance(item, Pair):
-            yield item
-        else:
-            import questions
-
-            yield from questions.pairs_by_score(item, dropped)
 
 
 def load_questions(name_or_path, split="train", limit=None):

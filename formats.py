@@ -13,6 +13,7 @@ from cli import BadInput, parse_json
 from data import (
     CONTRADICTION,
     PROMPT,
+    Format,
     checked_text,
     first_present,
     label_of,
@@ -231,14 +232,14 @@ WINNER |= {"tie": 0.5, "tie (bothbad)": 0.5}
 
 
 def labelled(name, fields, meanings):
-    """(name, fields, reader) of rows with a prompt, two answers and a label of these meanings."""
+    """The Format of rows with a prompt, two answers and a label of these meanings."""
 
     def read(row, where):
         *prompt, first, second, field = fields.split()
         label = label_of(row, field, where, meanings)
         return two_answers(row, where, "".join(prompt), first, second, label)
 
-    return name, fields, read
+    return Format(name, fields, read)
 
 
 def split_transcript(text):
@@ -258,7 +259,6 @@ def split_transcript(text):
     return messages, answer.strip()
 
 
-# (name, required fields, reader) as in data.FORMATS
 FORMATS = [
     labelled("HelpSteer3", "context response1 response2 overall_preference", SIGN),
     labelled("HelpSteer2 preference", "prompt response_1 response_2 preference_strength", SIGN),
@@ -282,12 +282,14 @@ def pair_formats():
 def find_format(row):
     """The first format of this file or questions.py that a row fits, or None."""
     fitting = [
-        known for known in pair_formats() + QUESTION_FORMATS if not missing_fields(row, known[1])
+        known
+        for known in pair_formats() + QUESTION_FORMATS
+        if not missing_fields(row, known.fields)
     ]
     # A prompt with fields of unknown meaning is rather a misspelt row of another format.
     names = f"{QUESTION}|{data.ID_FIELDS}|source|data_source|meta|history|input"
     alone = {*names.split("|"), *SYSTEM}
-    if not fitting or fitting[0][1] == QUESTION and not row.keys() <= alone:
+    if not fitting or fitting[0].fields == QUESTION and not row.keys() <= alone:
         return None
     return fitting[0]
 
@@ -297,10 +299,10 @@ def misfit(row, known, name, where):
     hint = "the file began as"
     if known is None:
         hint, known = "nearest format:", nearest(row)
-    missing = ", ".join(missing_fields(row, known[1]))
+    missing = ", ".join(missing_fields(row, known.fields))
     if re.search(r"\.[ct]sv(\.gz)?$", name, re.IGNORECASE):
         where = f"{name} line 1"  # the names of the columns
-    problem = f"{missing} missing ({hint} {known[0]}; it has {list(row)!r:.200})"
+    problem = f"{missing} missing ({hint} {known.name}; it has {list(row)!r:.200})"
     advice = f"add it, or {benchmarks().renaming(row)}" if benchmarks() else "add it"
     return BadInput(f"{where}: {problem}: {advice}")
 
@@ -309,6 +311,6 @@ def nearest(row):
     """The format of which a row has the most fields and lacks the fewest; not "question alone"."""
 
     def fit(known):
-        return len(known[1].split()) - 2 * len(missing_fields(row, known[1]))
+        return len(known.fields.split()) - 2 * len(missing_fields(row, known.fields))
 
     return max(reversed(pair_formats() + data.FORMATS + QUESTION_FORMATS[:-1]), key=fit)

@@ -9,19 +9,6 @@ from tqdm import tqdm
 from cli import note
 
 
-def open_bar(unit, total, done, doing=None, quiet=False):
-    """A tqdm bar, on the terminal of the first process only; done: where it begins."""
-    return tqdm(
-        desc=doing,
-        unit=unit,
-        total=total,
-        initial=done,
-        leave=doing is None,  # the bar of a training stays
-        dynamic_ncols=True,
-        disable=quiet or os.environ.get("RANK", "0") != "0" or None,  # None: without a terminal
-    )
-
-
 def note_every(seconds):
     """A `note` for long work without a bar: silent until so many seconds have passed."""
     last = time.monotonic()
@@ -40,7 +27,16 @@ class Progress:
 
     def __init__(self, doing, unit, total, done=0, quiet=False):
         self.doing, self.unit, self.total, self.done = doing, unit, total, done
-        self.bar = open_bar(unit, total, done, doing, quiet)
+        is_first = os.environ.get("RANK", "0") == "0"
+        self.bar = tqdm(
+            desc=doing,
+            unit=unit,
+            total=total,
+            initial=done,
+            leave=False,
+            dynamic_ncols=True,
+            disable=quiet or not is_first or None,  # None: a bar only on a terminal
+        )
         self.note = note_every(math.inf if quiet else 30)
 
     def move_to(self, done):

@@ -7,7 +7,7 @@ only when a file needs it.
 import unicodedata
 
 from cli import BadInput, note
-from data import Pair, Question, checked_text, first_present, text_or_number
+from data import Format, Pair, Question, checked_text, first_present, text_or_number
 from seeding import uniform
 
 QUESTION = "problem|question|query|prompt|messages"
@@ -76,11 +76,10 @@ def several_answers(messages, candidates, scores, where, answer=None):
     return Question("", messages, answer, candidates, scores)
 
 
-# (name, required fields, reader) as in data.FORMATS
 FORMATS = [
-    ("question and candidates", f"{QUESTION} candidates", question),
-    ("question and answer", f"{QUESTION} {ANSWER}", question),
-    ("question alone", QUESTION, question),
+    Format("question and candidates", f"{QUESTION} candidates", question),
+    Format("question and answer", f"{QUESTION} {ANSWER}", question),
+    Format("question alone", QUESTION, question),
 ]
 
 

@@ -122,11 +122,10 @@ def judge_messages(style, query, first, second, row=()):
     if not isinstance(query, str):
         query = transcript(query)
     values = dict(zip(PLACEHOLDERS, (query, first, second)))
-    row = {name: text for name, text in dict(row).items() if text not in (None, "")}
-    given = [
-        name for name in OPTIONAL if name in row and f"{{{name}}}" in style.system + style.user
-    ]
-    values |= {name: text_or_number(row[name], name, "the pair's row") for name in given}
+    for name in OPTIONAL:
+        text = dict(row).get(name)
+        if text not in (None, "") and f"{{{name}}}" in style.system + style.user:
+            values[name] = text_or_number(text, name, "the pair's row")
     pattern = r"\{(" + "|".join(PLACEHOLDERS + OPTIONAL) + r")\}"
     messages = []
     for role, template in (("system", style.system), ("user", style.user)):

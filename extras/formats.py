@@ -7,7 +7,7 @@ or a Question; it pops the fields that it uses.
 import re
 
 from cli import BadInput, parse_json
-from data import checked_text, label_of, to_messages
+from data import Format, checked_text, label_of, to_messages
 from formats import SIDES, labelled, two_answers
 from questions import several_answers
 
@@ -92,19 +92,18 @@ def lmsys(row, where):
 
 
 LMSYS = "prompt response_a response_b winner_model_a winner_model_b winner_tie".split()
-# (name, required fields, reader) as in data.FORMATS
 FORMATS = [
-    ("LMSYS arena", " ".join(LMSYS), lmsys),
+    Format("LMSYS arena", " ".join(LMSYS), lmsys),
     labelled(
         "JudgeBench",
         "question response_A response_B label",
         {"A>B": 0, "B>A": 1, "A=B": 0.5},
     ),
     labelled("LLMBar", "input output_1 output_2 label", {1: 0, 2: 1}),
-    ("PPE correctness", "prompt response_1 response_2 scores", ppe_correctness),
-    ("PandaLM", "instruction response1 response2 annotator1 annotator2 annotator3", pandalm),
-    ("RMB best-of-N", "conversation_input bon_best loser_list", rmb_best_of_n),
-    ("RMB pairwise", "conversation_input chosen reject", rmb_pairwise),
+    Format("PPE correctness", "prompt response_1 response_2 scores", ppe_correctness),
+    Format("PandaLM", "instruction response1 response2 annotator1 annotator2 annotator3", pandalm),
+    Format("RMB best-of-N", "conversation_input bon_best loser_list", rmb_best_of_n),
+    Format("RMB pairwise", "conversation_input chosen reject", rmb_pairwise),
 ]
 
 

@@ -86,9 +86,11 @@ def turns_of(conversation):
 
 
 data.FORMATS[:0] = [
-    ("Math-Step-DPO", "prompt initial_reason_steps full_chosen full_rejected", step_pairs),
-    ("Code-Preference-Pairs", "input accepted rejected", code_pairs),
-    ("RM-R1 prompts", "context_messages winner", rm_r1_prompt),
+    data.Format(
+        "Math-Step-DPO", "prompt initial_reason_steps full_chosen full_rejected", step_pairs
+    ),
+    data.Format("Code-Preference-Pairs", "input accepted rejected", code_pairs),
+    data.Format("RM-R1 prompts", "context_messages winner", rm_r1_prompt),
 ]
 
 
