@@ -39,6 +39,13 @@ class Usage:
     seconds: float = 0.0
     uncounted: int = 0  # calls whose tokens the server does not tell
 
+    def count(self, prompts, completions, seconds):
+        """Adds a call of `sampler.generate`: prompts [tokens], completions [prompt][generation]."""
+        self.calls += sum(map(len, completions))
+        self.prompt_tokens += sum(map(len, prompts))
+        self.completion_tokens += sum(len(one.tokens) for group in completions for one in group)
+        self.seconds += seconds
+
     def scaled(self, factor):
         """What that many times the work will take."""
         return Usage(*(type(value)(value * factor) for value in astuple(self)))
@@ -104,11 +111,7 @@ class LocalBackend:
                 seed=[hash64(*seed) for seed in seeds],
                 progress=progress,
             )
-        usage = self.usage
-        usage.calls += num_generations * len(prompts)
-        usage.prompt_tokens += sum(map(len, prompts))
-        usage.completion_tokens += sum(len(one.tokens) for group in completions for one in group)
-        usage.seconds += time.perf_counter() - started
+        self.usage.count(prompts, completions, time.perf_counter() - started)
         return [self.read(prompt, group) for prompt, group in zip(prompts, completions)]
 
     def read(self, prompt, completions):

@@ -277,6 +277,13 @@ def refuse_copies(what, temperature):
         )
 
 
+def check_prices(settings):
+    prices = [price for price in (settings.price_in, settings.price_out) if price is not None]
+    wrong_price = not all(0 <= price < float("inf") for price in prices)
+    if prices and (wrong_price or len(prices) < 2 or not settings.base_url):
+        raise BadInput("--price_in, --price_out: give both, at least 0, together with --base_url")
+
+
 def check_judge(settings):
     """Checks JudgeSettings before torch is imported, and fills in `style`.
 
@@ -289,10 +296,7 @@ def check_judge(settings):
         if getattr(settings, name) < 1:
             raise BadInput(f"--{name}: must be at least 1, got {getattr(settings, name)}")
     check_votes(settings.num_votes, temperature)
-    prices = [price for price in (settings.price_in, settings.price_out) if price is not None]
-    wrong_price = not all(0 <= price < float("inf") for price in prices)
-    if prices and (wrong_price or len(prices) < 2 or not settings.base_url):
-        raise BadInput("--price_in, --price_out: give both, at least 0, together with --base_url")
+    check_prices(settings)
     folder = None if settings.base_url else resolve_model(settings.model)
     config = check_model_folder(folder) if folder else {}
     if folder and settings.adapter:

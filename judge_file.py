@@ -106,7 +106,8 @@ def judge_pairs(settings, pairs, load_judge, options):
                 progress.move_to(totals["pairs"])
                 if start <= done:
                     left = len(pairs) - totals["pairs"]
-                    note_rest(judge, settings, len(judgments), left, "pair")
+                    prices = settings.price_in, settings.price_out
+                    note_rest(judge.backend.usage, prices, len(judgments), left, "pair")
             if read_rows(path, heads, recorded, settings)["pairs"] != len(pairs):
                 raise BadInput(f"--out: {path} lost rows while this command wrote: call again")
     if path != settings.out:

@@ -52,9 +52,8 @@ class Progress:
         self.bar.close()
 
 
-def note_rest(judge, settings, done, left, unit):
+def note_rest(usage, prices, done, left, unit):
     """Notes after the first chunk of a long work what the rest will take."""
     if left > done:
-        rest = judge.backend.usage.scaled(left / done)
-        words = rest.in_words(settings.price_in, settings.price_out)
+        words = usage.scaled(left / done).in_words(*prices)
         note(f"the other {left} {unit}s will take about {words}")

@@ -288,6 +288,7 @@ class GroupMatches:
     num_cut: int  # answers that lost their beginning
     num_games: int = 0
     num_invalid: int = 0  # games without a verdict
+    num_tokens: int = 0  # of the judge's completions
     reliability: float = 0.0  # of the win rates, in [0, 1]; see match_rewards
 
 
@@ -367,6 +368,7 @@ def compare_groups(
         match[2] = 1 - judgment.p_first if turned else judgment.p_first
         group.num_games += len(judgment.games)
         group.num_invalid += sum(game["verdict"] is None for game in judgment.games)
+        group.num_tokens += sum(game.get("tokens", 0) for game in judgment.games)
     rewards = []
     for group in groups:
         values, group.reliability = match_rewards(group.matches, len(group.answers), scale)

@@ -13,6 +13,7 @@ import itertools
 import random
 from dataclasses import dataclass
 
+import cli
 from chat import decode_completion
 from checkpoint import check_model_folder, resolve_model
 from cli import BadInput, note, read_json_lines
@@ -100,6 +101,9 @@ class SolveTask:
             dtype=runtime.dtype,
             seed=settings.seed,
         )
+        usage = self.judge.backend.usage
+        where = " in the first process" if runtime.world_size > 1 else ""
+        cli.at_end.callback(lambda: usage.calls and note(f"judging took {usage.in_words()}{where}"))
         matches = num_matches(settings.num_generations, settings.judge_opponents)
         note(
             f"judge: {matches} matches a group, at most {matches * settings.prompts_per_step} "
@@ -186,6 +190,7 @@ class SolveTask:
             "compared_groups": len(comparisons),
             "matches": sum(len(comparison.matches) for comparison in comparisons),
             "games": sum(comparison.num_games for comparison in comparisons),
+            "tokens": sum(comparison.num_tokens for comparison in comparisons),
             "invalid": sum(comparison.num_invalid for comparison in comparisons),
             "cut": sum(comparison.num_cut for comparison in comparisons),
             "reliability": sum(comparison.reliability for comparison in comparisons),
@@ -198,9 +203,9 @@ class SolveTask:
 
         oracle: share of right completions among those whose question has a reference (checked:
         the share of these). judge_accuracy: what the judge gave to the right answer in a match
-        against a wrong one; a draw counts half. judge_matches, judge_games: numbers of the step;
-        identical and empty answers are not judged. judge_reliability: mean over groups
-        (`match_rewards`).
+        against a wrong one; a draw counts half. judge_matches, judge_games, judge_tokens (of its
+        completions): numbers of the step; identical and empty answers are not judged.
+        judge_reliability: mean over groups (`match_rewards`).
         """
 
         def share(part, total):
@@ -213,6 +218,7 @@ class SolveTask:
             "reward/unanswered": share("unanswered", "completions"),
             "reward/judge_matches": counts["matches"],
             "reward/judge_games": counts["games"],
+            "reward/judge_tokens": counts["tokens"],
             "reward/judge_invalid": share("invalid", "games"),
             "reward/judge_accuracy": share("shares", "decided"),
             "reward/judge_reliability": share("reliability", "compared_groups"),

@@ -3,19 +3,23 @@
 import os
 import re
 import sys
+import time
 from collections import Counter
 from dataclasses import dataclass
 from typing import Literal, Optional
 
 import tqdm
 
-from backends import load_model
+import cli
+from backends import Usage, load_model
 from chat import decode_completion, encode_chat, load_tokenizer, opens_think, stop_token_ids
 from checkpoint import check_model_folder, resolve_model
-from cli import BadInput, setting
+from cli import BadInput, note, setting
 from data import balanced_orders, load_questions
 from extras.endpoint import Endpoint
 from extras.store import Base, named_pairs
+from judge import check_prices
+from judge_progress import note_rest
 from questions import question_key
 from rewards import final_answer
 from rm_r1 import format_rates, task_type
@@ -30,6 +34,7 @@ TAGS = ("<answer>[[A]]</answer>", "<answer>[[B]]</answer>")
 VERDICTS = {"boxed": BOXES, "boxed_or_tie": BOXES, "answer_tag": TAGS}
 
 CHUNK = 32  # questions that are answered and written together
+FIRST_REQUESTS = 64  # after so many, a note says what the rest will take
 BOXING = "Please reason step by step, and put your final answer within \\boxed{}."
 MENTIONS_HINT = re.compile(
     r"(?i)\b("
@@ -41,16 +46,39 @@ MENTIONS_HINT = re.compile(
 )
 
 
+# ---- what asking takes ----
+
+
+@dataclass
+class Asking(Base):
+    concurrency: int = setting(16, "requests at the same time")
+    price_in: Optional[float] = setting(None, "with --base_url: price of a million prompt tokens")
+    price_out: Optional[float] = setting(None, "price of a million completion tokens")
+
+
+def note_at_end(usage, model, prices=()):
+    """Notes what `model` has taken, however the command ends."""
+    cli.at_end.callback(lambda: usage.calls and note(f"{model} took {usage.in_words(*prices)}"))
+
+
+def replies_of(endpoint, requests, prices=()):
+    """Endpoint.complete, with a note on what the rest will take, and one on what all has taken."""
+    note_at_end(endpoint.usage, endpoint.model, prices)
+    for done, result in enumerate(endpoint.complete(requests), start=1):
+        yield result
+        if done == FIRST_REQUESTS:
+            note_rest(endpoint.usage, prices, done, len(requests) - done, "request")
+
+
 # ---- answers of a policy ----
 
 
 @dataclass
-class Sample(Base):
+class Sample(Asking):
     model: Optional[str] = setting(
         None, "who answers: Hugging Face folder, or the name behind --base_url"
     )
     base_url: Optional[str] = setting(None, "OpenAI-compatible server")
-    concurrency: int = setting(16, "requests at the same time")
     num_answers: int = setting(8, "answers to each question")
     temperature: float = setting(1.0, "sampling temperature")
     max_completion_length: int = setting(
@@ -73,6 +101,7 @@ def sample(settings, store):
     for name in ("num_answers", "max_completion_length", "concurrency", "chunk"):
         if getattr(settings, name) < 1:
             raise BadInput(f"--{name}: must be at least 1, got {getattr(settings, name)}")
+    check_prices(settings)
     if settings.num_answers > 1 and settings.temperature == 0:
         raise BadInput("--temperature: at 0 all answers to a question are equal: give more")
     questions, distinct = load_questions(settings.data), {}
@@ -151,21 +180,22 @@ def answer_by_model(questions, settings, store):
     """
     folder = resolve_model(settings.model)
     context = check_model_folder(folder).get("max_position_embeddings") or sys.maxsize
-    tokenizer, model = load_tokenizer(folder), None
+    tokenizer, model, usage = load_tokenizer(folder), None, Usage()
+    note_at_end(usage, settings.model)
     bar = tqdm.tqdm(total=len(questions), initial=len(store.rows), unit="question", disable=None)
     for start in range(0, len(questions), settings.chunk):
         chunk = questions[start : start + settings.chunk]
         if all(question.id in store.rows for question in chunk):
             continue
         model = model or load_model(folder, settings.device, settings.dtype)
-        texts, reasons = sample_chunk(model, tokenizer, folder, chunk, context, settings)
+        texts, reasons = sample_chunk(model, tokenizer, folder, chunk, context, settings, usage)
         store.add(checked_rows(chunk, texts, reasons, settings))
         bar.update(len(chunk))
     bar.close()
     return 0
 
 
-def sample_chunk(model, tokenizer, folder, questions, context, settings):
+def sample_chunk(model, tokenizer, folder, questions, context, settings, usage):
     """(texts, finish reasons) of each question's answers; a prompt that is too long is refused."""
     from sampler import generate
 
@@ -173,15 +203,17 @@ def sample_chunk(model, tokenizer, folder, questions, context, settings):
     prompts = [encode_chat(tokenizer, prompt_of(question, settings)) for question in questions]
     fits = [len(prompt) + settings.max_completion_length <= context for prompt in prompts]
     seeds = [hash64(settings.seed, stable_hash(question.id)) for question in questions]
+    fitting, started = [prompt for prompt, fit in zip(prompts, fits) if fit], time.perf_counter()
     sampled = generate(
         model,
-        [prompt for prompt, fit in zip(prompts, fits) if fit],
+        fitting,
         settings.num_answers,
         settings.max_completion_length,
         settings.temperature,
         stop_token_ids=stops,
         seed=[seed for seed, fit in zip(seeds, fits) if fit],
     )
+    usage.count(fitting, sampled, time.perf_counter() - started)
     sampled, texts, reasons = iter(sampled), [], []
     for prompt, fit in zip(prompts, fits):
         if not fit:
@@ -214,7 +246,8 @@ def answer_by_server(questions, settings, store):
             requests.append(request)
     replies, failed = {}, set()
     endpoint = Endpoint(settings.base_url, settings.model, settings.concurrency)
-    for index, reply in endpoint.complete(requests):
+    prices = settings.price_in, settings.price_out
+    for index, reply in replies_of(endpoint, requests, prices):
         number, answer = divmod(index, settings.num_answers)
         own = replies.setdefault(number, {})
         own[answer] = reply
@@ -233,7 +266,7 @@ def answer_by_server(questions, settings, store):
 
 
 @dataclass
-class Chains(Base):
+class Chains(Asking):
     model: Optional[str] = setting(None, "the teacher, by its name behind --base_url")
     base_url: Optional[str] = setting(None, "OpenAI-compatible server")
     second_model: Optional[str] = setting(
@@ -245,7 +278,6 @@ class Chains(Base):
         "of the second teacher; default: --base_url. Its key: SECOND_API_KEY or OPENAI_API_KEY",
     )
     style: str = setting("rm_r1", "judging prompt, which the student will get")
-    concurrency: int = setting(16, "requests at the same time")
     temperature: float = setting(1.0, "sampling temperature")
     max_completion_length: int = setting(
         8192, "at most so many tokens of a chain; longer ones are dropped"
@@ -262,6 +294,7 @@ def chains(settings, store):
     for name in ("model", "base_url"):
         if not getattr(settings, name):
             raise BadInput(f"--{name}: give the teacher's server and its name there")
+    check_prices(settings)
     style = load_style(settings.style)
     pairs = [pair for pair in named_pairs(settings.data) if pair.label is not None]
     pairs = pairs[: settings.limit]
@@ -311,7 +344,9 @@ def ask_teacher(stage, prompts, right, style, settings, store):
     reason.
     """
     base_url, model, key = settings.base_url, settings.model, "OPENAI_API_KEY"
+    prices = settings.price_in, settings.price_out
     if stage == 2:
+        prices = ()  # those of the first teacher
         base_url, model = settings.second_base_url or base_url, settings.second_model
         key = "SECOND_API_KEY" if "SECOND_API_KEY" in os.environ else key
     missing, requests = [name for name in prompts if f"{stage}:{name}" not in store.rows], []
@@ -327,7 +362,7 @@ def ask_teacher(stage, prompts, right, style, settings, store):
         return 0
     failed = 0
     endpoint = Endpoint(base_url, model, settings.concurrency, key=key)
-    for index, reply in endpoint.complete(requests):
+    for index, reply in replies_of(endpoint, requests, prices):
         if reply.error and reply.transient:
             failed += 1
             continue

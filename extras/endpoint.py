@@ -29,6 +29,7 @@ import urllib.parse
 import urllib.request
 from dataclasses import dataclass, field
 
+from backends import Usage
 from cli import BadInput, note
 
 TRANSIENT_STATUSES = {408, 409, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529}
@@ -138,6 +139,7 @@ class Endpoint:
             )
         self.headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
         self.opener = urllib.request.build_opener(NoRedirect, OpenHTTP, OpenHTTPS)
+        self.usage = Usage()  # of `complete`
         self.refused_fields = set()  # of OPTIONAL_FIELDS
         self.noted = set()  # reasons for another attempt; each is said once
         self.worked = False  # a request has succeeded
@@ -178,7 +180,7 @@ class Endpoint:
         num_threads = min(self.concurrency, len(requests))
         for _ in range(num_threads):
             threading.Thread(target=work, daemon=True).start()
-        running, failure = num_threads, None
+        running, failure, last = num_threads, None, time.perf_counter()
         try:
             while running:
                 result = results.get()
@@ -187,11 +189,22 @@ class Endpoint:
                 elif isinstance(result, BaseException):
                     failure = failure or result
                 else:
+                    self.count(result[1], time.perf_counter() - last)
+                    last = time.perf_counter()
                     yield result
         finally:
             stop.set()
         if failure:
             raise failure
+
+    def count(self, reply, seconds):
+        usage = self.usage
+        usage.calls += 1
+        usage.retries += reply.attempts - 1
+        usage.prompt_tokens += reply.prompt_tokens
+        usage.completion_tokens += reply.tokens
+        usage.seconds += seconds
+        usage.uncounted += not reply.error and not reply.prompt_tokens
 
     def ask(self, request, stop=None):
         """The Reply to one request, after as many attempts as it takes.

@@ -231,7 +231,8 @@ def judged_rows(settings, items, head, load_judge):
             append_rows(path, new, is_new=False)
             rows += new
             if first_use:  # a sweep uses a judge again
-                note_rest(judge, settings, len(new), len(items) - len(rows), "item")
+                prices = settings.price_in, settings.price_out
+                note_rest(judge.backend.usage, prices, len(new), len(items) - len(rows), "item")
                 first_use = False
             seconds = time.perf_counter() - started
             say(f"{len(rows)} of {len(items)} items judged, {seconds:.0f} s")

@@ -2,9 +2,7 @@
 
 import re
 import sys
-import time
 
-from backends import Usage
 from cli import BadInput, note
 from extras.endpoint import Endpoint
 from seeding import stable_hash
@@ -29,7 +27,7 @@ class ServerBackend:
         self.style = style if isinstance(style, Style) else load_style(style or "rrm")
         self.opens_think = False  # the server's template ends with <think>
         self.warned = False
-        self.usage = Usage()
+        self.usage = self.endpoint.usage
 
     def check_texts(self, pairs):
         if not self.warned:
@@ -79,13 +77,10 @@ class ServerBackend:
     def complete(self, requests, progress):
         """The replies in the order of the requests."""
         url, replies = self.endpoint.url, [None] * len(requests)
-        started = time.perf_counter()
         for done, (index, reply) in enumerate(self.endpoint.complete(requests), start=1):
             replies[index] = reply
-            self.count(reply)
             if progress:
                 progress(done, len(requests))
-        self.usage.seconds += time.perf_counter() - started
         for reply in replies:  # one prompt that is too long must not cost all the others
             if reply.error and CONTEXT_EXCEEDED.match(reply.error):
                 note(f"{url}: {reply.error}: counted as truncated")
@@ -97,14 +92,6 @@ class ServerBackend:
                 f"{errors[0]}: look after the server, then call again"
             )
         return replies
-
-    def count(self, reply):
-        usage = self.usage
-        usage.calls += 1
-        usage.retries += reply.attempts - 1
-        usage.prompt_tokens += reply.prompt_tokens
-        usage.completion_tokens += reply.tokens
-        usage.uncounted += not reply.error and not reply.prompt_tokens
 
     def restore_think_tags(self, replies):
         """Puts "<think>" in front of texts whose prompt had opened it.

@@ -123,7 +123,7 @@ class Store:
         given = asdict(settings)
         self.settings = {"command": command}
         for name, value in given.items():
-            if name not in ("out", "concurrency"):
+            if name not in ("out", "concurrency", "price_in", "price_out"):
                 self.settings[name] = value
         self.settings["inputs"] = hashes_of_inputs(given)
         if command == "sample" and given["model"] and not given["base_url"]:

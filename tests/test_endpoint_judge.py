@@ -262,6 +262,41 @@ def test_commands_say_what_judging_took(command, calls, estimate, serve, tmp_pat
     assert estimate is None or lines[0].startswith(estimate) and "; cost 0.0" in lines[0]
 
 
+@pytest.mark.parametrize(
+    "command, stages",
+    [
+        ("sample --data QUESTIONS --num_answers 2", {"m": 144}),
+        ("chains --data PAIRS --second_model n --style rrm", {"m": 72, "n": 36}),
+    ],
+)
+def test_make_data_says_what_its_servers_took(command, stages, serve, tmp_path):
+    server = serve(lambda request, attempt: counted(ONE))
+    paths = {"PAIRS": str(tmp_path / "p.jsonl"), "QUESTIONS": str(tmp_path / "q.jsonl")}
+    pairs = [{"query": f"q{n}", "a": "x", "b": "yyy", "label": 0} for n in range(72)]
+    questions = [{"question": f"q{n}", "answer": "1"} for n in range(72)]
+    for name, rows in [("PAIRS", pairs), ("QUESTIONS", questions)]:
+        Path(paths[name]).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = [paths.get(word, word) for word in command.split()]
+    words += ["--base_url", server.url, "--model", "m", "--out", str(tmp_path / "out.jsonl")]
+    start = [sys.executable, "-m", "extras.make_data", *words, "--price_in", "1", "--price_out"]
+    root = Path(endpoint.__file__).parents[1]
+    done = subprocess.run([*start, "-1"], capture_output=True, text=True, cwd=root)
+    assert done.returncode == 2 and "--price_in, --price_out: give both" in done.stderr
+    done = subprocess.run([*start, "1"], capture_output=True, text=True, cwd=root)
+    assert done.returncode == 0, done.stderr
+    lines = done.stderr.splitlines()
+    estimates = [line for line in lines if line.startswith("the other ")]
+    assert len(estimates) == (stages["m"] > 128)
+    assert not estimates or "the other 80 requests will take about 80 calls, " in estimates[0]
+    for model, calls in stages.items():
+        (line,) = [line for line in lines if line.startswith(f"{model} took ")]
+        assert re.search(
+            rf"{calls} calls, \d+ retries, {calls * 90} prompt and {calls * 10} c", line
+        )
+        assert line.endswith(f" s; cost {calls / 1e4:.4g}") == (model == "m")
+    assert "price_in" not in (tmp_path / "out.jsonl.report.json").read_text()
+
+
 def test_what_a_local_judge_took(tmp_path):
     judge = Judge(make_scripted_folder(tmp_path / "coin", COIN))
     judgments = judge.judge([("q", "x", "y"), ("q", "x", "z")], 3, max_completion_length=24)

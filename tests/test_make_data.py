@@ -14,6 +14,7 @@ import pytest
 from loopback import Server, chat, text_of
 from tiny_models import make_model_folder
 
+import cli
 from cli import BadInput
 from data import load_pairs
 from extras import ask, make_data, mixture
@@ -379,7 +380,7 @@ def test_a_server_that_fails_leaves_the_rest_for_the_next_call(tmp_path, monkeyp
     ]  # refused for good: kept as such
 
 
-def test_sampling_that_is_killed_goes_on_to_the_same_result(tmp_path, monkeypatch):
+def test_sampling_that_is_killed_goes_on_to_the_same_result(tmp_path, monkeypatch, capsys):
     """Our sampler ends after its first chunk, with half a line at the end of its file."""
     model = make_model_folder(tmp_path / "model")
     questions = write(
@@ -402,7 +403,9 @@ def test_sampling_that_is_killed_goes_on_to_the_same_result(tmp_path, monkeypatc
         "float32",
         "--out",
     ]
-    make_data.main([*arguments, str(tmp_path / "whole.jsonl")])
+    with cli.at_end:
+        make_data.main([*arguments, str(tmp_path / "whole.jsonl")])
+    assert f"{model} took 120 calls, 0 retries, " in capsys.readouterr().err
     add, partial = Store.add, tmp_path / "cut.jsonl.partial"
 
     def add_and_die(store, rows):

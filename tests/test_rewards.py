@@ -7,6 +7,7 @@ import json
 import math
 import os
 import random
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -459,7 +460,8 @@ JUDGED = [
 
 def test_a_judge_pays_a_solver_and_the_run_resumes(world):
     evaluated = [*JUDGED, "--eval_data", "q.jsonl", "--eval_every", 2, "--max_steps", 4]
-    train(world, *evaluated, "--output_dir", "whole")
+    done = train(world, *evaluated, "--output_dir", "whole")
+    assert re.search(r"judging took \d+ calls, 0 retries, \d+ prompt and \d+ comp", done.stderr)
     first, *rows = metrics(world / "whole")
     assert len(rows) == 4 and first["eval/reward/win_rate"] == 0.5  # everyone is as good as oneself
     assert [row["step"] for row in rows if "eval/reward/oracle" in row] == [2, 4] and 0 < rows[-1][
@@ -473,6 +475,7 @@ def test_a_judge_pays_a_solver_and_the_run_resumes(world):
         assert (
             row["reward"] == pytest.approx(0.5, abs=1e-6)
             and row["reward/judge_matches"] == 3 * 10 >= row["reward/judge_games"] > 0
+            and row["reward/judge_tokens"] >= row["reward/judge_games"]
         )
         assert (
             row["reward/checked"] == row["reward/oracle"] == 0
@@ -567,7 +570,7 @@ def test_metrics_of_judged_groups_by_hand():
 
     matches = [[0, 1, 1.0], [2, 0, 0.5], [1, 2, 1.0]]
     comparison = rewards.GroupMatches(
-        [], [], matches, num_cut=1, num_games=2, num_invalid=1, reliability=0.25
+        [], [], matches, num_cut=1, num_games=2, num_invalid=1, num_tokens=9, reliability=0.25
     )
     records = [{"answered": True}, {"answered": True}, {"answered": False}]
     compared = Exercise(None, correct=[True, False, None], comparison=comparison)
@@ -582,6 +585,7 @@ def test_metrics_of_judged_groups_by_hand():
         "reward/unanswered": 2 / 6,
         "reward/judge_matches": 3,
         "reward/judge_games": 2,
+        "reward/judge_tokens": 9,
         "reward/judge_invalid": 1 / 2,
         "reward/judge_accuracy": 1.0,
         "reward/judge_reliability": 0.25,
