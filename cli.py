@@ -9,19 +9,13 @@ import argparse
 import codecs
 import contextlib
 import dataclasses
-import difflib
-import errno
 import json
 import os
-import re
 import sys
-import time
-import traceback
 import typing
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
-DISK_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 at_end = contextlib.ExitStack()  # what `run` does after the command, whatever happens
 # what commands a terminal, for str.translate
 CONTROL = dict.fromkeys([*range(9), *range(11, 32), *range(127, 160)], "\N{REPLACEMENT CHARACTER}")
@@ -67,9 +61,14 @@ def parse_settings(settings_class, argv=None, text_fields=(), description=""):
     check_repeated(argv, flags)
     values, unknown = parser.parse_known_args(argv)
     if unknown:
+        from failures import suggestion
+
         raise BadInput(f"unknown argument {unknown[0]!r:.200}: {suggestion(unknown[0], flags)}")
     settings = settings_class(**vars(values))
-    read_text_fields(settings, text_fields)
+    if text_fields:
+        from datafiles import read_text_fields
+
+        read_text_fields(settings, text_fields)
     return settings
 
 
@@ -135,47 +134,7 @@ def check_repeated(argv, flags):
             raise BadInput(f"{flag} is given {names.count(flag)} times: give it once")
 
 
-def suggestion(argument, flags):
-    """A hint for an unknown argument: the one flag of which it is a misspelling, or a part."""
-    name = argument.split("=")[0].replace("-", "_").strip("_").lower()
-    known = [flag.removeprefix("--") for flag in flags]
-    meant = [flag for flag in (f"num_{name}", f"max_{name}") if flag in known]
-    if not re.search("[0-9]", name):  # beta1 is no misspelling of beta
-        meant += difflib.get_close_matches(name, known, cutoff=0.88)
-    if not argument.startswith("-") or len(meant) != 1:
-        return "--help lists every flag"
-    return f"did you mean --{meant[0]}?"
-
-
-# ---- values and files ----
-
-
-def read_text_fields(settings, names):
-    from_stdin = [name for name in names if getattr(settings, name) == "-"]
-    if len(from_stdin) > 1:
-        raise BadInput(f"--{from_stdin[0]} and --{from_stdin[1]} cannot both be standard input")
-    for name in names:
-        value = getattr(settings, name)
-        if value is not None:
-            setattr(settings, name, read_value(value.lstrip("\ufeff"), f"--{name}"))
-
-
-def read_value(value, flag):
-    """`@path`: the text of that file; `-`: standard input; `@@x`: the text `@x`.
-
-    One final newline is dropped.
-    """
-    if value.startswith("@@"):
-        return value[1:]
-    if value == "-":
-        text, place = read_text(0, flag), "standard input"
-    elif value.startswith("@"):
-        text, place = read_text(value[1:], flag), value[1:]
-    else:
-        return value
-    if not text.strip():
-        raise BadInput(f"{flag}: {place} is empty (an empty answer is written {flag} '')")
-    return text.removesuffix("\n")
+# ---- files ----
 
 
 def read_text(path, flag):
@@ -263,6 +222,8 @@ def run(main, memory="use a smaller model or lower --max_completion_length"):
         sys.stdout.flush()
         return result
     except BadInput as error:
+        from failures import print_failure
+
         is_first = os.environ.get("LOCAL_RANK", "0") == "0"  # of its machine, whose files are wrong
         print_failure(" ".join(str(error).split()), is_first)
         sys.exit(2)
@@ -273,6 +234,8 @@ def run(main, memory="use a smaller model or lower --max_completion_length"):
         note("interrupted")
         sys.exit(130)
     except Exception as error:
+        from failures import advice_on, describe, print_failure
+
         advice = advice_on(error, memory)
         if advice is None:
             raise
@@ -287,41 +250,11 @@ def short_failure(kind, error, trace):
         os._exit(130)
     if kind is not ModuleNotFoundError:
         return sys.__excepthook__(kind, error, trace)
+    from failures import print_failure
+
     print_failure(f"{error}: pip install it, or all of requirements.txt")
 
 
 main_file = Path(getattr(sys.modules["__main__"], "__file__", None) or "x").resolve()
 if main_file.parent in (ROOT, ROOT / "extras"):  # a command of ours, which still imports its files
     sys.excepthook = short_failure
-
-
-def advice_on(error, memory):
-    """What to do about a failure that is not a bug in the code; None for every other exception."""
-    if isinstance(error, FloatingPointError):
-        return ""  # its message says what to do
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return f": {memory}"  # torch.OutOfMemoryError goes by name: torch may not be imported
-    if isinstance(error, RuntimeError) and "can't allocate memory" in str(error):
-        return f": {memory}"  # PyTorch on a CPU
-    # safetensors has no errno; its text holds "(os error 28)"
-    number = getattr(error, "errno", None)
-    if number in DISK_FULL or any(f"(os error {code})" in str(error) for code in DISK_FULL):
-        return ": make room and call again; a training goes on with --resume"
-    return None
-
-
-def describe(error):
-    """An exception on one line, with the last line of this project that it passed through."""
-    text = " ".join(f"{type(error).__name__}: {error}".split())[:500]
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if Path(frame.filename).resolve().parent == ROOT]
-    return f"{text} ({Path(own[-1].filename).name} line {own[-1].lineno})"
-
-
-def print_failure(text, is_first=True):
-    text = f"{Path(sys.argv[0]).name}: {text}".translate(CONTROL)
-    if is_first:
-        print(text, file=sys.stderr, flush=True)
-    if "TORCHELASTIC_ERROR_FILE" in os.environ:  # torchrun ends with what this file says
-        report = json.dumps({"message": {"message": text, "extraInfo": {"timestamp": time.time()}}})
-        Path(os.environ["TORCHELASTIC_ERROR_FILE"]).write_text(report)

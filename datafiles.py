@@ -13,7 +13,7 @@ import zlib
 from collections import Counter
 from pathlib import Path
 
-from cli import BadInput, decode, parse_json, unique_fields
+from cli import BadInput, decode, parse_json, read_text, unique_fields
 from data import find_format
 from tables import read_csv
 
@@ -176,3 +176,34 @@ def source_names(files):
             depth += 1
         found[file] = "/".join(path.parts[-depth:])
     return found
+
+
+# ---- values of flags ----
+
+
+def read_text_fields(settings, names):
+    from_stdin = [name for name in names if getattr(settings, name) == "-"]
+    if len(from_stdin) > 1:
+        raise BadInput(f"--{from_stdin[0]} and --{from_stdin[1]} cannot both be standard input")
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None:
+            setattr(settings, name, read_value(value.lstrip("\ufeff"), f"--{name}"))
+
+
+def read_value(value, flag):
+    """`@path`: the text of that file; `-`: standard input; `@@x`: the text `@x`.
+
+    One final newline is dropped.
+    """
+    if value.startswith("@@"):
+        return value[1:]
+    if value == "-":
+        text, place = read_text(0, flag), "standard input"
+    elif value.startswith("@"):
+        text, place = read_text(value[1:], flag), value[1:]
+    else:
+        return value
+    if not text.strip():
+        raise BadInput(f"{flag}: {place} is empty (an empty answer is written {flag} '')")
+    return text.removesuffix("\n")

@@ -184,7 +184,20 @@ def is_sharded(tensor):
 # ---- checkpoints of a training ----
 
 
-def save_checkpoint(folder, step, policy, optimizer, tokenizer, judge_style=None):
+def restore(checkpoint, policy, optimizer, items_per_step):
+    """(steps done, items drawn for them) of a checkpoint; the optimizer gets its moments.
+
+    (0, 0) where there is none.
+    """
+    if checkpoint is None:
+        return 0, 0
+    from resume import load_checkpoint
+
+    state = load_checkpoint(checkpoint, policy, optimizer)
+    return state["step"], state.get("drawn", state["step"] * items_per_step)
+
+
+def save_checkpoint(folder, step, policy, optimizer, tokenizer, judge_style=None, drawn=None):
     """Writes OUTPUT_DIR/checkpoint-STEP, which gets its name when all of it is on disk.
 
     It is a Hugging Face folder. Optimizer and step are in its subfolder trainer/, because vLLM
@@ -197,7 +210,7 @@ def save_checkpoint(folder, step, policy, optimizer, tokenizer, judge_style=None
         partial = final.with_name(final.name + ".partial")
         shutil.rmtree(partial, ignore_errors=True)
         write_model(partial, policy, weights, tokenizer, judge_style)
-        write_trainer(partial, step, optimizer, moments)
+        write_trainer(partial, step, optimizer, moments, drawn)
         for path in partial.rglob("*"):
             sync(path)
         shutil.rmtree(final, ignore_errors=True)  # a damaged one that was passed over
@@ -236,7 +249,7 @@ def write_model(folder, policy, weights, tokenizer, judge_style):
         shutil.copy(generation_config, folder)
 
 
-def write_trainer(folder, step, optimizer, moments):
+def write_trainer(folder, step, optimizer, moments, drawn):
     (folder / "trainer").mkdir()
     save_file(moments, folder / "trainer" / "optimizer.safetensors")
     files = sorted(path for path in folder.rglob("*") if path.is_file())
@@ -245,4 +258,6 @@ def write_trainer(folder, step, optimizer, moments):
         "optimizer_steps": max((int(s["step"]) for s in optimizer.state.values()), default=0),
         "sha256": {str(path.relative_to(folder)): sha256(path) for path in files},
     }
+    if drawn is not None:
+        state["drawn"] = drawn
     write_json(folder / "trainer" / "state.json", state)

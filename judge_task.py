@@ -88,34 +88,6 @@ def verdict_reward(prompts, completions, right_verdict, style, verdict=None, **c
     return [1.0 if one == right else -1.0 for one, right in zip(given, right_verdict, strict=True)]
 
 
-def consistency_reward(prompts, completions, right_verdict, style, pair, order, verdict=None, **_):
-    """+1 where a verdict is right and its twin in the other order is right too, else -1.
-
-    The twin is the completion with the same index in the pair's other order (J1, arXiv 2505.10320).
-    A judge that names the first place with probability p, whatever it reads, is right half of the
-    time under verdict_reward for any p. So nothing corrects its position bias. Here both are right
-    with probability p (1 - p), so the gradient leads back to p = 1/2.
-    pair: a data.Pair for each completion. order: [0, 1] or [1, 0] for each.
-    Raises ValueError unless both orders of a pair have equally many completions.
-    """
-    rewards = verdict_reward(prompts, completions, right_verdict, style, verdict)
-    indices_by_order = {}  # pair id -> the completions' indices in each order
-    for index, (item, shown) in enumerate(zip(pair, order, strict=True)):
-        both_orders = indices_by_order.setdefault(item.id, ([], []))
-        both_orders[shown[0]].append(index)
-    for name, (first, second) in indices_by_order.items():
-        if len(first) != len(second):
-            raise ValueError(
-                f"pair {name}: {len(first)} completions in one order, {len(second)} in the other: "
-                "the reward needs both orders"
-            )
-        for twins in zip(first, second):
-            worst = min(rewards[index] for index in twins)
-            for index in twins:
-                rewards[index] = worst
-    return rewards
-
-
 # ---- metrics ----
 
 
@@ -175,6 +147,15 @@ def game_rates(counts):
 # ---- the task ----
 
 
+def make_task(settings):
+    """The task that --reward chooses."""
+    if settings.reward in ("answer", "judge") or settings.reward.startswith("solve:"):
+        from solve_task import SolveTask
+
+        return SolveTask(settings)
+    return JudgeTask(settings)
+
+
 class JudgeTask:
     """The task of judging: what train_grpo.py and rollout.py ask of it."""
 
@@ -194,9 +175,8 @@ class JudgeTask:
             raise BadInput(
                 "--judge_model, --judge_base_url, --judge_style: only for --reward judge"
             )
-        own_rewards = {"verdict": verdict_reward, "consistency": consistency_reward}
-        self.reward_function = own_rewards.get(settings.reward)
-        if self.reward_function is None:
+        self.reward_function = verdict_reward
+        if settings.reward != "verdict":
             from rewards import import_reward
 
             self.reward_function = import_reward(settings.reward)

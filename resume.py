@@ -1,12 +1,13 @@
 """What a call needs that goes on with the files of an earlier one.
 
-Training loads this file only with --resume, or where it reads a second model. Commands that
-complete a JSON-lines file use it too.
+Training loads this file only with --resume or --keep, or where it reads a second model. Commands
+that complete a JSON-lines file use it too.
 """
 
 import hashlib
 import json
 import re
+import shutil
 from pathlib import Path
 
 from checkpoint import resolve_model, weight_files, with_adapter
@@ -113,7 +114,7 @@ def style_hash(name):
 # ---- a training run ----
 
 # What a resumed run may change: it decides nothing but rounding, and where and how long to train.
-MAY_CHANGE = """output_dir max_steps save_every report_to resume micro_batch_tokens
+MAY_CHANGE = """output_dir max_steps save_every keep report_to resume micro_batch_tokens
     gradient_checkpointing""".split()
 
 
@@ -252,7 +253,7 @@ def find_damage(checkpoint):
 
 
 def load_checkpoint(folder, policy, optimizer):
-    """Gives the optimizer its moments back and returns the step; any number of processes.
+    """Gives the optimizer its moments back and returns state.json; any number of processes.
 
     The weights are not read here: they were loaded as the model itself.
     """
@@ -280,7 +281,7 @@ def load_checkpoint(folder, policy, optimizer):
                 else:
                     own.copy_(tensor)
                 optimizer.state[master][moment] = own
-    return state["step"]
+    return state
 
 
 def cut_rows_past(path, step):
@@ -302,3 +303,21 @@ def earlier_calls(folder):
     if not path.exists():
         return []
     return parse_json(read_text(path, "--output_dir"), path).get("calls", [])
+
+
+BEST_BY = "eval/judge/accuracy", "eval/reward/oracle", "eval/reward/win_rate"
+
+
+def prune(folder, keep, rows):
+    """Removes the run's checkpoints except the last `keep` and the best one by evaluation."""
+    steps = {row["step"] for row in rows if (folder / f"checkpoint-{row['step']}").exists()}
+    scores = {}
+    for row in rows:
+        score = next((row[name] for name in BEST_BY if name in row), None)
+        if score is not None and row["step"] in steps:
+            scores[score, row["step"]] = row["step"]  # the later one of two equal ones
+    best = scores[max(scores)] if scores else None
+    for step in sorted(steps)[:-keep]:
+        if step != best:
+            path = folder / f"checkpoint-{step}"
+            shutil.rmtree(path.rename(path.with_name(path.name + ".partial")))

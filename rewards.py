@@ -11,7 +11,9 @@ A function of your own, in a module on the Python path, is given to the trainer 
     answer_reward           for questions with known answers
     judge_reward(judge)     for questions alone: a pairwise judge compares the answers of a group
 
-Those of a judge in training, verdict_reward and consistency_reward, are in judge_task.py.
+    consistency_reward      for a judge: right in both orders of a pair
+
+The default reward of a judge in training, verdict_reward, is in judge_task.py.
 """
 
 import asyncio
@@ -29,7 +31,7 @@ from numbers import Real
 from chat import encode_chat
 from cli import BadInput
 from data import Pair, place, to_messages
-from judge_task import consistency_reward, verdict_reward  # noqa: F401  users look for them here
+from judge_task import verdict_reward
 from plugins import import_function, load_extra
 from seeding import stable_hash
 from styles import judge_messages
@@ -38,14 +40,47 @@ SCALES = "shrunk", "win_rate", "elo"
 SHRINK = 2.0  # how many times the noise counts in `match_rewards` (runs/reward)
 
 
+# ---- of a judge in training ----
+
+
+def consistency_reward(prompts, completions, right_verdict, style, pair, order, verdict=None, **_):
+    """+1 where a verdict is right and its twin in the other order is right too, else -1.
+
+    The twin is the completion with the same index in the pair's other order (J1, arXiv 2505.10320).
+    A judge that names the first place with probability p, whatever it reads, is right half of the
+    time under verdict_reward for any p. So nothing corrects its position bias. Here both are right
+    with probability p (1 - p), so the gradient leads back to p = 1/2.
+    pair: a data.Pair for each completion. order: [0, 1] or [1, 0] for each.
+    Raises ValueError unless both orders of a pair have equally many completions.
+    """
+    rewards = verdict_reward(prompts, completions, right_verdict, style, verdict)
+    indices_by_order = {}  # pair id -> the completions' indices in each order
+    for index, (item, shown) in enumerate(zip(pair, order, strict=True)):
+        both_orders = indices_by_order.setdefault(item.id, ([], []))
+        both_orders[shown[0]].append(index)
+    for name, (first, second) in indices_by_order.items():
+        if len(first) != len(second):
+            raise ValueError(
+                f"pair {name}: {len(first)} completions in one order, {len(second)} in the other: "
+                "the reward needs both orders"
+            )
+        for twins in zip(first, second):
+            worst = min(rewards[index] for index in twins)
+            for index in twins:
+                rewards[index] = worst
+    return rewards
+
+
 # ---- a function of the user's own ----
 
 
 def import_reward(name):
-    """The reward function MODULE:FUNCTION, whose results `read_rewards` reads.
+    """The reward function MODULE:FUNCTION, whose results `read_rewards` reads, or "consistency".
 
     It may be an `async def`, and may return (rewards, matches of each group) like compare_groups.
     """
+    if name == "consistency":
+        return consistency_reward
     function = import_function(name, "--reward")
 
     @functools.wraps(function)

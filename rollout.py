@@ -26,34 +26,42 @@ class Group:
     messages: list  # the prompt as messages
     prompt: list  # its token ids
     seed: int  # of its sampling
+    number: int = 0  # among the prompts drawn for its step, over all processes
     completions: list = field(default_factory=list)  # sampler.Completion
     records: list = field(default_factory=list)  # what the task reads in them, dicts with "text"
     rewards: list = field(default_factory=list)
     advantages: list = field(default_factory=list)
 
 
-def make_group(task, item, seed):
+def make_group(task, item, seed, number=0):
     messages = task.messages(item)
-    return Group(item, messages, encode_chat(task.tokenizer, messages), seed)
+    return Group(item, messages, encode_chat(task.tokenizer, messages), seed, number)
 
 
-def own_indices(task, settings, runtime):
-    """Which of a step's prompts belong to this process.
+def own_indices(task, num_prompts, runtime):
+    """Which of `num_prompts` prompts this process samples.
 
     A group stays on one process, so advantages need no communication.
     """
-    indices = range(settings.prompts_per_step)
-    owners = [index // task.adjacent_groups % runtime.world_size for index in indices]
-    return [index for index in indices if owners[index] == runtime.rank]
+    owners = [index // task.adjacent_groups % runtime.world_size for index in range(num_prompts)]
+    return [index for index, owner in enumerate(owners) if owner == runtime.rank]
+
+
+def with_signal(task, groups):
+    """The groups without those whose rewards are equal; adjacent ones stay or go together."""
+    size = task.adjacent_groups
+    units = [groups[start : start + size] for start in range(0, len(groups), size)]
+    units = [unit for unit in units if any(any(group.advantages) for group in unit)]
+    return list(itertools.chain(*units))
 
 
 def longest_prompt(config, settings):
-    """How many tokens of a prompt the model's context can hold. Raises BadInput if none."""
+    """Tokens of the longest prompt that model and settings allow. Raises BadInput if none."""
     context = config.raw.get("max_position_embeddings") or 2**31
     room = context - settings.max_completion_length
     if room < 1:
         raise BadInput(f"--max_completion_length: must be below the model's context, {context}")
-    return room
+    return min(room, settings.max_prompt_length or room)
 
 
 def drop_long(task, items, limit, flag):
@@ -74,8 +82,8 @@ def drop_long(task, items, limit, flag):
         note(f"{flag}: {dropped} of {len(items)} dropped: prompt longer than {limit} tokens")
     if items and not kept:
         raise BadInput(
-            f"{flag}: every prompt is longer than {limit} tokens: lower --max_completion_length "
-            "or use a model of longer context"
+            f"{flag}: every prompt is longer than {limit} tokens: raise --max_prompt_length if it "
+            "is set, lower --max_completion_length, or use a model of longer context"
         )
     return kept
 
@@ -140,7 +148,7 @@ class MicroBatch:
     advantages: torch.Tensor  # (sequences,)
     lengths: torch.Tensor  # (sequences,) tokens of each completion
     sampling_logprobs: torch.Tensor  # (targets,) as the sampler computed them
-    old_logprobs: torch.Tensor | None = None  # (targets,) of the first update on these rollouts
+    old_logprobs: torch.Tensor | None = None  # (targets,) before the first update of the step
     ref_logprobs: torch.Tensor | None = None  # (targets,) of the reference model
     is_filler: bool = False  # counts for nothing, but the other processes need this pass
 
@@ -151,24 +159,49 @@ def count_completions(groups, runtime):
     return runtime.sum(len(lengths), sum(lengths))
 
 
-def micro_batches(groups, settings, runtime):
-    """(this process's MicroBatches, whether any process has a gradient to follow).
+def mini_batches(groups, settings, runtime):
+    """([(totals, this process's MicroBatches), ...], whether any process has a gradient to follow).
 
-    A micro-batch has at most micro_batch_tokens tokens, or one completion. A group with equal
-    rewards has no gradient at beta 0, so it is left out. If no group of any process has one, all
-    groups come back: they are computed for the metrics alone.
+    There is one entry for each update; `totals` are its count_completions. A group with equal
+    rewards has no gradient at beta 0, so it is left out. If no group of any process has one, one
+    entry has all groups: they are computed for the metrics alone.
     """
-    useful = [group for group in groups if settings.beta > 0 or any(group.advantages)]
-    has_signal = runtime.max(len(useful)) > 0
-    chosen = useful if has_signal else groups
-    divided = chunks(chosen, settings.micro_batch_tokens)
+    found = []
+    for part in split_by_number(groups, settings.num_mini_batches, runtime):
+        totals = count_completions(part, runtime)
+        useful = [group for group in part if settings.beta > 0 or any(group.advantages)]
+        if runtime.max(len(useful)) > 0:
+            found.append((totals, micro_batches(useful, settings, runtime)))
+    if found:
+        return found, True
+    return [(count_completions(groups, runtime), micro_batches(groups, settings, runtime))], False
+
+
+def split_by_number(groups, num_parts, runtime):
+    """This process's groups of each part of the step, whatever the number of processes is."""
+    if num_parts == 1:
+        return [groups]
+    numbers = runtime.gather([group.number for group in groups])
+    numbers, parts = sorted(itertools.chain(*numbers)), [[] for _ in range(num_parts)]
+    for group in groups:
+        parts[numbers.index(group.number) * num_parts // len(numbers)].append(group)
+    return parts
+
+
+def micro_batches(groups, settings, runtime):
+    """This process's MicroBatches, each of at most micro_batch_tokens tokens, or one completion."""
+    if runtime.world_size > 1:
+        from sharding import deal_groups
+
+        groups = deal_groups(groups, runtime)
+    divided = chunks(groups, settings.micro_batch_tokens)
     batches = [micro_batch(chunk, runtime.device) for chunk in divided]
     # Gathering sharded weights needs every process, in the same order.
     for _ in range(len(batches), int(runtime.max(len(batches)))):
         zero = torch.zeros(1, device=runtime.device)
         pack = pack_groups([([0], [[0]])], runtime.device)
         batches.append(MicroBatch(pack, zero, zero + 1, zero, is_filler=True))
-    return batches, has_signal
+    return batches
 
 
 def chunks(groups, budget):
@@ -207,9 +240,14 @@ def micro_batch(chunk, device):
 
 
 @torch.no_grad()
-def add_ref_logprobs(batches, reference, settings):
-    for batch in batches if reference is not None else []:
-        batch.ref_logprobs, _ = reference.logprobs(batch.pack, settings.temperature)
+def add_logprobs(model, reference, mini_batches, settings):
+    """Fills in ref_logprobs, and old_logprobs of all mini-batches that see an update before."""
+    for number, (_, batches) in enumerate(mini_batches):
+        for batch in batches:
+            if number > 0:
+                batch.old_logprobs, _ = model.logprobs(batch.pack, settings.temperature)
+            if reference is not None:
+                batch.ref_logprobs, _ = reference.logprobs(batch.pack, settings.temperature)
 
 
 # ---- metrics and files ----
@@ -233,17 +271,20 @@ def group_counts(groups):
     }
 
 
-def step_metrics(task, groups, batches, token_sums, grad_norm, settings, runtime):
+TOKEN_SUMS = """loss tokens entropy clipped_low clipped_high kl logp_diff importance
+    importance_squared importance_clipped""".split()  # in train_grpo.py
+
+
+def step_metrics(task, groups, mini_batches, token_sums, runtime):
     """The metrics of one step, over all processes.
 
-    token_sums: those of train_grpo.py, over all updates and the groups in `batches` alone.
+    token_sums: over all updates and the groups in `mini_batches` alone.
     """
     step = runtime.sum_by_name(group_counts(groups))
-    names = "loss", "tokens", "entropy", "clipped_low", "clipped_high", "kl", "logp_diff"
-    tokens = runtime.sum_by_name({name: token_sums.get(name, 0.0) for name in names})
+    tokens = runtime.sum_by_name({name: token_sums.get(name, 0.0) for name in TOKEN_SUMS})
     num_tokens = max(tokens["tokens"], 1)
     gaps = [0.0]  # between trainer and sampler
-    for batch in batches:
+    for batch in (batch for _, batches in mini_batches for batch in batches):
         if not batch.is_filler:
             gaps.append((batch.old_logprobs - batch.sampling_logprobs).abs().max().item())
     metrics = {
@@ -258,27 +299,31 @@ def step_metrics(task, groups, batches, token_sums, grad_norm, settings, runtime
         "clip_ratio/high_mean": tokens["clipped_high"] / num_tokens,
         "completions/mean_length": step["completion_tokens"] / step["completions"],
         "completions/clipped_ratio": step["cut_off"] / step["completions"],
-        "grad_norm": grad_norm,
-        "learning_rate": settings.learning_rate,
         "num_tokens": step["completion_tokens"] + step["prompt_tokens"],
     }
     metrics |= task.rates(runtime.sum_by_name(task.counts(groups)))
     metrics["sampling/logp_diff_mean"] = tokens["logp_diff"] / num_tokens
     metrics["sampling/logp_diff_max"] = runtime.max(max(gaps))
+    mean, name = tokens["importance"] / num_tokens, "sampling/importance_sampling_ratio"
+    metrics[f"{name}/mean"] = mean
+    metrics[f"{name}/clipped_ratio"] = tokens["importance_clipped"] / num_tokens
+    # Effective sample size as a share of the tokens: (sum of weights)^2 / (n * sum of squares).
+    mean_square = tokens["importance_squared"] / num_tokens
+    metrics[f"{name}/effective_sample_size"] = mean**2 / mean_square if mean_square else 0.0
     return metrics
 
 
 def timings(times, metrics, settings):
-    """Seconds of a step from its four moments: start, sampled, rewarded, updated."""
-    start, sampled, rewarded, updated = times
+    """Seconds of a step from its moments: start, (sampled, rewarded) once or more, updated."""
+    gaps = [end - start for start, end in zip(times, times[1:])]
     num_completions = settings.prompts_per_step * settings.num_generations
     num_tokens = metrics["completions/mean_length"] * num_completions
     return {
-        "step_time": updated - start,
-        "timing/rollout": sampled - start,
-        "timing/reward": rewarded - sampled,
-        "timing/update": updated - rewarded,
-        "timing/tokens_per_second": num_tokens / (updated - start),
+        "step_time": sum(gaps),
+        "timing/rollout": sum(gaps[:-1:2]),
+        "timing/reward": sum(gaps[1::2]),
+        "timing/update": gaps[-1],
+        "timing/tokens_per_second": num_tokens / sum(gaps),
     }
 
 
@@ -287,7 +332,7 @@ def write_rollouts(path, task, groups, runtime):
 
     Only the first group gets token log-probs, to keep the file small.
     """
-    if runtime.is_main:
+    if runtime.is_main and groups:
         opened = opens_think(task.tokenizer, groups[0].prompt)
         for record, completion in zip(groups[0].records, groups[0].completions):
             record["logprobs"] = token_pieces(task.tokenizer, completion, opened, task.stops)

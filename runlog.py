@@ -146,6 +146,18 @@ def check_run(settings, **data):
     return hashes
 
 
+def find_run(settings, runtime, kind):
+    """(folder of the run, its newest checkpoint with --resume, else None)."""
+    if settings.output_dir is None:
+        settings.output_dir = runtime.gather(time.strftime(f"out/{kind}-%Y%m%d-%H%M%S"))[0]
+    checkpoint = None
+    if settings.resume:
+        from resume import newest_checkpoint
+
+        checkpoint = newest_checkpoint(settings.output_dir, runtime)
+    return Path(settings.output_dir), checkpoint
+
+
 def open_run(folder, settings, step, runtime, data):
     """Starts the folder of a run or goes on with it. Returns metrics.jsonl up to `step`, as rows.
 
@@ -229,6 +241,14 @@ def record(folder, rows, row, runtime, source):
             "--model, with a lower --learning_rate or --dtype float32"
         )
     return row
+
+
+def prune_checkpoints(folder, keep, rows, runtime):
+    """Removes the run's checkpoints except the last `keep` and the best one; 0 keeps all."""
+    if keep and runtime.is_main:
+        from resume import prune
+
+        prune(folder, keep, rows)
 
 
 def reporter(settings):

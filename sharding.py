@@ -1,6 +1,8 @@
 """FSDP2: the weights of a run with several processes, in fp32 shards. Loaded only by such a run."""
 
 import contextlib
+import itertools
+from dataclasses import replace
 
 import torch
 import torch.distributed as dist
@@ -45,6 +47,35 @@ def own_shard(parameter, tensor):
     pieces = tensor.chunk(parameter.device_mesh.size())
     rank = parameter.device_mesh.get_local_rank()
     return pieces[rank] if rank < len(pieces) else tensor[:0]
+
+
+def deal(sizes, num_shares):
+    """The share of each item, so that shares have about equal sums: the largest item first.
+
+    Each goes to the share that is smallest so far. All processes compute the same.
+    """
+    sums, shares = [0] * num_shares, [0] * len(sizes)
+    for index in sorted(range(len(sizes)), key=lambda index: -sizes[index]):
+        shares[index] = sums.index(min(sums))
+        sums[shares[index]] += sizes[index]
+    return shares
+
+
+def deal_groups(groups, runtime):
+    """This process's share of all processes' groups, with about equally many tokens.
+
+    Only what a gradient needs travels: tokens, log-probs and advantages.
+    """
+    own = []
+    for group in groups:
+        own.append(replace(group, item=None, messages=[], records=[], rewards=[]))
+    everyone = sorted(itertools.chain(*runtime.gather(own)), key=lambda group: group.number)
+    sizes = []
+    for group in everyone:
+        completions = sum(len(completion.tokens) for completion in group.completions)
+        sizes.append(len(group.prompt) + completions)
+    shares = deal(sizes, runtime.world_size)
+    return [group for group, share in zip(everyone, shares) if share == runtime.rank]
 
 
 @contextlib.contextmanager

@@ -29,16 +29,15 @@ import random
 import time
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, Optional
 
 import cli
 from chat import load_tokenizer, stop_token_ids
 from checkpoint import check_model_folder, is_embedded, new_adapter, resolve_model
 from cli import BadInput, note, setting
-from judge_task import JudgeTask
+from judge_task import make_task
 from progress import show_progress, summarize
-from runlog import check_run, open_run, record, reporter
+from runlog import check_run, find_run, open_run, prune_checkpoints, record, reporter
 from seeding import hash64
 from styles import default_style, load_style
 
@@ -78,14 +77,13 @@ class Settings:
         None, "prompts per step, over all processes (default: 16, tiny 32)", group="rollout"
     )
     num_generations: int = setting(8, "completions of each prompt: the group")
-    max_completion_length: Optional[int] = setting(
-        None, "maximum tokens per completion (default: 1024, tiny 96)"
-    )
+    max_completion_length: Optional[int] = setting(None, "in tokens (default: 1024, tiny 96)")
+    max_prompt_length: Optional[int] = setting(None, "pairs with a longer prompt are dropped")
     temperature: float = setting(1.0, "sampling temperature; the loss uses it too")
-    max_steps: Optional[int] = setting(
-        None, "steps of num_iterations updates (default: 100, tiny 150)", group="optimisation"
-    )
-    learning_rate: Optional[float] = setting(None, "constant, of AdamW (default: 1e-6, tiny 1e-4)")
+    dynamic_sampling: int = setting(0, "new prompts for groups with equal rewards, N times (DAPO)")
+    max_steps: Optional[int] = setting(None, "(default: 100, tiny 150)", group="optimisation")
+    learning_rate: Optional[float] = setting(None, "of AdamW (default: 1e-6, tiny 1e-4)")
+    warmup_steps: int = setting(0, "steps in which the learning rate rises to it from 0")
     beta: float = setting(0.0, "weight of the KL term; 0: no reference model")
     epsilon: float = setting(0.2, "lower clip of the probability ratio: 1 - epsilon")
     epsilon_high: Optional[float] = setting(
@@ -96,6 +94,7 @@ class Settings:
     lora_rank: int = setting(0, "train only a LoRA adapter of this rank; 0: all weights")
     lora_alpha: Optional[float] = setting(None, "the adapter counts alpha / rank (default: 32)")
     num_iterations: int = setting(1, "updates on each batch of rollouts")
+    num_mini_batches: int = setting(1, "updates that share a step's prompts out (RM-R1: 8)")
     max_grad_norm: float = setting(1.0, "gradients are scaled down to this norm")
     micro_batch_tokens: int = setting(8192, "packed tokens in a forward pass; lower it to fit")
     gradient_checkpointing: bool = setting(False, "less memory, a third more time")
@@ -103,6 +102,7 @@ class Settings:
     eval_limit: int = setting(200, "held-out pairs at most")
     eval_temperature: float = setting(0.6, "sampling temperature of evaluations; 0: greedy")
     save_every: int = setting(50, "steps between checkpoints; the last step is saved too")
+    keep: int = setting(0, "checkpoints that stay: the last ones and the best; 0: all")
     resume: bool = setting(False, "continue from the newest checkpoint in output_dir, if any")
     seed: int = setting(0, "decides data order, placement and sampling")
     report_to: Literal["none", "tensorboard", "wandb"] = setting("none", "send metrics there too")
@@ -184,12 +184,15 @@ def grpo_loss(
     losses = policy_losses(
         logprobs, old_logprobs, advantages[sequence_ids], settings.epsilon, upper_clip(settings)
     )
-    # The importance weight of trainer against sampler is truncated: without a bound, one odd
-    # token could outweigh all others (TIS, Yao et al. 2025).
-    losses = losses * (old_logprobs - sampling_logprobs).exp().clamp(max=IMPORTANCE_CAP)
+    losses = losses * importance_weights(old_logprobs, sampling_logprobs)
     if ref_logprobs is not None:
         losses = losses + settings.beta * kl_divergence(logprobs, ref_logprobs)
     return (losses * weights[sequence_ids]).sum()
+
+
+def importance_weights(old_logprobs, sampling_logprobs):
+    """Trainer against sampler at each token, (targets,), truncated (TIS, Yao et al. 2025)."""
+    return (old_logprobs - sampling_logprobs).exp().clamp(max=IMPORTANCE_CAP)
 
 
 def upper_clip(settings):
@@ -206,6 +209,7 @@ def token_sums(loss, logprobs, entropy, batch, settings):
     advantages = batch.advantages[batch.pack.sequence_ids]
     clipped_low = (ratio < 1 - settings.epsilon) & (advantages < 0)
     clipped_high = (ratio > 1 + upper_clip(settings)) & (advantages > 0)
+    importance = importance_weights(batch.old_logprobs, batch.sampling_logprobs).double()
     sums = {
         "loss": loss.detach().double(),
         "tokens": len(logprobs),
@@ -213,6 +217,9 @@ def token_sums(loss, logprobs, entropy, batch, settings):
         "clipped_low": clipped_low.sum(),
         "clipped_high": clipped_high.sum(),
         "logp_diff": (batch.old_logprobs - batch.sampling_logprobs).abs().sum().double(),
+        "importance": importance.sum(),
+        "importance_squared": importance.square().sum(),
+        "importance_clipped": (importance >= IMPORTANCE_CAP).sum(),
     }
     if batch.ref_logprobs is not None:
         sums["kl"] = kl_divergence(logprobs, batch.ref_logprobs).sum().double()
@@ -252,24 +259,18 @@ def fill_in(settings):
 
 
 def check_numbers(settings):
-    smallest = {"num_generations": 2, "eval_every": 0, "lora_rank": 0, "seed": -math.inf}
+    smallest = {"num_generations": 2, "seed": -math.inf}
+    smallest |= dict.fromkeys("eval_every lora_rank warmup_steps dynamic_sampling keep".split(), 0)
     bounds = {"temperature": 0.01, "eval_temperature": 0.01}  # a float is above its bound
     for name, value in vars(settings).items():
         at_least, bound = smallest.get(name, 1), bounds.get(name, 0)
         if type(value) is int and value < at_least:
             raise BadInput(f"--{name}: must be at least {at_least}, got {value}")
+        if name == "num_mini_batches" and value > settings.prompts_per_step:
+            raise BadInput(f"--{name}: at most {settings.prompts_per_step}, the prompts of a step")
         may_be_zero = name in ("beta", "eval_temperature") and value == 0
         if type(value) is float and not (bound < value < math.inf or may_be_zero):
             raise BadInput(f"--{name}: must be above {bound}, got {value}")
-
-
-def make_task(settings):
-    """The task that --reward chooses."""
-    if settings.reward in ("answer", "judge") or settings.reward.startswith("solve:"):
-        from solve_task import SolveTask
-
-        return SolveTask(settings)
-    return JudgeTask(settings)
 
 
 def load_items(task, settings):
@@ -304,20 +305,13 @@ def main(settings):
     import torch  # only now: bad input is answered at once
 
     import rollout
-    from distributed import Policy, load_model, save_checkpoint, start
+    from distributed import Policy, load_model, restore, save_checkpoint, start
 
     if is_embedded(settings.model):
         torch.set_num_threads(1)  # products this small are faster on one thread
     with start(settings.device, settings.dtype) as runtime:
         # Setup: model and optimizer, the task's items, the folder of the run.
-        if settings.output_dir is None:
-            settings.output_dir = runtime.gather(time.strftime("out/grpo-%Y%m%d-%H%M%S"))[0]
-        output_dir = Path(settings.output_dir)
-        checkpoint = None
-        if settings.resume:
-            import resume
-
-            checkpoint = resume.newest_checkpoint(output_dir, runtime)
+        output_dir, checkpoint = find_run(settings, runtime, "grpo")
         folder = checkpoint or resolve_model(settings.model)
         tokenizer = load_tokenizer(folder)
         task.load(tokenizer, stop_token_ids(tokenizer, folder), runtime)
@@ -325,7 +319,8 @@ def main(settings):
         optimizer = torch.optim.AdamW(
             policy.masters.values(), lr=settings.learning_rate, weight_decay=0.0, fused=True
         )
-        first_step = resume.load_checkpoint(checkpoint, policy, optimizer) if checkpoint else 0
+        # `drawn` prompts of the stream belong to the steps before.
+        first_step, drawn = restore(checkpoint, policy, optimizer, settings.prompts_per_step)
         reference = None
         if settings.beta > 0:
             reference = load_model(settings.model, runtime, runtime.dtype).requires_grad_(False)
@@ -343,42 +338,46 @@ def main(settings):
             rows.append(rollout.evaluate_untrained(policy, task, eval_items, settings, output_dir))
         report, warned = reporter(settings), {}
 
-        # Step s starts at item (s - 1) * prompts_per_step; a resumed run skips the items before.
-        stream = task.stream(train_items)
-        stream = itertools.islice(stream, first_step * settings.prompts_per_step, None)
+        stream = itertools.islice(task.stream(train_items), drawn, None)
         for step in range(first_step + 1, settings.max_steps + 1):
-            times = [time.perf_counter()]
+            times, groups, step_start = [time.perf_counter()], [], drawn
+            for rounds_left in reversed(range(1 + settings.dynamic_sampling)):
+                # 1. Draw the prompts of this step. Each process takes some of them.
+                missing = settings.prompts_per_step - int(*runtime.sum(len(groups)))
+                if not missing:
+                    break
+                items, new_groups = list(itertools.islice(stream, missing)), []
+                for index in rollout.own_indices(task, missing, runtime):
+                    number = drawn - step_start + index
+                    seed = hash64(settings.seed, step, number)
+                    new_groups.append(rollout.make_group(task, items[index], seed, number))
+                drawn += missing
 
-            # 1. Draw the prompts of this step. Each process takes some of them.
-            items = list(itertools.islice(stream, settings.prompts_per_step))
-            groups = []
-            for index in rollout.own_indices(task, settings, runtime):
-                seed = hash64(settings.seed, step, index)
-                groups.append(rollout.make_group(task, items[index], seed))
+                # 2. Sample num_generations completions of each prompt.
+                rollout.sample(policy, task, new_groups, settings.num_generations, settings)
+                times.append(time.perf_counter())
 
-            # 2. Sample num_generations completions of each prompt.
-            rollout.sample(policy, task, groups, settings.num_generations, settings)
-            times.append(time.perf_counter())
-
-            # 3. Reward each completion; an advantage compares it with the rest of its group.
-            rewards = rollout.rewards(task, groups, settings)  # (groups, num_generations)
-            advantages = group_advantages(rewards, settings.scale_rewards)
-            for index, group in enumerate(groups):
-                group.rewards = rewards[index].tolist()
-                group.advantages = advantages[index].tolist()
-            times.append(time.perf_counter())
+                # 3. Reward each completion; an advantage compares it with the rest of its group.
+                rewards = rollout.rewards(task, new_groups, settings)  # (groups, num_generations)
+                advantages = group_advantages(rewards, settings.scale_rewards)
+                for index, group in enumerate(new_groups):
+                    group.rewards = rewards[index].tolist()
+                    group.advantages = advantages[index].tolist()
+                times.append(time.perf_counter())
+                groups += rollout.with_signal(task, new_groups) if rounds_left else new_groups
 
             # 4. Follow the gradient of the loss, a sum over micro-batches and processes.
-            totals = rollout.count_completions(groups, runtime)  # and their tokens
-            batches, has_signal = rollout.micro_batches(groups, settings, runtime)
-            rollout.add_ref_logprobs(batches, reference, settings)
+            factor = min(1.0, step / max(1, settings.warmup_steps))
+            optimizer.param_groups[0]["lr"] = settings.learning_rate * factor
+            mini_batches, has_signal = rollout.mini_batches(groups, settings, runtime)
+            rollout.add_logprobs(policy.model, reference, mini_batches, settings)
             sums, grad_norm = Counter(), 0.0
-            for iteration in range(settings.num_iterations):
+            for totals, batches in mini_batches * (settings.num_iterations if has_signal else 1):
                 loss_sum = 0.0
                 for batch in batches:
                     with torch.set_grad_enabled(has_signal):
                         logprobs, entropy = policy.model.logprobs(batch.pack, settings.temperature)
-                    if iteration == 0:
+                    if batch.old_logprobs is None:
                         batch.old_logprobs = logprobs.detach()
                     weights = sequence_weights(
                         batch.lengths, settings.loss_type, *totals, settings.max_completion_length
@@ -400,17 +399,19 @@ def main(settings):
                     if has_signal:  # FSDP averages gradients over processes; the loss needs sums
                         (loss * runtime.world_size).backward()
                     loss_sum += loss.detach()
-                if not has_signal:
-                    break
-                grad_norm = policy.step(optimizer, float(loss_sum), settings.max_grad_norm)
-                if not math.isfinite(grad_norm):
-                    break
-            sums["loss"] /= iteration + 1  # a mean; the other sums are divided by their tokens
+                sums["updates"] += 1
+                if has_signal:
+                    grad_norm = policy.step(optimizer, float(loss_sum), settings.max_grad_norm)
+                    if not math.isfinite(grad_norm):
+                        break
+            sums["loss"] /= sums.pop("updates")  # the other sums are divided by their tokens
             times.append(time.perf_counter())
 
             # 5. Log, evaluate, save.
-            row = {"step": step}
-            row |= rollout.step_metrics(task, groups, batches, sums, grad_norm, settings, runtime)
+            redrawn = drawn - step_start - settings.prompts_per_step
+            row = {"step": step, "sampling/redrawn_groups": redrawn}
+            row |= {"grad_norm": grad_norm, "learning_rate": optimizer.param_groups[0]["lr"]}
+            row |= rollout.step_metrics(task, groups, mini_batches, sums, runtime)
             row |= rollout.timings(times, row, settings)
             is_last = step == settings.max_steps
             path = output_dir / "rollouts" / f"{step}.jsonl"
@@ -422,7 +423,9 @@ def main(settings):
             report(step, row)
             show_progress(rows, settings.max_steps, warned)
             if step % settings.save_every == 0 or is_last:
-                save_checkpoint(output_dir, step, policy, optimizer, tokenizer, task.judge_style)
+                style = task.judge_style
+                save_checkpoint(output_dir, step, policy, optimizer, tokenizer, style, drawn)
+                prune_checkpoints(output_dir, settings.keep, rows, runtime)
         if runtime.is_main:
             summarize(output_dir, settings)
             print(output_dir / f"checkpoint-{settings.max_steps}")  # the result: the trained model

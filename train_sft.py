@@ -19,7 +19,6 @@ import math
 import random
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, Optional
 
 import cli
@@ -29,7 +28,7 @@ from cli import BadInput, note, setting
 from data import checked_text, to_messages
 from formats import SYSTEM, prompt_of, turns_of
 from progress import summarize
-from runlog import check_run, open_run, record, reporter
+from runlog import check_run, find_run, open_run, record, reporter
 from styles import load_style
 
 
@@ -232,21 +231,14 @@ def main(settings):
 
     import torch  # only now: bad input is answered at once
 
-    from distributed import Policy, save_checkpoint, start
+    from distributed import Policy, restore, save_checkpoint, start
     from model import pack_groups
 
     if is_embedded(settings.model):
         torch.set_num_threads(1)  # products this small are faster on one thread
     with start(settings.device, settings.dtype) as runtime:
         # Setup: model and optimizer, the rows, the folder of the run.
-        if settings.output_dir is None:
-            settings.output_dir = runtime.gather(time.strftime("out/sft-%Y%m%d-%H%M%S"))[0]
-        output_dir = Path(settings.output_dir)
-        checkpoint = None
-        if settings.resume:
-            import resume
-
-            checkpoint = resume.newest_checkpoint(output_dir, runtime)
+        output_dir, checkpoint = find_run(settings, runtime, "sft")
         folder = checkpoint or resolve_model(settings.model)
         tokenizer = load_tokenizer(folder)
         policy = Policy(folder, runtime, settings.gradient_checkpointing, adapter)
@@ -256,7 +248,7 @@ def main(settings):
             weight_decay=settings.weight_decay,
             fused=True,
         )
-        first_step = resume.load_checkpoint(checkpoint, policy, optimizer) if checkpoint else 0
+        first_step, drawn = restore(checkpoint, policy, optimizer, settings.batch_size)
         end, rows = end_of_turn(tokenizer, folder), []
         for prompt, completion, place in texts:
             prompt_ids, completion_ids = encode_row(prompt, completion, tokenizer, end)
@@ -266,9 +258,7 @@ def main(settings):
         log = open_run(output_dir, dataclasses.asdict(settings), last_step, runtime, hashes)
         report = reporter(settings)
 
-        # Step s reads rows (s - 1) * batch_size and on, so a resumed run only skips.
-        stream = row_stream(rows, settings.seed)
-        stream = itertools.islice(stream, first_step * settings.batch_size, None)
+        stream = itertools.islice(row_stream(rows, settings.seed), drawn, None)
         for step in range(first_step + 1, settings.max_steps + 1):
             started = time.perf_counter()
 

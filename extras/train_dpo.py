@@ -17,7 +17,6 @@ prompt is computed once.
 import itertools
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Literal, Optional
 
 import cli
@@ -147,11 +146,10 @@ import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 
 from chat import load_tokenizer, stop_token_ids  # noqa: E402
-from distributed import Policy, load_model, save_checkpoint, start  # noqa: E402
+from distributed import Policy, load_model, restore, save_checkpoint, start  # noqa: E402
 from model import pack_groups  # noqa: E402
 from progress import summarize  # noqa: E402
-from resume import load_checkpoint, newest_checkpoint  # noqa: E402
-from runlog import open_run, record, reporter  # noqa: E402
+from runlog import find_run, open_run, record, reporter  # noqa: E402
 from train_sft import encode_row, packs_of, row_size, row_stream, usable_rows  # noqa: E402
 
 
@@ -224,10 +222,7 @@ def train(settings, folder, pairs, hashes):
     if settings.model == "tiny":
         torch.set_num_threads(1)
     with start(settings.device, settings.dtype) as runtime:
-        if settings.output_dir is None:
-            settings.output_dir = runtime.gather(time.strftime("out/dpo-%Y%m%d-%H%M%S"))[0]
-        output_dir = Path(settings.output_dir)
-        checkpoint = newest_checkpoint(output_dir, runtime) if settings.resume else None
+        output_dir, checkpoint = find_run(settings, runtime, "dpo")
         tokenizer = load_tokenizer(checkpoint or folder)
         end = tokenizer.eos_token_id
         if end is None:
@@ -239,7 +234,7 @@ def train(settings, folder, pairs, hashes):
         optimizer = torch.optim.AdamW(
             policy.masters.values(), lr=settings.learning_rate, weight_decay=0.0, fused=True
         )
-        first_step = load_checkpoint(checkpoint, policy, optimizer) if checkpoint else 0
+        first_step, drawn = restore(checkpoint, policy, optimizer, settings.batch_size)
         kept = usable_rows(
             [encode_pair(pair, tokenizer, end) for pair in pairs],
             settings,
@@ -248,9 +243,7 @@ def train(settings, folder, pairs, hashes):
         resumed_step = first_step if checkpoint else -1
         written = open_run(output_dir, asdict(settings), resumed_step, runtime, hashes)
         report = reporter(settings)
-        stream = itertools.islice(
-            row_stream(kept, settings.seed), first_step * settings.batch_size, None
-        )
+        stream = itertools.islice(row_stream(kept, settings.seed), drawn, None)
         for step in range(first_step + 1, settings.max_steps + 1):
             started = time.perf_counter()
             batch = list(itertools.islice(stream, settings.batch_size))

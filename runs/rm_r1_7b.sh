@@ -2,9 +2,8 @@
 # RM-R1 with 7B (arXiv 2505.02387, version 4, appendix G) on one node of 8 GPUs with 80 GB. NOT RUN HERE.
 #   bash runs/rm_r1_7b.sh instruct       chains of two teachers, supervised stage, GRPO on the other pairs
 #   bash runs/rm_r1_7b.sh distilled      GRPO alone, on all pairs, from a model that reasons already
-# Where the paper updates 8 times on a rollout batch of 1,024 prompts in mini-batches of 128, every step here draws its own 128: the same number of
-# updates, all on policy. The paper leaves out prompts above 4,096 tokens, here the model's context is the limit. OURS: the temperature of the
-# teachers, micro-batches, how often it is saved.
+# A step has 1,024 prompts and 8 updates of 128, and prompts above 4,096 tokens are left out, as in the paper.
+# OURS: the temperature of the teachers, micro-batches, how often it is saved.
 # Bytes a GPU: 16 P / W + 2 P + keys and values; 7.6e9 parameters on 8 GPUs: 15 + 15 GB.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -39,6 +38,7 @@ else
     model=deepseek-ai/DeepSeek-R1-Distill-Qwen-7B style=rm_r1_short data="$out/all.jsonl" rate=1e-6
 fi
 $run train_grpo.py --model "$model" --style "$style" --train_data "$data" --output_dir "$out/7b-$kind" --resume \
-    --max_steps "$(( $(wc -l < "$data") / 128 ))" --prompts_per_step 128 --num_generations 7 --temperature 1.0 --max_completion_length 8192 \
+    --max_steps "$(( $(wc -l < "$data") / 1024 ))" --prompts_per_step 1024 --num_mini_batches 8 --max_prompt_length 4096 \
+    --num_generations 7 --temperature 1.0 --max_completion_length 8192 \
     --learning_rate "$rate" --beta 0.001 --epsilon 0.2 --max_grad_norm 1.0 --loss_type grpo --scale_rewards group \
-    --micro_batch_tokens 32768 --gradient_checkpointing --eval_every 0 --save_every 100
+    --micro_batch_tokens 32768 --gradient_checkpointing --eval_every 0 --save_every 12

@@ -2,6 +2,7 @@
 
 import contextlib
 import tempfile
+from dataclasses import replace
 from types import SimpleNamespace
 from unittest import mock
 
@@ -98,9 +99,13 @@ def run_loop(folder, groups, runtime=ALONE, scale_reference=1.0, **changes):
         seen.gradients.append(torch.cat([unsharded(m.grad).flatten() for m in masters]))
         return step(policy, *arguments)
 
-    def watched_metrics(task, groups, batches, sums, *rest):
-        seen.sums, seen.num_batches = dict(sums), len(batches)
-        return step_metrics(task, groups, batches, sums, *rest)
+    def watched_metrics(task, groups, mini_batches, sums, *rest):
+        seen.sums, seen.mini_batches = dict(sums), mini_batches
+        seen.num_batches = sum(len(batches) for _, batches in mini_batches)
+        return step_metrics(task, groups, mini_batches, sums, *rest)
+
+    def keep_drawn(*arguments):
+        seen.drawn = arguments[-1]
 
     def made_up_rewards(task, groups, settings):
         rows = [group.advantages for group in groups]
@@ -117,11 +122,11 @@ def run_loop(folder, groups, runtime=ALONE, scale_reference=1.0, **changes):
         ),
         distributed: dict(
             start=lambda device, dtype: contextlib.nullcontext(runtime),
-            save_checkpoint=lambda *arguments: None,
+            save_checkpoint=keep_drawn,
             load_model=init,
         ),
         rollout: dict(
-            make_group=lambda task, group, seed: group,
+            make_group=lambda task, group, seed, number: replace(group, number=number),
             drop_long=lambda task, items, limit, flag: items,
             sample=lambda *arguments: None,
             rewards=made_up_rewards,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-import cli
+import datafiles
 from cli import BadInput
 from data import load_pairs, load_questions
 from judge import as_pairs
@@ -338,7 +338,7 @@ def test_marks_and_line_ends_change_nothing(tmp_path, encoding, newline):
     lines = encoded(f"é{newline}b{newline}", encoding)
     (tmp_path / "c.txt").write_bytes(lines)
     assert read_candidates(str(tmp_path / "c.txt")) == ["é", "b"]
-    assert cli.read_value(f"@{tmp_path / 'c.txt'}", "--a") == "é\nb"
+    assert datafiles.read_value(f"@{tmp_path / 'c.txt'}", "--a") == "é\nb"
     (tmp_path / "m.csv").write_bytes(encoded(f"i,j,score{newline}é,b,1{newline}", encoding))
     assert read_matches(tmp_path / "m.csv") == ([(0, 1, 1.0)], ["é", "b"])
 
@@ -361,7 +361,7 @@ def test_other_bytes_are_refused_in_one_line(tmp_path, content):
         with pytest.raises(BadInput, match=rf"{name} is not UTF-8 text .*spreadsheet as csv"):
             load_pairs(tmp_path / name)
         with pytest.raises(BadInput, match="is not UTF-8 text"):
-            cli.read_value(f"@{tmp_path / name}", "--a")
+            datafiles.read_value(f"@{tmp_path / name}", "--a")
 
 
 def test_spreadsheets_are_refused_with_advice(tmp_path):
@@ -373,8 +373,8 @@ def test_spreadsheets_are_refused_with_advice(tmp_path):
 
 
 STDIN = """
-import sys, cli
-print(ascii(cli.read_value("-", "--query")))
+import sys, datafiles
+print(ascii(datafiles.read_value("-", "--query")))
 """
 
 

@@ -15,6 +15,7 @@ from tiny_models import COIN, make_model_folder, make_scripted_folder
 
 import backends
 import cli
+import failures
 import judge
 import judge_file
 import sampler
@@ -156,7 +157,7 @@ def test_orders_to_the_terminal_are_not_carried_out(capsys):
     out = capsys.readouterr().out
     assert "\033" not in out and "\x9b" not in out and "bye" in out and "\n\tend" in out
     cli.note("pair \033[2J\rx")
-    cli.print_failure("line 3: id \x9b1m is written twice")
+    failures.print_failure("line 3: id \x9b1m is written twice")
     assert not set("\033\r\x9b") & set(capsys.readouterr().err)
 
 

@@ -284,7 +284,7 @@ def test_changed_training(tmp_path):
     (tmp_path / "train_grpo.py").write_text(text, encoding="utf-8")
     flags = (
         "--max_steps 4 --prompts_per_step 4 --num_generations 4 --scale_rewards none "
-        "--num_iterations 2 --epsilon 3e-4 --epsilon_high 4e-4 --eval_every 0"
+        "--num_iterations 2 --epsilon 3e-4 --epsilon_high 4e-4 --eval_every 0 --warmup_steps 10"
     )
     command = [sys.executable, str(tmp_path / "train_grpo.py"), *flags.split()]
     run_folder = tmp_path / "run"

@@ -49,8 +49,10 @@ KEYS = set(
     completions/unscored_ratio grad_norm learning_rate num_tokens step_time
     judge/accuracy judge/position_bias judge/length_bias
     judge/parse_fail judge/think_empty judge/think_length sampling/logp_diff_mean
-    sampling/logp_diff_max skipped_steps timing/rollout timing/reward timing/update
-    timing/tokens_per_second completions/unscored_ratio
+    sampling/logp_diff_max sampling/redrawn_groups sampling/importance_sampling_ratio/mean
+    sampling/importance_sampling_ratio/clipped_ratio
+    sampling/importance_sampling_ratio/effective_sample_size skipped_steps
+    timing/rollout timing/reward timing/update timing/tokens_per_second
     """.split()
 )
 
@@ -279,8 +281,12 @@ def steps_that_resume_exactly(folder, module, *flags):
 
 
 def test_a_run_resumes_exactly_from_each_of_its_steps(tmp_path):
-    flags = "--prompts_per_step 1 --num_generations 4 --eval_every 0 --seed 7".split()
+    flags = "--prompts_per_step 2 --num_generations 4 --eval_every 0 --seed 7".split()
+    flags += "--dynamic_sampling 1 --num_mini_batches 2 --warmup_steps 4".split()
     assert steps_that_resume_exactly(tmp_path, "train_grpo", *flags) == [1, 2, 3, 4, 5, 6]
+    drawn = [2 + row["sampling/redrawn_groups"] for row in metrics(tmp_path / "alone")]
+    state = tmp_path / "alone" / "checkpoint-6" / "trainer" / "state.json"
+    assert json.loads(state.read_text())["drawn"] == sum(drawn) > 12
     config = json.loads((tmp_path / "alone" / "config.json").read_text())
     assert config["versions"]["MKL_CBWR"] == "AUTO,STRICT"
 
@@ -627,6 +633,7 @@ def test_two_processes_give_the_run_of_one(short_run, tmp_path):
         ["--loss_type", "dapo", "--epsilon_high", "0.28"],
         ["--loss_type", "dr_grpo", "--scale_rewards", "none"],
         ["--num_iterations", "3", "--epsilon", "0.001"],
+        ["--num_mini_batches", "2", "--dynamic_sampling", "2", "--warmup_steps", "3"],
         ["--dtype", "bfloat16", "--gradient_checkpointing", "--micro_batch_tokens", "40"],
     ],
 )

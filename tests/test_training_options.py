@@ -1,0 +1,219 @@
+"""Each option of a training does what its formula says, by hand or on small random models."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from loop import ADVANTAGES, load, made_up_groups, run_loop
+from tiny_models import make_model_folder
+
+from chat import encode_chat, load_tokenizer
+from checkpoint import resolve_model
+from cli import BadInput
+from data import Pair
+from distributed import Runtime
+from judge_task import JudgeTask
+from model import pack_groups
+from resume import prune
+from rollout import drop_long, longest_prompt, split_by_number, with_signal
+from sharding import deal, deal_groups
+from train_grpo import IMPORTANCE_CAP, Settings, check_numbers, fill_in
+
+torch.set_num_threads(1)
+FLAT = [0.0, 0.0, 0.0]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return make_model_folder(tmp_path_factory.mktemp("model"), "qwen2")
+
+
+def test_importance_weights_are_counted(folder):
+    """Mean, share that is truncated, and (sum of w)^2 / (n * sum of w^2), over all tokens."""
+    groups = made_up_groups(load(folder), ADVANTAGES[:1])
+    values = []
+    for number, completion in enumerate(groups[0].completions):
+        for index in range(len(completion.tokens)):
+            shift = (0.3, -0.5, 1.5)[(number + index) % 3]  # log of the weight
+            completion.logprobs[index] -= shift
+            values.append(min(torch.tensor(shift).exp().item(), IMPORTANCE_CAP))
+    row = run_loop(folder, groups, learning_rate=1e-9).row
+    name, weights = "sampling/importance_sampling_ratio", torch.tensor(values)
+    assert row[f"{name}/mean"] == pytest.approx(weights.mean().item(), rel=1e-4)
+    clipped = (weights == IMPORTANCE_CAP).float().mean().item()
+    assert 0 < clipped < 1 and row[f"{name}/clipped_ratio"] == pytest.approx(clipped)
+    share = weights.sum() ** 2 / (len(weights) * weights.square().sum())
+    assert row[f"{name}/effective_sample_size"] == pytest.approx(share.item(), rel=1e-4)
+    row = run_loop(folder, made_up_groups(load(folder), ADVANTAGES)).row  # equal log-probs
+    assert row[f"{name}/mean"] == pytest.approx(1, abs=1e-5) and row[f"{name}/clipped_ratio"] == 0
+    assert row[f"{name}/effective_sample_size"] == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("step, share", [(1, 0.25), (3, 0.75), (4, 1.0), (5, 1.0)])
+def test_the_learning_rate_warms_up(folder, step, share):
+    groups = made_up_groups(load(folder), ADVANTAGES[:1])
+    seen = run_loop(folder, groups, max_steps=step, warmup_steps=4, learning_rate=0.01)
+    assert seen.row["learning_rate"] == pytest.approx(0.01 * share)
+    if step == 1:  # the first step of Adam moves a weight by the learning rate
+        moved = seen.policy.masters["norm.weight"] - load(folder).norm.weight
+        assert moved.abs().max().item() == pytest.approx(0.0025, rel=1e-3)
+
+
+# ---- several updates on one rollout ----
+
+
+def test_mini_batches_keep_the_old_logprobs_of_the_rollout(folder):
+    """Each update follows the loss of its own prompts, against the policy before the first one."""
+    groups = made_up_groups(load(folder), ADVANTAGES)
+    options = dict(learning_rate=0.02, epsilon=0.05)
+    seen = run_loop(folder, groups, num_mini_batches=2, **options)
+    assert len(seen.gradients) == 2 and seen.row["sampling/logp_diff_max"] < 1e-5
+    first = run_loop(folder, made_up_groups(load(folder), ADVANTAGES)[:2], **options)
+    assert torch.allclose(seen.gradients[0], first.gradients[0], rtol=1e-4, atol=1e-7)
+
+    model = first.policy.model  # as it is at the second update
+    loss = torch.zeros(())
+    for group in groups[2:]:
+        completions = [completion.tokens for completion in group.completions]
+        logprobs, _ = model.logprobs(pack_groups([(group.prompt, completions)]), 1.0)
+        parts = logprobs.split([len(tokens) for tokens in completions])
+        for part, completion, advantage in zip(parts, group.completions, group.advantages):
+            ratio = (part - torch.tensor(completion.logprobs)).exp()
+            clipped = ratio.clamp(0.95, 1.05)
+            loss = loss - (ratio * advantage).minimum(clipped * advantage).mean() / 6
+    model.zero_grad()
+    loss.backward()
+    expected = torch.cat([weight.grad.flatten() for weight in model.parameters()])
+    assert torch.allclose(seen.gradients[1], expected, rtol=1e-3, atol=1e-6)
+    assert seen.row["clip_ratio/low_mean"] + seen.row["clip_ratio/high_mean"] > 0
+
+
+def test_a_mini_batch_without_signal_makes_no_update(folder):
+    groups = made_up_groups(load(folder), [FLAT, FLAT, *ADVANTAGES[2:]])
+    seen = run_loop(folder, groups, num_mini_batches=2, num_iterations=3)
+    assert len(seen.gradients) == 3 and len(seen.mini_batches) == 1
+    groups = made_up_groups(load(folder), [FLAT] * 4)
+    seen = run_loop(folder, groups, num_mini_batches=2)
+    assert seen.gradients == [] and seen.row["entropy"] > 0
+
+
+def test_mini_batches_do_not_depend_on_the_processes():
+    everyone = [SimpleNamespace(number=number) for number in (0, 1, 3, 4, 5, 8, 9)]
+    alone = SimpleNamespace(gather=lambda value: [value])
+    parts = split_by_number(everyone, 3, alone)
+    assert [[group.number for group in part] for part in parts] == [[0, 1, 3], [4, 5], [8, 9]]
+    shares = everyone[::2], everyone[1::2]
+    both = SimpleNamespace(gather=lambda _: [[g.number for g in share] for share in shares])
+    divided = [split_by_number(share, 3, both) for share in shares]
+    for part, one, other in zip(parts, *divided):
+        assert {g.number for g in part} == {g.number for g in one + other}
+
+
+def test_more_mini_batches_than_prompts_are_refused():
+    with pytest.raises(BadInput, match="--num_mini_batches: at most 32"):
+        check_numbers(fill_in(Settings(num_mini_batches=33)))
+
+
+# ---- dynamic sampling ----
+
+
+def test_groups_without_variance_are_drawn_again(folder):
+    """The step trains on what it kept and on the new prompts, as if they had come at once."""
+    rows = [ADVANTAGES[0], FLAT, FLAT, ADVANTAGES[2], ADVANTAGES[3]]
+    groups = made_up_groups(load(folder), rows)
+    seen = run_loop(folder, groups, prompts_per_step=2, dynamic_sampling=2)
+    assert seen.row["sampling/redrawn_groups"] == 2  # 1 is flat, 2 is flat too, 3 is not
+    assert seen.row["frac_reward_zero_std"] == 0 and seen.drawn == 4
+    kept = [groups[0], groups[3]]
+    expected = run_loop(folder, kept, prompts_per_step=2)
+    assert torch.allclose(seen.gradients[0], expected.gradients[0], rtol=1e-5, atol=1e-8)
+    off = run_loop(folder, groups, prompts_per_step=2)
+    assert off.row["sampling/redrawn_groups"] == 0 and off.row["frac_reward_zero_std"] == 0.5
+
+
+def test_dynamic_sampling_is_bounded(folder):
+    groups = made_up_groups(load(folder), [FLAT] * 3)
+    seen = run_loop(folder, groups, prompts_per_step=3, dynamic_sampling=2)
+    assert seen.row["sampling/redrawn_groups"] == 6 and seen.drawn == 9
+    assert seen.row["frac_reward_zero_std"] == 1 and seen.row["grad_norm"] == 0
+
+
+def test_both_orders_of_a_pair_are_drawn_again_together():
+    groups = [SimpleNamespace(advantages=row) for row in (FLAT, ADVANTAGES[0], FLAT, FLAT)]
+    assert with_signal(SimpleNamespace(adjacent_groups=2), groups) == groups[:2]
+    assert with_signal(SimpleNamespace(adjacent_groups=1), groups) == groups[1:2]
+
+
+# ---- prompts ----
+
+
+def test_pairs_with_long_prompts_are_dropped_and_counted(capsys):
+    settings = fill_in(Settings(max_prompt_length=60))
+    task = JudgeTask(settings)
+    tokenizer = load_tokenizer(resolve_model("tiny-base"))
+    task.load(tokenizer, (), None)
+    pairs = []
+    for number, size in enumerate((1, 2, 40, 3, 80)):
+        messages = [{"role": "user", "content": "1+1" * size}]
+        pairs.append(Pair(str(number), messages, ("2", "3"), 0))
+    config = SimpleNamespace(raw={"max_position_embeddings": 1024})
+    limit = longest_prompt(config, settings)
+    kept = drop_long(task, pairs, limit, "--train_data")
+    assert limit == 60 and [pair.id for pair in kept] == ["0", "1", "3"]
+    longest = max(len(encode_chat(tokenizer, p)) for pair in kept for p in task.all_prompts(pair))
+    assert longest <= 60
+    said = capsys.readouterr().err
+    assert "--train_data: 2 of 5 dropped: prompt longer than 60 tokens" in said
+    with pytest.raises(BadInput, match="raise --max_prompt_length"):
+        drop_long(task, pairs[2:3], limit, "--train_data")
+    assert longest_prompt(config, fill_in(Settings())) == 1024 - 96  # what the context leaves
+
+
+# ---- many processes ----
+
+
+def test_the_longest_goes_first_to_the_smallest_share():
+    assert deal([3, 5, 1, 4, 3], 2) == [1, 0, 1, 1, 0]  # 5 + 3 and 4 + 3 + 1
+    assert deal([7], 3) == [0] and deal([], 2) == []
+    sizes = [1000, *[10] * 100]  # in turn, two processes would get 1500 and 500
+    shares = deal(sizes, 2)
+    sums = [sum(size for size, own in zip(sizes, shares) if own == share) for share in (0, 1)]
+    assert sums == [1000, 1000]
+
+
+def test_each_group_goes_to_one_process(folder):
+    groups = made_up_groups(load(folder), ADVANTAGES)
+    for number, group in enumerate(groups):
+        group.number = number
+    sampled = [groups[1:], groups[:1]]  # by two processes
+    shares = []
+    for rank in range(2):
+        runtime = Runtime(rank, 2, torch.device("cpu"), torch.float32)
+        object.__setattr__(runtime, "gather", lambda own: sampled)
+        shares.append(deal_groups(sampled[rank], runtime))
+    sizes = []
+    for share in shares:
+        tokens = [len(c.tokens) for group in share for c in group.completions]
+        sizes.append(sum(tokens) + sum(len(group.prompt) for group in share))
+    assert {group.number for share in shares for group in share} == {0, 1, 2, 3}
+    assert max(sizes) <= 1.5 * min(sizes)
+
+
+# ---- checkpoints ----
+
+
+def test_the_last_checkpoints_and_the_best_one_stay(tmp_path):
+    scores = {0: 0.5, 10: 0.7, 20: 0.9, 30: 0.8, 40: 0.9, 50: 0.6, 60: 0.6}
+    rows, left = [], {}
+    for step, score in scores.items():
+        rows.append({"step": step, "eval/judge/accuracy": score})
+        rows.append({"step": step + 5})  # without evaluation
+        for saved in (step, step + 5):
+            (tmp_path / f"checkpoint-{saved}" / "trainer").mkdir(parents=True)
+        prune(tmp_path, 2, rows)
+        left[step] = sorted(int(path.name[11:]) for path in tmp_path.iterdir())
+    assert left[10] == [10, 15] and left[20] == [20, 25] and left[30] == [20, 30, 35]
+    assert left[40] == [40, 45] and left[60] == [40, 60, 65]
+    (tmp_path / "checkpoint-99").mkdir()  # damaged, of a step that is still to come
+    prune(tmp_path, 1, rows)
+    assert sorted(path.name[11:] for path in tmp_path.iterdir()) == ["40", "65", "99"]
