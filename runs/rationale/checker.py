@@ -68,22 +68,22 @@ def read_sum(words):
 
 def read_line(words):
     """The words of a header and of a claim are collected until the next keyword or mark."""
-    header, place, said, steps = None, None, [], []
+    header, in_header, place, said, steps = None, False, None, [], []
     for word in [*words, None]:
-        ended = place and word and re.fullmatch(r"[ny]\d+", word)
-        if ended:
-            key = (header, place) if header else None
+        if place and word and re.fullmatch(r"[ny]\d+", word):
+            key = (" ".join(header), place) if header else None
             steps.append((key, " ".join([*said, word])))
+            place, said = None, []
         elif word is None or word in PLACES or word in world.KINDS:
-            if header in world.KINDS and said and not place:
-                header = " ".join([header, *said])
-            elif place or said:  # a claim without its end, or words that belong to nothing
+            if place or said:  # a claim without its end, or words that belong to nothing
                 steps.append((None, " ".join(said)))
+            in_header = word in world.KINDS
+            header = [word] if in_header else header
+            place, said = word if word in PLACES else None, []
+        elif in_header:
+            header.append(word)
         else:
             said.append(word)
-            continue
-        said, place = [], word if word in PLACES else None
-        header = word if word in world.KINDS else header
     return steps
 
 
