@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / part) for part in ("runs/rationale", "runs/miniature", "runs/reward")]
 import student  # noqa: E402
 from checker import check, world  # noqa: E402
-from games import load_judge, load_tasks, play, shown_answers  # noqa: E402
+from games import load_judge, load_tasks, majority_right, play, shown_answers  # noqa: E402
 from measures import mean, read_rows, write_rows  # noqa: E402
 
 OUT = Path(os.environ.get("OUT", ROOT / "out/rationale")).resolve()
@@ -58,8 +58,10 @@ def corrupted(kind, thinking, rng):
 
 
 def judgments(kind, share, flips, seed):
-    """Conversations without end: `share` of them with corrupted reasons, `flips` with a verdict
-    that is flipped. Both are drawn independently, and neither changes the other part."""
+    """Conversations without end: `share` of them have corrupted reasons, `flips` a flipped verdict.
+
+    Both are drawn independently, and neither changes the other part of a judgment.
+    """
     rng = random.Random(f"judgments:{kind}:{share}:{flips}:{seed}")
     while True:
         _, _, queries, tasks, answers, held_out = world.siblings(rng, **SUMS)
@@ -67,9 +69,9 @@ def judgments(kind, share, flips, seed):
             order = rng.choice([[0, 1], [1, 0]])
             shown, better = [answers[place] for place in order], order.index(index)
             thinking = world.think(tasks[index], shown)
-            if rng.random() < share:
+            if rng.random() < float(share):
                 thinking = corrupted(kind, thinking, rng)
-            verdict = world.VERDICTS[1 - better if rng.random() < flips else better]
+            verdict = world.VERDICTS[1 - better if rng.random() < float(flips) else better]
             text = f"<think>{thinking}</think>{verdict}"
             messages = world.judge_messages(queries[index], shown)
             yield {"messages": [*messages, {"role": "assistant", "content": text}]}
@@ -98,7 +100,60 @@ def data(name):
     return path
 
 
-# ---- runs ----
+# ---- what a judge is measured by ----
+
+
+def cells(games, votes):
+    """The measures of rules.md for the games of two siblings: 4 comparisons, `votes` games each."""
+    answers = [game["verdict"] and game["order"][game["verdict"] - 1] for game in games]
+    same, rights = [], []
+    for start in range(0, len(games), 2 * votes):  # of one pair: one order, then the other
+        middle, end = start + votes, start + 2 * votes
+        twins = zip(answers[start:middle], answers[middle:end])
+        same += [one == other and one is not None for one, other in twins]
+        rights.append(majority_right(games[start:end]))
+    thought = [game["score"] for game in games if game["reasons"] != "guess"]
+    found = {
+        "accuracy": mean(game["right"] for game in games),
+        "score": mean(game["score"] for game in games),
+        "thinks": len(thought) / len(games),
+        "score_thought": mean(thought) if thought else None,
+        "follows": mean(game["verdict"] == game["conclusion"] for game in games),
+        "consistency": mean(same),
+        "averaged": mean(rights),
+    }
+    kinds = [("right" if game["right"] else "wrong", game["reasons"]) for game in games]
+    for kind in itertools.product(("right", "wrong"), ("right", "wrong", "guess")):
+        found[", ".join(kind)] = kinds.count(kind) / len(games)
+    return found
+
+
+def measure(name, folder, pairs="test", votes=4):
+    """Plays and checks a judge's games: they go to OUT/games, their measures to OUT/results."""
+    if finished(name):
+        return
+    games = play(load_judge(folder), load_tasks(data(pairs)), votes=votes, temperature=0.6)
+    for game in games:
+        game |= check(game["query"], shown_answers(game), game["text"])
+    path = OUT / "games" / f"{name}.jsonl.gz"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with gzip.open(path, "wt") as file:
+        file.writelines(json.dumps(game) + "\n" for game in games)
+    size = 4 * votes
+    parts = [games[start : start + size] for start in range(0, len(games), size)]
+    save(name, {"siblings": [cells(part, votes) for part in parts]})
+
+
+# ---- runs: everything that there is to know about one stands in its name ----
+
+
+def finished(name):
+    return (OUT / "results" / f"{name}.json").exists()
+
+
+def save(name, result):
+    path = OUT / "results" / f"{name}.json"
+    write_rows(path.with_suffix(".part"), [{"name": name} | result]).rename(path)
 
 
 def train(program, name, options, **flags):
@@ -116,154 +171,88 @@ def train(program, name, options, **flags):
     return last
 
 
-def save(name, result):
-    path = OUT / "results" / f"{name}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.with_suffix(".part").write_text(json.dumps({"name": name} | result))
-    path.with_suffix(".part").rename(path)
-
-
-def finished(name):
-    return (OUT / "results" / f"{name}.json").exists()
-
-
-def cells(games, votes):
-    """The measures of rules.md for the games of two siblings: 4 tasks of `votes` games each."""
-    answers = [game["verdict"] and game["order"][game["verdict"] - 1] for game in games]
-    rights, same = [], []
-    for start in range(0, len(games), 2 * votes):  # of one pair: one order, then the other
-        pair = games[start : start + 2 * votes]
-        lead = sum(1 if game["right"] else -1 for game in pair if game["verdict"])
-        rights.append(0.5 + 0.5 * ((lead > 0) - (lead < 0)))
-        one = answers[start : start + votes]
-        other = answers[start + votes : start + 2 * votes]
-        same += [a == b and a is not None for a, b in zip(one, other)]
-    thought = [game["score"] for game in games if game["reasons"] != "guess"]
-    found = {
-        "accuracy": mean(game["right"] for game in games),
-        "score": mean(game["score"] for game in games),
-        "thinks": len(thought) / len(games),
-        "score_thought": mean(thought) if thought else None,
-        "follows": mean(game["verdict"] == game["conclusion"] for game in games),
-        "consistency": mean(same),
-        "averaged": mean(rights),
-    }
-    for verdict, reasons in itertools.product((True, False), ("right", "wrong", "guess")):
-        share = mean(game["right"] == verdict and game["reasons"] == reasons for game in games)
-        found[f"{'right' if verdict else 'wrong'}, {reasons}"] = share
-    return found
-
-
-def measure(name, folder, pairs="test", votes=4):
-    """Plays and checks the games of a judge; all games go to OUT/games, the measures to results."""
-    if finished(name):
-        return
-    games = play(load_judge(folder), load_tasks(data(pairs)), votes=votes, temperature=0.6)
-    for game in games:
-        game |= check(game["query"], shown_answers(game), game["text"])
-    path = OUT / "games" / f"{name}.jsonl.gz"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with gzip.open(path, "wt") as file:
-        file.writelines(json.dumps(game) + "\n" for game in games)
-    parts = [games[start : start + 4 * votes] for start in range(0, len(games), 4 * votes)]
-    counts = {}
-    for game in games:
-        for status, count in game["counts"].items():
-            counts[status] = counts.get(status, 0) + count
-    save(name, {"siblings": [cells(part, votes) for part in parts], "steps": counts})
-
-
-def judge(kind, share, flips, seed):
-    """One of the 36 judges."""
-    name = f"judge_{kind}_{share}_{flips}-{seed}"
+def judge(name):
+    """The folder of a judge: judge_KIND_SHARE_FLIPS-SEED, or a judge after RL."""
+    if name.startswith("rl_"):
+        return after_rl(name)
+    cell, seed = name.removeprefix("judge_").split("-")
     rows = OUT / "data" / f"{name}.jsonl"
     if not rows.exists():
-        write_rows(rows, itertools.islice(judgments(kind, share, flips, seed), 9600))
-    flags = {"model": STARTS[seed % 2], "train_data": rows, "seed": seed}
-    return name, train("train_sft.py", name, SFT, **flags)
+        write_rows(rows, itertools.islice(judgments(*cell.split("_"), seed), 9600))
+    start = STARTS[int(seed) % 2]
+    return train("train_sft.py", name, SFT, model=start, train_data=rows, seed=seed)
 
 
-def after_rl(start, reward, seed):
-    """A judge after RL, measured on the way; start: base, or a kind of corrupted reasons."""
-    name = f"rl_{start}_{reward}-{seed}"
-    model = STARTS[0] if start == "base" else judge(start, 0.5, 0, 0)[1]
-    pairs = ROOT / "tiny/train.jsonl" if start == "base" else data("sums")
+def after_rl(name):
+    """The folder of rl_START_REWARD-SEED, measured on the way."""
+    start, reward, seed = name.removeprefix("rl_").replace("-", "_").split("_")
+    from_base = start == "base"
+    model = STARTS[0] if from_base else judge(f"judge_{start}_0.5_0-0")
+    pairs = ROOT / "tiny/train.jsonl" if from_base else data("sums")
+    flags = {"model": model, "train_data": data("noisy") if reward == "noisy" else pairs}
     kind = {"noisy": "verdict", "reasons": REASONS}.get(reward, reward)
-    flags = {"model": model, "reward": kind, "seed": seed}
-    flags["train_data"] = data("noisy") if reward == "noisy" else pairs
-    last = train("train_grpo.py", name, RL, **flags)
-    measure(f"rl_{start}@0", model, votes=1)
-    for step in (30, 60, 90):
-        measure(f"{name}@{step}", last.with_name(f"checkpoint-{step}"), votes=1)
-    if start == "base":
-        measure("rl_base@0+lines", model, "lines", 1)
-        measure(f"{name}@90+lines", last, "lines", 1)
-    return name, last
+    last = train("train_grpo.py", name, RL, reward=kind, seed=seed, **flags)
+    folders = {f"rl_{start}@0": model}
+    folders |= {f"{name}@{step}": last.with_name(f"checkpoint-{step}") for step in (30, 60, 90)}
+    for measured, folder in folders.items():
+        measure(measured, folder, votes=1)
+        if from_base and measured.endswith(("@0", "@90")):
+            measure(f"{measured}+lines", folder, "lines", votes=1)
+    return last
 
 
-def policy(name, reward, seed):
-    """The gain of a policy. reward: flags of train_grpo.py."""
-    name = f"policy_{name}_{seed}"
-    if finished(name):
-        return
-    flags = {"model": ROOT / "tiny/student", "train_data": data("questions"), "seed": seed}
-    folder = train("train_grpo.py", name, f"{POLICY} {reward}", eval_data=data("answers"), **flags)
-    rows = read_rows(folder.parent / "metrics.jsonl")
-    right = [row["eval/reward/oracle"] for row in rows if "eval/reward/oracle" in row]
-    believed = [row["eval/reward/win_rate"] for row in rows if "eval/reward/win_rate" in row]
-    save(name, {"before": right[0], "after": right[-1], "believed": believed[-1]})
-    shutil.rmtree(folder.parent)
+def policy(name):
+    """Trains policy_REWARD_SEED and saves its share of right answers before and after."""
+    reward, seed = name.removeprefix("policy_").rsplit("_", 1)
+    flags = TOLD + reward if reward in ("oracle", "coin") else f"{JUDGE} {judge(reward)}"
+    files = {"train_data": data("questions"), "eval_data": data("answers")}
+    model = ROOT / "tiny/student"
+    last = train("train_grpo.py", name, f"{POLICY} {flags}", model=model, seed=seed, **files)
+    rows = read_rows(last.parent / "metrics.jsonl")
+    rows = [row for row in rows if "eval/reward/oracle" in row]
+    right = [row["eval/reward/oracle"] for row in rows]
+    believed = rows[-1]["eval/reward/win_rate"]
+    save(name, {"before": right[0], "after": right[-1], "believed": believed})
+    shutil.rmtree(last.parent)
 
 
-# ---- the plan ----
+def run(name):
+    if name.startswith("judge_"):
+        measure(name, judge(name))
+    elif name.startswith("rl_"):
+        after_rl(name.removesuffix("@90"))
+    else:
+        policy(name)
 
 
 def plan():
-    """[(name, what to call), ...] in the order of rules.md's questions: seeds 0 first."""
-    found = {}
-
-    def add(name, call, *arguments):
-        found[name] = lambda: call(*arguments)
-
-    def judged(name, make, arguments, seed):
-        call = lambda: policy(name, f"{JUDGE} {make(*arguments)[1]}", seed)  # noqa: E731
-        add(f"policy_{name}_{seed}", call)
-
-    cells_of = [("right", 0, flips) for flips in (0, 0.2, 0.3, 0.4)]
-    cells_of += itertools.product(CORRUPTED, (0.5, 1), (0, 0.3))
-    judges = [(*cell, seed) for seed in (0, 1) for cell in cells_of]
-    judges += [(*cell, 2) for cell in cells_of if cell[0] == "right"]
-    trained = [("base", reward) for reward in ("verdict", "reasons", "noisy", "consistency")]
-    trained += itertools.product(("marks", "short"), ("verdict", "reasons"))
-    trained = [(*run, seed) for seed in (0, 1, 2) for run in trained]
-    for kind, share, flips, seed in sorted(judges, key=lambda judge: judge[-1]):
-        name = f"judge_{kind}_{share}_{flips}-{seed}"
-        arguments = kind, share, flips, seed
-        add(name, lambda arguments=arguments: measure(*judge(*arguments)))
-        judged(name, judge, arguments, 0)
-        if seed == 0 and (kind, share, flips) == cells_of[-1]:
-            for run in trained:
-                add(f"rl_{run[0]}_{run[1]}-{run[2]}@90", after_rl, *run)
-    for seed in (1, 2):
-        for arguments in judges:
-            judged("judge_{}_{}_{}-{}".format(*arguments), judge, arguments, seed)
-    for seed in (0, 1, 2):
-        for told in ("oracle", "coin"):
-            add(f"policy_{told}_{seed}", policy, told, TOLD + told, seed)
-        for run in trained:
-            if run[0] in ("base", "marks") and run[1] in ("verdict", "reasons"):
-                judged("rl_{}_{}-{}".format(*run), after_rl, run, seed)
-    return found
+    """The names of all runs, in the order in which they are made."""
+    kinds = [f"right_0_{flips}" for flips in (0, 0.2, 0.3, 0.4)]
+    kinds += [f"{kind}_{s}_{flips}" for kind in CORRUPTED for s in (0.5, 1) for flips in (0, 0.3)]
+    judges = [[f"judge_{kind}-{seed}" for kind in kinds] for seed in (0, 1)]
+    judges.append([f"judge_{kind}-2" for kind in kinds[:4]])
+    runs = [f"base_{reward}" for reward in ("verdict", "reasons", "noisy", "consistency")]
+    runs += "marks_verdict marks_reasons short_verdict short_reasons".split()
+    trained = [f"rl_{name}-{seed}" for seed in (0, 1, 2) for name in runs]
+    names = []
+    for some in judges:
+        for name in some:
+            names += [name, f"policy_{name}_0"]
+        if some is judges[0]:
+            names += [f"{name}@90" for name in trained]
+    names += [f"policy_{name}_{seed}" for seed in (1, 2) for name in sum(judges, [])]
+    paid = [name for name in trained if re.match("rl_(base|marks)_(verdict|reasons)", name)]
+    others = ["oracle", "coin", *paid]
+    return names + [f"policy_{name}_{seed}" for seed in (0, 1, 2) for name in others]
 
 
 def main(wanted):
-    runs = plan()
-    for name, call in runs.items():
+    for name in plan():
         if "--list" in wanted:
             print(name, "finished" if finished(name) else "")
         elif not finished(name) and any(part in name for part in wanted or [""]):
             print(name, flush=True)
-            call()
+            run(name)
 
 
 if __name__ == "__main__":
