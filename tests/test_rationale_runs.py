@@ -3,6 +3,7 @@
 python tests/test_rationale_runs.py     the planted errors that the checker finds, by kind
 """
 
+import importlib
 import random
 import re
 import sys
@@ -10,13 +11,16 @@ from collections import Counter
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "runs/rationale"), str(ROOT / "runs"), str(ROOT)]
 import checker  # noqa: E402
+import measures  # noqa: E402
 import study  # noqa: E402
 
+table = importlib.import_module("runs.rationale.table")  # other studies have a table.py too
 world = checker.world
 
 # ---- planted errors: each changes one thing of a faultless judgment ----
@@ -247,6 +251,103 @@ def test_the_plan_has_the_runs_of_the_rules():
     count = Counter(name.split("_")[0] for name in names)
     assert count == {"judge": 36, "policy": 150, "rl": 24}
     assert len(set(names)) == len(names)
+
+
+def test_the_second_reader_agrees_with_the_checker():
+    rows = measures.read_rows(ROOT / "runs/rationale/logs/second_reader.jsonl")
+    assert len(rows) == 100
+    classes, counts = Counter(), 0
+    for row in rows:
+        checked = checker.check(row["query"], row["answers"], row["text"])
+        classes[row["reasons"], checked["reasons"]] += 1
+        counts += checked["counts"]["false"] == row["false"]
+    # The one is a judgment that the reader misread: it had doubled a word.
+    assert classes.pop(("wrong", "right")) == 1 and counts == 99
+    assert all(one == other for one, other in classes) and len(classes) == 3
+
+
+# ---- tables ----
+
+
+def invented(worth):
+    """Results of every planned run: accuracy and step score as in the design, worth by a rule."""
+    rng, found = np.random.default_rng(0), {}
+
+    def siblings(**means):
+        rows = []
+        for _ in range(50):
+            row = {name: mean + rng.normal(0, 0.02) for name, mean in means.items()}
+            rows.append(row | {"thinks": 1.0, "follows": 0.9})
+        return rows
+
+    for name in study.plan():
+        kind, *cell = name.partition("-")[0].split("_")
+        if kind == "judge":
+            accuracy = 0.95 - 0.5 * float(cell[2]) + rng.normal(0, 0.005)
+            score = 1 - 0.5 * float(cell[1])
+            shown = {"accuracy": accuracy, "score": score, "right, right": accuracy * score}
+            shown["consistency"] = 0.9 + rng.normal(0, 0.01)
+            found[name] = {"siblings": siblings(**shown, averaged=accuracy)}
+            for seed in (0, 1, 2):
+                gain = worth(cell[0], accuracy, score) + rng.normal(0, 0.01)
+                found[f"policy_{name}_{seed}"] = {"before": 0.4, "after": 0.4 + gain}
+        if kind == "rl":
+            paid = 0.3 * (cell[1] == "reasons")
+            for step in (0, 90):
+                run = name.partition("@")[0] if step else f"rl_{cell[0]}"
+                shown = {"accuracy": 0.6 + step / 300, "right, right": 0.5, "consistency": 0.5}
+                shown |= dict.fromkeys(("score", "score_thought"), 0.6 + (paid - 0.1) * step / 90)
+                found[f"{run}@{step}"] = {"siblings": siblings(**shown)}
+            for seed in (0, 1, 2):
+                run = f"policy_{name.partition('@')[0]}_{seed}"
+                found[run] = {"before": 0.4, "after": 0.6 + rng.normal(0, 0.01)}
+    return found
+
+
+def verdicts_on(monkeypatch, results):
+    monkeypatch.setattr(table, "DRAWS", 200)
+    found = {
+        name: table.intervals(table.judges_of(results, kinds)) for name, kinds in table.SETS.items()
+    }
+    return found, table.about_worth(found)
+
+
+def test_verdicts_where_the_reasons_decide_the_worth(monkeypatch):
+    results = invented(lambda kind, accuracy, score: 0.4 * score)
+    found, verdicts = verdicts_on(monkeypatch, results)
+    assert verdicts == {"H2": "supported", "H3": "supported", "H4": "refuted"}
+    assert found["all"]["step score"][0] > 0.95 and found["all"]["step score, partial"][1] > 0.9
+    assert found["all"]["matched"] == pytest.approx((0.2, 0.2, 0.2), abs=0.1)
+
+
+def test_verdicts_where_only_what_is_left_out_decides(monkeypatch):
+    def worth(kind, accuracy, score):
+        return 0.3 * accuracy if kind != "short" else 0.3 * accuracy - 0.4 * (1 - score)
+
+    found, verdicts = verdicts_on(monkeypatch, invented(worth))
+    assert verdicts["H2"] == verdicts["H3"] == "refuted"
+    assert found["right + load-bearing"]["matched"][1] > 0.05
+
+
+def test_verdicts_on_rl_and_the_page(monkeypatch, tmp_path):
+    results = invented(lambda kind, accuracy, score: 0.3 * accuracy)
+    found = table.about_rl(results)
+    assert found["H1"].startswith("supported: accuracy 0.29") and "score -0.1" in found["H1"]
+    assert found["H5"].startswith("refuted: step score 0.2")  # the policies gain the same
+    monkeypatch.setattr(table, "DRAWS", 20)
+    monkeypatch.setattr(table, "HERE", tmp_path)
+    monkeypatch.setattr(table, "collect", lambda: results)
+    table.main()
+    page = (tmp_path / "table.md").read_text()
+    assert page.count("\n| H") == 5 and (tmp_path / "worth.png").stat().st_size > 10_000
+    assert sum(line.startswith(("| right |", "| marks |")) for line in page.splitlines()) >= 8
+
+
+def test_a_partial_correlation_worked_by_hand():
+    x, y, z = (np.array(values, float) for values in ([1, 2, 3, 4], [2, 1, 4, 3], [1, 1, 2, 2]))
+    rest = [v - np.polyval(np.polyfit(z, v, 1), z) for v in (x, y)]
+    assert table.partial(x, y, z) == pytest.approx(np.corrcoef(*rest)[0, 1])
+    assert table.partial(x, y, z) == pytest.approx(-1)
 
 
 if __name__ == "__main__":

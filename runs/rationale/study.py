@@ -252,7 +252,10 @@ def main(wanted):
             print(name, "finished" if finished(name) else "")
         elif not finished(name) and any(part in name for part in wanted or [""]):
             print(name, flush=True)
-            run(name)
+            try:
+                run(name)
+            except subprocess.CalledProcessError:
+                print(f"failed: {name}: see the newest log in {OUT}/runs", file=sys.stderr)
 
 
 if __name__ == "__main__":

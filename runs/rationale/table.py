@@ -27,6 +27,8 @@ SETS = {
     "right + load-bearing": ("right", "short"),
 }
 COLOURS = {"right": "#0072B2", "marks": "#E69F00", "work": "#009E73", "short": "#D55E00"}
+COMPARED = [("step score", "accuracy")]
+COMPARED += [("averaged accuracy", "accuracy"), ("averaged accuracy", "step score")]
 DRAWS = 2000
 
 
@@ -52,38 +54,35 @@ def cells(result, measure):
     return np.array([row[measure] for row in result["siblings"]], dtype=float)
 
 
-def gain(result):
-    return result["after"] - result["before"]
-
-
 def worths(results, name):
     """The gains of the policies that a judge has rewarded."""
     runs = [results.get(f"policy_{name}_{seed}") for seed in (0, 1, 2)]
-    return [gain(run) for run in runs if run]
+    return np.array([run["after"] - run["before"] for run in runs if run])
 
 
-def judges_of(results):
-    """[(kind, gains, measures x siblings)] of the judges with at least one policy."""
+def judges_of(results, kinds):
+    """[(kind, gains, measures x siblings)] of the judges of these kinds that have a policy."""
     found = []
     for name in plan():
-        if name.startswith("judge_") and name in results and worths(results, name):
+        kind = name.split("_")[1]
+        if name.startswith("judge_") and kind in kinds and name in results:
             values = np.stack([cells(results[name], measure) for measure in MEASURES])
-            found.append((name.split("_")[1], np.array(worths(results, name)), values))
-    return found
+            found.append((kind, worths(results, name), values))
+    return [judge for judge in found if len(judge[1])]
 
 
-def drawn(judges, rng):
-    """{worth and measures: one value a judge} of a bootstrap draw: judges, their policies, their
-    siblings; without rng of all of them."""
-    if rng:
-        judges = [judges[index] for index in rng.integers(len(judges), size=len(judges))]
-    rows = []
-    for _, gains, values in judges:
-        if rng:
-            gains = rng.choice(gains, len(gains))
-            values = values[:, rng.integers(values.shape[1], size=values.shape[1])]
-        rows.append([gains.mean(), *values.mean(axis=1)])
-    return dict(zip(["worth", *MEASURES], np.array(rows).T))
+def means(judges):
+    """{"worth" and the titles of the measures: one value a judge}."""
+    rows = [[gains.mean(), *values.mean(axis=1)] for _, gains, values in judges]
+    return dict(zip(["worth", *MEASURES.values()], np.array(rows).T))
+
+
+def redrawn(judges, rng):
+    """Judges drawn with replacement, then for each its policies and its siblings."""
+    for index in rng.integers(len(judges), size=len(judges)):
+        kind, gains, values = judges[index]
+        siblings = rng.integers(values.shape[1], size=values.shape[1])
+        yield kind, rng.choice(gains, len(gains)), values[:, siblings]
 
 
 def r(x, y):
@@ -97,31 +96,30 @@ def partial(x, y, given):
 
 
 def matched(values):
-    """The rules' matched difference of worth, and the number of couples."""
-    worth, accuracy, score = values["worth"], values["accuracy"], values["score"]
-    near = np.abs(accuracy[:, None] - accuracy) <= 0.02
-    couples = near & (score[:, None] - score >= 0.2)
-    return (worth[:, None] - worth)[couples].mean() if couples.any() else np.nan
+    """The rules' matched difference of worth."""
+    near = np.abs(np.subtract.outer(values["accuracy"], values["accuracy"])) <= 0.02
+    couples = near & (np.subtract.outer(values["step score"], values["step score"]) >= 0.2)
+    differences = np.subtract.outer(values["worth"], values["worth"])[couples]
+    return differences.mean() if differences.size else np.nan
 
 
 def statistics(values):
-    """{name: number} of everything that is correlated."""
-    worth, found = values["worth"], {"matched": matched(values)}
-    for measure, title in MEASURES.items():
-        found[title] = r(worth, values[measure])
-        other = "score" if measure == "accuracy" else "accuracy"
-        found[f"{title}, partial"] = partial(worth, values[measure], values[other])
-    found["score - accuracy"] = found["step score"] - found["accuracy"]
-    found["averaged - accuracy"] = found["averaged accuracy"] - found["accuracy"]
-    found["averaged - score"] = found["averaged accuracy"] - found["step score"]
+    """{name: number} of everything that has an interval."""
+    found = {"matched": matched(values)}
+    for title in MEASURES.values():
+        other = "step score" if title == "accuracy" else "accuracy"
+        found[title] = r(values["worth"], values[title])
+        found[f"{title}, partial"] = partial(values["worth"], values[title], values[other])
+    for better, other in COMPARED:
+        found[f"{better} - {other}"] = found[better] - found[other]
     return found
 
 
 def intervals(judges):
     """{name: (value, low, high)} of `statistics`."""
-    rng, whole = np.random.default_rng(0), statistics(drawn(judges, None))
+    rng, whole = np.random.default_rng(0), statistics(means(judges))
     with np.errstate(invalid="ignore", divide="ignore"):
-        draws = [statistics(drawn(judges, rng)) for _ in range(DRAWS)]
+        draws = [statistics(means(redrawn(judges, rng))) for _ in range(DRAWS)]
     found = {}
     for name, value in whole.items():
         low, high = np.nanquantile([draw[name] for draw in draws], [0.025, 0.975])
@@ -131,18 +129,14 @@ def intervals(judges):
 
 def reliabilities(judges):
     """Of each measure by halves over siblings, of worth by Cronbach's alpha over policies."""
-    halves = [
-        [values[:, part::2].mean(axis=1) for *_, values in judges] for part in (0, 1)
-    ]  # 2 x judges x measures
+    halves = [means((k, g, v[:, part::2]) for k, g, v in judges) for part in (0, 1)]
     found = {}
-    for index, title in enumerate(MEASURES.values()):
-        both = r(*np.array(halves)[:, :, index])
+    for title in MEASURES.values():
+        both = r(halves[0][title], halves[1][title])
         found[title] = 2 * both / (1 + both)
     gains = np.array([gains for _, gains, _ in judges if len(gains) == 3])
-    if len(gains) > 2:
-        parts = gains.var(axis=0, ddof=1).sum() / gains.sum(axis=1).var(ddof=1)
-        found["worth"] = 1.5 * (1 - parts)
-    return found
+    shared = gains.var(axis=0, ddof=1).sum() / gains.sum(axis=1).var(ddof=1) if len(gains) else 0
+    return found | {"worth": 1.5 * (1 - shared) if len(gains) else np.nan}
 
 
 # ---- what the rules say ----
@@ -153,89 +147,117 @@ def sign(interval):
     return 1 if low > 0 else -1 if high < 0 else 0
 
 
-def verdicts_on_reward(found):
-    """H2, H3 and H4 from {set: intervals}."""
-    signs = {name: sign(found[name]["score - accuracy"]) for name in SETS}
-    halves = [signs["right + decorative"], signs["right + load-bearing"]]
-    h2 = "supported" if all(value == 1 for value in signs.values()) else "undecided"
-    h2 = "refuted" if signs["all"] < 0 or sorted(halves) == [-1, 1] else h2
-    value = found["right + decorative"]["matched"]
-    h3 = "supported" if sign(value) == 1 else "undecided"
-    h3 = "refuted" if value[1] > -0.05 and value[2] < 0.05 else h3
-    both = [sign(found["all"][f"averaged - {other}"]) for other in ("accuracy", "score")]
-    h4 = {2: "supported"}.get(sum(both), "refuted" if -1 in both else "undecided")
+def equal(interval):
+    """Whether a difference of worth is within the rules' margin of 0.05."""
+    return interval[1] > -0.05 and interval[2] < 0.05
+
+
+def about_worth(found):
+    """The verdicts on H2, H3 and H4 from {set: intervals}."""
+    whole, decorative, bearing = (sign(found[name]["step score - accuracy"]) for name in SETS)
+    h2 = "supported" if whole == decorative == bearing == 1 else "undecided"
+    h2 = "refuted" if whole < 0 or decorative * bearing < 0 else h2
+    h3 = found["right + decorative"]["matched"]
+    h3 = "supported" if sign(h3) == 1 else "refuted" if equal(h3) else "undecided"
+    h4 = [sign(found["all"][f"averaged accuracy - {name}"]) for name in ("accuracy", "step score")]
+    h4 = "supported" if sum(h4) == 2 else "refuted" if -1 in h4 else "undecided"
     return {"H2": h2, "H3": h3, "H4": h4}
+
+
+def after_rl(results, run, step, measure):
+    """A grid (seeds, pairs of siblings), empty if nothing is there."""
+    names = [f"{run}-{seed}@{step}" for seed in (0, 1, 2)] if step else [f"{run}@0"]
+    return np.array([cells(results[name], measure) for name in names if name in results])
+
+
+def about_rl(results):
+    """The verdicts on H1 and H5, with what they rest on; those that have all seeds."""
+    found, grids = {}, {}
+    for name in ("rl_base_verdict", "rl_marks_verdict", "rl_marks_reasons"):
+        start = name.rpartition("_")[0]
+        for measure in ("accuracy", "score", "score_thought"):
+            grids[name, measure] = after_rl(results, name, 90, measure)
+            grids[start, measure] = after_rl(results, start, 0, measure)
+    if len(grids["rl_base_verdict", "score"]) == 3:
+        parts = [
+            difference(grids["rl_base_verdict", measure], grids["rl_base", measure])
+            for measure in ("accuracy", "score_thought")
+        ]
+        rises, falls = sign(parts[0]) == 1, sign(parts[1]) == -1
+        h1 = "supported" if rises and falls else "refuted" if sign(parts[1]) == 1 else "undecided"
+        found["H1"] = f"{h1}: accuracy {as_text(parts[0])}, step score {as_text(parts[1])}"
+    paid, unpaid = "rl_marks_reasons", "rl_marks_verdict"
+    gains = [[worths(results, f"{name}-{seed}") for seed in (0, 1, 2)] for name in (paid, unpaid)]
+    if min(len(some) for both in gains for some in both) == len(grids[paid, "score"]) == 3:
+        score = difference(grids[paid, "score"], grids[unpaid, "score"])
+        accuracy = difference(grids[paid, "accuracy"], grids[unpaid, "accuracy"])
+        worth = difference(*map(np.array, gains))
+        better = sign(score) == 1 and abs(accuracy[0]) <= 0.02
+        h5 = "supported" if better and sign(worth) == 1 else "undecided"
+        h5 = "refuted" if equal(worth) or sign(worth) == -1 else h5
+        found["H5"] = f"{h5}: step score {as_text(score)}, worth {as_text(worth)}"
+    return found
 
 
 # ---- tables ----
 
 
-def cell_table(results):
+def judge_table(results):
     """One row for the judges that differ in their seed only."""
-    groups = {}
+    groups, rows = {}, []
     for name in plan():
         if name.startswith("judge_") and name in results:
             groups.setdefault(name.rpartition("-")[0], []).append(name)
-    rows = []
-    for cell, names in groups.items():
-        means = [np.mean([np.mean(cells(results[name], m)) for name in names]) for m in MEASURES]
-        gains = [value for name in names for value in worths(results, name)]
-        worth = f"{np.mean(gains):.3f}" if gains else "-"
-        shares = [f"{value:.2f}" for value in means]
-        spurious = f"{1 - means[2] / means[0]:.2f}"
-        rows.append([*cell.split("_")[1:], len(names), *shares, spurious, worth, len(gains)])
-    columns = ["reasons", "share", "flipped", "judges", *MEASURES.values(), "S-Corr", "worth"]
-    return markdown_table([*columns, "policies"], rows)
+    for group, names in groups.items():
+        shown = [*MEASURES, "follows"]
+        values = [np.mean([cells(results[name], m) for name in names]) for m in shown]
+        gains = np.concatenate([worths(results, name) for name in names])
+        row = [*group.split("_")[1:], len(names), *(f"{value:.2f}" for value in values)]
+        row.append(f"{1 - values[2] / values[0]:.2f}")
+        rows.append([*row, f"{gains.mean():.3f}" if len(gains) else "-", len(gains)])
+    columns = ["reasons", "share", "flipped", "judges", *MEASURES.values(), "follows", "S-Corr"]
+    return markdown_table([*columns, "worth", "policies"], rows)
 
 
-def correlation_table(found, reliable):
-    rows = []
+def correlation_table(found, judges):
+    """r of each measure with worth; divided by the roots of both reliabilities; partial r."""
+    rows, reliable = [], reliabilities(judges)
     for name, values in found.items():
         for title in MEASURES.values():
-            plain = values[title]
-            corrected = plain[0] / np.sqrt(reliable[title] * reliable.get("worth", np.nan))
-            part = as_text(values[f"{title}, partial"])
-            rows.append([name, title, as_text(plain), f"{corrected:.2f}", part])
-    columns = ["judges", "measure", "r with worth", "corrected", "partial"]
-    return markdown_table(columns, rows)
+            plain, part = values[title], as_text(values[f"{title}, partial"])
+            corrected = plain[0] / np.sqrt(reliable[title] * reliable["worth"])
+            row = [name, title, f"{reliable[title]:.2f}", as_text(plain), f"{corrected:.2f}", part]
+            rows.append(row)
+    columns = ["judges", "measure", "its reliability", "r with worth", "corrected", "partial"]
+    note = f"Reliability of worth: {reliable['worth']:.2f}."
+    return f"{markdown_table(columns, rows)}\n\n{note}"
 
 
 def rl_table(results):
-    """Every start and reward, measured on the way; a difference to the start at the last step."""
-    rows = []
-    runs = dict.fromkeys(name.split("-")[0] for name in plan() if name.startswith("rl_"))
-    for run in runs:
-        start = results.get(f"rl_{run.split('_')[1]}@0")
+    """Every start and reward, on the way."""
+    rows, measures = [], ["accuracy", "thinks", "score_thought", "right, right", "consistency"]
+    for name in dict.fromkeys(name.split("-")[0] for name in plan() if name.startswith("rl_")):
         for step in (0, 30, 60, 90):
-            names = [f"{run}-{seed}@{step}" for seed in (0, 1, 2)]
-            found = [results[name] for name in names if name in results] if step else [start]
-            if not start or not found:
-                continue
-            grids = {
-                name: np.stack([cells(result, name) for result in found])
-                for name in ("accuracy", "thinks", "score_thought", "right, right", "consistency")
-            }
-            row = [*run.split("_")[1:], step, len(found) if step else "-"]
-            row += [f"{np.nanmean(grid):.3f}" for grid in grids.values()]
-            for name in ("accuracy", "score_thought"):
-                before = cells(start, name)[None]
-                row.append(as_text(difference(grids[name], before)) if step == 90 else "")
-            rows.append(row)
-    columns = ["start", "reward", "step", "seeds", "accuracy", "thinks", "step score, thinking"]
-    columns += ["fidelity", "consistency", "accuracy, change", "step score, change"]
-    return markdown_table(columns, rows) if rows else "No run yet."
+            run = name if step else name.rpartition("_")[0]
+            grids = [after_rl(results, run, step, measure) for measure in measures]
+            if len(grids[0]):
+                shares = [f"{np.nanmean(grid):.3f}" for grid in grids]
+                rows.append([*name.split("_")[1:], step, len(grids[0]), *shares])
+    columns = ["start", "reward", "step", "runs", "accuracy", "thinks", "step score if it thinks"]
+    return markdown_table([*columns, "fidelity", "consistency"], rows)
 
 
 def draw(judges):
     from matplotlib.figure import Figure
 
-    values, kinds = drawn(judges, None), np.array([kind for kind, *_ in judges])
+    values, kinds = means(judges), np.array([kind for kind, *_ in judges])
     figure = Figure(figsize=(10, 3.6), layout="constrained")
-    for axes, measure in zip(figure.subplots(1, 3, sharey=True), ("accuracy", "score", "averaged")):
+    shown = "accuracy", "step score", "averaged accuracy"
+    for axes, title in zip(figure.subplots(1, 3, sharey=True), shown):
         for kind, colour in COLOURS.items():
             at = kinds == kind
-            axes.scatter(values[measure][at], values["worth"][at], color=colour, label=kind)
-        axes.set_xlabel(f"{MEASURES[measure]} (r = {r(values['worth'], values[measure]):.2f})")
+            axes.scatter(values[title][at], values["worth"][at], color=colour, label=kind)
+        axes.set_xlabel(f"{title} (r = {r(values['worth'], values[title]):.2f})")
         axes.grid(alpha=0.3)
     figure.axes[0].set_ylabel("worth: gain of the policy")
     figure.axes[0].legend(title="reasons", fontsize=8)
@@ -244,27 +266,19 @@ def draw(judges):
 
 def main():
     results = collect()
-    names, judges = list(plan()), judges_of(results)
-    done = sum((f"{name}" in results) for name in names)
-    parts = [f"{done} of {len(names)} planned runs are finished."]
-    parts += ["## Judges", cell_table(results), "## RL", rl_table(results)]
-    if len(judges) > 5:
-        found = {
-            name: intervals([judge for judge in judges if judge[0] in kinds])
-            for name, kinds in SETS.items()
-        }
-        reliable = reliabilities(judges)
-        parts += ["## Correlations", correlation_table(found, reliable)]
+    done = sum(name in results for name in plan())
+    parts = ["# Are the reasons right? Tables", f"Finished: {done} of {len(plan())} planned runs."]
+    parts += ["## Judges", judge_table(results), "## RL", rl_table(results)]
+    verdicts, judges = about_rl(results), judges_of(results, SETS["all"])
+    if len({kind for kind, *_ in judges}) == len(COLOURS) and len(judges) >= 16:
+        found = {name: intervals(judges_of(results, kinds)) for name, kinds in SETS.items()}
         rows = [[name, as_text(values["matched"])] for name, values in found.items()]
-        parts += ["Matched differences:", markdown_table(["judges", "worth"], rows)]
-        rows = [[title, f"{value:.2f}"] for title, value in reliable.items()]
-        parts += ["Reliability:", markdown_table(["measure", "reliability"], rows)]
-        rows = list(verdicts_on_reward(found).items())
-        parts += ["What the rules say:", markdown_table(["claim", "verdict"], rows)]
+        parts += ["## Worth", correlation_table(found, judges)]
+        parts += ["Matched difference of worth:", markdown_table(["judges", "difference"], rows)]
+        verdicts |= about_worth(found)
         draw(judges)
-    (HERE / "table.md").write_text(
-        "# Are the reasons right? Tables\n\n" + "\n\n".join(parts) + "\n"
-    )
+    parts += ["## Verdicts", markdown_table(["claim", "verdict"], sorted(verdicts.items()))]
+    (HERE / "table.md").write_text("\n\n".join(parts) + "\n")
 
 
 if __name__ == "__main__":
