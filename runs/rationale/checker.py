@@ -14,7 +14,7 @@ from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tiny")]
+sys.path[:0] = [str(ROOT), str(ROOT / "runs"), str(ROOT / "tiny")]
 import world  # noqa: E402
 
 PLACES = "first", "second"
