@@ -248,7 +248,7 @@ def plan():
 
 def main(wanted):
     for name in plan():
-        if "--list" in wanted:
+        if wanted == ["list"]:
             print(name, "finished" if finished(name) else "")
         elif not finished(name) and any(part in name for part in wanted or [""]):
             print(name, flush=True)
