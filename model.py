@@ -120,7 +120,8 @@ class Attention(nn.Module):
         values = self.v_proj(x).view(len(x), -1, self.head_dim)
         if self.q_norm is not None:
             queries, keys = self.q_norm(queries), self.k_norm(keys)
-        queries, keys = rotate(queries, cos, sin), rotate(keys, cos, sin)
+        if cos is not None:
+            queries, keys = rotate(queries, cos, sin), rotate(keys, cos, sin)
         attended = attend(layer, queries, keys, values)  # (tokens, heads, head_dim)
         return self.o_proj(attended.reshape(len(x), -1))
 
@@ -181,9 +182,12 @@ class Model(nn.Module):
         return angles.cos().to(dtype)[:, None], angles.sin().to(dtype)[:, None]
 
     def forward(self, tokens, positions, attend):
-        """tokens, positions (tokens,) -> hidden states (tokens, hidden_size), after the norm."""
+        """tokens, positions (tokens,) -> hidden states (tokens, hidden_size), after the norm.
+
+        Without positions `attend` must rotate queries and keys itself.
+        """
         x = self.embed_tokens(tokens)
-        cos, sin = self.rope_tables(positions, x.dtype)
+        cos, sin = (None, None) if positions is None else self.rope_tables(positions, x.dtype)
         for index, block in enumerate(self.layers):
             if self.gradient_checkpointing and torch.is_grad_enabled():
                 x = torch.utils.checkpoint.checkpoint(

@@ -5,9 +5,8 @@
 The loop has three stages: `admit` fills free rows with waiting generations, `decode` draws a token
 for every running row, `retire` takes finished rows out.
 
-What makes it fast: the rows of a prompt share its keys and values. A step computes the running
-rows only, without padding and without finished rows. On a GPU the host looks for finished rows
-every few steps, so the GPU does not wait.
+What makes it fast: the rows of a prompt share its keys and values, and finished rows make room for
+waiting ones. On a GPU the host looks for them every few steps, so the GPU does not wait.
 
 What makes it exact: log-probs are those of kernels.logprob.token_logprobs (fp32 log-softmax of
 logits / temperature over the vocabulary). The random number of a token depends on the seed of its
@@ -26,10 +25,11 @@ import torch
 
 from kernels import cpu_kernels
 from kernels.logprob import matmul_fp32
-from kv_cache import KVCache, padded
+from kv_cache import new_cache
 from model import Model, pack_groups, split_by_budget
 from seeding import hash64, uniforms
 
+MOST_ROWS = 256  # that run at once
 PREFILL_TOKENS = 8192  # prompts that are computed together hold at most this many tokens
 STEPS_BETWEEN_LOOKS = {"cpu": 1, "cuda": 8}  # decoding steps between two checks for finished rows
 
@@ -60,8 +60,7 @@ class Rows:
         self.stream, self.prompt_length, self.num_generated, self.stopped = (
             torch.zeros(num_rows, dtype=torch.long, device=device) for _ in range(4)
         )
-        # stream: start of the row's random numbers. num_generated: tokens drawn so far.
-        # stopped: 1 after a stop token, else 0.
+        # start of its random numbers; tokens of its prompt; drawn so far; 1 after a stop token
 
     def start(self, rows, streams, prompt_lengths):
         """Prepares a slice of rows for new generations."""
@@ -88,16 +87,15 @@ class Session:
         self.waiting: deque[tuple[int, int]] = deque()  # (prompt, generation)
         for prompt in sorted(range(len(prompts)), key=lambda index: -len(prompts[index])):
             self.waiting += [(prompt, generation) for generation in range(len(streams[prompt]))]
-        self.device = model.device
-        self.num_rows = num_rows
+        self.device, self.num_rows = model.device, num_rows
         # A row that ends between two looks runs on until the next one: what it adds is cut off.
         self.steps_between_looks = STEPS_BETWEEN_LOOKS[self.device.type]
         columns = settings.max_new_tokens + self.steps_between_looks
         longest_prompt = max(len(prompt) for prompt in prompts)
-        self.cache = KVCache(model, num_slots, longest_prompt, num_rows, columns)
-        self.rows = Rows(num_rows, columns, self.device)
+        self.cache = new_cache(model, num_slots, longest_prompt, num_rows, columns)
+        self.rows = Rows(self.cache.num_rows, columns, self.device)
         self.running: list[tuple[int, int]] = []  # (prompt, generation) of rows 0 to n - 1
-        self.counts: list[int] = []  # rows.num_generated again, so that nobody waits for a GPU
+        self.counts: list[int] = []  # what rows.num_generated holds for them, known to the host
         self.slots: list[int | None] = [None] * num_slots  # the prompt in each slot
         weight = model.embed_tokens.weight  # of the dtype of hidden states
         self.last_hidden = weight.new_zeros(num_slots, model.config.hidden_size)  # of each prompt
@@ -112,9 +110,14 @@ class Session:
         arrivals, new_prompts = [], []
         while self.waiting and len(self.running) + len(arrivals) < self.num_rows:
             prompt, _ = self.waiting[0]
-            if prompt not in self.slots:
-                if None not in self.slots:
-                    break  # until a prompt has finished all of its generations
+            is_new = prompt not in self.slots
+            if is_new and None not in self.slots:
+                break  # until a prompt has finished all of its generations
+            if self.cache.is_paged and not self.cache.admits(
+                self.prompts[prompt] if is_new else []
+            ):
+                break  # until rows have finished
+            if is_new:
                 self.slots[self.slots.index(None)] = prompt
                 new_prompts.append(prompt)
             arrivals.append(self.waiting.popleft())
@@ -126,8 +129,8 @@ class Session:
         prompt_lengths = [len(self.prompts[prompt]) for prompt, _ in arrivals]
         self.rows.start(new_rows, streams, prompt_lengths)
         self.running += arrivals
-        self.counts += [0] * len(arrivals)
-        self.arrange_queries()
+        self.counts += [1] * len(arrivals)
+        self.arrange()
         # every generation draws its own first token from its prompt's last hidden state
         slots = [self.slots.index(prompt) for prompt, _ in arrivals]
         self.append_tokens(self.last_hidden[slots], new_rows)
@@ -146,34 +149,30 @@ class Session:
             last = [end - 1 for end in itertools.accumulate(map(length, batch))]
             self.last_hidden[slots] = hidden[last]
 
-    def arrange_queries(self):
-        """Prepares what KVCache.decode_attention needs. It changes when rows come or go."""
-        # rows whose prompts lie in slots 0, 1, 0: ranks 0, 0, 1, so 2 rows_per_slot, places 0, 2, 1
-        slots = [self.slots.index(prompt) for prompt, _ in self.running]
-        ranks = [slots[:row].count(slot) for row, slot in enumerate(slots)]  # among rows of a slot
-        self.rows_per_slot = max(ranks) + 1
-        places = [slot * self.rows_per_slot + rank for slot, rank in zip(slots, ranks)]
-        self.query_places = torch.tensor(places, device=self.device)  # (n,)
-        # A slot without a prompt gets one visible key, which keeps its softmax finite.
-        used = self.slots[: max(slots) + 1]
-        lengths = torch.tensor([1 if slot is None else len(self.prompts[slot]) for slot in used])
-        is_visible = torch.arange(padded(int(lengths.max()))) < lengths[:, None]
-        mask = torch.zeros(is_visible.shape).masked_fill_(~is_visible, -torch.inf)
-        self.prompt_mask = mask.to(self.device)  # (slots, padded prompt tokens)
+    def arrange(self):
+        """Tells the cache which prompt every running row has. It changes as rows come and go."""
+        row_slots = [self.slots.index(prompt) for prompt, _ in self.running]
+        empty_slots = [slot for slot, prompt in enumerate(self.slots) if prompt is None]
+        self.cache.arrange(row_slots, empty_slots)
 
     # ---- decode ----
 
     def decode(self):
-        """Draws a token for every running row. The host does not wait for the device here."""
-        n = len(self.running)
-        stored = self.rows.num_generated[:n] - 1  # the newest token is not in the cache yet
-        newest = self.rows.tokens[:n].gather(1, stored[:, None])[:, 0]  # (n,)
-        positions = self.rows.prompt_length[:n] + stored
-        attend = self.cache.decode_attention(
-            self.query_places, self.rows_per_slot, self.prompt_mask, stored, max(self.counts) - 1
-        )
-        hidden = self.model(newest, positions, attend)  # (n, hidden_size)
-        self.append_tokens(hidden, slice(0, n))
+        """Draws a token for every running row; on a GPU several."""
+        if self.cache.is_paged:
+            return self.cache.decode(self)
+        self.cache.longest = max(self.counts)
+        self.step(len(self.running))
+        self.counts = [count + 1 for count in self.counts]
+
+    def step(self, num_rows: int):
+        """Draws a token for the first rows. The host does not wait for the device here."""
+        stored = self.rows.num_generated[:num_rows] - 1  # the newest token is not in the cache yet
+        newest = self.rows.tokens[:num_rows].gather(1, stored[:, None])[:, 0]
+        positions = self.rows.prompt_length[:num_rows] + stored
+        attend = self.cache.decode_attention(positions, stored)
+        hidden = self.model(newest, None if self.cache.is_paged else positions, attend)
+        self.append_tokens(hidden, slice(0, num_rows))  # from (rows, hidden_size)
 
     def append_tokens(self, hidden: torch.Tensor, rows: slice):
         """Draws the next token of a slice of rows from hidden states (rows, hidden_size)."""
@@ -188,8 +187,6 @@ class Session:
         state.num_generated[rows] += 1
         # a row whose logits are not finite stops as well, and `retire` raises
         state.stopped[rows] |= torch.isin(tokens, self.stops) | ~logprobs.isfinite()
-        for row in range(rows.start, rows.stop):
-            self.counts[row] += 1
 
     def logits(self, hidden: torch.Tensor):
         """fp32 logits (rows, vocab) of hidden states, by the product of token_logprobs."""
@@ -215,12 +212,7 @@ class Session:
             length = min(self.counts[row], limit)
             completion = self.completion(row_tokens[:length], row_logprobs[:length])
             self.results[prompt][number] = completion
-        for row in reversed(finished):
-            self.remove_row(row)
-        in_use = {prompt for prompt, _ in [*self.running, *itertools.islice(self.waiting, 1)]}
-        self.slots = [prompt if prompt in in_use else None for prompt in self.slots]
-        if self.running:
-            self.arrange_queries()
+        self.remove_rows(finished)
 
     def completion(self, tokens: list[int], logprobs: list[float]):
         """The Completion of a row; what it has drawn after its first stop token is cut off."""
@@ -233,15 +225,19 @@ class Session:
             )
         return Completion(tokens[:length], logprobs[:length], reason)
 
-    def remove_row(self, row: int):
-        """Moves the last running row to the place of this one."""
-        last = len(self.running) - 1
-        if row != last:
-            self.cache.rows.copy_row(row, last)
-            self.rows.copy(row, last)
-            self.running[row], self.counts[row] = self.running[last], self.counts[last]
-        self.running.pop()
-        self.counts.pop()
+    def remove_rows(self, rows: list[int]):
+        """Takes rows out. The last running row moves to the place of each."""
+        for row in sorted(rows, reverse=True):
+            last = len(self.running) - 1
+            if row != last:
+                self.cache.copy_row(row, last)
+                self.rows.copy(row, last)
+                self.running[row], self.counts[row] = self.running[last], self.counts[last]
+            self.running.pop()
+            self.counts.pop()
+        in_use = {prompt for prompt, _ in [*self.running, *itertools.islice(self.waiting, 1)]}
+        self.slots = [prompt if prompt in in_use else None for prompt in self.slots]
+        self.arrange()
 
 
 def sample_tokens(logits, temperature, top_p, uniform):
@@ -304,22 +300,15 @@ def check_arguments(model, prompts, settings, seeds):
 
 
 def row_budget(model, num_tokens, prompt_length, num_generations):
-    """How many rows fit into memory, together with their share of the prompts.
-
-    They take half of the free memory of a GPU or 4 GiB of a CPU's, and are at most 256.
-    """
+    """How many rows run at once: as many as fit into 4 GiB with their share of the prompts."""
     config, weight = model.config, model.embed_tokens.weight
     kv_size = config.num_layers * config.num_kv_heads * config.head_dim
-    bytes_per_token = 2 * kv_size * weight.element_size()
     # `generate` makes twice as many slots as complete groups, but not more than rows
     slots_per_row = min(1, 2 / num_generations)
-    bytes_per_row = bytes_per_token * (num_tokens + prompt_length * slots_per_row)
-    memory = 2**32
-    if weight.is_cuda:
-        free, _ = torch.cuda.mem_get_info(weight.device)
-        reserved = torch.cuda.memory_reserved(weight.device)  # PyTorch holds it, used or not
-        memory = (free + reserved - torch.cuda.memory_allocated(weight.device)) // 2
-    return max(1, min(256, int(memory // bytes_per_row)))
+    tokens_per_row = num_tokens + prompt_length * slots_per_row
+    fitting = 2**32 // (2 * kv_size * weight.element_size() * tokens_per_row)
+    # a GPU takes memory only as rows grow (paged_cache.py)
+    return MOST_ROWS if weight.is_cuda else max(1, min(MOST_ROWS, int(fitting)))
 
 
 @torch.inference_mode()
@@ -370,8 +359,7 @@ def generate(
             session.admit()
             session.retire()  # a first token may be the last one
             if session.running:
-                for _ in range(session.steps_between_looks):
-                    session.decode()
+                session.decode()
             session.retire()
             if progress:
                 progress(total - len(session.waiting) - len(session.running), total)

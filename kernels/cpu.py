@@ -3,8 +3,7 @@
 Each docstring names the plain code that the operation equals up to rounding. That code runs on a
 GPU, and on a CPU if this file is deleted (kernels/__init__.py).
 
-They use two facts about CPUs. Products of contiguous matrices are faster. Processors with
-AVX512-BF16 multiply bf16 faster than fp32.
+Processors with AVX512-BF16 multiply bf16 faster than fp32.
 """
 
 import functools
@@ -14,9 +13,6 @@ from contextlib import contextmanager
 import torch
 
 CAST_ROWS = 4096  # rows of a bf16 matrix that are turned into fp32 at once
-# A block of 64 tokens of all rows is contiguous in kv_cache.KeyValueTable. bf16 products of
-# contiguous matrices are up to three times as fast as those of a part of a longer table.
-KEY_BLOCK = 64  # a divisor of kv_cache.WIDTH
 
 
 # ---- matrix products ----
@@ -82,6 +78,7 @@ def reordered_weights(model):
     try:
         for layer in layers:
             weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight)
+            # hides the method of the class as long as the layer has it
             layer.forward = functools.partial(reordered_linear, weight, layer.bias)
         yield
     finally:

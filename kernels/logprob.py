@@ -10,8 +10,6 @@ The row operation is written twice: here in PyTorch (the definition, used on CPU
 logprob_triton.py (one pass over a row instead of six).
 """
 
-import importlib.util
-
 import torch
 
 from kernels import cpu_kernels
@@ -37,15 +35,17 @@ def token_logprobs(hidden, weight, targets, temperature=1.0, backend="auto"):
     Both results are (tokens,), in nats, fp32 (fp64 for fp64 inputs), and differentiable once in
     hidden and weight. The entropy is that of the tempered distribution.
     backend: "torch"; "triton" (CUDA tensors, or any with TRITON_INTERPRET=1; no fp64); or "auto",
-    which is triton on CUDA where it is installed.
+    which is triton on CUDA where it works.
     Raises ValueError for wrong shapes, dtypes and temperatures. A target outside the vocabulary is
     an error of PyTorch; Triton gives NaN for it, because the host would have to wait to raise one.
     """
     check_arguments(hidden, weight, targets, temperature)
     if backend == "auto":
-        has_triton = importlib.util.find_spec("triton") is not None
-        use_triton = hidden.is_cuda and hidden.dtype != torch.float64 and has_triton
-        backend = "triton" if use_triton else "torch"
+        backend = "torch"
+        if hidden.is_cuda and hidden.dtype != torch.float64:
+            from kernels.gpu import triton_works
+
+            backend = "triton" if triton_works(hidden.device) else "torch"
     if backend not in ("torch", "triton"):
         raise ValueError(f"backend must be auto, torch or triton, got {backend!r}")
     if backend == "triton" and hidden.dtype == torch.float64:

@@ -95,16 +95,13 @@ def test_everything_works_without_the_file(tmp_path):
     assert found["gradient"] == pytest.approx(expected["gradient"], rel=1e-4, abs=1e-6)
 
 
-@pytest.mark.parametrize("block", [1, 16, None])
+@pytest.mark.parametrize("block", [1, 16, 256])
 def test_key_blocks_of_any_size_give_the_same_tokens(monkeypatch, block):
-    """Blocks of one token, blocks that end inside rows and prompts, and no blocks (as on a GPU)."""
+    """Blocks of one token, blocks that end inside rows and prompts, and one block for all."""
     model, prompts = random_model(torch.float32), random_prompts(7, longest=70)
     options = dict(stop_token_ids=range(0, 211, 40), seed=3, max_rows=5)
     expected = generate(model, prompts, 6, 80, **options)
-    if block:
-        monkeypatch.setattr(cpu, "KEY_BLOCK", block)
-    else:
-        monkeypatch.setattr(kernels, "CPU_KERNELS_EXIST", False)
+    monkeypatch.setattr(kv_cache, "BLOCK", block)
     found = generate(model, prompts, 6, 80, **options)
     assert flat(found, "tokens") == flat(expected, "tokens")
     assert max(len(completion.tokens) for row in found for completion in row) > 64
@@ -116,9 +113,7 @@ def test_key_blocks_of_any_size_give_the_same_tokens(monkeypatch, block):
     )
 
 
-@pytest.mark.parametrize("has_cpu_kernels", [True, False])
-def test_attention_to_a_table_equals_a_softmax(has_cpu_kernels, monkeypatch):
-    monkeypatch.setattr(kernels, "CPU_KERNELS_EXIST", has_cpu_kernels)
+def test_attention_to_a_table_equals_a_softmax():
     model, generator = random_model(torch.float32), torch.Generator().manual_seed(0)
     config, num_rows, num_tokens = model.config, 3, 128
     table = kv_cache.KeyValueTable(config, 5, 192, like=model.embed_tokens.weight)

@@ -7,6 +7,7 @@ import pytest
 import torch
 import transformers
 
+import kv_cache
 import sampler
 from model import Model, pack_groups
 from sampler import Completion, generate, sample_tokens
@@ -198,12 +199,10 @@ def test_no_work_for_finished_rows(model, monkeypatch):
 
 def test_prompts_wait_for_a_slot(model, monkeypatch):
     """With fewer slots than prompts nothing is lost."""
-    import sampler
-
     slots = []
-    begin = sampler.KVCache.__init__
+    begin = kv_cache.KVCache.__init__
     monkeypatch.setattr(
-        sampler.KVCache,
+        kv_cache.KVCache,
         "__init__",
         lambda self, *arguments: slots.append(arguments[1]) or begin(self, *arguments),
     )
