@@ -147,6 +147,7 @@ def preference(row, where):
 PROMPT = "query|prompt|question|instruction|messages|conversations|input"
 # Further fields that may be a part of the prompt, or contradict the label: formats.py reads these.
 FURTHER = f"{PROMPT}|system|history|score|rating|reward|margin"
+OPTIONAL = ("reference", "rubric")  # texts of a row that a judging prompt may read
 ID_FIELDS = "id|pair_id|pair_uid|bon_uid|prompt_id|question_id|unique_id|uid|idx"
 CONTRADICTION = "scores contradict the label"  # a key of `meta`
 
@@ -285,8 +286,10 @@ def collect(items, limit, noun, name, dropped):
         )
     if any(item.meta.get("test_set") == "GSM8K" for item in kept):
         remarks.append("the questions are TEST questions of GSM8K")
-    unread = {key for item in kept for key in item.meta} - {*ID_FIELDS.split("|"), "source"}
-    remarks += [f"not in the prompt: {', '.join(sorted(unread))}"[:300]] if unread else []
+    others = {key for item in kept for key in item.meta} - {*ID_FIELDS.split("|"), "source"}
+    unread = ", ".join(sorted(others.difference(OPTIONAL)))
+    remarks += [f"not in the prompt: {unread}"[:300]] if unread else []
+    remarks += [f"{name}: read if the style has {{{name}}}" for name in OPTIONAL if name in others]
     note(f"data: {len(kept)} {noun} from {name}" + (f" ({', '.join(remarks)})" if remarks else ""))
     return kept
 

@@ -16,7 +16,6 @@ from pathlib import Path
 
 from checkpoint import resolve_model
 from cli import BadInput, note
-from data import ID_FIELDS
 from judge_progress import Progress, note_rest
 from resume import check_same, model_hash, resumable_rows, style_hash
 from runlog import append_rows, sole_writer, write_atomically
@@ -43,7 +42,7 @@ def check_paths(pairs, out):
 
 
 def with_given(pairs, settings):
-    """Pairs with --reference and --rubric where their rows lack them. Names unused columns."""
+    """Pairs with --reference and --rubric where their rows lack them, if the style reads them."""
     style = load_style(settings.style)
     optional = [name for name in OPTIONAL if f"{{{name}}}" in style.system + style.user]
     for name in OPTIONAL:
@@ -55,12 +54,8 @@ def with_given(pairs, settings):
             )
         for pair in pairs if text is not None else ():
             pair.meta[name] = pair.meta.get(name) or text
-    used = {*"query a b label source generators".split(), *ID_FIELDS.split("|"), *optional}
-    unused = sorted({name for pair in pairs for name in pair.meta} - used)
-    if unused:
-        note(f"{settings.pairs}: columns that this judge does not read: {', '.join(unused)}")
-        for pair in pairs:
-            pair.meta = {name: text for name, text in pair.meta.items() if name in used}
+    for pair in pairs:
+        pair.meta = {name: pair.meta[name] for name in optional if name in pair.meta}
     return pairs
 
 

@@ -19,10 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cli import BadInput, parse_json, read_text
-from data import text_or_number
+from data import OPTIONAL, text_or_number
 
 PLACEHOLDERS = ("query", "answer_1", "answer_2")
-OPTIONAL = ("reference", "rubric")  # texts of the pair's row
 VERDICT_RULES = ("boxed", "boxed_or_tie", "answer_tag")
 
 

@@ -189,7 +189,8 @@ def draw_panel(axis, panel, runs):
 def style_axis(axis, title, unit):
     """The look of every panel, here and in report.py."""
     axis.set_title(title, loc="left", fontsize=11, fontweight="bold", pad=18)
-    axis.text(0, 1.03, unit, transform=axis.transAxes, fontsize=8.5, color=GREY)
+    place = dict(xycoords="axes fraction", xytext=(0, 4), textcoords="offset points")
+    axis.annotate(unit, (0, 1), **place, fontsize=8.5, color=GREY)
     axis.tick_params(labelsize=8.5, color="#999999", labelbottom=True)
     axis.grid(color="#e6e6e6", linewidth=0.7)
     axis.set_axisbelow(True)
@@ -296,7 +297,7 @@ def new_figure(title, lines, labels, shape, size):
         raise BadInput("matplotlib is missing: pip install matplotlib") from error
     width = max(7.4, size[0] * shape[1])
     lines = [part for line in lines for part in textwrap.wrap(line, int(13.5 * width))]
-    title = textwrap.wrap(title, int(9.5 * width))
+    title = textwrap.wrap(title, int(8.5 * width))
     head = 0.1 + 0.27 * len(title)  # inches above the lines
     top = head + 0.19 * len(lines) + (0.5 if len(labels) > 1 else 0.2)
     height = size[1] * shape[0] + top

@@ -48,7 +48,9 @@ def read_questions(path):
         if "candidates" in row:
             key, candidates = where, row["candidates"]
             if not isinstance(candidates, list) or candidates == []:
-                raise BadInput(f"{where}: candidates is {candidates!r:.80}: expected a list")
+                raise BadInput(
+                    f"{where}: candidates is {candidates!r:.80}: expected a list of answers"
+                )
         else:
             key, candidates = json.dumps(messages), [row[answer_column(row, where)]]
         if key not in together:

@@ -34,6 +34,22 @@ def test_points_are_ratings_and_lines_their_intervals(ratings, capsys):
     assert figure.texts[0].get_text() == "b leads; no clear leader: q, p"
 
 
+def test_a_high_figure_with_long_names(ratings):
+    """The title ends within the figure, and a panel's heading stands above its unit."""
+    pytest.importorskip("matplotlib")
+    header, *_ = ratings.read_text(encoding="utf-8-sig").splitlines()
+    values = dict.fromkeys(header.split(","), "1")
+    rows = [values | {"player": f"PLATYPUS-2 Instruct ({n}0B)"} for n in range(60)]
+    lines = [header, *(",".join(row.values()) for row in rows)]
+    ratings.write_text("\n".join(lines) + "\n")
+    figure = plot_ratings.plot_ratings(ratings, ratings.with_suffix(".png"))
+    figure.draw_without_rendering()
+    title, (axis,) = figure.texts[0], figure.axes
+    assert title.get_window_extent().x1 <= figure.bbox.x1
+    heading = axis._left_title.get_window_extent()
+    assert heading.y0 >= axis.texts[0].get_window_extent().y1
+
+
 def test_files_without_ratings(ratings, tmp_path):
     for source in ([], [str(ratings), str(ratings)]):
         with pytest.raises(BadInput, match="give one csv of elo.py"):
