@@ -43,8 +43,8 @@ class Parser(argparse.ArgumentParser):
         raise BadInput(f"{message} (--help lists every flag)")
 
     def format_help(self):  # on one screen: no blank lines between groups, --json for --json []
-        head, first_flag, flags = super().format_help().replace(" []", "   ").partition("\n  -")
-        return head + first_flag + flags.replace("\n\n", "\n")
+        head, flags = super().format_help().replace(" []", "   ").split("options:\n")
+        return head + flags.partition("\n\n")[2].replace("\n\n", "\n")  # without --help itself
 
 
 def parse_settings(settings_class, argv=None, text_fields=(), description=""):
@@ -78,9 +78,7 @@ def make_parser(settings_class, description):
         usage=argparse.SUPPRESS,  # the description has examples
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, 2, 31),
         allow_abbrev=False,
-        add_help=False,
     )
-    parser.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)
     types = typing.get_type_hints(settings_class)
     groups, group = {}, "settings"
     for field in dataclasses.fields(settings_class):

@@ -286,10 +286,10 @@ def collect(items, limit, noun, name, dropped):
         )
     if any(item.meta.get("test_set") == "GSM8K" for item in kept):
         remarks.append("the questions are TEST questions of GSM8K")
-    others = {key for item in kept for key in item.meta} - {*ID_FIELDS.split("|"), "source"}
-    unread = ", ".join(sorted(others.difference(OPTIONAL)))
+    hint = dict.fromkeys(OPTIONAL, " (unless the style shows it)")
+    names = {key for item in kept for key in item.meta} - {*ID_FIELDS.split("|"), "source"}
+    unread = ", ".join(name + hint.get(name, "") for name in sorted(names))
     remarks += [f"not in the prompt: {unread}"[:300]] if unread else []
-    remarks += [f"{name}: read if the style has {{{name}}}" for name in OPTIONAL if name in others]
     note(f"data: {len(kept)} {noun} from {name}" + (f" ({', '.join(remarks)})" if remarks else ""))
     return kept
 

@@ -312,15 +312,19 @@ def judge_of(settings):
     """The Judge of JudgeSettings that were checked."""
     names = ("style", "adapter", "base_url", "device", "dtype", "seed")
     judge = Judge(settings.model, **{name: getattr(settings, name) for name in names})
+    note_usage_at_end(judge.backend.usage, settings)
+    return judge
+
+
+def note_usage_at_end(usage, settings):
+    """Notes what judging took, however the command ends."""
 
     def note_usage():
-        usage = judge.backend.usage
         shows_tokens = getattr(settings, "a", None) is not None and not settings.base_url
         if usage.calls and not shows_tokens:  # of one pair that is judged here
             note("judging took " + usage.in_words(settings.price_in, settings.price_out))
 
     cli.at_end.callback(note_usage)
-    return judge
 
 
 @dataclass

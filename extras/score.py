@@ -19,9 +19,17 @@ from typing import Optional
 import cli
 from cli import BadInput, note, read_text, setting
 from data import Pair, items_of
-from judge import Judge, JudgeSettings, TooLong, as_pair, check_judge, check_votes
+from judge import (
+    Judge,
+    JudgeSettings,
+    TooLong,
+    as_pair,
+    check_judge,
+    check_votes,
+    note_usage_at_end,
+)
 from judge_file import check_recorded, rests_on
-from judge_progress import Progress
+from judge_progress import Progress, note_rest
 from resume import resumable_rows
 from runlog import append_rows, sole_writer
 from seeding import stable_hash
@@ -145,6 +153,10 @@ def answers_of(item):
     return pairs
 
 
+def reference_of(pair):
+    return [pair.meta["reference"]] if pair.meta.get("reference") else []
+
+
 def main(argv=None):
     settings = cli.parse_settings(Settings, argv, description=__doc__)
     if not settings.data or not settings.out:
@@ -155,12 +167,14 @@ def main(argv=None):
     settings.style = style
     load_scale(style)
     items = list(items_of(settings.data, "train", {}))
-    recorded = {name: value for name, value in asdict(settings).items() if name != "out"}
+    free = "out", "price_in", "price_out"
+    recorded = {name: value for name, value in asdict(settings).items() if name not in free}
     recorded |= rests
     heads = []
     for item in items:
         shown = [
-            [pair.messages, pair.answers[0], pair.meta.get("rubric")] for pair in answers_of(item)
+            [pair.messages, pair.answers[0], pair.meta.get("rubric"), *reference_of(pair)]
+            for pair in answers_of(item)
         ]
         heads.append({"id": item.id, "content": f"{stable_hash(shown):016x}"})
     done = 0
@@ -175,6 +189,8 @@ def main(argv=None):
     names = ("adapter", "base_url", "device", "dtype", "seed")
     options = {name: getattr(settings, name) for name in names}
     scorer = Scorer(settings.model, style, **options)
+    usage, prices = scorer.judge.backend.usage, (settings.price_in, settings.price_out)
+    note_usage_at_end(usage, settings)
     sampling = settings.num_votes, settings.temperature, settings.max_completion_length
     num_scored = num_missing = 0
     progress = Progress("scoring", "item", len(items), done)
@@ -188,6 +204,8 @@ def main(argv=None):
                 rows.append(head | {"scores": [next(scores) for _ in group], "settings": recorded})
             append_rows(settings.out, rows, is_new=False)
             progress.move_to(start + len(chunk))
+            if start == done:
+                note_rest(usage, prices, len(chunk), len(items) - start - len(chunk), "item")
             scores = [score for row in rows for score in row["scores"]]
             num_scored, num_missing = num_scored + len(scores), num_missing + scores.count(None)
     note(f"{settings.out}: {num_scored} answers scored now, {num_missing} without a valid vote")

@@ -181,7 +181,7 @@ def test_reference_and_rubric(monkeypatch, capsys, tmp_path, coin):
     files = ["--pairs", path, "--out", out]
     prompts.clear()
     code, _, err = inline(monkeypatch, capsys, *files, *options, "--rubric", "be right")
-    columns = "not in the prompt: topic, rubric: read if the style has {rubric})\n"
+    columns = "not in the prompt: rubric (unless the style shows it), topic)\n"
     assert code == 0 and columns in err and err.count("topic") == 1
     assert [prompt.partition("answer:\n")[2][:8] for prompt in prompts[::2]] == [
         "be brief",

@@ -8,6 +8,7 @@ from tiny_models import make_model_folder
 
 pytest.importorskip("extras.score")
 
+import cli
 import sampler
 from cli import BadInput
 from extras import evaluate, score
@@ -114,7 +115,10 @@ def test_the_command(monkeypatch, tmp_path, folder, capsys):
     prompts = stub(monkeypatch, tokenizer, boxes)
     command = ["--data", data, "--out", out, "--model", folder, "--dtype", "float32"]
     command = [str(word) for word in command]
-    score.main(command)
+    with cli.at_end:
+        score.main(command)
+    assert "judging took 8 calls, 0 retries, " in capsys.readouterr().err
+    assert '"price_in"' not in out.read_text()
     assert "Criteria of a good answer:\nbe brief" in prompts[0] and "Criteria" not in prompts[2]
     content = out.read_text()
     found = [json.loads(line)["scores"] for line in content.splitlines()]
@@ -128,7 +132,12 @@ def test_the_command(monkeypatch, tmp_path, folder, capsys):
     assert out.read_text() == content
     with pytest.raises(BadInput, match="--num_votes: .* was made with 1, not 2"):
         score.main([*command, "--num_votes", "2"])
-    data.write_text(data.read_text().replace("be brief", "be long"))
+    text = data.read_text()
+    for changed in (text.replace("be brief", "be long"), text.replace('"rubric', '"reference')):
+        data.write_text(changed)
+        with pytest.raises(BadInput, match="line 1 scores other answers"):
+            score.main(command)
+    data.write_text(text.replace('"rubric": "be brief"', '"rubric": "be brief", "reference": "r"'))
     with pytest.raises(BadInput, match="line 1 scores other answers"):
         score.main(command)
     capsys.readouterr()
