@@ -201,43 +201,55 @@ def save_checkpoint(folder, step, policy, optimizer, tokenizer, judge_style=None
     """Writes OUTPUT_DIR/checkpoint-STEP, which gets its name when all of it is on disk.
 
     It is a Hugging Face folder. Optimizer and step are in its subfolder trainer/, because vLLM
-    takes every safetensors file next to the weights for weights. Every process takes part in
-    gathering, the first one writes.
+    takes every safetensors file next to the weights for weights. Each process writes its share.
     """
-    weights, moments = gather_state(policy, optimizer)
-    if policy.runtime.is_main:
-        final = Path(folder) / f"checkpoint-{step}"
-        partial = final.with_name(final.name + ".partial")
+    runtime = policy.runtime
+    final = Path(folder) / f"checkpoint-{step}"
+    partial = final.with_name(final.name + ".partial")
+    if runtime.is_main:
         shutil.rmtree(partial, ignore_errors=True)
+        (partial / "trainer").mkdir(parents=True)
+    runtime.barrier()
+    weights, hashes = {}, {}
+    if runtime.world_size > 1 and not policy.model.adapter:  # an adapter is one small file
+        from sharding import write_share
+
+        hashes = write_share(partial, policy, optimizer)
+    else:
+        weights, moments = gather_state(
+            policy, optimizer, policy.masters if runtime.is_main else ()
+        )
+        if runtime.is_main:
+            save_file(moments, partial / "trainer" / "optimizer.safetensors")
+    if runtime.is_main:
         write_model(partial, policy, weights, tokenizer, judge_style)
-        write_trainer(partial, step, optimizer, moments, drawn)
+        write_state(partial, step, optimizer, hashes, drawn)
         for path in partial.rglob("*"):
             sync(path)
         shutil.rmtree(final, ignore_errors=True)  # a damaged one that was passed over
         partial.rename(final)
         sync(final.parent)
-    policy.runtime.barrier()
+    runtime.barrier()
 
 
-def gather_state(policy, optimizer):
-    """Two dicts of full tensors, on the first process: weights, and the moments of AdamW."""
+def gather_state(policy, optimizer, names):
+    """Two dicts of full tensors, those of `names`: weights, and the moments of AdamW."""
     weights, moments = {}, {}
 
-    def keep(tensors, name, tensor):
+    def keep(tensors, key, tensor, is_wanted):
         tensor = unsharded(tensor.detach())  # every process takes part
-        if policy.runtime.is_main:
-            tensors[name] = tensor.cpu().contiguous()
+        if is_wanted:
+            tensors[key] = tensor.cpu().contiguous()
 
     for name, master in policy.masters.items():
-        keep(weights, name, master)
+        keep(weights, name, master, name in names)
         if optimizer.state.get(master):  # empty before the first step with a signal
             for moment in MOMENTS:
-                keep(moments, f"{moment}.{name}", optimizer.state[master][moment])
+                keep(moments, f"{moment}.{name}", optimizer.state[master][moment], name in names)
     return weights, moments
 
 
 def write_model(folder, policy, weights, tokenizer, judge_style):
-    folder.mkdir(parents=True)
     if judge_style is not None and Path(judge_style).is_file():
         shutil.copy(judge_style, folder / "judge_style.txt")  # the user's prompt goes along
         judge_style = "judge_style.txt"
@@ -249,14 +261,15 @@ def write_model(folder, policy, weights, tokenizer, judge_style):
         shutil.copy(generation_config, folder)
 
 
-def write_trainer(folder, step, optimizer, moments, drawn):
-    (folder / "trainer").mkdir()
-    save_file(moments, folder / "trainer" / "optimizer.safetensors")
+def write_state(folder, step, optimizer, hashes, drawn):
     files = sorted(path for path in folder.rglob("*") if path.is_file())
+    for path in files:
+        name = str(path.relative_to(folder))
+        hashes[name] = hashes.get(name) or sha256(path)
     state = {
         "step": step,
         "optimizer_steps": max((int(s["step"]) for s in optimizer.state.values()), default=0),
-        "sha256": {str(path.relative_to(folder)): sha256(path) for path in files},
+        "sha256": hashes,
     }
     if drawn is not None:
         state["drawn"] = drawn

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import torch
 import torch.distributed as dist
+from safetensors.torch import save_file
 from torch.distributed.fsdp import (
     FSDPModule,
     MixedPrecisionPolicy,
@@ -13,8 +14,9 @@ from torch.distributed.fsdp import (
     register_fsdp_forward_method,
 )
 
-from checkpoint import read_weights
+from checkpoint import INDEX, read_weights, stored_weights
 from model import Model
+from runlog import sha256, write_json
 
 
 def load_shards(folder, runtime, dtype, adapter):
@@ -76,6 +78,34 @@ def deal_groups(groups, runtime):
         sizes.append(len(group.prompt) + completions)
     shares = deal(sizes, runtime.world_size)
     return [group for group, share in zip(everyone, shares) if share == runtime.rank]
+
+
+def write_share(folder, policy, optimizer):
+    """Writes this process's full tensors of a checkpoint, while the others write theirs.
+
+    The first process adds the index that transformers and vLLM read. Returns {file: SHA-256} of
+    all processes.
+    """
+    from distributed import gather_state  # which loads this file
+
+    runtime = policy.runtime
+    shares = deal([master.numel() for master in policy.masters.values()], runtime.world_size)
+    names = [name for name, share in zip(policy.masters, shares) if share == runtime.rank]
+    weights, moments = gather_state(policy, optimizer, names)
+    part = f"{runtime.rank + 1:05d}-of-{runtime.world_size:05d}.safetensors"
+    weights = stored_weights(weights)
+    hashes = {}
+    for name, tensors in ((f"model-{part}", weights), (f"trainer/optimizer-{part}", moments)):
+        if tensors:
+            save_file(tensors, folder / name, metadata={"format": "pt"})
+            hashes[name] = sha256(folder / name)
+    num_bytes = sum(tensor.nbytes for tensor in weights.values())
+    parts = runtime.gather((hashes, dict.fromkeys(weights, f"model-{part}"), num_bytes))
+    if runtime.is_main:
+        files = {key: file for _, names, _ in parts for key, file in sorted(names.items())}
+        total = sum(size for *_, size in parts)
+        write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": files})
+    return {name: value for found, *_ in parts for name, value in found.items()}
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from typing import Literal, Optional
 import pytest
 
 import cli
+import failures
 
 ROOT = Path(__file__).parents[1]
 PAIR = {"query": "347+586", "a": "933", "b": "923", "label": 0}
@@ -292,7 +293,7 @@ def test_hints_name_a_flag_that_could_be_meant():
         "--batch_size": "--help lists every flag",
         "votes": "--help lists every flag",
     }.items():
-        assert cli.suggestion(argument, flags) == hint, argument
+        assert failures.suggestion(argument, flags) == hint, argument
 
 
 def test_dashes_and_underscores_are_alike():

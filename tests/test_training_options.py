@@ -1,25 +1,32 @@
 """Each option of a training does what its formula says, by hand or on small random models."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from loop import ADVANTAGES, load, made_up_groups, run_loop
+import transformers
+from loop import ADVANTAGES, ALONE, load, made_up_groups, run_loop
+from safetensors.torch import load_file
 from tiny_models import make_model_folder
 
 from chat import encode_chat, load_tokenizer
 from checkpoint import resolve_model
 from cli import BadInput
 from data import Pair
-from distributed import Runtime
+from distributed import Policy, Runtime, restore
 from judge_task import JudgeTask
 from model import pack_groups
-from resume import prune
+from resume import find_damage, prune
 from rollout import drop_long, longest_prompt, split_by_number, with_signal
 from sharding import deal, deal_groups
 from train_grpo import IMPORTANCE_CAP, Settings, check_numbers, fill_in
 
 torch.set_num_threads(1)
+ROOT = Path(__file__).parents[1]
 FLAT = [0.0, 0.0, 0.0]
 
 
@@ -217,3 +224,71 @@ def test_the_last_checkpoints_and_the_best_one_stay(tmp_path):
     (tmp_path / "checkpoint-99").mkdir()  # damaged, of a step that is still to come
     prune(tmp_path, 1, rows)
     assert sorted(path.name[11:] for path in tmp_path.iterdir()) == ["40", "65", "99"]
+
+
+SAVER = """
+import sys
+from types import SimpleNamespace
+import torch
+from distributed import Policy, restore, save_checkpoint, start
+
+base, folder = sys.argv[1:]
+tokenizer = SimpleNamespace(save_pretrained=lambda folder: None)
+with start("cpu", "float32") as runtime:
+    for step in (1, 2):  # the second one goes on from the files of the first
+        checkpoint = f"{folder}/checkpoint-1" if step == 2 else None
+        policy = Policy(checkpoint or base, runtime)
+        optimizer = torch.optim.AdamW(policy.masters.values(), lr=0.1, weight_decay=0.0)
+        assert restore(checkpoint, policy, optimizer, 5) == ((1, 7) if step == 2 else (0, 0))
+        for index, master in enumerate(policy.masters.values()):
+            master.grad = torch.ones_like(master) * (index % 5 + step - 3)
+        policy.step(optimizer, 0.0, 1.0)
+        save_checkpoint(folder, step, policy, optimizer, tokenizer, drawn=7)
+"""
+
+
+def test_each_process_writes_its_share_of_a_checkpoint(folder, tmp_path):
+    """Two processes write the tensors of one; transformers and any number of processes read."""
+    launchers = {
+        "one": [sys.executable],
+        "two": [sys.executable, "-m", "torch.distributed.run", "--standalone"],
+    }
+    launchers["two"].append("--nproc_per_node=2")
+    script = tmp_path / "saver.py"
+    script.write_text(SAVER)
+    for name, launcher in launchers.items():
+        subprocess.run(
+            [*launcher, str(script), str(folder), str(tmp_path / name)],
+            check=True,
+            env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+            timeout=240,
+        )
+    for step in (1, 2):
+        one, two = (tmp_path / name / f"checkpoint-{step}" for name in ("one", "two"))
+        assert find_damage(two) is None
+        files = sorted(path for path in two.rglob("*.safetensors"))
+        assert [path.relative_to(two).as_posix() for path in files] == [
+            "model-00001-of-00002.safetensors",
+            "model-00002-of-00002.safetensors",
+            "trainer/optimizer-00001-of-00002.safetensors",
+            "trainer/optimizer-00002-of-00002.safetensors",
+        ]
+        sizes = [path.stat().st_size for path in files]
+        assert sizes[0] == pytest.approx(sizes[1], rel=0.3)  # dealt by size
+        moments = load_file(one / "trainer" / "optimizer.safetensors")
+        parts = [load_file(path) for path in files[2:]]
+        assert parts[0].keys().isdisjoint(parts[1].keys())
+        for name, tensor in (parts[0] | parts[1]).items():
+            assert torch.allclose(tensor, moments.pop(name), rtol=1e-5, atol=1e-8), name
+        assert moments == {}
+        theirs = transformers.AutoModelForCausalLM.from_pretrained(two)
+        assert theirs.dtype == torch.float32
+        expected = transformers.AutoModelForCausalLM.from_pretrained(one).state_dict()
+        for name, tensor in theirs.state_dict().items():
+            assert torch.allclose(tensor, expected[name], rtol=1e-5, atol=1e-6), name
+    resumed = Policy(tmp_path / "two" / "checkpoint-2", ALONE)  # by one process
+    optimizer = torch.optim.AdamW(resumed.masters.values())
+    assert restore(resumed.folder, resumed, optimizer, 5) == (2, 7)
+    for name, master in resumed.masters.items():
+        moment = (parts[0] | parts[1])[f"exp_avg.{name}"]
+        assert torch.equal(optimizer.state[master]["exp_avg"], moment)
