@@ -31,6 +31,10 @@ class Comparison:
         return self.pair.id
 
     @property
+    def source(self):
+        return self.pair.source
+
+    @property
     def answers(self):
         """The answers in the order in which they are shown."""
         return [self.pair.answers[index] for index in self.order]

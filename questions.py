@@ -5,10 +5,13 @@ only when a file needs it.
 """
 
 import unicodedata
+from dataclasses import replace
+from pathlib import Path
 
 from cli import BadInput, note
 from data import Format, Pair, Question, checked_text, first_present, text_or_number
-from seeding import uniform
+from datafiles import ENDING
+from seeding import some_items, uniform
 
 QUESTION = "problem|question|query|prompt|messages"
 ANSWER = "answer|ground_truth|reward_model"
@@ -166,3 +169,29 @@ def as_question(pair):
     scores = {0: [1.0, 0.0], 1: [0.0, 1.0], 0.5: [0.5, 0.5], None: None}[pair.label]
     candidates = list(pair.answers)
     return Question(pair.id, pair.messages, None, candidates, scores, pair.source, pair.meta)
+
+
+# ---- held-out sets ----
+
+
+def load_eval_sets(task, text, limit):
+    """The items of several sets, `NAME=PATH,PATH,...`, at most `limit` each. Raises BadInput.
+
+    Their `source` is the name of their set: if not given, that of the file without its ending. An
+    id that an earlier set has gets the name in front.
+    """
+    items, names, used = [], [], set()
+    for part in text.split(","):
+        name, equals, path = part.strip().rpartition("=")
+        name = name if equals else ENDING.sub("", Path(path).name)
+        if not name or "/" in name or name in names:
+            raise BadInput(
+                f"--eval_data: {part!r}: a set needs a name of its own, without a slash: write "
+                "NAME=PATH,NAME=PATH"
+            )
+        names.append(name)
+        for item in some_items(task.load_items(path, "--eval_data", "test"), limit):
+            identity = f"{name}:{item.id}" if item.id in used else item.id
+            items.append(replace(item, id=identity, source=name))
+        used |= {item.id for item in items}
+    return items

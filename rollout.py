@@ -6,6 +6,7 @@ prompt is, how a completion is read and what reward it gets. Nothing here asks w
 
 import itertools
 import math
+from collections import Counter
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -361,7 +362,8 @@ def write_rows(path, own_rows, runtime):
 def evaluate(policy, task, items, settings, path):
     """One completion for each held-out prompt, at eval_temperature, shared out over the processes.
 
-    Writes what came out to `path`, and returns metrics under eval/.
+    Writes what came out to `path`. Returns metrics under eval/, and of several sets those of each
+    set under eval_NAME/.
     """
     runtime = policy.runtime
     own_items = task.eval_items(items[runtime.rank :: runtime.world_size])
@@ -369,13 +371,20 @@ def evaluate(policy, task, items, settings, path):
     sample(policy, task, groups, 1, replace(settings, temperature=settings.eval_temperature))
     write_rows(path, task.eval_rows(groups), runtime)
     runtime.barrier()  # a solver's eval_counts reads the file of step 0
-    own_counts = task.eval_counts(groups, path.parent)
-    own_counts["eval_completions"] = len(groups)
-    own_counts["eval_tokens"] = sum(len(group.completions[0].tokens) for group in groups)
-    counts = runtime.sum_by_name(own_counts)
-    metrics = task.eval_rates(counts)
-    metrics["completions/mean_length"] = counts["eval_tokens"] / counts["eval_completions"]
-    return {f"eval/{name}": value for name, value in metrics.items()}
+    totals, sets = Counter(), {}
+    for source in sorted({item.source for item in items}):
+        part = [group for group in groups if group.item.source == source]
+        own_counts = task.eval_counts(part, path.parent)
+        own_counts["eval_completions"] = len(part)
+        own_counts["eval_tokens"] = sum(len(group.completions[0].tokens) for group in part)
+        sets[f"eval_{source}"] = runtime.sum_by_name(own_counts)
+        totals.update(sets[f"eval_{source}"])
+    metrics = {}
+    for prefix, counts in ({"eval": totals} | (sets if len(sets) > 1 else {})).items():
+        rates = task.eval_rates(counts)
+        rates["completions/mean_length"] = counts["eval_tokens"] / counts["eval_completions"]
+        metrics |= {f"{prefix}/{name}": value for name, value in rates.items()}
+    return metrics
 
 
 def evaluate_untrained(policy, task, items, settings, output_dir):

@@ -189,7 +189,12 @@ def open_run(folder, settings, step, runtime, data):
         if diff:
             write_atomically(folder / name, diff)
         runtime.at_exit.callback(end_call, folder, config, time.time())
-    return runtime.gather(rows)[0]
+    rows = runtime.gather(rows)[0]
+    if not (folder / "config.json").exists():
+        raise BadInput(
+            f"--output_dir: {folder} is not shared with {platform.node()}: mount it there"
+        )
+    return rows
 
 
 def end_call(folder, config, started):

@@ -6,6 +6,7 @@ Python's own `hash` of a text differs from process to process.
 import hashlib
 import json
 import operator
+import random
 
 # Chat templates that write today's date (`strftime_now`) get this one, which result files hold: a
 # command that is repeated or resumed tomorrow has the same prompts.
@@ -23,6 +24,11 @@ def stable_hash(*texts):
 def uniform(text):
     """A number in [0, 1)."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
+
+
+def some_items(items, limit):
+    """At most `limit` of some items with an id, drawn by it: a file may be sorted by source."""
+    return sorted(items, key=lambda item: random.Random(f"eval:{item.id}").random())[:limit]
 
 
 def hash64(*numbers):

@@ -42,6 +42,10 @@ class Exercise:
     correct: list | None = None  # per completion: equal to the reference? None: no result
     comparison: GroupMatches | None = None  # where a judge compared the answers
 
+    @property
+    def source(self):
+        return self.question.source
+
 
 class SolveTask:
     """The task of solving questions: what train_grpo.py and rollout.py ask of it."""

@@ -25,10 +25,10 @@ rewards train a solver of questions (solve_task.py). Six things differ from the 
 import dataclasses
 import itertools
 import math
-import random
 import time
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, Optional
 
 import cli
@@ -38,7 +38,7 @@ from cli import BadInput, note, setting
 from judge_task import make_task
 from progress import show_progress, summarize
 from runlog import check_run, find_run, open_run, prune_checkpoints, record, reporter
-from seeding import hash64
+from seeding import hash64, some_items
 from styles import default_style, load_style
 
 DEFAULTS = dict(prompts_per_step=16, max_completion_length=1024, max_steps=100, learning_rate=1e-6)
@@ -57,7 +57,7 @@ class Settings:
         group="model and data",
     )
     train_data: Optional[str] = setting(None, "pairs: a file, a folder or a hub name (data.py)")
-    eval_data: Optional[str] = setting(None, "held-out pairs, or none; default: part of train_data")
+    eval_data: Optional[str] = setting(None, "held-out pairs, PATH or NAME=PATH,...; or none")
     output_dir: Optional[str] = setting(None, "folder of the run; new under out/ if not given")
     style: Optional[str] = setting(
         None, "a prompt in prompts/ or a file; default: its training's, else rrm"
@@ -99,7 +99,7 @@ class Settings:
     micro_batch_tokens: int = setting(8192, "packed tokens in a forward pass; lower it to fit")
     gradient_checkpointing: bool = setting(False, "less memory, a third more time")
     eval_every: int = setting(50, "steps between evaluations; 0: never", group="run")
-    eval_limit: int = setting(200, "held-out pairs at most")
+    eval_limit: int = setting(200, "held-out pairs at most, of each set")
     eval_temperature: float = setting(0.6, "sampling temperature of evaluations; 0: greedy")
     save_every: int = setting(50, "steps between checkpoints; the last step is saved too")
     keep: int = setting(0, "checkpoints that stay: the last ones and the best; 0: all")
@@ -285,15 +285,17 @@ def load_items(task, settings):
     train_items = task.load_items(train_data, "--train_data", "train")
     if eval_data == "none" or not settings.eval_every:
         return train_items, []
+    if not Path(eval_data).exists() and {",", "="} & set(eval_data):
+        from questions import load_eval_sets
+
+        return train_items, load_eval_sets(task, eval_data, settings.eval_limit)
     if eval_data == HELD_OUT:
         from questions import hold_out
 
         train_items, eval_items = hold_out(train_items, settings.eval_limit)
     else:
         eval_items = task.load_items(eval_data, "--eval_data", "test")
-    # Shuffled, because a file may be sorted by source.
-    eval_items.sort(key=lambda item: random.Random(f"eval:{item.id}").random())
-    return train_items, eval_items[: settings.eval_limit]
+    return train_items, some_items(eval_items, settings.eval_limit)
 
 
 # ---- the loop ----

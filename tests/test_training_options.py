@@ -1,5 +1,6 @@
 """Each option of a training does what its formula says, by hand or on small random models."""
 
+import json
 import os
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from loop import ADVANTAGES, ALONE, load, made_up_groups, run_loop
 from safetensors.torch import load_file
 from tiny_models import make_model_folder
 
-from chat import encode_chat, load_tokenizer
+from chat import encode_chat, load_tokenizer, stop_token_ids
 from checkpoint import resolve_model
 from cli import BadInput
 from data import Pair
@@ -21,9 +22,10 @@ from distributed import Policy, Runtime, restore
 from judge_task import JudgeTask
 from model import pack_groups
 from resume import find_damage, prune
-from rollout import drop_long, longest_prompt, split_by_number, with_signal
+from rollout import drop_long, evaluate, longest_prompt, split_by_number, with_signal
+from runlog import open_run
 from sharding import deal, deal_groups
-from train_grpo import IMPORTANCE_CAP, Settings, check_numbers, fill_in
+from train_grpo import IMPORTANCE_CAP, Settings, check_numbers, fill_in, prepare
 
 torch.set_num_threads(1)
 ROOT = Path(__file__).parents[1]
@@ -292,3 +294,64 @@ def test_each_process_writes_its_share_of_a_checkpoint(folder, tmp_path):
     for name, master in resumed.masters.items():
         moment = (parts[0] | parts[1])[f"exp_avg.{name}"]
         assert torch.equal(optimizer.state[master]["exp_avg"], moment)
+
+
+# ---- held-out sets ----
+
+
+def sums(path, numbers, **fields):
+    rows = []
+    for number in numbers:
+        row = {"query": f"{number}+1", "a": str(number + 1), "b": str(number + 3), "label": 0}
+        rows.append(row | fields)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def test_each_held_out_set_has_its_own_metrics(tmp_path):
+    train = sums(tmp_path / "train.jsonl", range(300, 330))
+    first, second = sums(tmp_path / "first.jsonl", range(6)), sums(tmp_path / "b.jsonl", range(9))
+    options = dict(train_data=train, eval_limit=8, max_completion_length=16, seed=3)
+    chosen = Settings(eval_data=f"{first}, other={second}", **options)
+    settings, task, _, items, _ = prepare(chosen)
+    assert [item.source for item in items] == ["first"] * 6 + ["other"] * 8  # 8 of 9
+    tokenizer = load_tokenizer(resolve_model("tiny-base"))
+    task.load(tokenizer, stop_token_ids(tokenizer), None)
+    policy = Policy(resolve_model("tiny-base"), ALONE)
+
+    def evaluated(items):
+        return evaluate(policy, task, items, settings, tmp_path / "eval-0.jsonl")
+
+    both = evaluated(items)
+    for name, part in (("first", items[:6]), ("other", items[6:])):
+        alone = evaluated(part)
+        assert all(key.startswith("eval/") for key in alone)  # one set has no other name
+        for key, value in alone.items():
+            assert both[key.replace("eval/", f"eval_{name}/")] == pytest.approx(value), key
+    for key in ("judge/accuracy", "judge/consistency", "completions/mean_length"):
+        mean = (6 * both[f"eval_first/{key}"] + 8 * both[f"eval_other/{key}"]) / 14
+        assert both[f"eval/{key}"] == pytest.approx(mean)
+    assert len(both) == 3 * len(alone)
+
+
+def test_held_out_sets_have_names_and_ids_of_their_own(tmp_path):
+    train = sums(tmp_path / "train.jsonl", range(300, 330))
+    (tmp_path / "x").mkdir()
+    one = sums(tmp_path / "one.jsonl", range(2), id="same")
+    two = sums(tmp_path / "x" / "one.jsonl", range(2), id="same")
+    items = prepare(Settings(train_data=train, eval_data=f"{one},two={two}"))[3]
+    assert {item.id for item in items} == {"same", "same-2", "two:same", "two:same-2"}
+    for wrong in (f"{one},{two}", f"a={one},a={two}", f"={one}", f"a/b={one}", f"{one},"):
+        with pytest.raises(BadInput, match="--eval_data: .*NAME=PATH"):
+            prepare(Settings(train_data=train, eval_data=wrong))
+    with pytest.raises(BadInput, match="missing.jsonl"):
+        prepare(Settings(train_data=train, eval_data=f"{one},two={tmp_path}/missing.jsonl"))
+    comma = sums(tmp_path / "with,comma=1.jsonl", range(3))  # the name of one file
+    assert len(prepare(Settings(train_data=train, eval_data=comma))[3]) == 3
+
+
+def test_a_machine_without_the_folder_of_the_run_says_so(tmp_path):
+    runtime = Runtime(1, 2, torch.device("cpu"), torch.float32)
+    object.__setattr__(runtime, "gather", lambda rows: [[]])
+    with pytest.raises(BadInput, match="--output_dir: .*run is not shared with"):
+        open_run(tmp_path / "run", {}, -1, runtime, {})
