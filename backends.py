@@ -1,4 +1,4 @@
-"""The two backends of a judge: a model on this machine, and a model on a server.
+"""The two backends of a judge, a model on this machine and one on a server, and their progress.
 
 Both have a style, a tokenizer (None for a server), a context, and the same methods:
 
@@ -7,15 +7,19 @@ Both have a style, a tokenizer (None for a server), a context, and the same meth
     generate(prompts, seeds, num_generations, max_new_tokens, temperature, ...)
                            the records of what the model wrote, [prompt][generation]
 
-and a Usage, which `generate` counts up.
+and a Usage, which `generate` counts up. The backend for a server is in extras/server.py.
 """
 
+import math
+import os
 import re
 import sys
 import threading
 import time
 from dataclasses import astuple, dataclass
 from pathlib import Path
+
+from tqdm import tqdm
 
 from chat import encode_chat, load_tokenizer, opens_think, stop_token_ids
 from checkpoint import check_model_folder, resolve_model
@@ -149,3 +153,56 @@ def load_model(folder, device, dtype, adapter=None):
     if not isinstance(dtype, torch.dtype):
         dtype = compute_dtype(dtype or "auto", device)
     return Model.from_pretrained(folder, device, dtype, adapter).to(dtype)  # the adapter too
+
+
+# ---- how far a long judging is ----
+
+
+def note_every(seconds):
+    """A `note` for long work without a bar: silent until so many seconds have passed."""
+    last = time.monotonic()
+
+    def say(message):
+        nonlocal last
+        if time.monotonic() - last >= seconds:
+            last = time.monotonic()
+            note(message)
+
+    return say
+
+
+class Progress:
+    """How much of a long work is done: a bar on a terminal, elsewhere a note every 30 seconds."""
+
+    def __init__(self, doing, unit, total, done=0, quiet=False):
+        self.doing, self.unit, self.total, self.done = doing, unit, total, done
+        is_first = os.environ.get("RANK", "0") == "0"
+        self.bar = tqdm(
+            desc=doing,
+            unit=unit,
+            total=total,
+            initial=done,
+            leave=False,
+            dynamic_ncols=True,
+            disable=quiet or not is_first or None,  # None: a bar only on a terminal
+        )
+        self.note = note_every(math.inf if quiet else 30)
+
+    def move_to(self, done):
+        self.bar.update(done - self.done)
+        self.done = done
+        if self.bar.disable:
+            self.note(f"{self.doing}: {done} of {self.total} {self.unit}s")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.bar.close()
+
+
+def note_rest(usage, prices, done, left, unit):
+    """Notes after the first chunk of a long work what the rest will take."""
+    if left > done:
+        words = usage.scaled(left / done).in_words(*prices)
+        note(f"the other {left} {unit}s will take about {words}")

@@ -19,11 +19,10 @@ from typing import Literal, Optional
 
 import cli
 import judge_file
-from backends import LocalBackend
+from backends import LocalBackend, Progress
 from checkpoint import check_model_folder, resolve_model, with_adapter
 from cli import BadInput, note, setting
 from data import Pair, judge_input, load_pairs, missing_fields, place
-from judge_progress import Progress
 from plugins import load_extra
 from seeding import stable_hash
 from styles import OPTIONAL, default_style, judge_messages, load_style

@@ -14,9 +14,9 @@ from collections import Counter
 from dataclasses import asdict, fields
 from pathlib import Path
 
+from backends import Progress, note_rest
 from checkpoint import resolve_model
 from cli import BadInput, note
-from judge_progress import Progress, note_rest
 from resume import check_same, model_hash, resumable_rows, style_hash
 from runlog import append_rows, sole_writer, write_atomically
 from seeding import CHAT_DATE, stable_hash

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Literal, Optional
 
 import cli
+from backends import note_every, note_rest
 from cli import BadInput, note, setting
 from extras.agreement import agreement, show_agreement
 from extras.benchmarks import BENCHMARKS, GROUP_OF, load
@@ -31,7 +32,6 @@ from extras.predictions import match_predictions, read_predictions
 from extras.results import check_out, earlier_rows, head_of, read_result, write_pairs, write_results
 from extras.scoring import BASELINES, OUTCOMES, compared, share, summarise
 from judge import JudgeSettings, check_judge, judge_of, refuse_copies
-from judge_progress import note_every, note_rest
 from runlog import append_rows, json_lines, sole_writer, write_atomically
 from seeding import uniform
 from verdicts import BOTH_ORDERS

@@ -12,12 +12,12 @@ from functools import cache
 from pathlib import Path
 
 import datafiles
+from backends import Progress
 from cli import BadInput, note
 from data import ID_FIELDS, PROMPT, Question, first_present, text_or_number, unique_id
 from formats import prompt_of
 from judge import check_judge, judge_of
 from judge_file import check_paths, check_recorded, rests_on, rows_path, write_csv
-from judge_progress import Progress
 from ranking import JudgedMatches, answer_column, as_answer, cache_names, cached, report_spent
 from resume import resumable_rows
 from runlog import append_rows, sole_writer

@@ -28,13 +28,13 @@ from pathlib import Path
 from typing import Literal, Optional
 
 import cli
+from backends import note_every
 from cli import BadInput, note, setting
 from extras.benchmarks import BENCHMARKS, load
 from extras.evaluate import check_writable, row_of, shown
 from extras.results import earlier_rows, head_of, write_results
 from extras.scoring import add_cells, intervals, means, question_cells, summarise
 from judge import JudgeSettings, check_judge, judge_of
-from judge_progress import note_every
 from runlog import append_rows, json_lines, sole_writer, write_atomically
 from seeding import stable_hash, uniform
 from styles import transcript

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Optional
 
 import cli
+from backends import Progress, note_rest
 from cli import BadInput, note, read_text, setting
 from data import Pair, items_of
 from judge import (
@@ -29,7 +30,6 @@ from judge import (
     note_usage_at_end,
 )
 from judge_file import check_recorded, rests_on
-from judge_progress import Progress, note_rest
 from resume import resumable_rows
 from runlog import append_rows, sole_writer
 from seeding import stable_hash

@@ -1,6 +1,7 @@
 """Shared fixtures: the real model, where it is at hand, and servers on the loopback."""
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -23,15 +24,28 @@ def real_model():
 
 
 @pytest.fixture
-def serve():
-    """serve(behave) starts a `loopback.Server`; it ends with the test."""
+def start():
+    """start(server) -> its port; the server runs in a thread until the test ends."""
     servers = []
 
-    def start(behave):
-        servers.append(Server(behave))
-        return servers[-1]
+    def begin(server):
+        servers.append(server)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        return server.server_port
 
-    yield start
+    yield begin
     for server in servers:
         server.shutdown()
         server.server_close()
+
+
+@pytest.fixture
+def serve(start):
+    """serve(behave) starts a `loopback.Server`."""
+
+    def begin(behave):
+        server = Server(behave)
+        start(server)
+        return server
+
+    return begin

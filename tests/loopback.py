@@ -38,9 +38,9 @@ class Server(ThreadingHTTPServer):
             threading.Lock(),
         )
         self.url = f"http://127.0.0.1:{self.server_port}/v1"
-        threading.Thread(
-            target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
-        ).start()
+
+    def serve_forever(self):
+        super().serve_forever(poll_interval=0.02)
 
 
 class Handler(BaseHTTPRequestHandler):

@@ -17,9 +17,9 @@ import torch
 from test_benchmarks import FILES, match, single, write
 from tiny_models import COIN, VERDICTS, make_scripted_folder
 
+import backends
 import cli
 import judge as judge_file
-import judge_progress
 from extras import evaluate, scoring
 from extras.benchmarks import BENCHMARKS, load
 from extras.scoring import add_cells, means, question_cells, votes_of
@@ -157,8 +157,8 @@ def test_a_log_file_shows_that_the_work_goes_on(run, monkeypatch, tmp_path, ques
         "--output_dir",
     ]
     assert "items judged" not in run(*arguments, tmp_path / "quick")[2]  # less than half a minute
-    note_every = judge_progress.note_every
-    for module in (evaluate, judge_progress):
+    note_every = backends.note_every
+    for module in (evaluate, backends):
         monkeypatch.setattr(
             module, "note_every", lambda seconds: note_every(0 if seconds == 30 else None)
         )
@@ -178,7 +178,7 @@ def test_a_log_file_shows_that_the_work_goes_on(run, monkeypatch, tmp_path, ques
 
 
 def test_note_every(capsys):
-    quiet, talkative = judge_progress.note_every(60), judge_progress.note_every(0)
+    quiet, talkative = backends.note_every(60), backends.note_every(0)
     quiet("one"), talkative("two"), talkative("three")
     assert capsys.readouterr().err == "two\nthree\n"
 

@@ -22,9 +22,8 @@ from extras.http_server import (
 
 
 @pytest.fixture()
-def serve():
+def serve(start):
     """serve(judge_all, **settings) -> port. A request is {"x": number}, its answer {"y": ...}."""
-    servers = []
 
     def begin(judge_all=lambda numbers: [{"y": number} for number in numbers], **settings):
         judge_ready, thread = batches(judge_all), JudgingThread()
@@ -33,15 +32,10 @@ def serve():
             "POST /v1/chat": lambda request: thread.add(judge_ready, request["x"]),
             "GET /health": lambda request: {"status": "ok"},
         }
-        server = Server(routes, ServerSettings(**{"port": 0} | settings))
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        servers.append(server)
-        return server.server_port
+        begin.server = Server(routes, ServerSettings(**{"port": 0} | settings))
+        return start(begin.server)
 
-    begin.servers = servers
-    yield begin
-    for server in servers:
-        server.shutdown()
+    return begin
 
 
 def post(port, content=b'{"x": 1}', path="/judge", **headers):
@@ -139,7 +133,7 @@ def test_a_full_queue(serve):
     port = serve(judge_all, queue=2)
     with ThreadPoolExecutor(2) as pool:
         waiting = [pool.submit(post, port) for _ in range(2)]
-        while serve.servers[0].num_waiting < 2 and not any(one.done() for one in waiting):
+        while serve.server.num_waiting < 2 and not any(one.done() for one in waiting):
             time.sleep(0.05)
         status, answer = post(port)
         assert status == 503 and "--queue" in answer["error"]
@@ -161,11 +155,11 @@ def test_nothing_is_judged_for_a_client_that_has_gone(serve):
     clients = []
     for number in (1, 2, 3):
         clients.append(raw(port, HEAD + b"Content-Length: 8\r\n\r\n" + body % number))
-        while serve.servers[0].num_waiting < number or not judged:
+        while serve.server.num_waiting < number or not judged:
             time.sleep(0.02)
     clients[0].close()  # is being judged
     clients[1].close()  # still waits
-    while serve.servers[0].num_waiting > 1:
+    while serve.server.num_waiting > 1:
         time.sleep(0.02)
     go_on.set()
     assert status_of(clients[2]) == 200 and judged == [1, 3]
@@ -246,7 +240,7 @@ def test_web_pages_from_elsewhere_are_refused(serve, host, origin, allowed):
     assert allowed or "Host and Origin" in answer["error"]
 
 
-def test_one_request_is_parsed_at_a_time():
+def test_one_request_is_parsed_at_a_time(start):
     """Parsed JSON may take 30 times the memory of its text."""
     lock, most = threading.Lock(), []
 
@@ -257,11 +251,9 @@ def test_one_request_is_parsed_at_a_time():
             lock.release()
         return {}
 
-    server = Server({"POST /judge": slow}, ServerSettings(port=0))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    port = start(Server({"POST /judge": slow}, ServerSettings(port=0)))
     with ThreadPoolExecutor(16) as clients:
-        assert {status for status, _ in clients.map(post, [server.server_port] * 32)} == {200}
-    server.shutdown()
+        assert {status for status, _ in clients.map(post, [port] * 32)} == {200}
     assert len(most) == 32 and all(most)
 
 

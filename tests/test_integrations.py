@@ -6,7 +6,6 @@ import inspect
 import logging
 import re
 import sys
-import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -32,20 +31,14 @@ def tiny():
 
 
 @pytest.fixture()
-def serve(tiny):
+def serve(start, tiny):
     """serve(**settings) -> port of a server with all routes."""
-    servers = []
+    fixed = {"port": 0, "max_completion_length": 96}
 
     def begin(**settings):
-        fixed = {"port": 0, "max_completion_length": 96}
-        server = serve_judge.make_server(tiny, serve_reward.Settings(**fixed | settings))
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        servers.append(server)
-        return server.server_port
+        return start(serve_judge.make_server(tiny, serve_reward.Settings(**fixed | settings)))
 
-    yield begin
-    for server in servers:
-        server.shutdown()
+    return begin
 
 
 def test_pieces_are_short():

@@ -11,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from loopback import Server, chat, text_of
+from loopback import chat, text_of
 from tiny_models import make_model_folder
 
 import cli
@@ -296,11 +296,7 @@ def solver(request, attempt):
     )
 
 
-def serve(behave):
-    return Server(behave)
-
-
-def test_answers_from_a_server_are_checked_and_paired(tmp_path, capsys):
+def test_answers_from_a_server_are_checked_and_paired(tmp_path, capsys, serve):
     server, questions = serve(solver), write(tmp_path / "q.jsonl", [*QUESTIONS, QUESTIONS[0]])
     common = [
         "--data",
@@ -347,7 +343,7 @@ def test_answers_from_a_server_are_checked_and_paired(tmp_path, capsys):
     assert mixture.describe(pairs)["longer is better"] in (0.5, None)
 
 
-def test_a_server_that_fails_leaves_the_rest_for_the_next_call(tmp_path, monkeypatch):
+def test_a_server_that_fails_leaves_the_rest_for_the_next_call(tmp_path, monkeypatch, serve):
     def behave(request, attempt):
         if broken and " 7 +" in text_of(request):
             return 500, {}, b""
@@ -464,7 +460,7 @@ def teacher(request, attempt):
     return chat(f"{head}{EVAL}<answer>[[{wrong if number % 2 and not told else right}]]</answer>")
 
 
-def test_chains_of_two_teachers(tmp_path, capsys, monkeypatch):
+def test_chains_of_two_teachers(tmp_path, capsys, monkeypatch, serve):
     monkeypatch.setenv("OPENAI_API_KEY", "one")
     monkeypatch.setenv("SECOND_API_KEY", "two")
     server = serve(teacher)
@@ -535,7 +531,7 @@ def test_chains_of_two_teachers(tmp_path, capsys, monkeypatch):
     ][-1]["content"]
 
 
-def test_chains_go_on_where_the_teacher_broke_off(tmp_path):
+def test_chains_go_on_where_the_teacher_broke_off(tmp_path, serve):
     pairs = write(
         tmp_path / "p.jsonl",
         [
@@ -593,7 +589,7 @@ def test_chains_go_on_where_the_teacher_broke_off(tmp_path):
     )  # nothing that was there is asked again
 
 
-def test_no_chain_at_all_is_said(tmp_path):
+def test_no_chain_at_all_is_said(tmp_path, serve):
     pairs = write(
         tmp_path / "p.jsonl",
         [{"id": "p", "query": "question", "a": "good", "b": "bad", "label": 0}],

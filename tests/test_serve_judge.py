@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -31,19 +30,10 @@ def coin_judge(coin):
 
 
 @pytest.fixture()
-def serve():
+def serve(start):
     """serve(judge, **settings) -> port"""
-    servers = []
-
-    def begin(judge, **settings):
-        server = make_server(judge, Settings(**{"port": 0, "max_completion_length": 24} | settings))
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        servers.append(server)
-        return server.server_port
-
-    yield begin
-    for server in servers:
-        server.shutdown()
+    fixed = {"port": 0, "max_completion_length": 24}
+    return lambda judge, **settings: start(make_server(judge, Settings(**fixed | settings)))
 
 
 def chat(*contents, **more):

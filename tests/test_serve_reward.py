@@ -22,22 +22,14 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture()
-def serve():
+def serve(start):
     """serve(**settings) -> port of a server whose judge prefers the longer answer."""
-    servers = []
 
     def begin(verdict=longer, **settings):
-        server = make_server(
-            judge_reward(OracleJudge(verdict), scale="win_rate"), Settings(**settings | {"port": 0})
-        )
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        servers.append(server)
-        return server.server_port
+        reward = judge_reward(OracleJudge(verdict), scale="win_rate")
+        return start(make_server(reward, Settings(**settings | {"port": 0})))
 
-    yield begin
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+    return begin
 
 
 def post(port, content, path="/get_reward", headers=None):
@@ -193,13 +185,11 @@ def test_a_full_queue_and_a_failing_judge_are_told(serve):
     assert post(port, ask("q", "a", "aa"))[1]["rewards"] == [0.0, 1.0]
 
 
-def test_a_reward_of_the_wrong_length_is_an_error_and_no_silence():
-    server = make_server(lambda prompts, completions, spans: [0.5], Settings(port=0))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+def test_a_reward_of_the_wrong_length_is_an_error_and_no_silence(start):
+    port = start(make_server(lambda prompts, completions, spans: [0.5], Settings(port=0)))
     for _ in range(2):
-        status, reply = post(server.server_port, ask("q", "a", "b"))
+        status, reply = post(port, ask("q", "a", "b"))
         assert status in (400, 500) and "zip" in reply["error"]
-    server.shutdown()
 
 
 def test_the_command(tmp_path):

@@ -22,10 +22,10 @@ from typing import Optional
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import cli  # noqa: E402
+from backends import Progress  # noqa: E402
 from cli import BadInput, note, setting  # noqa: E402
 from data import Pair, load_questions  # noqa: E402
 from judge import JudgeSettings, check_judge, judge_of  # noqa: E402
-from judge_progress import Progress  # noqa: E402
 from resume import resumable_rows  # noqa: E402
 from runlog import append_rows  # noqa: E402
 from verdicts import BOTH_ORDERS, vote_of  # noqa: E402
