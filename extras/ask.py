@@ -11,7 +11,7 @@ from typing import Literal, Optional
 import tqdm
 
 import cli
-from backends import Usage, load_model
+from backends import Usage, load_model, note_rest
 from chat import decode_completion, encode_chat, load_tokenizer, opens_think, stop_token_ids
 from checkpoint import check_model_folder, resolve_model
 from cli import BadInput, note, setting
@@ -19,7 +19,6 @@ from data import balanced_orders, load_questions
 from extras.endpoint import Endpoint
 from extras.store import Base, named_pairs
 from judge import check_prices
-from judge_progress import note_rest
 from questions import question_key
 from rewards import final_answer
 from rm_r1 import format_rates, task_type
