@@ -190,28 +190,44 @@ def joined(prompt, before):
     if prompt and prompt[0]["role"] == "system" != before[0]["role"]:
         rest = joined(prompt[1:], before)
         return rest and prompt[:1] + rest
-    inner, outer = (
-        [(turn["role"], *turn["content"].split()) for turn in turns] for turns in (prompt, before)
-    )
-    held = any(outer[start : start + len(inner)] == inner for start in range(len(outer)))
-    if held or inner[:-1] == outer:  # the latter: the prompt goes on to an answer
+    asked, shown = words_of(prompt), words_of(before)
+    holds = any(shown[start : start + len(asked)] == asked for start in range(len(shown)))
+    if holds or asked[:-1] == shown:  # the latter: the prompt goes on to an answer
         return before
-    return prompt if inner[-len(outer) :] == outer else None
+    return prompt if asked[-len(shown) :] == shown else None
+
+
+def words_of(messages):
+    """Messages in a form in which whitespace makes no difference."""
+    return [(turn["role"], *turn["content"].split()) for turn in messages]
 
 
 def score_difference(row, answer):
-    """The first answer's score minus the second one's, where a row has both; else None."""
+    """The first answer's score minus the second one's, where a row has both; else None.
+
+    Files have scores: [7, 3], or score_chosen and score_rejected, or a margin of the chosen one.
+    """
     for name, value in row.items():
-        values = value if name in ("scores", "ratings") and isinstance(value, list) else []
-        for first, second in SIDES if re.search("score|rating|reward", name) else ():
-            other = re.sub(rf"(?<![a-zA-Z0-9]){first}(?![a-zA-Z0-9])", second, name)
-            if other != name and other in row:
-                values = value, row[other]
+        scores = []
         if answer == "chosen" and re.search("margin|(score|rating|reward)_diff", name):
-            values = value, 0
-        numbers = [number(score) for score in values]
+            scores = [value, 0]
+        elif name in ("scores", "ratings") and isinstance(value, list):
+            scores = value
+        elif re.search("score|rating|reward", name):
+            other = second_name(name, row)
+            scores = [value, row[other]] if other else []
+        numbers = [number(score) for score in scores]
         if len(numbers) == 2 and None not in numbers:
             return numbers[0] - numbers[1]
+    return None
+
+
+def second_name(name, row):
+    """The second answer's field beside one of the first: score_rejected for score_chosen."""
+    for first, second in SIDES:
+        other = re.sub(rf"(?<![a-zA-Z0-9]){first}(?![a-zA-Z0-9])", second, name)
+        if other != name and other in row:
+            return other
     return None
 
 
