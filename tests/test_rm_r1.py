@@ -13,7 +13,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from test_judge import BOXED, TAGGED
+from test_verdicts import BOXED, TAGGED
 
 import chat
 import cli
