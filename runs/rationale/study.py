@@ -2,7 +2,7 @@
 
     python runs/rationale/study.py              every run of rules.md, one after the other
     python runs/rationale/study.py short rl_    those whose name contains one of these texts
-    python runs/rationale/study.py --list       their names, in order, and which are finished
+    python runs/rationale/study.py list         their names, in order, and which are finished
 
 Trainings go to OUT/runs and results to OUT/results (OUT: out/rationale). What is there is used
 again and an interrupted training continues, so the same command finishes what is missing.
