@@ -304,43 +304,53 @@ def invented(worth):
     return found
 
 
-def verdicts_on(monkeypatch, results):
+def intervals(monkeypatch, worth):
     monkeypatch.setattr(table, "DRAWS", 200)
-    found = {
-        name: table.intervals(table.judges_of(results, kinds)) for name, kinds in table.SETS.items()
-    }
-    return found, table.about_worth(found)
+    judges, found = table.judges_of(invented(worth)), {}
+    for name, kinds in table.SETS.items():
+        found[name] = table.intervals([judge for judge in judges if judge[0] in kinds])
+    return found
 
 
-def test_verdicts_where_the_reasons_decide_the_worth(monkeypatch):
-    results = invented(lambda kind, accuracy, score: 0.4 * score)
-    found, verdicts = verdicts_on(monkeypatch, results)
-    assert verdicts == {"H2": "supported", "H3": "supported", "H4": "refuted"}
+def test_where_the_reasons_decide_the_worth(monkeypatch):
+    found = intervals(monkeypatch, lambda kind, accuracy, score: 0.4 * score)
     assert found["all"]["step score"][0] > 0.95 and found["all"]["step score, partial"][1] > 0.9
-    assert found["all"]["matched"] == pytest.approx((0.2, 0.2, 0.2), abs=0.1)
+    assert all(values["step score - accuracy"][1] > 0 for values in found.values())
+    assert found["all"]["matched difference of worth"] == pytest.approx((0.2, 0.2, 0.2), abs=0.1)
 
 
-def test_verdicts_where_only_what_is_left_out_decides(monkeypatch):
+def test_where_only_what_is_left_out_decides(monkeypatch):
     def worth(kind, accuracy, score):
         return 0.3 * accuracy if kind != "short" else 0.3 * accuracy - 0.4 * (1 - score)
 
-    found, verdicts = verdicts_on(monkeypatch, invented(worth))
-    assert verdicts["H2"] == verdicts["H3"] == "refuted"
-    assert found["right + load-bearing"]["matched"][1] > 0.05
+    _, decorative, bearing = intervals(monkeypatch, worth).values()
+    assert decorative["step score - accuracy"][2] < 0 < bearing["step score - accuracy"][1]
+    matched = "matched difference of worth"
+    assert max(map(abs, decorative[matched])) < 0.05 < bearing[matched][1]
 
 
-def test_verdicts_on_rl_and_the_page(monkeypatch, tmp_path):
+def test_reliability_is_that_of_the_spearman_brown_and_cronbach_formulas():
+    rng = np.random.default_rng(0)
+    true = rng.normal(size=2000)
+    # Means of 4 siblings with noise of variance 4 each, gains of 3 policies of variance 3 each.
+    values = true[:, None, None] + rng.normal(0, 2, (2000, len(table.MEASURES), 4))
+    gains = true[:, None] + rng.normal(0, 3**0.5, (2000, 3))
+    found = table.reliabilities([("right", *judge) for judge in zip(gains, values)])
+    assert found["accuracy"] == pytest.approx(1 / 2, abs=0.03)
+    assert found["worth"] == pytest.approx(1 / 2, abs=0.03)
+
+
+def test_the_page_has_every_table(monkeypatch, tmp_path):
     results = invented(lambda kind, accuracy, score: 0.3 * accuracy)
-    found = table.about_rl(results)
-    assert found["H1"].startswith("supported: accuracy 0.") and "step score -0." in found["H1"]
-    assert found["H5"].startswith("refuted: step score 0.")  # the policies gain the same
     monkeypatch.setattr(table, "DRAWS", 20)
     monkeypatch.setattr(table, "HERE", tmp_path)
     monkeypatch.setattr(table, "collect", lambda: results)
     table.main()
     page = (tmp_path / "table.md").read_text()
-    assert page.count("\n| H") == 5 and (tmp_path / "worth.png").stat().st_size > 10_000
-    assert sum(line.startswith(("| right |", "| marks |")) for line in page.splitlines()) >= 8
+    assert "| base | verdict | 90 | 3 | 0.9" in page and (tmp_path / "worth.png").exists()
+    # Rows of judges, RL at two steps, paid minus unpaid, others, correlations, reliabilities.
+    tables = [part.count("\n|") - 1 for part in page.strip().split("\n\n") if part[0] == "|"]
+    assert tables == [16, 16, 3, 8, 14, 6]
 
 
 def test_a_partial_correlation_worked_by_hand():

@@ -195,9 +195,9 @@ def after_rl(name):
     folders = {f"rl_{start}@0": model}
     folders |= {f"{name}@{step}": last.with_name(f"checkpoint-{step}") for step in (30, 60, 90)}
     for measured, folder in folders.items():
-        measure(measured, folder, votes=1)
         if from_base and measured.endswith(("@0", "@90")):
             measure(f"{measured}+lines", folder, "lines", votes=1)
+        measure(measured, folder, votes=1)  # the run is finished with the last of these
     return last
 
 

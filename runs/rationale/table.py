@@ -1,4 +1,4 @@
-"""The tables and the figure of the study, and what the rules say about each claim.
+"""The tables and the figure of the study: every number that rules.md asks for.
 
     python runs/rationale/table.py     OUT/results -> logs/results.jsonl.gz -> table.md, worth.png
 
@@ -60,15 +60,15 @@ def worths(results, name):
     return np.array([run["after"] - run["before"] for run in runs if run])
 
 
-def judges_of(results, kinds):
-    """[(kind, gains, measures x siblings)] of the judges of these kinds that have a policy."""
+def judges_of(results):
+    """[(kind, gains, measures x siblings)] of the judges that have a policy."""
     found = []
     for name in plan():
-        kind = name.split("_")[1]
-        if name.startswith("judge_") and kind in kinds and name in results:
+        kind, gains = name.split("_")[1], worths(results, name)
+        if name.startswith("judge_") and name in results and len(gains):
             values = np.stack([cells(results[name], measure) for measure in MEASURES])
-            found.append((kind, worths(results, name), values))
-    return [judge for judge in found if len(judge[1])]
+            found.append((kind, gains, values))
+    return found
 
 
 def means(judges):
@@ -86,7 +86,7 @@ def redrawn(judges, rng):
 
 
 def r(x, y):
-    return np.corrcoef(x, y)[0, 1] if x.std() > 1e-9 and y.std() > 1e-9 else np.nan
+    return np.corrcoef(x, y)[0, 1]
 
 
 def partial(x, y, given):
@@ -97,15 +97,17 @@ def partial(x, y, given):
 
 def matched(values):
     """The rules' matched difference of worth."""
-    near = np.abs(np.subtract.outer(values["accuracy"], values["accuracy"])) <= 0.02
-    couples = near & (np.subtract.outer(values["step score"], values["step score"]) >= 0.2)
-    differences = np.subtract.outer(values["worth"], values["worth"])[couples]
-    return differences.mean() if differences.size else np.nan
+    accuracy, score, worth = (
+        np.subtract.outer(values[title], values[title])
+        for title in ("accuracy", "step score", "worth")
+    )
+    couples = (np.abs(accuracy) <= 0.02) & (score >= 0.2)
+    return worth[couples].mean() if couples.any() else np.nan
 
 
 def statistics(values):
     """{name: number} of everything that has an interval."""
-    found = {"matched": matched(values)}
+    found = {"matched difference of worth": matched(values)}
     for title in MEASURES.values():
         other = "step score" if title == "accuracy" else "accuracy"
         found[title] = r(values["worth"], values[title])
@@ -118,8 +120,7 @@ def statistics(values):
 def intervals(judges):
     """{name: (value, low, high)} of `statistics`."""
     rng, whole = np.random.default_rng(0), statistics(means(judges))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        draws = [statistics(means(redrawn(judges, rng))) for _ in range(DRAWS)]
+    draws = [statistics(means(redrawn(judges, rng))) for _ in range(DRAWS)]
     found = {}
     for name, value in whole.items():
         low, high = np.nanquantile([draw[name] for draw in draws], [0.025, 0.975])
@@ -130,73 +131,11 @@ def intervals(judges):
 def reliabilities(judges):
     """Of each measure by halves over siblings, of worth by Cronbach's alpha over policies."""
     halves = [means((k, g, v[:, part::2]) for k, g, v in judges) for part in (0, 1)]
-    found = {}
-    for title in MEASURES.values():
-        both = r(halves[0][title], halves[1][title])
-        found[title] = 2 * both / (1 + both)
-    gains = np.array([gains for _, gains, _ in judges if len(gains) == 3])
-    shared = gains.var(axis=0, ddof=1).sum() / gains.sum(axis=1).var(ddof=1) if len(gains) else 0
-    return found | {"worth": 1.5 * (1 - shared) if len(gains) else np.nan}
-
-
-# ---- what the rules say ----
-
-
-def sign(interval):
-    _, low, high = interval
-    return 1 if low > 0 else -1 if high < 0 else 0
-
-
-def equal(interval):
-    """Whether a difference of worth is within the rules' margin of 0.05."""
-    return interval[1] > -0.05 and interval[2] < 0.05
-
-
-def about_worth(found):
-    """The verdicts on H2, H3 and H4 from {set: intervals}."""
-    whole, decorative, bearing = (sign(found[name]["step score - accuracy"]) for name in SETS)
-    h2 = "supported" if whole == decorative == bearing == 1 else "undecided"
-    h2 = "refuted" if whole < 0 or decorative * bearing < 0 else h2
-    h3 = found["right + decorative"]["matched"]
-    h3 = "supported" if sign(h3) == 1 else "refuted" if equal(h3) else "undecided"
-    h4 = [sign(found["all"][f"averaged accuracy - {name}"]) for name in ("accuracy", "step score")]
-    h4 = "supported" if sum(h4) == 2 else "refuted" if -1 in h4 else "undecided"
-    return {"H2": h2, "H3": h3, "H4": h4}
-
-
-def after_rl(results, run, step, measure):
-    """A grid (seeds, pairs of siblings), empty if nothing is there."""
-    names = [f"{run}-{seed}@{step}" for seed in (0, 1, 2)] if step else [f"{run}@0"]
-    return np.array([cells(results[name], measure) for name in names if name in results])
-
-
-def about_rl(results):
-    """The verdicts on H1 and H5, with what they rest on; those that have all seeds."""
-    found, grids = {}, {}
-    for name in ("rl_base_verdict", "rl_marks_verdict", "rl_marks_reasons"):
-        start = name.rpartition("_")[0]
-        for measure in ("accuracy", "score", "score_thought"):
-            grids[name, measure] = after_rl(results, name, 90, measure)
-            grids[start, measure] = after_rl(results, start, 0, measure)
-    if len(grids["rl_base_verdict", "score"]) == 3:
-        parts = [
-            difference(grids["rl_base_verdict", measure], grids["rl_base", measure])
-            for measure in ("accuracy", "score_thought")
-        ]
-        rises, falls = sign(parts[0]) == 1, sign(parts[1]) == -1
-        h1 = "supported" if rises and falls else "refuted" if sign(parts[1]) == 1 else "undecided"
-        found["H1"] = f"{h1}: accuracy {as_text(parts[0])}, step score {as_text(parts[1])}"
-    paid, unpaid = "rl_marks_reasons", "rl_marks_verdict"
-    gains = [[worths(results, f"{name}-{seed}") for seed in (0, 1, 2)] for name in (paid, unpaid)]
-    if min(len(some) for both in gains for some in both) == len(grids[paid, "score"]) == 3:
-        score = difference(grids[paid, "score"], grids[unpaid, "score"])
-        accuracy = difference(grids[paid, "accuracy"], grids[unpaid, "accuracy"])
-        worth = difference(*map(np.array, gains))
-        better = sign(score) == 1 and abs(accuracy[0]) <= 0.02
-        h5 = "supported" if better and sign(worth) == 1 else "undecided"
-        h5 = "refuted" if equal(worth) or sign(worth) == -1 else h5
-        found["H5"] = f"{h5}: step score {as_text(score)}, worth {as_text(worth)}"
-    return found
+    both = {title: r(halves[0][title], halves[1][title]) for title in MEASURES.values()}
+    found = {title: 2 * value / (1 + value) for title, value in both.items()}
+    gains = np.array([gains for _, gains, _ in judges if len(gains) == 3]).reshape(-1, 3)
+    total = gains.sum(axis=1).var() if len(gains) else np.nan
+    return found | {"worth": 1.5 * (1 - gains.var(axis=0).sum() / total)}
 
 
 # ---- tables ----
@@ -219,32 +158,70 @@ def judge_table(results):
     return markdown_table([*columns, "worth", "policies"], rows)
 
 
-def correlation_table(found, judges):
-    """r of each measure with worth; divided by the roots of both reliabilities; partial r."""
-    rows, reliable = [], reliabilities(judges)
-    for name, values in found.items():
-        for title in MEASURES.values():
-            plain, part = values[title], as_text(values[f"{title}, partial"])
-            corrected = plain[0] / np.sqrt(reliable[title] * reliable["worth"])
-            row = [name, title, f"{reliable[title]:.2f}", as_text(plain), f"{corrected:.2f}", part]
-            rows.append(row)
-    columns = ["judges", "measure", "its reliability", "r with worth", "corrected", "partial"]
-    note = f"Reliability of worth: {reliable['worth']:.2f}."
-    return f"{markdown_table(columns, rows)}\n\n{note}"
+def others_table(results):
+    """The worth of an oracle, a coin, and judges after RL."""
+    gains = {}
+    for name in dict.fromkeys(name.partition("@")[0] for name in ["oracle", "coin", *plan()]):
+        if name.startswith(("oracle", "coin", "rl_")):
+            gains.setdefault(name.partition("-")[0], []).extend(worths(results, name))
+    rows = [[name, f"{np.mean(some):.3f}", len(some)] for name, some in gains.items() if some]
+    return markdown_table(["reward", "worth", "policies"], rows)
+
+
+def after_rl(results, run, step, measure):
+    """A grid (seeds, pairs of siblings), empty if nothing is there. Step 0 is that of the start."""
+    start = run.rpartition("_")[0]
+    names = [f"{run}-{seed}@{step}" for seed in (0, 1, 2)] if step else [f"{start}@0"]
+    return np.array([cells(results[name], measure) for name in names if name in results])
 
 
 def rl_table(results):
-    """Every start and reward, on the way."""
+    """Every start and reward on the way, and the change of the last step, for H1."""
     rows, measures = [], ["accuracy", "thinks", "score_thought", "right, right", "consistency"]
     for name in dict.fromkeys(name.split("-")[0] for name in plan() if name.startswith("rl_")):
+        first = [after_rl(results, name, 0, measure) for measure in measures]
         for step in (0, 30, 60, 90):
-            run = name if step else name.rpartition("_")[0]
-            grids = [after_rl(results, run, step, measure) for measure in measures]
-            if len(grids[0]):
-                shares = [f"{np.nanmean(grid):.3f}" for grid in grids]
-                rows.append([*name.split("_")[1:], step, len(grids[0]), *shares])
+            grids = [after_rl(results, name, step, measure) for measure in measures]
+            if not len(grids[0]):
+                continue
+            row = [*name.split("_")[1:], step, len(grids[0])]
+            row += [f"{np.nanmean(grid):.3f}" for grid in grids]
+            changes = [as_text(difference(grids[at], first[at])) for at in (0, 2)]
+            rows.append([*row, *(changes if step == 90 else ["", ""])])
     columns = ["start", "reward", "step", "runs", "accuracy", "thinks", "step score if it thinks"]
-    return markdown_table([*columns, "fidelity", "consistency"], rows)
+    columns += ["fidelity", "consistency", "change of accuracy", "change of step score"]
+    return markdown_table(columns, rows)
+
+
+def paid_table(results):
+    """Paid for reasons minus paid for verdicts, at the last step, for H5."""
+    rows = []
+    for start in ("base", "marks", "short"):
+        runs, row = (f"rl_{start}_reasons", f"rl_{start}_verdict"), [start]
+        for measure in ("accuracy", "score"):
+            grids = [after_rl(results, run, 90, measure) for run in runs]
+            row.append(as_text(difference(*grids)) if all(map(len, grids)) else "-")
+        gains = [[worths(results, f"{run}-{seed}") for seed in (0, 1, 2)] for run in runs]
+        whole = all(len(some) == 3 for both in gains for some in both)
+        row.append(as_text(difference(*map(np.array, gains))) if whole else "-")
+        rows.append(row)
+    return markdown_table(["start", "accuracy", "step score", "worth"], rows)
+
+
+def worth_tables(judges):
+    """What H2, H3 and H4 are decided by, then the reliabilities."""
+    found = {}
+    for name, kinds in SETS.items():
+        found[name] = intervals([judge for judge in judges if judge[0] in kinds])
+    rows = [[name, *(as_text(found[kinds][name]) for kinds in SETS)] for name in found["all"]]
+    reliable, corrected = reliabilities(judges), []
+    for name, value in reliable.items():
+        plain = found["all"][name][0] if name in found["all"] else np.nan
+        corrected.append(
+            [name, f"{value:.2f}", f"{plain / (value * reliable['worth']) ** 0.5:.2f}"]
+        )
+    columns = ["measure", "reliability", "r with worth, corrected for both"]
+    return [markdown_table(["r with worth", *SETS], rows), markdown_table(columns, corrected)]
 
 
 def draw(judges):
@@ -266,18 +243,14 @@ def draw(judges):
 
 def main():
     results = collect()
-    done = sum(name in results for name in plan())
+    done, judges = sum(name in results for name in plan()), judges_of(results)
     parts = ["# Are the reasons right? Tables", f"Finished: {done} of {len(plan())} planned runs."]
     parts += ["## Judges", judge_table(results), "## RL", rl_table(results)]
-    verdicts, judges = about_rl(results), judges_of(results, SETS["all"])
+    parts += ["Paid for right reasons minus paid for verdicts:", paid_table(results)]
+    parts.append(others_table(results))
     if len({kind for kind, *_ in judges}) == len(COLOURS) and len(judges) >= 16:
-        found = {name: intervals(judges_of(results, kinds)) for name, kinds in SETS.items()}
-        rows = [[name, as_text(values["matched"])] for name, values in found.items()]
-        parts += ["## Worth", correlation_table(found, judges)]
-        parts += ["Matched difference of worth:", markdown_table(["judges", "difference"], rows)]
-        verdicts |= about_worth(found)
+        parts += ["## Worth", *worth_tables(judges)]
         draw(judges)
-    parts += ["## Verdicts", markdown_table(["claim", "verdict"], sorted(verdicts.items()))]
     (HERE / "table.md").write_text("\n\n".join(parts) + "\n")
 
 
