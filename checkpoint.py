@@ -80,29 +80,16 @@ def rope_parameters(config):
 # ---- weights ----
 
 
-def is_adapter(folder):
-    """Whether a folder holds a LoRA adapter in PEFT's format and no weights of a whole model."""
-    return (folder / "adapter_config.json").exists() and not any(folder.glob("model*.safetensors"))
-
-
 def with_adapter(folder, adapter=None):
     """(folder of the base model, the lora.Adapter on it or None). Raises BadInput.
 
     adapter: a folder or a new Adapter. Where `folder` holds one, it names its base.
     """
-    if adapter is None and not is_adapter(folder):
+    if adapter is None and not (folder / "adapter_config.json").exists():
         return folder, None
     from lora import find_adapter
 
     return find_adapter(folder, adapter)
-
-
-def new_adapter(settings):
-    """The lora.Adapter that --lora_rank of a trainer asks for, or None. Raises BadInput."""
-    if settings.lora_rank or settings.lora_alpha is not None:
-        from lora import adapter_of
-
-        return adapter_of(settings)
 
 
 def weight_files(folder):

@@ -100,10 +100,15 @@ def start(device="auto", dtype="auto"):
 class Policy:
     """The model that is trained: `model` computes, the optimizer moves `masters`.
 
-    masters is {name: fp32 parameter}. In fp32 on one process they are the parameters of `model`.
-    In bf16 on one process the gradients of `model` flow into the masters, and `step` copies the
-    masters back. On several processes both are the same fp32 shards, cast as they are gathered.
-    With LoRA (adapter: a new one; that of `folder` is found) they are those of the adapter alone.
+    masters is {name: fp32 parameter}, of the adapter alone with LoRA:
+
+        one process, fp32    the parameters of `model` themselves
+        one process, bf16    copies in fp32. Gradients go from `model` to its masters during
+                             backward, values go from the masters to `model` after each step
+        several processes    the parameters of `model` themselves: fp32 shards (sharding.py), of
+                             which FSDP2 gathers bf16 copies where it computes
+
+    adapter: a new one (lora.new_adapter); the one that `folder` holds is found.
     """
 
     def __init__(self, folder, runtime, gradient_checkpointing=False, adapter=None):
@@ -116,12 +121,14 @@ class Policy:
         self.model = load_model(folder, runtime, dtype, adapter)
         self.model.gradient_checkpointing = gradient_checkpointing
         trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
-        self.masters = trained
+        self.masters, self.copies = trained, []  # copies: [(parameter of model, its master), ...]
         if has_copy:
             self.masters = {name: torch.nn.Parameter(p.detach()) for name, p in trained.items()}
             self.model.to(runtime.dtype)  # new storage; the masters keep the old one
-            for name, weight in trained.items():
-                weight.register_post_accumulate_grad_hook(gradient_into(self.masters[name]))
+            self.copies = list(zip(trained.values(), self.masters.values()))
+            for weight, master in self.copies:
+                # PyTorch calls it as soon as backward has the gradient of this one weight.
+                weight.register_post_accumulate_grad_hook(gradient_into(master))
 
     def gathered(self):
         """A context that yields a plain Model to sample from, with all weights on this process."""
@@ -143,16 +150,18 @@ class Policy:
         (loss,) = self.runtime.sum(loss)
         if math.isfinite(loss) and math.isfinite(norm):
             optimizer.step()
-            with torch.no_grad():  # the compute copy follows the masters
-                for name, weight in self.model.named_parameters():
-                    if weight is not self.masters.get(name, weight):
-                        weight.copy_(self.masters[name])
+            with torch.no_grad():
+                for weight, master in self.copies:
+                    weight.copy_(master)
         optimizer.zero_grad(set_to_none=True)
         return norm if math.isfinite(loss) else math.nan
 
 
 def gradient_into(master):
-    """A hook that adds a bf16 parameter's gradient to its master's, in fp32."""
+    """A hook that adds a bf16 weight's gradient to its master's, in fp32, and frees it.
+
+    So micro-batches add up in fp32, and no second gradient of all weights is in memory.
+    """
 
     def move(weight):
         if master.grad is None:
@@ -162,6 +171,16 @@ def gradient_into(master):
         weight.grad = None
 
     return move
+
+
+def new_policy(settings, runtime, folder):
+    """The Policy that a trainer's settings ask for, from a model folder or a checkpoint."""
+    adapter = None
+    if settings.lora_rank:
+        from lora import new_adapter
+
+        adapter = new_adapter(settings)
+    return Policy(folder, runtime, settings.gradient_checkpointing, adapter)
 
 
 def load_model(folder, runtime, dtype, adapter=None):

@@ -27,14 +27,14 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from checkpoint import is_adapter, resolve_model
+from checkpoint import resolve_model
 from cli import BadInput, parse_json, read_text
 from runlog import write_json
 
 LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model.model."  # of the names of tensors in PEFT's files
-DEFAULT_ALPHA = 32.0
+ALPHA = 32.0  # of new adapters
 # Any other field of adapter_config.json belongs to a variant of LoRA, and has to be empty.
 PLAIN_FIELDS = """peft_type task_type base_model_name_or_path r lora_alpha target_modules bias
     init_lora_weights lora_dropout inference_mode auto_mapping revision peft_version megatron_core
@@ -166,18 +166,23 @@ def read_adapter(folder):
     return Adapter(config, folder)
 
 
+def is_adapter(folder):
+    """Whether a folder holds an adapter and no weights of a whole model."""
+    return (folder / CONFIG).exists() and not any(folder.glob("model*.safetensors"))
+
+
 def find_adapter(folder, adapter):
-    """(folder of the base model, its Adapter): see `checkpoint.with_adapter`. Raises BadInput."""
+    """(folder of the base model, its Adapter or None): see `checkpoint.with_adapter`."""
     if not is_adapter(folder):
-        if isinstance(adapter, Adapter):
+        if adapter is None or isinstance(adapter, Adapter):
             return folder, adapter
         return folder, read_adapter(resolve_model(adapter, "--adapter"))
     own = read_adapter(folder)
     if isinstance(adapter, Adapter):  # it stands for the flags of a trainer
-        if any(adapter.config[field] != own.config[field] for field in ("r", "lora_alpha")):
+        if adapter.config["r"] != own.config["r"]:
             raise BadInput(
-                f"--lora_rank, --lora_alpha: {folder} is an adapter with r {own.config['r']} and "
-                f"lora_alpha {own.config['lora_alpha']}: leave them out to train it further"
+                f"--lora_rank: {folder} is an adapter of rank {own.config['r']}: leave it out to "
+                "train it further"
             )
     elif adapter is not None:
         raise BadInput(f"--model: {folder} is an adapter itself: give its base model")
@@ -190,13 +195,8 @@ def find_adapter(folder, adapter):
         raise BadInput(f"{error}; or give --model BASE --adapter {folder}") from error
 
 
-def adapter_of(settings):
-    """The Adapter that --lora_rank and --lora_alpha of a trainer ask for. Raises BadInput."""
-    alpha = DEFAULT_ALPHA if settings.lora_alpha is None else settings.lora_alpha
-    if settings.lora_rank == 0:
-        raise BadInput("--lora_alpha: goes with --lora_rank: give both")
-    if settings.lora_rank < 1 or not 0 < alpha < math.inf:
-        raise BadInput("--lora_rank, --lora_alpha: give a rank of at least 1 and an alpha above 0")
+def new_adapter(settings):
+    """The Adapter that --lora_rank of a trainer asks for."""
     name = str(settings.model)
     if Path(name).is_dir():
         name = str(Path(name).resolve())  # the adapter shall find it from any folder
@@ -205,7 +205,7 @@ def adapter_of(settings):
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": name,
         "r": settings.lora_rank,
-        "lora_alpha": alpha,
+        "lora_alpha": ALPHA,
         "lora_dropout": 0.0,
         "bias": "none",
         "target_modules": list(LAYERS),

@@ -33,7 +33,7 @@ from typing import Literal, Optional
 
 import cli
 from chat import load_tokenizer, stop_token_ids
-from checkpoint import check_model_folder, is_embedded, new_adapter, resolve_model
+from checkpoint import check_model_folder, is_embedded, resolve_model
 from cli import BadInput, note, setting
 from judge_task import make_task
 from progress import show_progress, summarize
@@ -92,7 +92,6 @@ class Settings:
     loss_type: Literal["grpo", "dapo", "dr_grpo"] = setting("grpo", "how tokens are averaged")
     scale_rewards: Literal["auto", "group", "none"] = setting("auto", "divide by the group's std")
     lora_rank: int = setting(0, "train only a LoRA adapter of this rank; 0: all weights")
-    lora_alpha: Optional[float] = setting(None, "the adapter counts alpha / rank (default: 32)")
     num_iterations: int = setting(1, "updates on each batch of rollouts")
     num_mini_batches: int = setting(1, "updates that share a step's prompts out (RM-R1: 8)")
     max_grad_norm: float = setting(1.0, "gradients are scaled down to this norm")
@@ -307,7 +306,7 @@ def main(settings):
     import torch  # only now: bad input is answered at once
 
     import rollout
-    from distributed import Policy, load_model, restore, save_checkpoint, start
+    from distributed import load_model, new_policy, restore, save_checkpoint, start
 
     if is_embedded(settings.model):
         torch.set_num_threads(1)  # products this small are faster on one thread
@@ -317,7 +316,7 @@ def main(settings):
         folder = checkpoint or resolve_model(settings.model)
         tokenizer = load_tokenizer(folder)
         task.load(tokenizer, stop_token_ids(tokenizer, folder), runtime)
-        policy = Policy(folder, runtime, settings.gradient_checkpointing, new_adapter(settings))
+        policy = new_policy(settings, runtime, folder)
         optimizer = torch.optim.AdamW(
             policy.masters.values(), lr=settings.learning_rate, weight_decay=0.0, fused=True
         )

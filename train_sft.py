@@ -23,7 +23,7 @@ from typing import Literal, Optional
 
 import cli
 from chat import encode_chat, load_tokenizer, opens_think, stop_token_ids
-from checkpoint import check_model_folder, is_embedded, new_adapter, resolve_model
+from checkpoint import check_model_folder, is_embedded, resolve_model
 from cli import BadInput, note, setting
 from data import checked_text, to_messages
 from formats import SYSTEM, prompt_of, turns_of
@@ -47,7 +47,6 @@ class Settings:
     weight_decay: float = setting(0.0, "of AdamW")
     max_grad_norm: float = setting(1.0, "gradients are scaled down to this norm")
     lora_rank: int = setting(0, "train only a LoRA adapter of this rank; 0: all weights (lora.py)")
-    lora_alpha: Optional[float] = setting(None, "its product counts alpha / rank (default: 32)")
     max_length: int = setting(4096, "tokens of a row at most; longer ones are left out and counted")
     micro_batch_tokens: int = setting(8192, "packed tokens in a forward pass; lower it to fit")
     gradient_checkpointing: bool = setting(
@@ -84,8 +83,9 @@ def check(settings):
     for name in ("learning_rate", "max_grad_norm"):
         if not 0 < getattr(settings, name) < math.inf:
             raise BadInput(f"--{name}: must be above 0, got {getattr(settings, name)}")
-    if settings.warmup_steps < 0 or not 0 <= settings.weight_decay < math.inf:
-        raise BadInput("--warmup_steps, --weight_decay: must not be negative")
+    for name in ("warmup_steps", "weight_decay", "lora_rank"):
+        if not 0 <= getattr(settings, name) < math.inf:
+            raise BadInput(f"--{name}: must not be negative, got {getattr(settings, name)}")
     if settings.train_data is None:
         raise BadInput(
             "--train_data: give a file of JSON lines with messages, or with prompt and completion"
@@ -161,6 +161,15 @@ def encode_row(prompt, completion, tokenizer, end):
     return prompt_ids, [*tokenizer.encode(completion, add_special_tokens=False), end]
 
 
+def encode_rows(texts, tokenizer, end):
+    """The texts of `check` as rows."""
+    rows = []
+    for prompt, completion, place in texts:
+        prompt_ids, completion_ids = encode_row(prompt, completion, tokenizer, end)
+        rows.append((prompt_ids, [completion_ids], place))
+    return rows
+
+
 def end_of_turn(tokenizer, folder):
     """The token that ends a completion."""
     if tokenizer.eos_token_id is not None:
@@ -227,12 +236,10 @@ def learning_rate_at(step, settings):
 
 def main(settings):
     texts, hashes = check(settings)
-    adapter = new_adapter(settings)
 
     import torch  # only now: bad input is answered at once
 
-    from distributed import Policy, restore, save_checkpoint, start
-    from model import pack_groups
+    from distributed import new_policy, restore, save_checkpoint, start
 
     if is_embedded(settings.model):
         torch.set_num_threads(1)  # products this small are faster on one thread
@@ -241,7 +248,7 @@ def main(settings):
         output_dir, checkpoint = find_run(settings, runtime, "sft")
         folder = checkpoint or resolve_model(settings.model)
         tokenizer = load_tokenizer(folder)
-        policy = Policy(folder, runtime, settings.gradient_checkpointing, adapter)
+        policy = new_policy(settings, runtime, folder)
         optimizer = torch.optim.AdamW(
             policy.masters.values(),
             lr=settings.learning_rate,
@@ -249,10 +256,7 @@ def main(settings):
             fused=True,
         )
         first_step, drawn = restore(checkpoint, policy, optimizer, settings.batch_size)
-        end, rows = end_of_turn(tokenizer, folder), []
-        for prompt, completion, place in texts:
-            prompt_ids, completion_ids = encode_row(prompt, completion, tokenizer, end)
-            rows.append((prompt_ids, [completion_ids], place))
+        rows = encode_rows(texts, tokenizer, end_of_turn(tokenizer, folder))
         rows = usable_rows(rows, settings, policy.model.config.vocab_size)
         last_step = first_step if checkpoint else -1
         log = open_run(output_dir, dataclasses.asdict(settings), last_step, runtime, hashes)
@@ -261,51 +265,61 @@ def main(settings):
         stream = itertools.islice(row_stream(rows, settings.seed), drawn, None)
         for step in range(first_step + 1, settings.max_steps + 1):
             started = time.perf_counter()
-
-            # 1. Draw the rows of this step; each process takes its share of them.
             batch = list(itertools.islice(stream, settings.batch_size))
-            own_rows = batch[runtime.rank :: runtime.world_size]
-            packs = list(packs_of(own_rows, settings.micro_batch_tokens))
-            # Gathering sharded weights needs every process: one with fewer packs adds empty ones.
-            packs += [[]] * (int(runtime.max(len(packs))) - len(packs))
-
-            # 2. Follow the gradient of the mean loss over the completion tokens of all processes.
-            own_tokens = sum(len(completion) for _, (completion,), _ in own_rows)
-            (num_tokens,) = runtime.sum(own_tokens)
-            loss_sum = torch.zeros((), device=runtime.device)
-            for rows_of_pack in packs:
-                groups = [(prompt, completions) for prompt, completions, _ in rows_of_pack]
-                pack = pack_groups(groups or [([0], [[0]])], runtime.device)
-                logprobs, _ = policy.model.logprobs(pack)
-                loss = -logprobs.sum() / num_tokens
-                if not rows_of_pack:
-                    loss = loss * 0
-                # The loss is a sum, and FSDP averages gradients over processes.
-                (loss * runtime.world_size).backward()
-                loss_sum += loss.detach()
             learning_rate = learning_rate_at(step, settings)
             optimizer.param_groups[0]["lr"] = learning_rate
-            grad_norm = policy.step(optimizer, loss_sum.item(), settings.max_grad_norm)
-
-            # 3. Log and save.
-            row = {"step": step, "loss": runtime.sum(loss_sum.item())[0], "grad_norm": grad_norm}
-            row |= {"num_tokens": num_tokens, "learning_rate": learning_rate}
-            row["step_time"] = time.perf_counter() - started
-            places = "; ".join(place for *_, place in batch)
-            row = record(output_dir, log, row, runtime, places)
+            row = {"step": step} | train_step(policy, optimizer, batch, settings)
+            row |= {"learning_rate": learning_rate, "step_time": time.perf_counter() - started}
+            row = record(output_dir, log, row, runtime, "; ".join(place for *_, place in batch))
             report(step, row)
-            left = int(row["step_time"] * (settings.max_steps - step))
-            note(
-                f"step {step}/{settings.max_steps}  loss {row['loss']:.4f}  "
-                f"grad {row['grad_norm']:.2f}  {row['step_time']:.2f} s  "
-                f"{left // 60}:{left % 60:02d} left"
-            )
+            show_step(row, settings)
             if step % settings.save_every == 0 or step == settings.max_steps:
                 style = settings.judge_style
                 save_checkpoint(output_dir, step, policy, optimizer, tokenizer, style)
         if runtime.is_main:
             summarize(output_dir, settings)
             print(output_dir / f"checkpoint-{settings.max_steps}")
+
+
+def train_step(policy, optimizer, batch, settings):
+    """One update on the rows of a step; returns its metrics.
+
+    The loss is the mean over the completion tokens of all processes, of which each takes its share
+    of the rows.
+    """
+    import torch
+
+    from model import pack_groups
+
+    runtime = policy.runtime
+    own_rows = batch[runtime.rank :: runtime.world_size]
+    packs = list(packs_of(own_rows, settings.micro_batch_tokens))
+    # Gathering sharded weights needs every process: one with fewer packs adds empty ones.
+    packs += [[]] * (int(runtime.max(len(packs))) - len(packs))
+    (num_tokens,) = runtime.sum(sum(len(completion) for _, (completion,), _ in own_rows))
+    loss_sum = torch.zeros((), device=runtime.device)
+    for rows in packs:
+        groups = [(prompt, completions) for prompt, completions, _ in rows]
+        pack = pack_groups(groups or [([0], [[0]])], runtime.device)
+        logprobs, _ = policy.model.logprobs(pack)
+        loss = -logprobs.sum() / num_tokens
+        if not rows:
+            loss = loss * 0
+        # The loss is a sum, and FSDP averages gradients over processes.
+        (loss * runtime.world_size).backward()
+        loss_sum += loss.detach()
+    grad_norm = policy.step(optimizer, loss_sum.item(), settings.max_grad_norm)
+    (loss,) = runtime.sum(loss_sum.item())
+    return {"loss": loss, "grad_norm": grad_norm, "num_tokens": num_tokens}
+
+
+def show_step(row, settings):
+    left = int(row["step_time"] * (settings.max_steps - row["step"]))
+    note(
+        f"step {row['step']}/{settings.max_steps}  loss {row['loss']:.4f}  "
+        f"grad {row['grad_norm']:.2f}  {row['step_time']:.2f} s  "
+        f"{left // 60}:{left % 60:02d} left"
+    )
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from typing import Literal, Optional
 
 import cli
-from checkpoint import check_model_folder, new_adapter, resolve_model
+from checkpoint import check_model_folder, resolve_model
 from cli import BadInput, note, setting
 from data import load_pairs
 from runlog import check_run
@@ -50,7 +50,6 @@ class Settings:
     beta: float = setting(0.1, "penalty on the distance from the starting model")
     max_grad_norm: float = setting(1.0, "gradients are scaled down to this norm")
     lora_rank: int = setting(0, "train only a LoRA adapter of this rank; 0: all weights (lora.py)")
-    lora_alpha: Optional[float] = setting(None, "its product counts alpha / rank (default: 32)")
     max_length: int = setting(
         4096,
         "at most so many tokens of a prompt and its longer answer; longer pairs are left out",
@@ -86,13 +85,14 @@ def check(settings):
     for name in ("learning_rate", "beta", "max_grad_norm"):
         if not 0 < getattr(settings, name) < float("inf"):
             raise BadInput(f"--{name}: must be above 0, got {getattr(settings, name)}")
+    if settings.lora_rank < 0:
+        raise BadInput(f"--lora_rank: must not be negative, got {settings.lora_rank}")
     if settings.train_data is None:
         raise BadInput("--train_data: give preference pairs (a file, a folder or a hub name)")
     if settings.consistent_only and settings.judgments is None:
         raise BadInput("--consistent_only: goes with --judgments")
     folder = resolve_model(settings.model)
     check_model_folder(folder)
-    new_adapter(settings)  # checks its two flags
     # A file of judgments has ties too.
     pairs = load_pairs(settings.train_data, keep_ties=settings.judgments is not None)
     if settings.judgments is not None:
@@ -146,7 +146,7 @@ import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 
 from chat import load_tokenizer, stop_token_ids  # noqa: E402
-from distributed import Policy, load_model, restore, save_checkpoint, start  # noqa: E402
+from distributed import load_model, new_policy, restore, save_checkpoint, start  # noqa: E402
 from model import pack_groups  # noqa: E402
 from progress import summarize  # noqa: E402
 from runlog import find_run, open_run, record, reporter  # noqa: E402
@@ -227,9 +227,7 @@ def train(settings, folder, pairs, hashes):
         end = tokenizer.eos_token_id
         if end is None:
             end = stop_token_ids(tokenizer, folder)[0]
-        policy = Policy(
-            checkpoint or folder, runtime, settings.gradient_checkpointing, new_adapter(settings)
-        )
+        policy = new_policy(settings, runtime, checkpoint or folder)
         reference = load_model(folder, runtime, runtime.dtype).requires_grad_(False)
         optimizer = torch.optim.AdamW(
             policy.masters.values(), lr=settings.learning_rate, weight_decay=0.0, fused=True

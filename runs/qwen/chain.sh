@@ -21,7 +21,7 @@ data="${DATA:-data}" out="${OUT:-out/qwen}" models="${MODELS:-models}"
 style="${STYLE:-solve_first}" base_style="${BASE_STYLE:-runs/qwen/solve_example.txt}" name="${NAME:-grpo}"
 judge="${JUDGE:-$models/qwen2.5-coder-1.5b}" solver="$models/qwen2.5-coder-0.5b"
 judging=(--temperature 0.7 --max_completion_length 320)
-lora=(--lora_rank 8 --lora_alpha 32)
+lora=(--lora_rank 8)
 instruction="Solve the problem step by step in a few short sentences."
 instruction+=" End with a line 'Answer: ' and the number."
 
