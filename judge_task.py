@@ -175,10 +175,8 @@ class JudgeTask:
         self.adjacent_groups = len(BOTH_ORDERS) if self.both_orders else 1
         if settings.prompts_per_step % self.adjacent_groups:
             raise BadInput("--prompts_per_step: give an even number for --reward consistency")
-        if settings.judge_model or settings.judge_base_url or settings.judge_style:
-            raise BadInput(
-                "--judge_model, --judge_base_url, --judge_style: only for --reward judge"
-            )
+        if settings.judge_model or settings.judge_base_url:
+            raise BadInput("--judge_model, --judge_base_url: only for --reward judge")
         self.reward_function = verdict_reward
         if settings.reward != "verdict":
             from rewards import import_reward

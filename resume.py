@@ -4,6 +4,7 @@ Training loads this file only with --resume or --keep, or where it reads a secon
 that complete a JSON-lines file use it too.
 """
 
+import dataclasses
 import hashlib
 import json
 import re
@@ -101,8 +102,6 @@ def model_hashes(settings):
         hashes["model"] = model_hash(settings.model)
     if judge and not settings.judge_base_url:
         hashes["judge_model"] = model_hash(judge)
-    if judge and settings.judge_style:
-        hashes["judge_style"] = style_hash(settings.judge_style)
     return hashes
 
 
@@ -121,7 +120,8 @@ MAY_CHANGE = """output_dir max_steps save_every keep report_to resume micro_batc
 def check_same_run(folder, settings, data):
     """Raises BadInput unless the folder's run has these settings, MAY_CHANGE aside, and data.
 
-    data: {flag: hash}. A run of an older version has no hashes: a note says so.
+    data: {flag: hash}. A run of an older version has no hashes: a note says so. It was made with
+    the defaults of settings that it lacks.
     """
     config = folder / "config.json"
     if not config.exists():
@@ -143,13 +143,18 @@ def check_same_run(folder, settings, data):
             before["eval_data"] = "none"
         else:
             before["eval_temperature"] = before.get("temperature")
+    if before.get("reward") == "judge" and "judge_style" in before:  # of an older version
+        before["style"] = before["judge_style"]
+        for name in ("style", "judge_style"):
+            earlier.get("data", {}).pop(name, None)
+    before = {field.name: field.default for field in dataclasses.fields(settings)} | before
+    settings = vars(settings)
     # the same content may lie elsewhere
     free = [*MAY_CHANGE, *(data.keys() & earlier.get("data", {}).keys())]
     fixed = {name: value for name, value in settings.items() if name not in free}
     if settings.get("schedule", "constant") != "constant":  # it falls until the last step
         fixed["max_steps"] = settings["max_steps"]
-    known = {name: value for name, value in fixed.items() if name in before}
-    check_same(before, known, folder, "--output_dir")
+    check_same(before, fixed, folder, "--output_dir")
     if "data" not in earlier:
         note(f"{config}: holds no hash of the data: whether it is the same is not checked")
         return

@@ -142,7 +142,7 @@ def check_run(settings, **data):
             )
         from resume import check_same_run
 
-        check_same_run(folder, vars(settings), hashes)
+        check_same_run(folder, settings, hashes)
     return hashes
 
 

@@ -67,10 +67,9 @@ class SolveTask:
         if settings.reward == "judge":
             check_judge(settings)
             return
-        if settings.judge_model or settings.judge_base_url or settings.judge_style:
+        if settings.judge_model or settings.judge_base_url:
             raise BadInput(
-                "--judge_model, --judge_base_url, --judge_style: go with --reward judge, not "
-                f"{settings.reward}"
+                f"--judge_model, --judge_base_url: go with --reward judge, not {settings.reward}"
             )
         self.reward_function = answer_reward
         if settings.reward != "answer":
@@ -99,7 +98,7 @@ class SolveTask:
 
         self.judge = Judge(
             settings.judge_model,
-            style=settings.judge_style,
+            style=settings.style,
             base_url=settings.judge_base_url,
             device=runtime.device,
             dtype=runtime.dtype,
@@ -286,11 +285,11 @@ def check_judge(settings):
         )
     if settings.judge_base_url:
         load_extra("endpoint").check_base_url(settings.judge_base_url)
-        load_style(settings.judge_style or "rrm")
+        load_style(settings.style or "rrm")
         return
     folder = resolve_model(settings.judge_model)
     config = check_model_folder(folder)
-    load_style(settings.judge_style or default_style(folder, config))
+    load_style(settings.style or default_style(folder, config))
 
 
 def check_answers_of(group):

@@ -70,7 +70,6 @@ class Settings:
     )
     judge_model: Optional[str] = setting(None, "folder or hub name of the judge of --reward judge")
     judge_base_url: Optional[str] = setting(None, "OpenAI-compatible server that has --judge_model")
-    judge_style: Optional[str] = setting(None, "its prompt; default: its training's, else rrm")
     judge_opponents: int = setting(4, "how many others of its group each answer meets")
     judge_max_completion_length: int = setting(1024, "maximum tokens of a judgment")
     prompts_per_step: Optional[int] = setting(
@@ -237,7 +236,8 @@ def prepare(settings):
     check_numbers(settings)
     task = make_task(settings)
     train, held_out = load_items(task, settings)
-    content = {"train_data": train, "eval_data": held_out, "style": [load_style(settings.style)]}
+    styles = [] if settings.style is None else [load_style(settings.style)]
+    content = {"train_data": train, "eval_data": held_out, "style": styles}
     return settings, task, train, held_out, check_run(settings, **content)
 
 
@@ -245,7 +245,9 @@ def fill_in(settings):
     """The settings with every default filled in that depends on another setting."""
     folder = resolve_model(settings.model)
     defaults = dict(TINY_DEFAULTS if is_embedded(settings.model) else DEFAULTS)
-    defaults["style"] = default_style(folder, check_model_folder(folder))
+    config = check_model_folder(folder)
+    if settings.reward != "judge":  # whose judge has a style of its own
+        defaults["style"] = default_style(folder, config)
     if settings.train_data is not None:  # the embedded data has its own held-out part
         defaults["eval_data"] = HELD_OUT
     filled = {name: value for name, value in defaults.items() if getattr(settings, name) is None}

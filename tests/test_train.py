@@ -392,7 +392,7 @@ def test_another_prompt_behind_the_same_path_is_refused(small_data, tmp_path):
         few_steps(train_grpo, run, data, max_steps=3, **moved)
 
 
-@pytest.mark.parametrize("flag", ["model", "judge_model", "judge_style", "train_data"])
+@pytest.mark.parametrize("flag", ["model", "judge_model", "style", "train_data"])
 def test_what_a_run_reads_besides_its_checkpoint_has_to_stay_the_same(flag, small_data, tmp_path):
     """The reference of a KL term, the base of LoRA, a judge that is the reward, a rubric."""
     for name in ("base", "judge"):
@@ -401,11 +401,11 @@ def test_what_a_run_reads_besides_its_checkpoint_has_to_stay_the_same(flag, smal
     style.write_text("verdict: boxed\n=== user\n{query} 1: {answer_1} 2: {answer_2}\n")
     rows = [json.loads(line) | {"rubric": "be right"} for line in data.read_text().splitlines()]
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    judged = dict(reward="judge", judge_model=str(tmp_path / "judge"), judge_style=str(style))
+    judged = dict(reward="judge", judge_model=str(tmp_path / "judge"), style=str(style))
     kinds = {
         "model": [dict(beta=0.01), dict(lora_rank=2)],
         "judge_model": [judged],
-        "judge_style": [judged],
+        "style": [judged],
         "train_data": [dict(style="rubric")],
     }
     common = dict(train_data=str(data), model=str(tmp_path / "base"), eval_every=0)
@@ -418,7 +418,7 @@ def test_what_a_run_reads_besides_its_checkpoint_has_to_stay_the_same(flag, smal
         (run / "config.json").write_text(json.dumps(config))
         train_grpo.prepare(settings)
     changed = {"model": "base/merges.txt", "judge_model": "judge/model.safetensors"}
-    path = tmp_path / changed.get(flag, style if flag == "judge_style" else data)
+    path = tmp_path / changed.get(flag, style if flag == "style" else data)
     content = path.read_bytes() if path.exists() else b"#"  # merges.txt: half of a tokenizer
     path.write_bytes(content.replace(b"right", b"wrong").replace(b"1:", b"I:")[:-1] + b"\n\n")
     for number, kind in enumerate(kinds[flag]):

@@ -355,3 +355,39 @@ def test_a_machine_without_the_folder_of_the_run_says_so(tmp_path):
     object.__setattr__(runtime, "gather", lambda rows: [[]])
     with pytest.raises(BadInput, match="--output_dir: .*run is not shared with"):
         open_run(tmp_path / "run", {}, -1, runtime, {})
+
+
+# ---- runs of earlier versions ----
+
+
+def test_a_setting_that_an_older_run_lacks_has_its_default(tmp_path):
+    """Else a run would go on in another way, and nothing would say so."""
+    run = tmp_path / "run"
+    run.mkdir()
+    options = dict(output_dir=str(run), resume=True, eval_every=0)
+    filled, *_, hashes = prepare(Settings(**options))
+    before = vars(filled) | {"lora_alpha": None}
+    for name in ("num_mini_batches", "dynamic_sampling", "warmup_steps", "max_prompt_length"):
+        del before[name]
+    (run / "config.json").write_text(json.dumps({"settings": before, "data": hashes}))
+    prepare(Settings(**options, keep=3))
+    for name in ("num_mini_batches", "dynamic_sampling", "warmup_steps", "max_prompt_length"):
+        with pytest.raises(BadInput, match=f"--{name}: .* was made with (0|1|None), not 9"):
+            prepare(Settings(**options, **{name: 9}))
+
+
+def test_an_older_run_with_a_judge_goes_on_with_its_style(tmp_path):
+    pytest.importorskip("math_verify")
+    run, data = tmp_path / "run", tmp_path / "asked.jsonl"
+    run.mkdir()
+    data.write_text('{"question": "1+1", "answer": "2"}\n')
+    options = dict(train_data=str(data), output_dir=str(run), resume=True, eval_every=0)
+    options |= dict(reward="judge", judge_model="tiny")
+    filled, *_, hashes = prepare(Settings(**options, style="direct"))
+    before = vars(filled) | {"style": "tiny", "judge_style": "direct"}
+    hashes |= {"style": "of the policy's prompt", "judge_style": "of the judge's"}
+    (run / "config.json").write_text(json.dumps({"settings": before, "data": hashes}))
+    settings, task, *_ = prepare(Settings(**options, style="direct"))
+    assert settings.style == "direct"
+    with pytest.raises(BadInput, match="--style: .* was made with 'direct', not None"):
+        prepare(Settings(**options))

@@ -16,7 +16,7 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" PYTHONPATH=.
 model="${MODEL:-models/smollm2}" data="${DATA:-data}" log=runs/reward/gsm8k_smollm2.log
 common="--model $model --train_data out/reward-gsm8k/easy.jsonl --max_steps 4 --prompts_per_step 4 --num_generations 8
         --max_completion_length 40 --learning_rate 1e-6 --eval_every 0 --save_every 4"
-judge="--judge_model $model --judge_style runs/reward/short.txt --judge_opponents 2 --judge_max_completion_length 24"
+judge="--judge_model $model --style runs/reward/short.txt --judge_opponents 2 --judge_max_completion_length 24"
 rm -rf out/reward-gsm8k && mkdir -p out/reward-gsm8k
 # Questions of at most 2 calculations and 160 characters, and one sentence as the answer: asked for steps, this model hardly ever ends
 python - "$data/gsm8k/train.jsonl" out/reward-gsm8k/easy.jsonl <<'EOF'
