@@ -155,7 +155,7 @@ class MicroBatch:
 
 
 def count_completions(groups, runtime):
-    """(completions, their tokens) of the whole step, over all processes."""
+    """(completions, their tokens) of all processes."""
     lengths = [len(completion.tokens) for group in groups for completion in group.completions]
     return runtime.sum(len(lengths), sum(lengths))
 

@@ -11,13 +11,13 @@ rewards train a solver of questions (solve_task.py). Six things differ from the 
 
 1. The prompt of a group is computed once, in the sampler (kv_cache.py) and in the trainer
    (model.pack_groups): one packed sequence `[prompt | completion 1 | ... | completion G]`.
-2. There is no pass for old log-probs: in the first update they are the current ones. Further
-   updates (`num_iterations`) keep those of the first.
+2. The first update needs no pass for old log-probs: they are the current ones. Further updates
+   keep them (`num_iterations`), or get them before the first one (`num_mini_batches`).
 3. The KL term is off by default (beta 0), and then no reference model is in memory.
-4. The loss is divided by counts of the whole step, over all micro-batches and processes
+4. The loss is divided by counts of the whole update, over all micro-batches and processes
    (`sequence_weights`).
 5. A group with equal rewards teaches nothing. It counts in every divisor, and at beta 0 the
-   update skips it.
+   update skips it. With `dynamic_sampling` a new prompt takes its place.
 6. Truncated importance weights correct for what sampler and trainer compute differently (bf16).
    In fp32 they are 1 up to rounding.
 """
@@ -130,7 +130,7 @@ def group_advantages(rewards, scale_rewards="group"):
 def sequence_weights(lengths, loss_type, num_sequences, num_tokens, max_completion_length):
     """The loss normalisation: what one token of each sequence weighs, (sequences,).
 
-    lengths (sequences,); num_sequences and num_tokens are counts of the whole step, over all
+    lengths (sequences,); num_sequences and num_tokens are counts of the whole update, over all
     micro-batches and processes, groups with equal rewards included.
 
         grpo      1 / (length * num_sequences)                  mean of the sequences' means
@@ -344,7 +344,7 @@ def main(settings):
         stream = itertools.islice(task.stream(train_items), drawn, None)
         for step in range(first_step + 1, settings.max_steps + 1):
             times, groups, step_start = [time.perf_counter()], [], drawn
-            for rounds_left in reversed(range(1 + settings.dynamic_sampling)):
+            for rounds_left in reversed(range(1 + settings.dynamic_sampling)):  # once by default
                 # 1. Draw the prompts of this step. Each process takes some of them.
                 missing = settings.prompts_per_step - int(*runtime.sum(len(groups)))
                 if not missing:
