@@ -122,8 +122,7 @@ class Task:
 
 def backward(policy, groups, options):
     """Adds up the gradients of the loss of `groups`, as the loop of train_grpo.py does."""
-    totals = rollout.count_completions(groups, policy.runtime)
-    batches, _ = rollout.micro_batches(groups, options, policy.runtime)
+    ((totals, batches),), _ = rollout.mini_batches(groups, options, policy.runtime)
     loss_sum = 0.0
     for batch in batches:
         logprobs, _ = policy.model.logprobs(batch.pack, options.temperature)
