@@ -214,30 +214,26 @@ def ends_with_newline(path):
 def newest_checkpoint(folder, runtime):
     """The newest complete checkpoint, or None; a damaged one is passed over with a note.
 
-    The first process decides for all. Raises BadInput where all checkpoints are damaged, and on a
-    process that does not see the folder.
+    Each process reads its share of a checkpoint's files, because a large one takes minutes. Raises
+    BadInput where all checkpoints are damaged, and on a process that does not see the folder.
     """
-    chosen = newest_intact(folder) if runtime.is_main else None
-    chosen = runtime.gather(chosen)[0]
-    if chosen and not Path(chosen).is_dir():
-        raise BadInput(
-            f"--output_dir: {chosen} is not there on this machine: all processes need the same "
-            "folder"
-        )
-    return Path(chosen) if chosen else None
-
-
-def newest_intact(folder):
-    found = {
-        int(path.name.split("-")[1]): path
-        for path in Path(folder).glob("checkpoint-*")
-        if re.fullmatch(r"checkpoint-\d+", path.name)
-    }
+    found = {}
+    for path in Path(folder).glob("checkpoint-*"):
+        if re.fullmatch(r"checkpoint-\d+", path.name):
+            found[int(path.name.split("-")[1])] = str(path)
+    (found, *_) = runtime.gather(found)
     for step in sorted(found, reverse=True):
-        damage = find_damage(found[step])
+        path = Path(found[step])
+        if not path.is_dir():
+            raise BadInput(
+                f"--output_dir: {path} is not there on this machine: all processes need the same "
+                "folder"
+            )
+        damage = runtime.gather(find_damage(path, runtime.rank, runtime.world_size))
+        damage = next((problem for problem in damage if problem), None)
         if damage is None:
-            return str(found[step])
-        note(f"{found[step]}: damaged ({damage}): passed over")
+            return path
+        note(f"{path}: damaged ({damage}): passed over")
     if found:  # starting again would overwrite what might still be saved
         raise BadInput(
             f"--resume: no checkpoint in {folder} is intact: repair one, or start in another folder"
@@ -245,12 +241,15 @@ def newest_intact(folder):
     return None
 
 
-def find_damage(checkpoint):
-    """The name of a file that does not have its checksum, or what else is wrong; else None."""
+def find_damage(checkpoint, rank=0, world_size=1):
+    """The name of a file that does not have its checksum, or what else is wrong; else None.
+
+    Looks at one process's share of the files.
+    """
     try:
         checksums = json.loads((checkpoint / "trainer" / "state.json").read_text())["sha256"]
-        for name, checksum in checksums.items():
-            if sha256(checkpoint / name) != checksum:
+        for name in sorted(checksums)[rank::world_size]:
+            if sha256(checkpoint / name) != checksums[name]:
                 return name
     except (OSError, ValueError, KeyError) as error:
         return str(error)

@@ -233,12 +233,13 @@ import sys
 from types import SimpleNamespace
 import torch
 from distributed import Policy, restore, save_checkpoint, start
+from resume import newest_checkpoint
 
 base, folder = sys.argv[1:]
 tokenizer = SimpleNamespace(save_pretrained=lambda folder: None)
 with start("cpu", "float32") as runtime:
     for step in (1, 2):  # the second one goes on from the files of the first
-        checkpoint = f"{folder}/checkpoint-1" if step == 2 else None
+        checkpoint = newest_checkpoint(folder, runtime)
         policy = Policy(checkpoint or base, runtime)
         optimizer = torch.optim.AdamW(policy.masters.values(), lr=0.1, weight_decay=0.0)
         assert restore(checkpoint, policy, optimizer, 5) == ((1, 7) if step == 2 else (0, 0))
@@ -288,6 +289,9 @@ def test_each_process_writes_its_share_of_a_checkpoint(folder, tmp_path):
         expected = transformers.AutoModelForCausalLM.from_pretrained(one).state_dict()
         for name, tensor in theirs.state_dict().items():
             assert torch.allclose(tensor, expected[name], rtol=1e-5, atol=1e-6), name
+    damaged = tmp_path / "two" / "checkpoint-1"
+    (damaged / "config.json").write_text("{}")
+    assert {find_damage(damaged, rank, 2) for rank in range(2)} == {None, "config.json"}
     resumed = Policy(tmp_path / "two" / "checkpoint-2", ALONE)  # by one process
     optimizer = torch.optim.AdamW(resumed.masters.values())
     assert restore(resumed.folder, resumed, optimizer, 5) == (2, 7)
