@@ -209,15 +209,17 @@ def items_of(name_or_path, split, dropped):
                 import formats
 
                 raise formats.misfit(row, known, name, where)
-            meta = dict(row)
-            item = known.read(meta, where)
+            others = dict(row)  # the reader takes out the fields that it uses
+            item = known.read(others, where)
             if item is None:
                 dropped["rows with two different prompts"] += 1
                 continue
-            own_id, default = first_present(row, ID_FIELDS), f"{source}-{position.split()[1]}"
-            identity = own_id and text_or_number(row[own_id], own_id, where)
-            item.id, item.source = unique_id(identity or default, used), source
-            item.meta = {key: value for key, value in meta.items() if value is not None}
+            identity = f"{source}-{position.split()[1]}"  # position: "line 7"
+            own_id = first_present(row, ID_FIELDS)
+            if own_id and row[own_id] != "":
+                identity = text_or_number(row[own_id], own_id, where)
+            item.id, item.source = unique_id(identity, used), source
+            item.meta = {key: value for key, value in others.items() if value is not None}
             yield item
         if known is None:
             raise BadInput(f"{name}: holds no rows: check the file")

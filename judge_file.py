@@ -116,7 +116,7 @@ def judge_pairs(settings, pairs, load_judge, options):
 
 # ---- what judgments rest on, besides the settings and the pair ----
 
-tell_once = functools.cache(note)
+tell_once = functools.cache(note)  # what is true of many rows is noted once
 
 
 def rests_on(settings):
