@@ -10,7 +10,6 @@ from pathlib import Path
 
 from cli import BadInput, note
 from data import Format, Pair, Question, checked_text, first_present, text_or_number
-from datafiles import ENDING
 from seeding import some_items, uniform
 
 QUESTION = "problem|question|query|prompt|messages"
@@ -180,6 +179,8 @@ def load_eval_sets(task, text, limit):
     Their `source` is the name of their set: if not given, that of the file without its ending. An
     id that an earlier set has gets the name in front.
     """
+    from datafiles import ENDING
+
     items, names, used = [], [], set()
     for part in text.split(","):
         name, equals, path = part.strip().rpartition("=")
