@@ -213,6 +213,7 @@ def test_corrupted_reasons_keep_the_verdict_and_flipped_verdicts_keep_the_reason
             found["right verdict"] += text.endswith(world.VERDICTS[better - 1])
             found["right reasons"] += checked["reasons"] == "right"
             found["favoured"] += checked["conclusion"] == better
+            found["score"] += checked["score"] / 1000
             for status, count in checked["counts"].items():
                 found[status] += count
         return found
@@ -228,7 +229,10 @@ def test_corrupted_reasons_keep_the_verdict_and_flipped_verdicts_keep_the_reason
     work = shares("work", 1, 0)
     assert work["favoured"] == 1000 and work["true"] == 2 * work["false"]
     short = shares("short", 1, 0)
-    assert short["false"] == 0 and short["right reasons"] == short["favoured"] < 800
+    scores = [kind["score"] for kind in (marks, work, short)]
+    assert scores == pytest.approx([1 / 3, 2 / 3, 0.70], abs=0.02)
+    assert short["false"] == 0 and abs(short["right reasons"] - 450) < 50
+    assert short["favoured"] == short["right reasons"]
     half = shares("marks", 0.5, 0.3)
     assert abs(half["right reasons"] - 500) < 60 and abs(half["right verdict"] - 700) < 50
 
