@@ -77,12 +77,12 @@ class Config:
         )
 
 
-def inverse_frequencies(config, device):
+def inverse_frequencies(config):
     """RoPE's rotations in radians per position, (head_dim / 2,) in fp32 (arXiv 2104.09864, 3.2).
 
     Llama 3 stretches the long wavelengths (`apply_scaling` in its reference code).
     """
-    rope, dimensions = config.rope, torch.arange(0, config.head_dim, 2, device=device)
+    rope, dimensions = config.rope, torch.arange(0, config.head_dim, 2, device="cpu")
     frequencies = 1.0 / rope["rope_theta"] ** (dimensions.float() / config.head_dim)
     if rope["rope_type"] != "llama3":
         return frequencies
@@ -95,10 +95,9 @@ def inverse_frequencies(config, device):
 def rotate(x, cos, sin):
     """Rotary position embedding of x (tokens, heads, head_dim), as Hugging Face arranges it.
 
-    The two numbers of a pair are head_dim / 2 apart. cos and sin: (tokens, 1, head_dim / 2).
+    The two numbers of a pair are head_dim / 2 apart. cos and sin: from Model.rope_tables.
     """
-    first, second = x.chunk(2, dim=-1)  # (tokens, heads, head_dim / 2)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    return x * cos + x.roll(x.shape[-1] // 2, dims=-1) * sin
 
 
 class Attention(nn.Module):
@@ -159,6 +158,7 @@ class Model(nn.Module):
         self.config = config
         self.adapter = adapter  # a lora.Adapter, or None
         self.gradient_checkpointing = False
+        self.frequencies = inverse_frequencies(config)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.norm = nn.RMSNorm(config.hidden_size, config.norm_eps)
@@ -177,9 +177,12 @@ class Model(nn.Module):
         return self.embed_tokens.weight.device
 
     def rope_tables(self, positions, dtype):
-        """cos and sin at positions (tokens,), each (tokens, 1, head_dim / 2), computed in fp32."""
-        angles = positions[:, None].float() * inverse_frequencies(self.config, positions.device)
-        return angles.cos().to(dtype)[:, None], angles.sin().to(dtype)[:, None]
+        """cos and sin at positions (tokens,), each (tokens, 1, head_dim), computed in fp32."""
+        self.frequencies = self.frequencies.to(positions.device)
+        angles = positions[:, None, None].float() * self.frequencies
+        cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
+        # a pair (a, b) becomes (a cos - b sin, b cos + a sin)
+        return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
 
     def forward(self, tokens, positions, attend):
         """tokens, positions (tokens,) -> hidden states (tokens, hidden_size), after the norm.

@@ -56,16 +56,16 @@ class Rows:
 
     def __init__(self, num_rows, num_tokens, device):
         self.tokens = torch.zeros(num_rows, num_tokens, dtype=torch.long, device=device)
-        self.logprobs = torch.zeros(num_rows, num_tokens, device=device)
-        self.stream, self.prompt_length, self.num_generated, self.stopped = (
-            torch.zeros(num_rows, dtype=torch.long, device=device) for _ in range(4)
-        )
-        # start of its random numbers; tokens of its prompt; drawn so far; 1 after a stop token
+        self.logprobs, self.uniforms = torch.zeros(2, num_rows, num_tokens, device=device)
+        self.prompt_length, self.num_generated, self.stopped = torch.zeros(
+            3, num_rows, dtype=torch.long, device=device
+        )  # tokens of its prompt; drawn so far; 1 after a stop token
 
     def start(self, rows, streams, prompt_lengths):
         """Prepares a slice of rows for new generations."""
-        device = self.stream.device
-        self.stream[rows] = torch.tensor(streams, dtype=torch.long, device=device)
+        device = self.tokens.device
+        positions = torch.arange(self.tokens.shape[1], device=device)
+        self.uniforms[rows] = uniforms(torch.tensor(streams, device=device)[:, None], positions)
         self.prompt_length[rows] = torch.tensor(prompt_lengths, device=device)
         self.num_generated[rows] = 0
         self.stopped[rows] = 0
@@ -137,16 +137,13 @@ class Session:
 
     def prefill(self, new_prompts: list[int]):
         """Computes prompts: their keys and values, and their last hidden states."""
-
-        def length(prompt):
-            return len(self.prompts[prompt])
-
-        for batch in split_by_budget(new_prompts, length, PREFILL_TOKENS):
+        lengths = [len(prompt) for prompt in self.prompts]
+        for batch in split_by_budget(new_prompts, lengths.__getitem__, PREFILL_TOKENS):
             pack = pack_groups([(self.prompts[prompt], []) for prompt in batch], self.device)
             slots = [self.slots.index(prompt) for prompt in batch]
             attend = self.cache.prefill_attention(pack, slots)
             hidden = self.model(pack.tokens, pack.positions, attend)  # (tokens, hidden_size)
-            last = [end - 1 for end in itertools.accumulate(map(length, batch))]
+            last = [end - 1 for end in itertools.accumulate(lengths[prompt] for prompt in batch)]
             self.last_hidden[slots] = hidden[last]
 
     def arrange(self):
@@ -178,7 +175,7 @@ class Session:
         """Draws the next token of a slice of rows from hidden states (rows, hidden_size)."""
         state, settings = self.rows, self.settings
         column = state.num_generated[rows][:, None]  # (rows, 1): rows differ in length
-        uniform = uniforms(state.stream[rows], state.num_generated[rows])
+        uniform = state.uniforms[rows].gather(1, column)[:, 0]
         tokens, logprobs = sample_tokens(
             self.logits(hidden), settings.temperature, settings.top_p, uniform
         )

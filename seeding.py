@@ -43,10 +43,9 @@ def hash64(*numbers):
 
 
 def uniforms(streams, positions):
-    """One number in [0, 1) per row, fp32 (rows,): number `position` of the random stream `stream`.
+    """Numbers in [0, 1), fp32: number `position` of the random stream `stream`, both int64.
 
-    streams, positions: int64 tensors (rows,). The number is the upper 24 bits of that output of
-    SplitMix64, started at `stream`.
+    It is the upper 24 bits of that output of SplitMix64, started at `stream`.
     """
     state = streams + (positions + 1) * signed(GOLDEN)  # int64 wraps around, as SplitMix64 asks
     for shift, factor in MIX:

@@ -126,8 +126,9 @@ def rotate_and_store_kernel(
     """One program a row and head: query heads first, key heads after them."""
     row, head, kv_heads = tl.program_id(0), tl.program_id(1), tl.num_programs(1) - HEADS
     dims = tl.arange(0, HALF)
-    c = tl.load(cos + row * HALF + dims).to(tl.float32)
-    s = tl.load(sin + row * HALF + dims).to(tl.float32)
+    # of the second half: the sine of the first is the same with a minus
+    c = tl.load(cos + row * 2 * HALF + HALF + dims).to(tl.float32)
+    s = tl.load(sin + row * 2 * HALF + HALF + dims).to(tl.float32)
     if head < HEADS:
         source = queries + (row * HEADS + head) * 2 * HALF + dims
         target = source

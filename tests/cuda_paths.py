@@ -15,6 +15,7 @@ import train_sft
 from distributed import Policy, Runtime
 from extras.bench import SHAPES
 from judge import Judge
+from kernels.gpu import triton_works
 from kernels.logprob import token_logprobs
 from model import Config, Model, pack_groups
 
@@ -114,6 +115,32 @@ def test_eight_steps_are_eight_replays_of_a_graph(gpu, monkeypatch):
 def test_the_host_rarely_looks_for_finished_rows(gpu):
     sampler.generate(model_of(1), [[1, 2, 3]], 1, max_new_tokens=32)
     assert len(gpu.reads) <= 31 / 4 + 4
+
+
+def test_without_a_compiler_pytorch_samples_and_a_note_says_so(gpu, monkeypatch, capsys):
+    """A container without gcc: Triton can be imported, and fails as it builds a launcher."""
+    triton = pytest.importorskip("triton")
+
+    def run(*_, **__):
+        raise RuntimeError("Failed to find C compiler. Please specify via CC environment variable")
+
+    triton_works.cache_clear()
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(triton.runtime.jit.JITFunction, "run", run)
+            steps = decode_steps(gpu, monkeypatch)
+            token_logprobs(
+                *(torch.empty(5, 64, device="cuda") for _ in range(2)),
+                torch.zeros(5, dtype=torch.long, device="cuda"),
+            )
+    finally:
+        triton_works.cache_clear()
+    assert {(copies, reads) for _, copies, reads in steps} == {(0, 0)} and not gpu.kernels
+    notes = capsys.readouterr().err.splitlines()
+    assert [note for note in notes if "Triton" in note] == [
+        "Triton does not work here, so PyTorch's slower operations run: Failed to find C compiler. "
+        "Please specify via CC environment variable"
+    ]
 
 
 # ---- training ----

@@ -230,6 +230,7 @@ def check_rotation(dtype):
     )
     angles = torch.randn(5, 1, 32, generator=generator)
     cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
+    cos, sin = torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
     places = torch.tensor([3, 700, 64, 127, 0])
     stores = [torch.zeros(2, 12, 64, 2, 64, dtype=dtype) for _ in range(2)]
     arguments = keys, values, cos, sin
