@@ -69,35 +69,36 @@ class KVCache:
         # slots 0, 1, 0 the ranks are 0, 0, 1.
         ranks = [row_slots[:row].count(slot) for row, slot in enumerate(row_slots)]
         self.num_slots, self.width = max(row_slots) + 1, max(ranks) + 1
-        self.row_slots, self.ranks = torch.tensor(row_slots), torch.tensor(ranks)
+        slots, ranks = torch.tensor(row_slots)[:, None], torch.tensor(ranks)[:, None]
+        # of each row and key head in a table (slots, kv_heads, width)
+        places = (slots * self.kv_heads + torch.arange(self.kv_heads)) * self.width + ranks
+        self.places = places.flatten()  # (n * kv_heads,)
         lengths = torch.tensor(self.prompt_lengths[: self.num_slots])
         self.prompt_mask = mask_beyond(lengths, int(lengths.max()))
 
     def decode_attention(self, positions, own_lengths):
-        """Returns the `attend` function for one new token in each of the n running rows.
-
-        own_lengths: (n,), the tokens that each row has stored.
-        """
-        num_rows, places = len(own_lengths), (self.row_slots, slice(None), self.ranks)
+        """Returns `attend` for a new token in each of n rows. They have stored own_lengths (n,)."""
+        num_rows, kv_heads = len(own_lengths), self.kv_heads
         index = self.rows.index(torch.arange(num_rows), own_lengths)
         own_mask = mask_beyond(own_lengths + 1, self.longest)  # a new token sees itself
 
         def attend(layer, queries, keys, values):
             self.rows.write(layer, index, keys, values)
             # the query heads that share a key head: (n, kv_heads, group, head_dim)
-            queries = queries.view(num_rows, self.kv_heads, -1, queries.shape[-1])
-            kv_heads, group, head_dim = queries.shape[1:]
+            queries = queries.view(num_rows, kv_heads, -1, queries.shape[-1])
+            group, head_dim = queries.shape[2:]
             own, own_lse = self.rows.attend(layer, queries, own_mask)
 
             table = queries.new_zeros(self.num_slots, kv_heads, self.width, group, head_dim)
-            table[places] = queries
+            table.flatten(0, 2).index_copy_(0, self.places, queries.flatten(0, 1))
             shared, shared_lse = self.prompts.attend(layer, table.flatten(2, 3), self.prompt_mask)
-            shared = shared.view(table.shape)[places]  # (n, kv_heads, group, head_dim)
-            shared_lse = shared_lse.view(*table.shape[:4], 1)[places]
+            # both (n * kv_heads, group, ...)
+            shared = shared.view(-1, group, head_dim).index_select(0, self.places)
+            shared_lse = shared_lse.view(-1, group, 1).index_select(0, self.places)
 
             # the share of the softmax that lies on the prompt, as in FlashDecoding
-            prompt_share = torch.sigmoid(shared_lse - own_lse)  # (n, kv_heads, group, 1)
-            merged = torch.lerp(own, shared, prompt_share).to(keys.dtype)
+            prompt_share = torch.sigmoid(shared_lse - own_lse.flatten(0, 1))
+            merged = torch.lerp(own.flatten(0, 1), shared, prompt_share).to(keys.dtype)
             return merged.view(num_rows, kv_heads * group, head_dim)
 
         return attend
