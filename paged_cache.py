@@ -73,7 +73,8 @@ class PagedCache:
         self.table = torch.zeros(self.num_rows, of_row, dtype=torch.int32, device=self.device)
         self.graphs, self.memory_pool = {}, None
         self.kernels = None  # the definitions above
-        if self.device.type == "cuda" and triton_works(self.device):
+        is_power = config.head_dim.bit_count() == 1  # of two: Triton knows no other sizes
+        if self.device.type == "cuda" and is_power and triton_works(self.device):
             from kernels import paged_triton
 
             self.kernels = paged_triton

@@ -182,8 +182,9 @@ class Session:
         state.tokens[rows].scatter_(1, column, tokens[:, None])
         state.logprobs[rows].scatter_(1, column, logprobs[:, None])
         state.num_generated[rows] += 1
-        # a row whose logits are not finite stops as well, and `retire` raises
-        state.stopped[rows] |= torch.isin(tokens, self.stops) | ~logprobs.isfinite()
+        is_stop = (tokens[:, None] == self.stops).any(dim=-1)
+        # NaN is not larger: a row whose logits are not finite stops as well, and `retire` raises
+        state.stopped[rows] |= is_stop | ~(logprobs > -torch.inf)
 
     def logits(self, hidden: torch.Tensor):
         """fp32 logits (rows, vocab) of hidden states, by the product of token_logprobs."""
