@@ -31,6 +31,8 @@ LAUNCHES_A_LAYER, LAUNCHES_BESIDE = 16, 42
 @pytest.fixture(autouse=True)
 def gpu():
     with fakecuda.fake_cuda() as gpu:
+        triton_works(CUDA)  # tries a kernel, once
+        gpu.forget()
         yield gpu
 
 
