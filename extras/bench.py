@@ -6,6 +6,7 @@
     python -m extras.bench step       a step of train_grpo.py and of TRL's GRPOTrainer (needs trl)
     python -m extras.bench packing    shared prompts, packed without sharing, padded
     python -m extras.bench judge      judge.py and a loop that calls generate for each prompt
+    python -m extras.bench gpu        all of it on a new GPU in --minutes (extras/bench_gpu.py)
     python -m extras.bench plan       memory and time on 8 to 1,024 GPUs by calculation
 
 Each row has a check of its results; the exit code is 1 where one fails. `ratio` is the arm's time
@@ -18,6 +19,7 @@ object. runs/bench.sh has the commands.
 """
 
 import json
+import math
 import platform
 import sys
 import tempfile
@@ -29,8 +31,26 @@ import cli
 from checkpoint import check_model_folder, resolve_model
 from cli import BadInput, note, setting
 
-BENCHMARKS = "sampler", "logprob", "step", "packing", "judge", "plan"
+BENCHMARKS = "sampler", "logprob", "step", "packing", "judge", "gpu", "plan"
+TINY_SHAPE = dict(
+    vocab_size=512,
+    hidden_size=64,
+    intermediate_size=96,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    tie_word_embeddings=True,
+)
 SHAPES = {
+    "qwen2-0.5b": dict(
+        vocab_size=151936,
+        hidden_size=896,
+        intermediate_size=4864,
+        num_hidden_layers=24,
+        num_attention_heads=14,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+    ),
     "qwen2-1.5b": dict(
         vocab_size=151936,
         hidden_size=1536,
@@ -100,6 +120,10 @@ class Settings:
     gpus: str = setting("8,64,1024", "plan: numbers of GPUs")
     gpu_memory: float = setting(141, "plan: memory of a GPU, in 1e9 bytes")
     mean_tokens: int = setting(2048, "plan: tokens of a completion in the mean")
+    minutes: float = setting(12, "gpu: the time that it may take")
+    parts: str = setting("smoke,roofline,logprob,decode,packing,step", "gpu: what to run")
+    shapes: Literal["full", "tiny"] = setting("full", "gpu: tiny rehearses it on a CPU")
+    out: Optional[str] = setting(None, "gpu: a file to which the JSON lines are added")
     seed: int = setting(0, "of weights, prompts and draws")
     json: bool = setting(False, "print one JSON object")
 
@@ -152,6 +176,11 @@ def check(settings, name):
     if settings.grid != "full":
         check_numbers("grid", settings.grid, 3, "G/prompt/completion, such as 4/256/128")
     check_numbers("gpus", settings.gpus, 1, "a number of GPUs")
+    if not 0 < settings.minutes < math.inf:
+        raise BadInput(f"--minutes: must be above 0, got {settings.minutes}")
+    for part in settings.parts.split(","):
+        if part not in Settings.parts.split(","):
+            raise BadInput(f"--parts: {part!r} is not one of {Settings.parts}")
 
 
 def check_numbers(flag, text, count, form):
@@ -229,6 +258,17 @@ def run_benchmark(settings, name):
         return functions[name](settings, folder, device, dtype, limits), head
 
 
+def run_gpu(settings):
+    """The benchmark that prints its rows itself, as they come. Exits with 1 where a check fails."""
+    from extras.bench_gpu import bench_gpu
+    from model import choose_device, compute_dtype
+
+    device = choose_device(settings.device)
+    shapes = SHAPES | {"tiny": TINY_SHAPE}
+    if not bench_gpu(settings, shapes, device, compute_dtype(settings.dtype, device)):
+        sys.exit(1)
+
+
 def main(argv=None):
     name, *flags = (sys.argv[1:] if argv is None else argv) or ["none"]
     if name in ("-h", "--help"):
@@ -237,6 +277,9 @@ def main(argv=None):
     if name not in BENCHMARKS:
         raise BadInput(f"say first which: {', '.join(BENCHMARKS)}")
     check(settings, name)
+    if name == "gpu":
+        run_gpu(settings)
+        return
     if name == "plan":
         from extras.plan import rows_for
 

@@ -200,6 +200,9 @@ class OwnStep:
 
     def __call__(self):
         self.sample()
+        self.update()
+
+    def update(self):
         loss = backward(self.policy, self.groups, self.options)
         self.policy.step(self.optimizer, loss, self.options.max_grad_norm)
         self.steps += 1

@@ -168,38 +168,43 @@ def distance(gradients, reference):
 
 
 def bench_packing(settings, folder, device, dtype, limits):
-    """One table a shape: our shared prompts, the same without sharing, and padded rows."""
-    model, rows = Model.from_pretrained(folder, device, dtype), []
+    model = Model.from_pretrained(folder, device, dtype)
+    shapes = (FULL_GRID if settings.grid == "full" else settings.grid).split(",")
+    return [row for shape in shapes for row in packing_rows(model, shape, settings, limits)]
+
+
+def packing_rows(model, shape, settings, limits):
+    """One table: our shared prompts, the same without sharing, and padded rows.
+
+    shape: completions/prompt tokens/completion tokens. settings: seed, repeats, micro_batch_tokens.
+    """
+    device, dtype = model.device, model.head_weight.dtype
     vocab, sizes = model.config.vocab_size, sizes_of(model.config.raw)
     bound = 1e-4 if dtype == torch.float32 else 0.05
-    for shape in (FULL_GRID if settings.grid == "full" else settings.grid).split(","):
-        count, prompt_tokens, new_tokens = map(int, shape.split("/"))
-        torch.manual_seed(settings.seed)
-        prompt = torch.randint(vocab, (prompt_tokens,)).tolist()
-        # Evenly spaced from all new tokens to half of them
-        shortest = new_tokens // 2
-        lengths = [new_tokens - index * shortest // max(1, count - 1) for index in range(count)]
-        completions = [torch.randint(vocab, (length,)).tolist() for length in lengths]
-        coefficients = torch.randn(sum(lengths), device=device) / sum(lengths)
-        padded = [completion + [0] * (new_tokens - len(completion)) for completion in completions]
-        parts = coefficients.split(lengths)
-        padded_coefficients = torch.nn.utils.rnn.pad_sequence(parts, batch_first=True).flatten()
-        gradients = functools.partial(
-            accumulated, model, prompt, budget=settings.micro_batch_tokens
-        )
-        arms = {
-            "shared prompt": functools.partial(gradients, completions, coefficients, shared=True),
-            "packed": functools.partial(gradients, completions, coefficients, shared=False),
-            "padded": functools.partial(gradients, padded, padded_coefficients, shared=False),
-        }
-        runs = alternate(arms, settings.repeats, device)
-        reference, checks = runs["padded"][-1]["result"][0], {}
-        for name, measured in runs.items():
-            own, computed = measured[-1]["result"]
-            gap = distance(own, reference)
-            text = f"gradient {gap:.1e} from padded, {computed} tokens computed"
-            checks[name] = (text, gap <= bound)
-        floor = training_operations(sizes, prompt_tokens + sum(lengths), sum(lengths)) / limits[0]
-        shape = dict(generations=count, prompt_tokens=prompt_tokens, new_tokens=new_tokens)
-        rows += rows_of(runs, floor, device, checks, **shape)
-    return rows
+    count, prompt_tokens, new_tokens = map(int, shape.split("/"))
+    torch.manual_seed(settings.seed)
+    prompt = torch.randint(vocab, (prompt_tokens,)).tolist()
+    # Evenly spaced from all new tokens to half of them
+    shortest = new_tokens // 2
+    lengths = [new_tokens - index * shortest // max(1, count - 1) for index in range(count)]
+    completions = [torch.randint(vocab, (length,)).tolist() for length in lengths]
+    coefficients = torch.randn(sum(lengths), device=device) / sum(lengths)
+    padded = [completion + [0] * (new_tokens - len(completion)) for completion in completions]
+    parts = coefficients.split(lengths)
+    padded_coefficients = torch.nn.utils.rnn.pad_sequence(parts, batch_first=True).flatten()
+    gradients = functools.partial(accumulated, model, prompt, budget=settings.micro_batch_tokens)
+    arms = {
+        "shared prompt": functools.partial(gradients, completions, coefficients, shared=True),
+        "packed": functools.partial(gradients, completions, coefficients, shared=False),
+        "padded": functools.partial(gradients, padded, padded_coefficients, shared=False),
+    }
+    runs = alternate(arms, settings.repeats, device)
+    reference, checks = runs["padded"][-1]["result"][0], {}
+    for name, measured in runs.items():
+        own, computed = measured[-1]["result"]
+        gap = distance(own, reference)
+        text = f"gradient {gap:.1e} from padded, {computed} tokens computed"
+        checks[name] = (text, gap <= bound)
+    floor = training_operations(sizes, prompt_tokens + sum(lengths), sum(lengths)) / limits[0]
+    shape = dict(generations=count, prompt_tokens=prompt_tokens, new_tokens=new_tokens)
+    return rows_of(runs, floor, device, checks, **shape)

@@ -15,7 +15,7 @@ import sampler
 import train_grpo
 from cli import BadInput
 from distributed import Policy, Runtime
-from extras import bench, bench_step, bench_training, peers, plan
+from extras import bench, bench_gpu, bench_step, bench_training, peers, plan
 from kernels.packed_attention import packed_attention
 from model import Config, Model, pack_groups
 from rollout import Group
@@ -254,6 +254,73 @@ def test_the_plain_loss_of_the_step_is_the_trainers(folder):
     assert gaps[0] < 1e-5 and gaps[1] > 0.05
 
 
+# ---- everything on a GPU ----
+
+
+def run_gpu(capsys, *flags):
+    """(exit code, rows) of `bench gpu`, rehearsed on a CPU."""
+    command = ["gpu", "--shapes", "tiny", "--device", "cpu", "--dtype", "float32", *flags]
+    try:
+        bench.main(command)
+        code = 0
+    except SystemExit as error:
+        code = error.code
+    return code, [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+@pytest.mark.slow
+def test_everything_on_a_gpu(tmp_path, capsys):
+    out = tmp_path / "gpu.jsonl"
+    code, rows = run_gpu(capsys, "--minutes", "20", "--out", str(out))
+    assert code == 0 and [json.loads(line) for line in out.read_text().splitlines()] == rows
+    parts = ["start", *bench.Settings.parts.split(",")]
+    assert list(dict.fromkeys(row["part"] for row in rows)) == parts
+    assert not any("error" in row or "skipped" in row for row in rows)
+    smoke = [row for row in rows if row["part"] == "smoke"]
+    assert smoke[0]["largest_gap"] < 1e-4 and smoke[2]["largest_gap"] < 1e-4
+    assert smoke[1]["loss"] == smoke[1]["loss_resumed"] and smoke[1]["grad_norm"] > 0
+    decoded = [(row["arm"], row["rows"]) for row in rows if row["part"] == "decode"]
+    assert decoded == [("ours", 1), ("generate", 1), ("ours", 4), ("generate", 4)]
+    assert all(row["tokens_per_second"] > 0 for row in rows if row["part"] == "decode")
+
+
+def test_a_part_that_fails_leaves_its_error(tmp_path, capsys, monkeypatch):
+    def fails(run):
+        yield {"first": 1}
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried\nmore")
+
+    monkeypatch.setitem(bench_gpu.PARTS, "decode", (fails, 1))
+    code, rows = run_gpu(capsys, "--parts", "decode,roofline")
+    assert code == 1 and [row["part"] for row in rows] == ["start", "decode", "decode", "roofline"]
+    assert rows[1]["first"] == 1
+    assert rows[2]["error"] == "OutOfMemoryError: CUDA out of memory. Tried" and not rows[2]["ok"]
+
+
+def test_a_part_without_time_is_left_out(capsys):
+    code, rows = run_gpu(capsys, "--parts", "step,roofline", "--minutes", "0.5")
+    assert code == 0 and rows[1]["skipped"].startswith("needs 60 s, ") and "gflops" in rows[2]
+
+
+def test_after_a_fault_of_the_gpu_a_new_process_goes_on(capsys, monkeypatch):
+    """Every later call fails after an illegal access. The rates are measured again."""
+    words = []
+
+    def stop(program, arguments):
+        words.extend(arguments)
+        raise KeyboardInterrupt
+
+    def dead(device):
+        raise RuntimeError("an illegal memory access was encountered")
+
+    monkeypatch.setattr(bench_gpu, "synchronize", dead)
+    monkeypatch.setattr(bench_gpu.os, "execv", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run_gpu(capsys, "--parts", "roofline,packing,step", "--minutes", "3")
+    assert words[words.index("--parts") + 1] == "roofline,packing,step"
+    assert 2 < float(words[words.index("--minutes") + 1]) < 3
+    assert words[words.index("--shapes") + 1] == "tiny"
+
+
 def test_random_shape_and_table(folder, capsys, monkeypatch):
     small = dict(
         vocab_size=400,
@@ -284,6 +351,8 @@ def test_random_shape_and_table(folder, capsys, monkeypatch):
         ("sampler --repeats 0", "--repeats"),
         ("packing --grid 4/20", "--grid"),
         ("plan --gpus 8,x", "--gpus"),
+        ("gpu --minutes 0", "--minutes: must be above 0"),
+        ("gpu --parts smoke,decod", "--parts: 'decod' is not one of"),
         ("step --generations 1", "--generations"),
         ("judge --new_tokens 5000", "context"),
         ("plan --gpus 1 --random_shape qwen2-7b", "--gpus 1: needs"),
