@@ -118,10 +118,14 @@ class Settings:
     )
     gradient_checkpointing: bool = setting(False, "plan: keep block inputs only")
     gpus: str = setting("8,64,1024", "plan: numbers of GPUs")
+    reference: bool = setting(False, "plan: with a reference model, as --beta needs one")
+    rates: Optional[str] = setting(None, "plan: the file that `extras.bench gpu --out` has written")
     gpu_memory: float = setting(141, "plan: memory of a GPU, in 1e9 bytes")
     mean_tokens: int = setting(2048, "plan: tokens of a completion in the mean")
     minutes: float = setting(12, "gpu: the time that it may take")
-    parts: str = setting("smoke,roofline,logprob,decode,packing,step", "gpu: what to run")
+    parts: str = setting(
+        "smoke,roofline,logprob,decode,packing,step,decode_more", "gpu: what to run, in this order"
+    )
     shapes: Literal["full", "tiny"] = setting("full", "gpu: tiny rehearses it on a CPU")
     out: Optional[str] = setting(None, "gpu: a file to which the JSON lines are added")
     seed: int = setting(0, "of weights, prompts and draws")

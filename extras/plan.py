@@ -1,31 +1,80 @@
-"""Memory and time of a training on many GPUs, by calculation: nothing here is measured.
+"""Memory and time of a training on many GPUs, by calculation.
 
     python -m extras.bench plan --model deepseek-ai/DeepSeek-R1-Distill-Qwen-7B --gpus 8,64,1024
+    python -m extras.bench plan --rates gpu.jsonl ...     with what `extras.bench gpu` has measured
 
 A judge as reward runs on other GPUs: `vllm serve JUDGE`, and for the training `--reward judge
 --judge_base_url http://HOST:8000/v1 --judge_model JUDGE`. The time of its judgments is not included
 here.
 
-Memory of P parameters on W GPUs: 16 P / W + 2 P + keys and values + activations, in bytes. The
-assumed rates are the constants below; replace them by what `extras.bench` measures on your machine.
+Memory of P parameters on W GPUs: 16 P / W + 2 P + keys and values + activations, in bytes. Every
+GPU holds the whole bf16 model while it samples. So 7B is the largest size for 80 GB: 32B takes
+66 GB before the first key is stored. 32B needs 32 GPUs of 141 GB.
+
+The time of a rollout is that of its longest completion: rows that end leave a GPU with less work,
+but a step still reads all weights.
 """
 
+import heapq
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from checkpoint import check_model_folder, resolve_model
-from cli import BadInput
+from cli import BadInput, read_json_lines
 
-# One H200 in bf16
-PEAK = 989e12  # operations a second
-PRODUCTS = 790e12  # measured in large products
-BANDWIDTH = 4.3e12  # bytes a second, read
-# Assumed efficiency: of the peak in training, of the roofline in decoding
-TRAINING, DECODING = 0.40, 0.65
-# Bytes a second and GPU that a collective moves, within a node and between nodes; GPUs of a node
-INSIDE, BETWEEN, NODE = 300e9, 40e9, 8
+PEAK = 989e12  # operations a second of an H100 or H200 in bf16, as published
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What a GPU does in a second, and how much of it this code reaches.
+
+    rate          value            source
+    products      790e12           measured on an H200 (large bf16 products); by --rates
+    bandwidth     3.0e12, 4.3e12   measured on an H100 of 80 GB, an H200; by --rates
+    decoding      0.65             assumed: the share of the roofline that a step of decoding
+                                   reaches; by --rates
+    launch        1.3e-6           published: seconds of a kernel in a CUDA graph (Hazy Research)
+    kernels       26, 64           counted: in a decoding step, of a layer and beside the layers
+    training      0.25             assumed: of the peak, with many short completions (0.35 with long
+                                   ones); by --rates
+    inside        300e9            assumed: bytes a second of a collective within a node of 8
+    between       40e9             assumed: the same between nodes
+    """
+
+    products: float = 790e12
+    bandwidth: float = 3.0e12
+    decoding: float = 0.65
+    launch: float = 1.3e-6
+    kernels: tuple = (26, 64)
+    training: float = 0.25
+    inside: float = 300e9
+    between: float = 40e9
+
+
+NODE = 8  # GPUs
 CHUNK = 2**30  # bytes of one chunk of logits (kernels/logprob.py)
 USABLE = 0.95e9  # bytes of each GB of memory that may be filled
+MOST_ROWS = 256  # that the sampler runs at once
+
+
+def rates_of(settings):
+    """The Rates of a GPU with --gpu_memory, and those that the file --rates has measured."""
+    rates = Rates(bandwidth=3.0e12 if settings.gpu_memory < 100 else 4.3e12)
+    if settings.rates is None:
+        return rates
+    shares = []
+    for _, line in read_json_lines(settings.rates, "--rates"):
+        if "gflops" in line:
+            products, bandwidth = line["gflops"] * 1e9, line["read_gb_per_second"] * 1e9
+            rates = replace(rates, products=products, bandwidth=bandwidth)
+        if "update_mfu" in line:
+            rates = replace(rates, training=line["update_mfu"])
+        if line.get("part") == "decode" and "of_limit" in line and line["rows"] > 1:
+            shares.append(line["of_limit"])
+    if shares:  # what kernels take to start is in them
+        rates = replace(rates, decoding=min(shares), launch=0.0)
+    return rates
 
 
 @dataclass(frozen=True)
@@ -106,10 +155,10 @@ def plan(raw, gpus, settings):
     """One row for W = `gpus`. Times in seconds, memory in 1e9 bytes a GPU.
 
     settings: gpu_memory (1e9 bytes), prompts, generations, prompt_tokens, new_tokens (longest),
-    mean_tokens, micro_batch_tokens, gradient_checkpointing. Raises BadInput where the weights do
-    not fit.
+    mean_tokens, micro_batch_tokens, gradient_checkpointing, reference (a model for the KL term),
+    rates. Raises BadInput where the weights do not fit.
     """
-    sizes, prompts = sizes_of(raw), settings.prompts or max(128, gpus)
+    sizes, prompts, rates = sizes_of(raw), settings.prompts or max(128, gpus), rates_of(settings)
     own_prompts = math.ceil(prompts / gpus)  # of one GPU
     # Packed tokens of a group, and the keys that each of them looks at
     group_tokens = settings.prompt_tokens + settings.generations * settings.mean_tokens
@@ -118,32 +167,29 @@ def plan(raw, gpus, settings):
     parts = memory(
         sizes, gpus, settings.micro_batch_tokens, keys_per_token, settings.gradient_checkpointing
     )
+    parts["reference"] = 2 * sizes.parameters / gpus if settings.reference else 0
+    # Rows take memory as they grow: in the mean half of what their completions take at the end
     row_bytes = kv_bytes(sizes) * (
-        settings.new_tokens + settings.prompt_tokens * 2 / settings.generations
+        settings.mean_tokens + settings.prompt_tokens / settings.generations
     )
     room = room_for_rows(parts, row_bytes, gpus, settings)
-    # sampler.py takes half of what is free, and at most 256 rows.
-    own_rows = own_prompts * settings.generations
-    rows = int(max(1, min(own_rows, 256, room // 2 // row_bytes)))
-    rollout = sampling_seconds(sizes, own_rows, rows, settings)
-    update = update_seconds(sizes, own_prompts, group_tokens, settings)
+    rows = int(max(1, min(own_prompts * settings.generations, MOST_ROWS, room // row_bytes)))
+    rollout, tail = rollout_seconds(sizes, own_prompts, rows, settings, rates)
+    update = update_seconds(sizes, own_prompts, group_tokens, settings, rates)
     # Collectives: bf16 weights are gathered once a rollout; in training for forward and backward of
-    # every micro-batch, and gradients are scattered in fp32.
-    link = INSIDE if gpus <= NODE else BETWEEN
-    sent = sizes.parameters * (gpus - 1) / gpus / link
+    # every micro-batch, and gradients are scattered in fp32. A reference model is gathered as well.
+    sent = sizes.parameters * (gpus - 1) / gpus / (rates.inside if gpus <= NODE else rates.between)
     micro_batches = math.ceil(own_prompts * group_tokens / settings.micro_batch_tokens)
-    gather, exchange = 2 * sent, micro_batches * 8 * sent
+    gather, exchange = 2 * sent, micro_batches * (10 if settings.reference else 8) * sent
     step = gather + rollout + max(update, exchange)  # the exchange overlaps with the arithmetic
     return {
         "gpus": gpus,
-        "states_gb": parts["states"] / 1e9,
-        "weights_gb": parts["weights"] / 1e9,
-        "gathered_gb": parts["gathered"] / 1e9,
-        "activations_gb": parts["activations"] / 1e9,
+        **{f"{name}_gb": size / 1e9 for name, size in parts.items()},
         "kv_gb": rows * row_bytes / 1e9,
         "rows": rows,
         "gather_s": gather,
         "rollout_s": rollout,
+        "tail_s": tail,
         "update_s": update,
         "exchange_s": exchange,
         "step_s": step,
@@ -154,46 +200,86 @@ def plan(raw, gpus, settings):
 
 def room_for_rows(parts, row_bytes, gpus, settings):
     """Bytes that sampling may fill with keys and values: it keeps nothing for a backward pass."""
-    fixed = parts["states"] + parts["weights"]
-    training = parts["states"] + parts["gathered"] + parts["activations"]
+    fixed = parts["states"] + parts["weights"] + parts["reference"]
+    training = parts["states"] + parts["reference"] + parts["gathered"] + parts["activations"]
     if gpus == 1:
         training += parts["weights"]
     room = USABLE * settings.gpu_memory - fixed
     if room < row_bytes or training > USABLE * settings.gpu_memory:
         needed = max(training, fixed + row_bytes) / 1e9
+        advice = "more GPUs, --gradient_checkpointing or a lower --micro_batch_tokens"
+        if parts["weights"] + row_bytes > USABLE * settings.gpu_memory:
+            advice = "GPUs with more memory, because each of them holds all weights in bf16"
         raise BadInput(
-            f"--gpus {gpus}: needs {needed:.0f} GB a GPU of {settings.gpu_memory} GB: more GPUs, "
-            "--gradient_checkpointing or a lower --micro_batch_tokens"
+            f"--gpus {gpus}: needs {needed:.0f} GB a GPU of {settings.gpu_memory} GB: {advice}"
         )
     return room
 
 
-def sampling_seconds(sizes, own_rows, rows, settings):
-    """Sampling of `own_rows` completions, `rows` at once: where one ends, another begins."""
-    rounds = max(1, own_rows * settings.mean_tokens / rows / settings.new_tokens)
-    weights = 2 * (sizes.body + sizes.head) / BANDWIDTH
-    products = 2 * rows * (sizes.body + sizes.head) / PRODUCTS
-    # Tokens whose keys and values a step reads
-    context = rows * settings.mean_tokens / 2
-    context += math.ceil(rows / settings.generations) * settings.prompt_tokens
-    step = max(weights, products) + context * kv_bytes(sizes) / BANDWIDTH
-    return settings.new_tokens * rounds * step / DECODING
+def lengths_of(count, mean, longest):
+    """`count` lengths of completions in mixed order: exponential, cut off at `longest`.
+
+    Many are short and a few long, as those of a judge that thinks. The largest one is `longest`.
+    """
+    scale = mean
+    while scale * (1 - math.exp(-longest / scale)) < mean and scale < 100 * longest:
+        scale *= 1.02  # cutting off lowers the mean
+    shares = [(index * 0.618034) % 1 for index in range(count)]  # evenly spread, in mixed order
+    lengths = [max(1, min(longest, round(-scale * math.log(1 - share)))) for share in shares]
+    lengths[lengths.index(max(lengths))] = longest
+    return lengths
 
 
-def update_seconds(sizes, own_prompts, group_tokens, settings):
+def rollout_seconds(sizes, own_prompts, rows, settings, rates):
+    """(seconds of a rollout, seconds of them in which less than half of the rows still run).
+
+    The completions of one GPU, `rows` at once; where one ends, the next begins.
+    """
+    lengths = lengths_of(
+        own_prompts * settings.generations, settings.mean_tokens, settings.new_tokens
+    )
+    running = [(length, 0) for length in lengths[:rows]]  # (step at which it ends, its start)
+    heapq.heapify(running)
+    now, seconds, tail = 0, 0.0, 0.0
+    for waiting in [*lengths[rows:], *[None] * len(running)]:
+        end, _ = running[0]
+        own_tokens = sum((now + end) / 2 - start for _, start in running)
+        shared = math.ceil(len(running) / settings.generations) * settings.prompt_tokens
+        took = (end - now) * decode_seconds(sizes, len(running), own_tokens + shared, rates)
+        seconds += took
+        tail += took if len(running) < rows / 2 else 0.0
+        now = end
+        if waiting is None:
+            heapq.heappop(running)
+        else:
+            heapq.heapreplace(running, (now + waiting, now))
+    return seconds, tail
+
+
+def decode_seconds(sizes, rows, keys, rates):
+    """One decoding step: weights and keys are read, products computed, kernels started."""
+    a_layer, beside = rates.kernels
+    reading = 2 * (sizes.body + sizes.head) / rates.bandwidth
+    products = 2 * rows * (sizes.body + sizes.head) / rates.products
+    work = max(reading, products) + keys * kv_bytes(sizes) / rates.bandwidth
+    return work / rates.decoding + (sizes.layers * a_layer + beside) * rates.launch
+
+
+def update_seconds(sizes, own_prompts, group_tokens, settings, rates):
     """The prompt is computed once a group, and the head over completions alone.
 
-    Attention: causal, 4 operations a pair of tokens, forward once and backward twice.
+    Attention: causal, 4 operations a pair of tokens, forward once and backward twice. A reference
+    model adds a forward pass.
     """
     new_tokens = settings.generations * settings.mean_tokens  # of a group
     pairs = settings.prompt_tokens**2 / 2
     pairs += new_tokens * (settings.prompt_tokens + settings.mean_tokens / 2)
-    operations = 6 * sizes.body * group_tokens + 6 * sizes.head * new_tokens
-    operations += 12 * sizes.layers * sizes.query_width * pairs
-    operations *= own_prompts
-    if settings.gradient_checkpointing:
-        operations *= 4 / 3
-    return operations / (TRAINING * PEAK)
+    forward = 2 * sizes.body * group_tokens + 2 * sizes.head * new_tokens
+    forward += 4 * sizes.layers * sizes.query_width * pairs
+    passes = 4 if settings.gradient_checkpointing else 3
+    if settings.reference:
+        passes += 1
+    return own_prompts * passes * forward / (rates.training * PEAK)
 
 
 def command(settings, gpus):
@@ -217,6 +303,8 @@ def command(settings, gpus):
     ]
     if settings.gradient_checkpointing:
         words.append("--gradient_checkpointing")
+    if settings.reference:
+        words.append("--beta 0.001")
     return " ".join(words)
 
 
