@@ -1,6 +1,7 @@
 """FSDP2: the weights of a run with several processes, in fp32 shards. Loaded only by such a run."""
 
 import contextlib
+import functools
 import itertools
 from dataclasses import replace
 
@@ -36,12 +37,21 @@ def load_shards(folder, runtime, dtype, adapter):
         fully_shard(block, mesh=mesh, mp_policy=precision)
     fully_shard(model, mesh=mesh, mp_policy=precision, reshard_after_forward=False)
     register_fsdp_forward_method(model, "logprobs")  # gathers the head before it is read
+    model.logprobs = functools.partial(without_leftovers, model, model.logprobs)
     model.to_empty(device=runtime.device)
     parameters = dict(model.named_parameters())
     with torch.no_grad():
         for name, tensor in read_weights(model, base):
             parameters[name].to_local().copy_(own_shard(parameters[name], tensor))
     return model
+
+
+def without_leftovers(model, logprobs, *arguments):
+    """Calls logprobs. Where no backward pass follows that would let the root unit go, it goes."""
+    results = logprobs(*arguments)
+    if not torch.is_grad_enabled():
+        model.reshard()
+    return results
 
 
 def own_shard(parameter, tensor):
