@@ -211,8 +211,7 @@ def run(main, memory="use a smaller model or lower --max_completion_length"):
     sys.excepthook = short_failure
     # Sums of MKL otherwise depend on the alignment of memory. MKL reads this when it is first used.
     os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
-    # Batches of many lengths otherwise leave gaps in a GPU's memory.
-    os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+    os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")  # no gaps on a GPU
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # what the terminal cannot show is written as \\u2192
             stream.reconfigure(errors="backslashreplace")

@@ -246,8 +246,7 @@ def choose_device(name):
         raise BadInput(
             "--device cuda: this PyTorch sees no GPU: use --device cpu, or install a CUDA build"
         )
-    # cuDNN's attention makes a plan for every length of a prompt, which takes up to half a second
-    torch.backends.cuda.enable_cudnn_sdp(False)
+    torch.backends.cuda.enable_cudnn_sdp(False)  # it makes a slow plan for each length of a prompt
     return device
 
 
