@@ -243,9 +243,7 @@ def choose_device(name):
         name = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(name)
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise BadInput(
-            "--device cuda: this PyTorch sees no GPU: use --device cpu, or install a CUDA build"
-        )
+        raise BadInput("--device cuda: PyTorch sees no GPU: use cpu, or install its CUDA build")
     torch.backends.cuda.enable_cudnn_sdp(False)  # it makes a slow plan for each length of a prompt
     return device
 
