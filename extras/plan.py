@@ -35,7 +35,7 @@ class Rates:
     decoding      0.65             assumed: the share of the roofline that a step of decoding
                                    reaches; by --rates
     launch        1.3e-6           published: seconds of a kernel in a CUDA graph (Hazy Research)
-    kernels       16, 44           counted: in a decoding step, of a layer and beside the layers
+    kernels       16, 42           counted: in a decoding step, of a layer and beside the layers
     training      0.25             assumed: of the peak, with many short completions (0.35 with long
                                    ones); by --rates
     inside        300e9            assumed: bytes a second of a collective within a node of 8
@@ -46,7 +46,7 @@ class Rates:
     bandwidth: float = 3.0e12
     decoding: float = 0.65
     launch: float = 1.3e-6
-    kernels: tuple = (16, 44)
+    kernels: tuple = (16, 42)
     training: float = 0.25
     inside: float = 300e9
     between: float = 40e9
