@@ -3,24 +3,38 @@
 A row of FILE is {question | query | messages, candidates}, or has a question and one answer: rows
 with equal questions then belong together. A row of OUT is what --json prints for one question, with
 its id and settings. A second call goes on where the first one ended.
+
+Small questions are ranked together: a round of each goes to the judge in one batch. They are cut
+into chunks by their position in FILE, so the result is the same, interrupted or not.
 """
 
 import json
+import queue
+import threading
 from collections import Counter
 from dataclasses import asdict, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import datafiles
-from backends import Progress
+from backends import Progress, note_rest
 from cli import BadInput, note
 from data import ID_FIELDS, PROMPT, Question, first_present, text_or_number, unique_id
 from formats import prompt_of
 from judge import check_judge, judge_of
 from judge_file import check_paths, check_recorded, rests_on, rows_path, write_csv
-from ranking import JudgedMatches, answer_column, as_answer, cache_names, cached, report_spent
+from ranking import (
+    CHUNK_MATCHES,
+    JudgedMatches,
+    answer_column,
+    as_answer,
+    cache_names,
+    cached,
+    report_spent,
+)
 from resume import resumable_rows
 from runlog import append_rows, sole_writer
+from schedules import num_games
 from seeding import stable_hash
 from styles import transcript
 from tables import one_line
@@ -89,19 +103,20 @@ def rank_file(settings, rank):
     with progress, sole_writer(path):
         if count_rows(path, heads, recorded, settings) != done:
             raise BadInput(f"--out: {path} has grown meanwhile: call again to go on")
-        for number, question in enumerate(questions[done:], start=done):
-            # a seed of its own, so that pairings and coins do not favour the same place everywhere
-            own = replace(
-                settings,
-                query=query_of(question.messages),
-                seed=stable_hash(settings.seed, question.id) % 2**31,
-            )
-            judged = JudgedMatches(settings, question.messages, question.candidates, load_judge)
-            judged.spent = spent
-            play = cached(judged.play, None, cache_names(own, folder, question.candidates))
-            row = heads[number] | rank(own, question.candidates, play) | {"settings": recorded}
-            append_rows(path, [row], is_new=False)
-            progress.move_to(number + 1)
+        for start, end in chunks(questions, settings):
+            if end <= done:
+                continue
+            tasks = [partial(rank_one, settings, rank, folder, one) for one in questions[start:end]]
+            rows = []
+            for head, (fields, own) in zip(heads[start:end], rank_together(tasks, load_judge)):
+                rows.append(head | fields | {"settings": recorded})
+                spent.update(own)
+            append_rows(path, rows[max(0, done - start) :], is_new=False)
+            progress.move_to(end)
+            if start <= done and spent:
+                prices = settings.price_in, settings.price_out
+                usage, left = load_judge().backend.usage, len(questions) - end
+                note_rest(usage, prices, end - start, left, "question")
         if count_rows(path, heads, recorded, settings) != len(questions):
             raise BadInput(f"--out: {path} lost rows while this command wrote: call again")
     if path != settings.out:
@@ -112,6 +127,78 @@ def rank_file(settings, rank):
         print(json.dumps({"questions": len(questions), "out": settings.out}))
     else:
         print(f"{len(questions)} questions are ranked: {one_line(settings.out, 200)}")
+
+
+def rank_one(settings, rank, folder, question, judge):
+    """(fields of a question's row, what judging it took)"""
+    # a seed of its own, so that pairings and coins do not favour the same place everywhere
+    own = replace(
+        settings,
+        query=query_of(question.messages),
+        seed=stable_hash(settings.seed, question.id) % 2**31,
+    )
+    judged = JudgedMatches(settings, question.messages, question.candidates, lambda: judge)
+    play = cached(judged.play, None, cache_names(own, folder, question.candidates))
+    return rank(own, question.candidates, play), judged.spent
+
+
+def chunks(questions, settings):
+    """[(start, end), ...] of questions that are ranked together: CHUNK_MATCHES matches or more."""
+    bounds, matches = [0], 0
+    for end, question in enumerate(questions, start=1):
+        size = len(question.candidates)
+        is_elo = hasattr(settings, "schedule")
+        matches += num_games(size, settings.schedule, settings.games) if is_elo else size - 1
+        if matches >= CHUNK_MATCHES or end == len(questions):
+            bounds, matches = [*bounds, end], 0
+    return list(zip(bounds, bounds[1:]))
+
+
+class SharedJudge:
+    """What a thread of `rank_together` takes for its judge."""
+
+    def __init__(self, number, asked):
+        self.number, self.asked, self.answers = number, asked, queue.SimpleQueue()
+
+    def judge(self, pairs, **options):
+        self.asked.put((self, pairs, options))
+        return self.answers.get()
+
+
+def rank_together(tasks, load_judge):
+    """[task(judge) for task in tasks], each in a thread.
+
+    What they ask the judge goes to it, in this thread, when all of them wait for it: as one batch,
+    in the order of the tasks.
+    """
+    asked, results, waiting = queue.SimpleQueue(), [None] * len(tasks), []
+
+    def work(number):
+        try:
+            results[number] = tasks[number](SharedJudge(number, asked))
+            asked.put(None)
+        except BaseException as error:  # raised below
+            asked.put(error)
+
+    for number in range(len(tasks)):
+        threading.Thread(target=work, args=(number,), daemon=True).start()
+    running = len(tasks)
+    while running:
+        event = asked.get()
+        if isinstance(event, BaseException):
+            raise event
+        if event is None:
+            running -= 1
+        else:
+            waiting.append(event)
+        if waiting and len(waiting) == running:
+            waiting.sort(key=lambda event: event[0].number)
+            batch = [pair for _, pairs, _ in waiting for pair in pairs]
+            judgments = iter(load_judge().judge(batch, **waiting[0][2]))
+            for asker, pairs, _ in waiting:
+                asker.answers.put([next(judgments) for _ in pairs])
+            waiting.clear()
+    return results
 
 
 def sheet_row(question, row):

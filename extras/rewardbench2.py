@@ -310,7 +310,8 @@ def show_placements(found):
         scatter = "unknown, see --placements all"
         if entry["deviation"] is not None:
             reach = 1.96 * entry["deviation"]
-            scatter = f"{(entry['mean'] - reach) * 100:.1f} ... {(entry['mean'] + reach) * 100:.1f}"
+            low, high = max(0.0, entry["mean"] - reach), min(1.0, entry["mean"] + reach)
+            scatter = f"{low * 100:.1f} ... {high * 100:.1f}"
         mean = f"{entry['mean'] * 100:.1f}"
         print(f"{subset:22}{entry['items']:>6}{columns}{mean:>9}  {scatter}")
 

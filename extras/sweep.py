@@ -78,7 +78,7 @@ def show_sweep(results):
     columns = ["accuracy", "truncated", "matches decided by a coin"]
     print(
         f"{'tokens an item':>14}  {headline:>12}    95 % interval    "
-        f"pairs right  truncated  by a coin  settings (n = {results[0]['items']} items)"
+        f"pairs right  truncated  by a coin  settings (n = {results[0]['items']} items, %)"
     )
     for result in sorted(results, key=lambda result: result["protocol"]["tokens an item"][0]):
         numbers = result["protocol"] | result["rule"]

@@ -64,6 +64,16 @@ def test_a_command_runs_as_its_file_does(tmp_path):
     )
 
 
+def test_the_list_may_be_cut_off(tmp_path):
+    search = str(ROOT / "extras")
+    environment = os.environ | {"PYTHONPATH": search}
+    command = f"{sys.executable} -u -m rrm | true"
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.stderr == ""
+
+
 def test_a_module_of_the_same_name_is_named(tmp_path):
     (tmp_path / "data.py").write_text("")
     wrong = call(["-c", "import data, rrm"], tmp_path, check=False)

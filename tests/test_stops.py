@@ -28,7 +28,7 @@ import train_grpo
 import train_sft
 from cli import BadInput
 from distributed import Policy, Runtime
-from extras import evaluate, make_data, score, store, train_dpo
+from extras import evaluate, make_data, rank_file, score, store, train_dpo
 from judge import Judge
 from resume import file_hash, resumable_rows
 from runlog import append_rows, sole_writer
@@ -357,6 +357,7 @@ def test_a_result_that_is_shortened_while_it_is_made_ends_the_command(
     judging, tmp_path, monkeypatch, name
 ):
     monkeypatch.setattr(judge_file, "CHUNK_PAIRS", 1)
+    monkeypatch.setattr(rank_file, "CHUNK_MATCHES", 1)
     main, arguments = judging[name]
     judged, calls = Judge.judge, []
 

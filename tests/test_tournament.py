@@ -284,6 +284,62 @@ def test_many_questions(ranker, tmp_path, capsys, monkeypatch):
     assert out.read_bytes() == whole
 
 
+@pytest.mark.parametrize("ranker", [tournament, elo])
+def test_rounds_of_several_questions_are_one_batch(ranker, tmp_path, monkeypatch):
+    """Each question gets the matches and scores that it would get alone, and so does a resume."""
+    import judge
+    from extras import rank_file
+
+    sizes, play = [], judge.Judge.judge
+    monkeypatch.setattr(
+        judge.Judge,
+        "judge",
+        lambda self, pairs, **options: sizes.append(len(pairs)) or play(self, pairs, **options),
+    )
+    monkeypatch.setattr(rank_file, "CHUNK_MATCHES", 4)
+    rows = [
+        {"question": f"{a}+{b}", "candidates": [str(a + b + n) for n in range(a % 4 + 1)]}
+        for a, b in [(23, 5), (41, 7), (34, 1), (13, 30), (31, 20)]  # 4, 2, 3, 2, 4 answers
+    ]
+    out = tmp_path / "out.jsonl"
+    call = ["--candidates", write_rows(tmp_path / "q.jsonl", rows), "--out", str(out), *SHORT]
+    ranker.main(call)
+    # knockouts of questions 1 and 2, then 3 to 5, with two rounds each; elo: 1, 2 and 3, 4 and 5
+    assert sizes == ([3, 1, 4, 2] if ranker is tournament else [6, 4, 7])
+    whole = out.read_bytes()
+    alone = []
+    monkeypatch.setattr(rank_file, "CHUNK_MATCHES", 1)
+    for number, row in enumerate(rows, start=1):
+        row["id"] = f"q-{number}"
+        one = ["--candidates", write_rows(tmp_path / "one.jsonl", [row])]
+        ranker.main([*one, "--out", str(tmp_path / f"{number}.jsonl"), *SHORT])
+        alone.append((tmp_path / f"{number}.jsonl").read_bytes())
+    assert b"".join(alone) == whole
+    monkeypatch.setattr(rank_file, "CHUNK_MATCHES", 4)
+    ends = [place for place, byte in enumerate(whole, start=1) if byte == ord("\n")]
+    for end in ends[:-1]:
+        out.write_bytes(whole[:end])
+        ranker.main(call)
+        assert out.read_bytes() == whole
+
+
+def test_a_question_that_fails_ends_the_others():
+    from extras.rank_file import rank_together
+
+    def fails(judge):
+        judge.judge([1])
+        raise ZeroDivisionError
+
+    class Echo:
+        def judge(self, pairs):
+            return pairs
+
+    echo = [lambda judge, n=n: judge.judge([n, n]) + judge.judge([n]) for n in range(3)]
+    assert rank_together(echo, Echo) == [[n, n, n] for n in range(3)]
+    with pytest.raises(ZeroDivisionError):
+        rank_together([*echo, fails], Echo)
+
+
 def test_all_of_a_prompt_is_read(tmp_path):
     from extras.rank_file import read_questions
 

@@ -61,7 +61,9 @@ def main():
     lines = ["rrm COMMAND --flag value ...   (rrm COMMAND --help lists the flags of a command)", ""]
     lines += [f"{name:13} {text}" for name, (_, text) in known.items()]
     if name in ("__help", "__h"):
-        print("\n".join(lines))
+        from cli import run  # which ends quietly where the reader, such as head, has seen enough
+
+        run(lambda: print("\n".join(lines)))
     else:
         print(f"rrm: no command {sys.argv[1]!r}: rrm --help lists them", file=sys.stderr)
         sys.exit(2)
