@@ -29,7 +29,15 @@ from extras.agreement import agreement, show_agreement
 from extras.benchmarks import BENCHMARKS, GROUP_OF, load
 from extras.items import tied_games
 from extras.predictions import match_predictions, read_predictions
-from extras.results import check_out, earlier_rows, head_of, read_result, write_pairs, write_results
+from extras.results import (
+    check_out,
+    earlier_rows,
+    head_of,
+    read_result,
+    results_file,
+    write_pairs,
+    write_results,
+)
 from extras.scoring import BASELINES, OUTCOMES, compared, share, summarise
 from judge import JudgeSettings, check_judge, judge_of, refuse_copies
 from runlog import append_rows, json_lines, sole_writer, write_atomically
@@ -376,6 +384,9 @@ def show(result, percent="%"):
 
 def main(argv=None):
     settings = cli.parse_settings(Settings, argv, description=__doc__)
+    for name in ("predictions", "compare"):
+        if getattr(settings, name):
+            setattr(settings, name, results_file(getattr(settings, name)))
     check_out(settings)
     earlier = None
     if settings.predictions:

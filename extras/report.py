@@ -26,6 +26,7 @@ from cli import BadInput, note, setting
 from extras import split_arguments
 from extras.benchmarks import BENCHMARKS
 from extras.plot import COLOURS, DASHES, GREY, new_figure, save_figure, style_axis
+from extras.results import results_file
 from extras.scoring import OUTCOMES, decided, share, verdict_share
 from extras.words import headline, model_words, result_words, settings_words, winner_words
 from seeding import uniform
@@ -281,6 +282,7 @@ def main(argv=None):
         raise BadInput("no results.json given: python -m extras.report OUTPUT_DIR/results.json")
     if len(files) > len(COLOURS):
         raise BadInput(f"{len(files)} files in one figure: give at most {len(COLOURS)}")
+    files = [results_file(name) for name in files]
     found = [read_result(name) for name in files]
     benchmarks = [result["results"]["benchmark"] for result in found]
     for name, benchmark in zip(files, benchmarks):

@@ -59,6 +59,12 @@ def earlier_rows(path, head, settings):
     return rows
 
 
+def results_file(path):
+    """The results.json in the folder of an evaluation; any other path as it is."""
+    inside = Path(path) / "results.json"
+    return str(inside) if inside.exists() else path
+
+
 def read_result(path, flag, benchmark):
     """A results.json of this command as a dict, or None for another kind of file.
 

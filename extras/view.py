@@ -31,6 +31,7 @@ import cli
 from cli import BadInput, setting
 from data import Pair, load_pairs, load_questions
 from extras import split_arguments
+from extras.results import results_file
 from extras.scoring import outcome
 from extras.words import model_words, result_words, settings_words
 from progress import changes
@@ -277,6 +278,7 @@ def files_of(source, steps):
 
     Raises BadInput.
     """
+    source = Path(results_file(source))
     if not source.is_dir():
         return [(None, source)], []
     files = {}

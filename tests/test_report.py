@@ -165,3 +165,24 @@ def test_names_tell_files_apart():
     files = ["out/a/results.json", "out/b/results.json"]
     assert report.short_names(files) == ["a", "b"]
     assert report.short_names(["p/x/results.json", "q/x/results.json"]) == ["p/x", "q/x"]
+
+
+def test_a_folder_stands_for_its_results(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    from extras import evaluate, view
+
+    pairs = [{"id": f"p{n}", "query": "q", "a": "x", "b": f"y{n}", "label": 0} for n in range(4)]
+    verdicts = [{"id": f"p{n}", "winner": "ab"[n % 2]} for n in range(4)]
+    for name, rows in (("pairs", pairs), ("verdicts", verdicts)):
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (tmp_path / f"{name}.jsonl").write_text(text)
+    data = ["--benchmark", "pairs", "--data", str(tmp_path / "pairs.jsonl")]
+    folder = str(tmp_path / "out")
+    verdicts = str(tmp_path / "verdicts.jsonl")
+    evaluate.main([*data, "--predictions", verdicts, "--output_dir", folder])
+    report.main([folder])
+    view.main([folder])
+    assert (tmp_path / "out" / "results.png").exists() and (tmp_path / "out" / "view.html").exists()
+    capsys.readouterr()
+    evaluate.main(["--predictions", folder, "--compare", folder])
+    assert "results.json minus " in capsys.readouterr().out
