@@ -79,8 +79,10 @@ class Settings:
     max_completion_length: Optional[int] = setting(None, "in tokens (default: 1024, tiny 96)")
     max_prompt_length: Optional[int] = setting(None, "pairs with a longer prompt are dropped")
     temperature: float = setting(1.0, "sampling temperature; the loss uses it too")
-    dynamic_sampling: int = setting(0, "new prompts for groups with equal rewards, N times (DAPO)")
-    max_steps: Optional[int] = setting(None, "(default: 100, tiny 150)", group="optimisation")
+    dynamic_sampling: int = setting(0, "new prompts for groups of equal rewards, N times")
+    max_steps: Optional[int] = setting(
+        None, "training steps (default: 100, tiny 150)", group="optimisation"
+    )
     learning_rate: Optional[float] = setting(None, "of AdamW (default: 1e-6, tiny 1e-4)")
     warmup_steps: int = setting(0, "steps in which the learning rate rises to it from 0")
     beta: float = setting(0.0, "weight of the KL term; 0: no reference model")
@@ -100,7 +102,7 @@ class Settings:
     eval_limit: int = setting(200, "held-out pairs at most, of each set")
     eval_temperature: float = setting(0.6, "sampling temperature of evaluations; 0: greedy")
     save_every: int = setting(50, "steps between checkpoints; the last step is saved too")
-    keep: int = setting(0, "checkpoints that stay: the last ones and the best; 0: all")
+    keep: int = setting(0, "checkpoints that stay, and the best one; 0: all")
     resume: bool = setting(False, "continue from the newest checkpoint in output_dir, if any")
     seed: int = setting(0, "decides data order, placement and sampling")
     report_to: Literal["none", "tensorboard", "wandb"] = setting("none", "send metrics there too")
