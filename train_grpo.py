@@ -59,9 +59,7 @@ class Settings:
     train_data: Optional[str] = setting(None, "pairs: a file, a folder or a hub name (data.py)")
     eval_data: Optional[str] = setting(None, "held-out pairs, PATH or NAME=PATH,...; or none")
     output_dir: Optional[str] = setting(None, "folder of the run; new under out/ if not given")
-    style: Optional[str] = setting(
-        None, "a prompt in prompts/ or a file; default: its training's, else rrm"
-    )
+    style: Optional[str] = setting(None, "prompt in prompts/, or a file; default: its training's")
     reward: str = setting(
         "verdict",
         "of a judge: verdict, consistency, MODULE:FUNCTION (code of yours); of a solver: answer, "
@@ -80,9 +78,7 @@ class Settings:
     max_prompt_length: Optional[int] = setting(None, "pairs with a longer prompt are dropped")
     temperature: float = setting(1.0, "sampling temperature; the loss uses it too")
     dynamic_sampling: int = setting(0, "new prompts for groups of equal rewards, N times")
-    max_steps: Optional[int] = setting(
-        None, "training steps (default: 100, tiny 150)", group="optimisation"
-    )
+    max_steps: Optional[int] = setting(None, "steps (default: 100, tiny 150)", group="optimisation")
     learning_rate: Optional[float] = setting(None, "of AdamW (default: 1e-6, tiny 1e-4)")
     warmup_steps: int = setting(0, "steps in which the learning rate rises to it from 0")
     beta: float = setting(0.0, "weight of the KL term; 0: no reference model")
