@@ -54,7 +54,7 @@ class Settings:
     model: str = setting(
         "tiny-base",
         "Hugging Face folder or hub name",
-        group="model and data",
+        group="model, data and reward",
     )
     train_data: Optional[str] = setting(None, "pairs: a file, a folder or a hub name (data.py)")
     eval_data: Optional[str] = setting(None, "held-out pairs, PATH or NAME=PATH,...; or none")
@@ -64,7 +64,6 @@ class Settings:
         "verdict",
         "of a judge: verdict, consistency, MODULE:FUNCTION (code of yours); of a solver: answer, "
         "judge, solve:MODULE:FUNCTION",
-        group="reward",
     )
     judge_model: Optional[str] = setting(None, "folder or hub name of the judge of --reward judge")
     judge_base_url: Optional[str] = setting(None, "OpenAI-compatible server that has --judge_model")
