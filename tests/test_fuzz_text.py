@@ -28,6 +28,7 @@ from verdicts import find_verdicts
 
 ROOT = Path(__file__).parents[1]
 CORE = sorted([*ROOT.glob("*.py"), *ROOT.glob("kernels/*.py")])
+CHECKER = [ROOT / "extras" / name for name in ("equality.py", "formulas.py", "verify.py")]
 STYLES = sorted(path.stem for path in (ROOT / "prompts").glob("*.txt"))
 
 # ---- verdicts ----
@@ -361,8 +362,11 @@ def use_of(path, call):
 
 
 def expressions():
-    """(file and line, function, pattern) of all calls of re in the core; "x" for f-string parts."""
-    for path in CORE:
+    """(file and line, function, pattern) of all calls of re in core and checker of answers.
+
+    "x" stands for the parts of an f-string.
+    """
+    for path in CORE + [path for path in CHECKER if path.exists()]:
         for node in ast.walk(ast.parse(path.read_text())):
             if not (
                 isinstance(node, ast.Call)
@@ -424,7 +428,7 @@ def test_the_expressions_are_found():
     }
     assert r"\\boxed\{\s*(Assistant 1|Assistant 2|Tie)\s*\}" in {
         pattern for *_, pattern in FOUND
-    } and any("x[ab]" in pattern for *_, pattern in FOUND)
+    } and r"(?<![a-zA-Z0-9])x(?![a-zA-Z0-9])" in {pattern for *_, pattern in FOUND}
     with pytest.raises(TimeoutError), time_limit(0.5, "an expression that does hang"):
         re.fullmatch(r"(a+)+b", "a" * 40)
 

@@ -409,10 +409,9 @@ def test_every_command_of_a_run_is_one_that_exists(name, arguments, tmp_path):
         rates = {"rm_r1_7b": (5e-6, 1e-6, 1e-6), "rm_r1_32b": (2e-6, 5e-7, 8e-7)}[
             name
         ]  # appendix G: supervised, instruct, distilled
-        assert (grpo.num_generations, grpo.prompts_per_step) == (
-            7,
-            128,
-        ) and grpo.learning_rate == rates[1 + (arguments == ["distilled"])]
+        assert (grpo.num_generations, grpo.prompts_per_step, grpo.num_mini_batches) == (7, 1024, 8)
+        assert grpo.max_prompt_length == 4096
+        assert grpo.learning_rate == rates[1 + (arguments == ["distilled"])]
         assert (
             Path(grpo.train_data).stem
             == {"instruct": "after_distill", "distilled": "all"}[arguments[0]]

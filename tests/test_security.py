@@ -325,11 +325,8 @@ def test_nothing_runs_code_but_the_reward_of_ones_own():
 
 
 def test_the_help_says_that_a_reward_of_ones_own_runs_code(tmp_path, monkeypatch):
-    assert (
-        "MODULE:FUNCTION"
-        in (words := train_grpo.Settings.__dataclass_fields__["reward"].metadata["help"])
-        and "runs code" in words
-    )
+    words = train_grpo.Settings.__dataclass_fields__["reward"].metadata["help"]
+    assert "MODULE:FUNCTION (code of yours)" in words
     monkeypatch.chdir(tmp_path)
     (tmp_path / "trap.py").write_text("open('sprung', 'w')\ndef f(**columns): pass\n")
     for name in ("trap", "trap.f", ":trap", "trap:", "verdict", "../trap", "trap.py"):
