@@ -146,10 +146,17 @@ def versions(device):
 
 def bench_gpu(settings, shapes, device, dtype):
     """Runs the parts; whether all checks passed. After a fault of the GPU a new process goes on."""
-    started, failed, stdout = time.monotonic(), False, sys.stdout
-    out = open(settings.out, "a") if settings.out else contextlib.nullcontext()  # noqa: SIM115
     # a part that never ends: where it hung, and the end
     faulthandler.dump_traceback_later(settings.minutes * 60 + 45, exit=True, file=sys.__stderr__)
+    try:
+        return run_parts(settings, shapes, device, dtype)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def run_parts(settings, shapes, device, dtype):
+    started, failed, stdout = time.monotonic(), False, sys.stdout
+    out = open(settings.out, "a") if settings.out else contextlib.nullcontext()  # noqa: SIM115
     with out as file, tempfile.TemporaryDirectory() as scratch:
 
         def report(row):
@@ -168,5 +175,4 @@ def bench_gpu(settings, shapes, device, dtype):
             if not run_part(run, name, report) and names[index + 1 :]:
                 shutil.rmtree(scratch)
                 restart(settings, ["roofline", *names[index + 1 :]], run.left() / 60)
-    faulthandler.cancel_dump_traceback_later()
     return not failed

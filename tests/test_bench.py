@@ -314,8 +314,15 @@ def test_after_a_fault_of_the_gpu_a_new_process_goes_on(capsys, monkeypatch):
 
     monkeypatch.setattr(bench_gpu, "synchronize", dead)
     monkeypatch.setattr(bench_gpu.os, "execv", stop)
+    cancel, cancelled = bench_gpu.faulthandler.cancel_dump_traceback_later, []
+    monkeypatch.setattr(
+        bench_gpu.faulthandler,
+        "cancel_dump_traceback_later",
+        lambda: cancelled.append(cancel()),
+    )
     with pytest.raises(KeyboardInterrupt):
         run_gpu(capsys, "--parts", "roofline,packing,step", "--minutes", "3")
+    assert cancelled  # else it would end this process after 225 s
     assert words[words.index("--parts") + 1] == "roofline,packing,step"
     assert 2 < float(words[words.index("--minutes") + 1]) < 3
     assert words[words.index("--shapes") + 1] == "tiny"
