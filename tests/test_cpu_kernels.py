@@ -9,33 +9,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_models import random_model
 
 import kernels
 import kv_cache
 from kernels import cpu, logprob
-from model import Config, Model
 from sampler import generate
 
 torch.set_num_threads(1)
 ROOT = Path(__file__).parents[1]
 has_bf16 = torch.cpu._is_avx512_bf16_supported()
-
-
-def random_model(dtype):
-    config = dict(
-        model_type="qwen2",
-        vocab_size=211,
-        hidden_size=48,
-        intermediate_size=96,
-        num_hidden_layers=2,
-        num_attention_heads=6,
-        num_key_value_heads=2,
-    )
-    torch.manual_seed(0)
-    model = Model(Config.from_dict(config))
-    for name, weight in model.named_parameters():
-        torch.nn.init.normal_(weight, mean=1.0 if "norm" in name else 0.0, std=0.15)
-    return model.to(dtype)
 
 
 def random_prompts(count, longest):
@@ -98,7 +81,7 @@ def test_everything_works_without_the_file(tmp_path):
 @pytest.mark.parametrize("block", [1, 16, 256])
 def test_key_blocks_of_any_size_give_the_same_tokens(monkeypatch, block):
     """Blocks of one token, blocks that end inside rows and prompts, and one block for all."""
-    model, prompts = random_model(torch.float32), random_prompts(7, longest=70)
+    model, prompts = random_model("qwen2"), random_prompts(7, longest=70)
     options = dict(stop_token_ids=range(0, 211, 40), seed=3, max_rows=5)
     expected = generate(model, prompts, 6, 80, **options)
     monkeypatch.setattr(kv_cache, "BLOCK", block)
@@ -114,7 +97,7 @@ def test_key_blocks_of_any_size_give_the_same_tokens(monkeypatch, block):
 
 
 def test_attention_to_a_table_equals_a_softmax():
-    model, generator = random_model(torch.float32), torch.Generator().manual_seed(0)
+    model, generator = random_model("qwen2"), torch.Generator().manual_seed(0)
     config, num_rows, num_tokens = model.config, 3, 128
     table = kv_cache.KeyValueTable(config, 5, 192, like=model.embed_tokens.weight)
     shape = (num_rows, num_tokens, config.num_kv_heads, config.head_dim)
@@ -153,7 +136,7 @@ def test_matmul_in_fp32_of_bf16_matrices(rows, columns, accumulate, monkeypatch)
 
 @pytest.mark.skipif(not has_bf16, reason="needs a processor that multiplies bf16")
 def test_reordered_weights_give_the_plain_products_and_go_away(monkeypatch):
-    model, calls = random_model(torch.bfloat16), []
+    model, calls = random_model("qwen2", torch.bfloat16), []
     linear = model.layers[0].self_attn.q_proj
     x = torch.randn(8, 48).bfloat16()
     with torch.inference_mode():

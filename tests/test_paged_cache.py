@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_models import random_model
 
 import kv_cache
 import paged_cache
 import sampler
-from model import Config, Model
 from paged_cache import PagedCache, paged_attention, rotate_and_store
 from sampler import generate
 
@@ -23,24 +23,6 @@ needs_triton = pytest.mark.skipif(
 )
 # of a head, key heads, query heads that share one
 SHAPES = [(64, 2, 6), (128, 1, 7), (64, 3, 1)]
-
-
-def random_model(dtype=torch.float32):
-    config = dict(
-        model_type="qwen3",
-        vocab_size=211,
-        hidden_size=48,
-        intermediate_size=96,
-        num_hidden_layers=2,
-        num_attention_heads=6,
-        num_key_value_heads=2,
-        head_dim=16,
-    )
-    torch.manual_seed(0)
-    model = Model(Config.from_dict(config))
-    for name, weight in model.named_parameters():
-        torch.nn.init.normal_(weight, mean=1.0 if "norm" in name else 0.0, std=0.15)
-    return model.to(dtype)
 
 
 def random_prompts(lengths):
@@ -122,7 +104,7 @@ def same(found, expected):
 
 def test_pages_give_the_tokens_of_the_tables(paged, monkeypatch):
     """Ragged prompts, shared by groups; rows that grow over pages; rows that are refilled."""
-    model, prompts = random_model(), random_prompts(LENGTHS)
+    model, prompts = random_model("qwen3", head_dim=16), random_prompts(LENGTHS)
     found = generate(model, prompts, 6, 150, **OPTIONS)
     (cache,) = paged
     assert not cache.row_pages and len(cache.free) == cache.pages.shape[2] - 1  # all came back
@@ -133,7 +115,7 @@ def test_pages_give_the_tokens_of_the_tables(paged, monkeypatch):
 
 
 def test_a_row_that_finds_no_page_starts_again_later(paged, monkeypatch):
-    model, prompts = random_model(), random_prompts(LENGTHS)
+    model, prompts = random_model("qwen3", head_dim=16), random_prompts(LENGTHS)
     options = OPTIONS | {"stop_token_ids": ()}
     expected = generate(model, prompts, 3, 150, **options)
     postponed = []
@@ -154,7 +136,7 @@ def test_a_step_runs_for_a_power_of_two_of_rows(paged, monkeypatch):
     sizes = []
     step = sampler.Session.step
     monkeypatch.setattr(sampler.Session, "step", lambda self, n: sizes.append(n) or step(self, n))
-    model, prompts = random_model(), random_prompts((20, 70))
+    model, prompts = random_model("qwen3", head_dim=16), random_prompts((20, 70))
     generate(model, prompts, 3, 60, **OPTIONS | {"max_rows": 6})
     assert set(sizes) <= {1, 2, 4, 8} and sizes[0] == 8
 
@@ -251,7 +233,7 @@ def check_sampling():
             self.kernels = paged_triton
 
     paged_triton.PROGRAMS = 8
-    model, prompts = random_model(), random_prompts((1, 64, 70))
+    model, prompts = random_model("qwen3", head_dim=16), random_prompts((1, 64, 70))
     options = dict(max_rows=4, seed=1)
     expected = generate(model, prompts, 2, 10, **options)
     sampler.new_cache, sampler.STEPS_BETWEEN_LOOKS["cpu"] = KernelCache, 8

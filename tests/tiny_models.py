@@ -7,6 +7,8 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from model import Config, Model
+
 CHATML = """{%- for message in messages %}
 {{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}
 {%- endfor %}
@@ -109,3 +111,21 @@ def make_scripted_folder(path, script, **config_overrides):
         )  # the last norm makes a one-hot row sqrt(width) long
     model.save_pretrained(folder)
     return folder
+
+
+def random_model(model_type, dtype=torch.float32, **changes):
+    """A Model of a few thousand random weights, large enough that its greedy tokens differ."""
+    config = dict(
+        model_type=model_type,
+        vocab_size=211,
+        hidden_size=48,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=6,
+        num_key_value_heads=2,
+    )
+    torch.manual_seed(0)
+    model = Model(Config.from_dict(config | changes))
+    for name, weight in model.named_parameters():
+        torch.nn.init.normal_(weight, mean=1.0 if "norm" in name else 0.0, std=0.15)
+    return model.to(dtype)
