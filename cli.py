@@ -6,6 +6,7 @@ that arguments and files are checked before the slow imports start.
 """
 
 import argparse
+import atexit
 import codecs
 import contextlib
 import dataclasses
@@ -219,6 +220,8 @@ def run(main, memory="use a smaller model or lower --max_completion_length"):
         with at_end:
             result = main()
         sys.stdout.flush()
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            leave_at_once()
         return result
     except BadInput as error:
         from failures import print_failure
@@ -240,6 +243,18 @@ def run(main, memory="use a smaller model or lower --max_completion_length"):
             raise
         print_failure(describe(error) + advice)
         sys.exit(1)
+
+
+def leave_at_once():
+    """Ends a process of torchrun with exit code 0, without Python's own shutdown.
+
+    Threads of gloo outlive their process group. If one of them frees a tensor during Python's
+    shutdown, the process aborts.
+    """
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def short_failure(kind, error, trace):

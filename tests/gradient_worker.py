@@ -6,6 +6,7 @@ import sys
 import torch
 from loop import ADVANTAGES, load, made_up_groups, run_loop
 
+import cli
 import lora
 from distributed import start
 
@@ -59,3 +60,5 @@ with start("cpu", "float32") as runtime:
     if runtime.is_main:
         with open(sys.argv[2], "w") as file:
             json.dump(results, file)
+if world > 1:
+    cli.leave_at_once()

@@ -810,3 +810,24 @@ def test_weights_and_tokenizers_of_another_model_are_refused(folder, tmp_path):
                 dtype="float32",
             )
         )
+
+
+def test_a_process_of_torchrun_skips_pythons_shutdown(tmp_path):
+    """A thread of gloo that frees a tensor during the shutdown would abort the process."""
+    script = """
+import atexit, cli
+class Late:
+    def __del__(self):
+        print("shutdown")
+late = Late()
+atexit.register(print, "atexit")
+cli.run(lambda: print("main"))
+"""
+    for variables, output in [
+        ({}, "main\natexit\nshutdown\n"),
+        ({"TORCHELASTIC_RUN_ID": "none"}, "main\natexit\n"),
+    ]:
+        command = [sys.executable, "-c", script]
+        environment = os.environ | variables
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
+        assert (done.returncode, done.stdout, done.stderr) == (0, output, "")

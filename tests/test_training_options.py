@@ -232,6 +232,7 @@ SAVER = """
 import sys
 from types import SimpleNamespace
 import torch
+import cli
 from distributed import Policy, restore, save_checkpoint, start
 from resume import newest_checkpoint
 
@@ -247,6 +248,9 @@ with start("cpu", "float32") as runtime:
             master.grad = torch.ones_like(master) * (index % 5 + step - 3)
         policy.step(optimizer, 0.0, 1.0)
         save_checkpoint(folder, step, policy, optimizer, tokenizer, drawn=7)
+    world_size = runtime.world_size
+if world_size > 1:
+    cli.leave_at_once()
 """
 
 
