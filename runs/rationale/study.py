@@ -26,6 +26,7 @@ from checker import check, world  # noqa: E402
 from games import load_judge, load_tasks, majority_right, play, shown_answers  # noqa: E402
 from measures import mean, read_rows, write_rows  # noqa: E402
 
+LOG = ROOT / "runs/rationale/logs/results.jsonl.gz"
 OUT = Path(os.environ.get("OUT", ROOT / "out/rationale")).resolve()
 SUMS = {"levels": (2, 3), "share_lines": 0}
 STARTS = ROOT / "tiny/base", ROOT / "tiny/weak"  # of judges with an even and with an odd seed
@@ -216,6 +217,22 @@ def policy(name):
     shutil.rmtree(last.parent)
 
 
+def collect(log):
+    """{name: result} of OUT and of a log. What only one of them has is added to the other."""
+    found = {}
+    if log.exists():
+        rows = map(json.loads, gzip.decompress(log.read_bytes()).decode().splitlines())
+        found = {row["name"]: row for row in rows}
+        for name in found.keys() - {path.stem for path in OUT.glob("results/*.json")}:
+            save(name, found[name])
+    for path in OUT.glob("results/*.json"):
+        found[path.stem] = json.loads(path.read_text())
+    if found:
+        text = "".join(json.dumps(found[name]) + "\n" for name in sorted(found))
+        log.write_bytes(gzip.compress(text.encode(), mtime=0))
+    return found
+
+
 def run(name):
     if name.startswith("judge_"):
         measure(name, judge(name))
@@ -247,6 +264,7 @@ def plan():
 
 
 def main(wanted):
+    collect(LOG)
     for name in plan():
         if wanted == ["list"]:
             print(name, "finished" if finished(name) else "")

@@ -5,13 +5,10 @@
 Results that are gone from OUT stay in the log. Parts whose runs are missing are left out.
 """
 
-import gzip
-import json
-
 import numpy as np
 from checker import ROOT
 from measures import as_text, difference, markdown_table
-from study import CORRUPTED, OUT, plan
+from study import CORRUPTED, LOG, collect, plan
 
 HERE = ROOT / "runs/rationale"
 MEASURES = {
@@ -30,20 +27,6 @@ COLOURS = {"right": "#0072B2", "marks": "#E69F00", "work": "#009E73", "short": "
 COMPARED = [("step score", "accuracy")]
 COMPARED += [("averaged accuracy", "accuracy"), ("averaged accuracy", "step score")]
 DRAWS = 2000
-
-
-def collect():
-    """{name: result} of the log and of OUT, which is added to the log."""
-    path, found = HERE / "logs/results.jsonl.gz", {}
-    if path.exists():
-        rows = map(json.loads, gzip.decompress(path.read_bytes()).decode().splitlines())
-        found = {row["name"]: row for row in rows}
-    new = [json.loads(file.read_text()) for file in sorted(OUT.glob("results/*.json"))]
-    if new:
-        found |= {row["name"]: row for row in new}
-        text = "".join(json.dumps(found[name]) + "\n" for name in sorted(found))
-        path.write_bytes(gzip.compress(text.encode(), mtime=0))
-    return found
 
 
 # ---- judges and their worth ----
@@ -242,7 +225,7 @@ def draw(judges):
 
 
 def main():
-    results = collect()
+    results = collect(LOG)
     done, judges = sum(name in results for name in plan()), judges_of(results)
     parts = ["# Are the reasons right? Tables", f"Finished: {done} of {len(plan())} planned runs."]
     parts += ["## Judges", judge_table(results), "## RL", rl_table(results)]

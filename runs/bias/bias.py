@@ -1,0 +1,155 @@
+"""The runs of the map: policies that biased judges reward, and an audit of each judge.
+
+    python runs/bias/bias.py              every run of rules.md, one after the other
+    python runs/bias/bias.py digit wor    those whose name contains one of these texts
+    python runs/bias/bias.py list         their names, in order, and which are finished
+
+Trainings go to OUT/runs and results to OUT/results (OUT: out/bias). What is there is used again.
+"""
+
+import itertools
+import os
+import random
+import shutil
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+os.environ["OUT"] = os.environ.get("OUT", str(ROOT / "out/bias"))
+sys.path[:0] = [str(ROOT / part) for part in ("runs/bias", "runs/rationale", "runs/reward")]
+import student  # noqa: E402
+import study  # noqa: E402
+from answers import sample  # noqa: E402
+from judges import FEATURES, WORDING, biased_judge, is_right, leads, parse  # noqa: E402
+from measures import mean, read_rows, write_rows  # noqa: E402
+from study import OUT, finished, save, train  # noqa: E402
+
+from rewards import final_answer  # noqa: E402
+
+LOG = ROOT / "runs/bias/logs/results.jsonl.gz"
+SFT = """--max_steps 200 --batch_size 32 --learning_rate 5e-4 --schedule cosine --dtype float32
+    --save_every 200"""
+SEEDS = 0, 1, 2
+EDITS, GAMES = 20, 12  # of an audit: proposals for each answer, games for each proposal
+
+
+def plan():
+    """The names of all runs, FEATURE_A_B-SEED, in the order in which they are made."""
+    cells = [f"{feature}_0_4" for feature in FEATURES]  # a bias alone
+    cells += [f"{feature}_{a}_{b}" for a in (0.5, 1, 2) for b in (1, 2, 4) for feature in FEATURES]
+    cells += [f"place_{a}_0" for a in (0, 0.5, 1, 2)]  # noise alone
+    return [f"{cell}-{seed}" for seed in SEEDS for cell in cells]
+
+
+def policy_rows():
+    """The student's conversations; one answer in four begins with the confident wording."""
+    rng = random.Random("wording")
+    for row in student.rows():
+        question, answer = row["messages"]
+        if rng.random() < 0.25:
+            thinking, end, number = answer["content"].rpartition("</think>")
+            answer = answer | {"content": f"{thinking}{end}{WORDING}{number}"}
+        yield {"messages": [question, answer]}
+
+
+def base_policy():
+    rows = OUT / "data/policy.jsonl"
+    if not rows.exists():
+        write_rows(rows, itertools.islice(policy_rows(), 6400))
+    return train("train_sft.py", "policy", SFT, model=ROOT / "tiny/student", train_data=rows)
+
+
+def run(name):
+    """Trains a policy with the judge's reward; saves what it gained, and the judge's audit."""
+    judge, seed = name.split("-")
+    files = {"train_data": study.data("questions"), "eval_data": study.data("answers")}
+    flags = f"{study.POLICY} --scale_rewards none --reward solve:runs.bias.judges:{judge}"
+    last = train("train_grpo.py", name, flags, model=base_policy(), seed=seed, **files)
+    first, end = (last.parent / f"rollouts/eval-{step}.jsonl" for step in (0, 40))
+    result = {"before": described(judge, first), "after": described(judge, end)}
+    if seed == "0":
+        result["audit"] = audit(judge)
+    save(name, result)
+    shutil.rmtree(last.parent)
+
+
+def described(judge, path):
+    """Shares of right and of finished answers, and the mean of the judge's feature."""
+    texts = {row["id"]: row["question"] for row in read_rows(study.data("answers"))}
+    rows = read_rows(path)
+    answers = [final_answer(row["text"]) for row in rows]
+    feature = FEATURES[parse(judge)[0]]
+    return {
+        "right": mean(is_right(texts[row["id"]], answer) for row, answer in zip(rows, answers)),
+        "answered": mean(answer != "" for answer in answers),
+        "feature": mean(float(feature(answer)) for answer in answers),
+    }
+
+
+# ---- the audit: what a user can know of a judge before training ----
+
+
+def audit(name):
+    """{accuracy, bias, climb} of a judge on the base policy's answers to questions with answers."""
+    questions = [row["question"] for row in itertools.islice(student.questions(False), 8000, 8100)]
+    groups = sample(base_policy(), questions, 8)
+    pairs, climbed = [], []
+    judge = biased_judge(name, seed=1)
+    for question, texts in zip(questions, groups):
+        answers = [answer for answer in map(final_answer, texts) if answer]
+        pairs += [(question, *couple) for couple in itertools.combinations(answers, 2)]
+        right = [answer for answer in answers if is_right(question, answer)]
+        climbed += [climb(judge, question, answer) for answer in right[:1]]
+    wins = [judgment.p_first for judgment in judge.judge(pairs)]
+    decided, led = [], []
+    for (question, *answers), first in zip(pairs, wins):
+        right = [is_right(question, answer) for answer in answers]
+        if right[0] != right[1]:
+            decided.append(first if right[0] else 1 - first)
+        elif lead := leads(parse(name)[0], answers):
+            led.append(first if lead > 0 else 1 - first)
+    return {"accuracy": mean(decided), "bias": mean(led), "climb": mean(climbed)}
+
+
+def climb(judge, question, answer):
+    """Whether a right answer is still right after the edits that the judge prefers."""
+    rng = random.Random(f"climb:{question}")
+    current = answer
+    for _ in range(EDITS):
+        proposal = edited(current, rng)
+        games = judge.judge([(question, proposal, current)], num_votes=GAMES // 2)
+        if proposal.strip() and games[0].p_first >= 0.75:
+            current = proposal
+    return is_right(question, current)
+
+
+def edited(text, rng):
+    """The text with one random edit: a character replaced, left out or put in, or a part doubled.
+
+    New characters are those that the policy uses.
+    """
+    start = rng.randrange(len(text))
+    end = min(start + rng.randint(1, 4), len(text))
+    new = rng.choice("0123456789,: ")
+    return rng.choice(
+        [
+            text[:start] + new + text[start + 1 :],
+            text[:start] + text[start + 1 :],
+            text[:start] + new + text[start:],
+            text[:end] + text[start:],
+        ]
+    )
+
+
+def main(wanted):
+    study.collect(LOG)
+    for name in plan():
+        if wanted == ["list"]:
+            print(name, "finished" if finished(name) else "")
+        elif not finished(name) and any(part in name for part in wanted or [""]):
+            print(name, flush=True)
+            run(name)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,167 @@
+"""The tables and the figure of the map: every number that rules.md asks for.
+
+python runs/bias/table.py     OUT/results -> logs/results.jsonl.gz -> table.md, map.png
+"""
+
+import numpy as np
+from bias import FEATURES, LOG, ROOT, SEEDS, plan
+from judges import parse
+from measures import as_text, markdown_table
+from study import collect
+
+HERE = ROOT / "runs/bias"
+RUIN = -0.05  # change of the share of right answers
+DRAWS = 2000
+
+
+def cells_of(results):
+    """{judge: its audit, its changes by seed, which seeds are ruined}, of the finished cells."""
+    cells = {}
+    for judge in dict.fromkeys(name.split("-")[0] for name in plan()):
+        runs = [results[name] for seed in SEEDS if (name := f"{judge}-{seed}") in results]
+        if len(runs) == len(SEEDS):
+            changes = {
+                key: np.array([run["after"][key] - run["before"][key] for run in runs])
+                for key in ("right", "feature", "answered")
+            }
+            cells[judge] = runs[0]["audit"] | changes | {"ruined": changes["right"] <= RUIN}
+    return cells
+
+
+# ---- B1 and B2 ----
+
+
+def worth_of_noise(cells):
+    """A function from accuracy to the worth of a judge that is noisy and nothing else."""
+    noisy = [cells[judge] for judge in cells if parse(judge)[2] == 0]
+    noisy.sort(key=lambda cell: cell["accuracy"])
+    accuracies = [cell["accuracy"] for cell in noisy]
+    return lambda accuracy: np.interp(accuracy, accuracies, [c["right"].mean() for c in noisy])
+
+
+def feature_table(cells, biased, rng):
+    """B1 and B2: one row for each feature."""
+    rows, expected = [], worth_of_noise(cells)
+    for feature in FEATURES:
+        judges = [judge for judge in biased if parse(judge)[0] == feature]
+        alone = cells[f"{feature}_0_4"]
+        lost = [cells[j]["right"].mean() - expected(cells[j]["accuracy"]) for j in judges]
+        draws = rng.choice(lost, (DRAWS, len(lost))).mean(axis=1)
+        interval = np.mean(lost), *np.quantile(draws, [0.025, 0.975])
+        ruined = [cells[judge]["ruined"].sum() for judge in judges]
+        rows.append(
+            [
+                feature,
+                f"{alone['feature'].mean():+.2f}",
+                f"{alone['right'].mean():+.3f}",
+                as_text(interval),
+                f"{sum(ruined)} of {len(judges) * len(SEEDS)}",
+                sum(count >= 2 for count in ruined),
+            ]
+        )
+    columns = ["feature", "bias alone: feature", "right answers", "worth minus noise's"]
+    return markdown_table([*columns, "ruined runs", "cells with 2 or more"], rows)
+
+
+# ---- B3 ----
+
+
+def auc(scores, ruined):
+    """The probability that a ruined run has a lower score than a safe one, ties a half."""
+    low, high = scores[ruined][:, None], scores[~ruined][None]
+    return ((low < high) + 0.5 * (low == high)).mean() if low.size and high.size else np.nan
+
+
+def runs_of(cells, judges):
+    """({measure: (runs,)}, ruined (runs,)); the lower a measure, the more ruin it foretells."""
+    measures = {
+        name: np.repeat([sign * cells[judge][name] for judge in judges], len(SEEDS))
+        for name, sign in (("climb", 1), ("accuracy", 1), ("bias", -1))
+    }
+    return measures, np.concatenate([cells[judge]["ruined"] for judge in judges])
+
+
+def audit_table(cells, judges, rng):
+    """AUC of each measure and how much better climb is, with intervals over cells."""
+    draws = [judges, *(rng.choice(judges, len(judges)) for _ in range(DRAWS))]
+    values = []
+    for drawn in draws:
+        measures, ruined = runs_of(cells, drawn)
+        row = [auc(scores, ruined) for scores in measures.values()]
+        values.append([*row, row[0] - row[1], row[0] - row[2]])
+    low, high = np.nanquantile(values[1:], [0.025, 0.975], axis=0)
+    names = ["climb", "accuracy", "bias rate", "climb - accuracy", "climb - bias rate"]
+    rows = [[name, as_text(found)] for name, *found in zip(names, values[0], low, high)]
+    return markdown_table(["measure", "AUC"], rows)
+
+
+def balanced_accuracy(scores, ruined, threshold):
+    return ((scores[ruined] < threshold).mean() + (scores[~ruined] >= threshold).mean()) / 2
+
+
+def left_out_table(cells, judges):
+    """Climb on a family, with the threshold that is best for the others."""
+    rows = []
+    for feature in FEATURES:
+        own = [judge for judge in judges if parse(judge)[0] == feature]
+        measures, ruined = runs_of(cells, [judge for judge in judges if judge not in own])
+        candidates = np.unique(measures["climb"]) + 1e-9
+        found = [balanced_accuracy(measures["climb"], ruined, value) for value in candidates]
+        threshold = candidates[int(np.argmax(found))]
+        measures, ruined = runs_of(cells, own)
+        row = [auc(measures["climb"], ruined), np.mean((measures["climb"] < threshold) == ruined)]
+        rows.append([feature, f"{threshold:.2f}", *(f"{value:.2f}" for value in row), ruined.sum()])
+    columns = ["family left out", "threshold", "AUC within it", "runs foretold", "ruined of them"]
+    return markdown_table(columns, rows)
+
+
+# ---- everything ----
+
+
+def cell_table(cells):
+    rows = []
+    for judge, cell in cells.items():
+        changes = ", ".join(f"{value:+.3f}" for value in cell["right"])
+        numbers = [f"{cell[name]:.2f}" for name in ("accuracy", "bias", "climb")]
+        rows.append([*judge.split("_"), *numbers, changes, cell["ruined"].sum()])
+    columns = ["feature", "a", "b", "accuracy", "bias rate", "climb", "change of right answers"]
+    return markdown_table([*columns, "ruined"], rows)
+
+
+def draw(cells):
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 2.8), layout="constrained")
+    plots = figure.subplots(1, len(FEATURES), sharey=True)
+    for axes, feature in zip(plots, FEATURES):
+        grid = [
+            [cells[f"{feature}_{a}_{b}"]["right"].mean() for b in (1, 2, 4)] for a in (0.5, 1, 2)
+        ]
+        image = axes.imshow(grid, cmap="RdBu", vmin=-0.4, vmax=0.4, origin="lower")
+        for (row, column), value in np.ndenumerate(grid):
+            axes.text(column, row, f"{value:+.2f}", ha="center", va="center")
+        axes.set(title=feature, xlabel="b: bias", xticks=range(3), yticks=range(3))
+        axes.set_xticklabels([1, 2, 4])
+        axes.set_yticklabels([0.5, 1, 2])
+    plots[0].set_ylabel("a: what is right")
+    figure.colorbar(image, ax=plots, label="change of right answers")
+    figure.savefig(HERE / "map.png", dpi=120)
+
+
+def main():
+    results, rng = collect(LOG), np.random.default_rng(0)
+    cells = cells_of(results)
+    biased = [judge for judge in cells if min(parse(judge)[1:]) > 0]
+    done = sum(name in results for name in plan())
+    parts = ["# Which bias of a judge ruins a policy? Tables"]
+    parts += [f"Finished: {done} of {len(plan())} planned runs.", cell_table(cells)]
+    if done == len(plan()):
+        ruined = sum(cells[judge]["ruined"].sum() for judge in biased)
+        parts += [feature_table(cells, biased, rng), f"Ruined: {ruined} runs of the grid."]
+        parts += [audit_table(cells, biased, rng), left_out_table(cells, biased)]
+        draw(cells)
+    (HERE / "table.md").write_text("\n\n".join(parts) + "\n")
+
+
+if __name__ == "__main__":
+    main()
