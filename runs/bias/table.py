@@ -105,7 +105,9 @@ def left_out_table(cells, judges):
     for feature in FEATURES:
         own = [judge for judge in judges if parse(judge)[0] == feature]
         measures, ruined = runs_of(cells, [judge for judge in judges if judge not in own])
-        candidates = np.unique(measures["climb"]) + 1e-9
+        if not ruined.any():
+            continue
+        candidates = np.unique(measures["climb"])
         found = [balanced_accuracy(measures["climb"], ruined, value) for value in candidates]
         threshold = candidates[int(np.argmax(found))]
         measures, ruined = runs_of(cells, own)
