@@ -5,21 +5,20 @@ wrong raises `BadInput`: one line on standard error, exit code 2. This file impo
 that arguments and files are checked before the slow imports start.
 """
 
-import argparse
-import atexit
 import codecs
 import contextlib
 import dataclasses
 import json
 import os
+import re
+import shutil
 import sys
+import textwrap
 import typing
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
 at_end = contextlib.ExitStack()  # what `run` does after the command, whatever happens
-# what commands a terminal, for str.translate
-CONTROL = dict.fromkeys([*range(9), *range(11, 32), *range(127, 160)], "\N{REPLACEMENT CHARACTER}")
 
 
 class BadInput(Exception):
@@ -27,6 +26,8 @@ class BadInput(Exception):
 
 
 # ---- settings ----
+
+BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
 def setting(default, text, group=None):
@@ -37,35 +38,32 @@ def setting(default, text, group=None):
     return dataclasses.field(default=default, metadata={"help": text, "group": group})
 
 
-class Parser(argparse.ArgumentParser):
-    def error(self, message):  # argparse itself would print its usage and exit
-        if message.endswith("expected one argument"):
-            message += ": a text that begins with - is written --flag=-text"
-        raise BadInput(f"{message} (--help lists every flag)")
-
-    def format_help(self):  # on one screen: no blank lines between groups, --json for --json []
-        head, flags = super().format_help().replace(" []", "   ").split("options:\n")
-        return head + flags.partition("\n\n")[2].replace("\n\n", "\n")  # without --help itself
-
-
 def parse_settings(settings_class, argv=None, text_fields=(), description=""):
     """Reads command-line arguments into a settings dataclass. Raises BadInput; --help exits with 0.
 
-    Dashes and underscores are alike in flags. Abbreviations and repeated flags are refused.
+    A flag is `--name value` or `--name=value`, with dashes or underscores; `--name` alone is true.
     text_fields: names of the fields in which `@path` and `-` are replaced by what they point to.
     description: the docstring of the command; --help begins with its first two paragraphs.
     """
-    argv = sys.argv[1:] if argv is None else argv
-    parser = make_parser(settings_class, description)
-    flags = {f"--{field.name}" for field in dataclasses.fields(settings_class)}
-    argv = [with_underscores(argument, flags) for argument in argv]
-    check_repeated(argv, flags)
-    values, unknown = parser.parse_known_args(argv)
-    if unknown:
-        from failures import suggestion
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    types, given = setting_types(settings_class), {}
+    while arguments:
+        argument = arguments.pop(0)
+        if argument in ("-h", "--help"):
+            print(manual(settings_class, description))
+            sys.exit(0)
+        flag, has_value, value = argument.partition("=")
+        name = flag.removeprefix("--").replace("-", "_")
+        if not flag.startswith("--") or name not in types:
+            from failures import suggestion
 
-        raise BadInput(f"unknown argument {unknown[0]!r:.200}: {suggestion(unknown[0], flags)}")
-    settings = settings_class(**vars(values))
+            raise BadInput(f"unknown argument {argument!r:.200}: {suggestion(argument, types)}")
+        if name in given:
+            raise BadInput(f"--{name} is given 2 times: give it once")
+        if not has_value:
+            value = value_after(name, types[name], arguments)
+        given[name] = convert(value, types[name], name)
+    settings = settings_class(**given)
     if text_fields:
         from datafiles import read_text_fields
 
@@ -73,64 +71,60 @@ def parse_settings(settings_class, argv=None, text_fields=(), description=""):
     return settings
 
 
-def make_parser(settings_class, description):
-    parser = Parser(
-        description="\n\n".join(description.split("\n\n")[:2]),
-        usage=argparse.SUPPRESS,  # the description has examples
-        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, 2, 31),
-        allow_abbrev=False,
-    )
+def setting_types(settings_class):
+    """{name: bool, int, float, str or a Literal}; Optional[int] counts as int."""
     types = typing.get_type_hints(settings_class)
-    groups, group = {}, "settings"
+    for name, hint in types.items():
+        if type(None) in typing.get_args(hint):
+            types[name] = typing.get_args(hint)[0]
+    return types
+
+
+def value_after(name, kind, arguments):
+    """Takes the value of a flag from the arguments after it."""
+    if kind is bool and (not arguments or arguments[0].lower() not in BOOLEANS):
+        return "true"
+    if not arguments or re.fullmatch(r"--?[a-zA-Z]\S*", arguments[0]):  # looks like a flag
+        raise BadInput(
+            f"--{name}: expected one argument: a text that begins with - is written --flag=-text"
+        )
+    return arguments.pop(0)
+
+
+def convert(text, kind, name):
+    if kind is bool:
+        if text.lower() not in BOOLEANS:
+            raise BadInput(f"--{name}: {text!r:.80} is neither true nor false")
+        return BOOLEANS[text.lower()]
+    choices = typing.get_args(kind)
+    if choices:
+        if text not in choices:
+            raise BadInput(f"--{name}: invalid choice {text!r:.80}: one of {', '.join(choices)}")
+        return text
+    try:
+        return kind(text)
+    except ValueError as error:
+        raise BadInput(f"--{name}: invalid {kind.__name__} value {text!r:.80}") from error
+
+
+def manual(settings_class, description):
+    """What --help prints."""
+    lines = ["\n\n".join(description.split("\n\n")[:2]), ""]
+    types = setting_types(settings_class)
+    width = shutil.get_terminal_size().columns
     for field in dataclasses.fields(settings_class):
-        group = field.metadata.get("group") or group
-        if group not in groups:
-            groups[group] = parser.add_argument_group(group)
-        options = type_options(types[field.name])
-        notes = [", ".join(options["choices"])] if "choices" in options else []
+        if field.metadata["group"]:
+            lines.append(f"{field.metadata['group']}:")
+        kind, notes = types[field.name], []
+        placeholder = {bool: "", int: "N", float: "X", str: "TEXT"}.get(kind, "NAME")
+        if placeholder == "NAME":
+            notes.append(", ".join(typing.get_args(kind)))
         if field.default not in (None, "") and field.default is not False:
             notes.append(f"default: {field.default}")
-        text = field.metadata.get("help", "") + (f" ({'; '.join(notes)})" if notes else "")
-        groups[group].add_argument(
-            f"--{field.name}",
-            default=field.default,
-            help=text.replace("%", "%%"),  # argparse formats it
-            **options,
-        )
-    return parser
-
-
-def type_options(hint):
-    """What argparse needs for a field of type bool, int, float, str, Literal or Optional of one."""
-    if type(None) in typing.get_args(hint):  # Optional[int] is Union[int, None]
-        hint = next(kind for kind in typing.get_args(hint) if kind is not type(None))
-    if typing.get_origin(hint) is typing.Literal:
-        return {"choices": typing.get_args(hint), "metavar": "NAME"}
-    if hint is bool:  # --flag, --flag true, --flag false
-        return {"type": as_bool, "nargs": "?", "const": True, "metavar": ""}
-    return {"type": hint, "metavar": {int: "N", float: "X", str: "TEXT"}[hint]}
-
-
-def as_bool(text):
-    if text.lower() in ("true", "yes", "1"):
-        return True
-    if text.lower() in ("false", "no", "0"):
-        return False
-    raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
-
-
-def with_underscores(argument, flags):
-    """--num-votes=3 -> --num_votes=3; anything but a known flag stays as it is."""
-    name, equals, value = argument.partition("=")
-    name = name[:2] + name[2:].replace("-", "_")
-    return name + equals + value if name in flags else argument
-
-
-def check_repeated(argv, flags):
-    names = [argument.split("=")[0] for argument in argv]
-    for flag in flags:
-        if names.count(flag) > 1:
-            raise BadInput(f"{flag} is given {names.count(flag)} times: give it once")
+        text = field.metadata["help"] + (f" ({'; '.join(notes)})" if notes else "")
+        flag = f"  --{field.name} {placeholder}"
+        lines += textwrap.wrap(f"{flag:30} {text}", width, subsequent_indent=31 * " ")
+    return "\n".join(lines)
 
 
 # ---- files ----
@@ -196,20 +190,23 @@ def read_json_lines(path, flag="file", kind=(dict,)):
 # ---- messages and failures ----
 
 
+def visible(text):
+    """The text with a replacement character for each character that commands a terminal."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "\N{REPLACEMENT CHARACTER}", text)
+
+
 def note(message):
     """Prints what is not a result to standard error; of several processes only the first speaks."""
     if os.environ.get("RANK", "0") == "0":
-        print(str(message).translate(CONTROL), file=sys.stderr, flush=True)
+        print(visible(str(message)), file=sys.stderr, flush=True)
 
 
 def run(main, memory="use a smaller model or lower --max_completion_length"):
     """Runs a command's main function and returns what it returns.
 
-    Known failures become one line and an exit code: 2 for bad input, 130 for Ctrl-C, 1 for too
-    little memory (`memory` says what to do), a full disk, numbers that are not finite and a closed
-    pipe. Any other exception keeps its traceback and Python's exit code 1.
+    A known failure becomes one line and an exit code (`failures.exit_code`); `memory` says what to
+    do about too little memory. Any other exception keeps its traceback and Python's exit code 1.
     """
-    sys.excepthook = short_failure
     # Sums of MKL otherwise depend on the alignment of memory. MKL reads this when it is first used.
     os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
     os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")  # no gaps on a GPU
@@ -220,55 +217,30 @@ def run(main, memory="use a smaller model or lower --max_completion_length"):
         with at_end:
             result = main()
         sys.stdout.flush()
-        if "TORCHELASTIC_RUN_ID" in os.environ:
-            leave_at_once()
-        return result
-    except BadInput as error:
-        from failures import print_failure
+    except (Exception, KeyboardInterrupt) as error:
+        from failures import exit_code
 
-        is_first = os.environ.get("LOCAL_RANK", "0") == "0"  # of its machine, whose files are wrong
-        print_failure(" ".join(str(error).split()), is_first)
-        sys.exit(2)
-    except BrokenPipeError:  # the reader (head, less) has seen enough
-        sys.stderr.close()
-        sys.exit(1)
-    except KeyboardInterrupt:
-        note("interrupted")
-        sys.exit(130)
-    except Exception as error:
-        from failures import advice_on, describe, print_failure
-
-        advice = advice_on(error, memory)
-        if advice is None:
+        code = exit_code(error, memory)
+        if code is None:
             raise
-        print_failure(describe(error) + advice)
-        sys.exit(1)
+        sys.exit(code)
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        from failures import leave_at_once
+
+        leave_at_once()
+    return result
 
 
-def leave_at_once():
-    """Ends a process of torchrun with exit code 0, without Python's own shutdown.
+def failed_import(kind, error, trace):
+    """sys.excepthook of a command of ours that is still importing its files."""
+    from failures import exit_code
 
-    Threads of gloo outlive their process group. If one of them frees a tensor during Python's
-    shutdown, the process aborts.
-    """
-    atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
-
-
-def short_failure(kind, error, trace):
-    """sys.excepthook of our commands: one line for Ctrl-C and for a package that is missing."""
-    if kind is KeyboardInterrupt:
-        note("interrupted")
-        os._exit(130)
-    if kind is not ModuleNotFoundError:
+    code = exit_code(error)
+    if code is None:
         return sys.__excepthook__(kind, error, trace)
-    from failures import print_failure
-
-    print_failure(f"{error}: pip install it, or all of requirements.txt")
+    os._exit(code)
 
 
 main_file = Path(getattr(sys.modules["__main__"], "__file__", None) or "x").resolve()
-if main_file.parent in (ROOT, ROOT / "extras"):  # a command of ours, which still imports its files
-    sys.excepthook = short_failure
+if main_file.parent in (ROOT, ROOT / "extras"):
+    sys.excepthook = failed_import

@@ -1,5 +1,6 @@
-"""What a command says when it fails: one line on standard error. cli.run loads it then."""
+"""How a command ends that fails: one line on standard error. cli.run loads this file then."""
 
+import atexit
 import difflib
 import errno
 import json
@@ -10,7 +11,7 @@ import time
 import traceback
 from pathlib import Path
 
-from cli import CONTROL, ROOT
+from cli import ROOT, BadInput, note, visible
 
 DISK_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
@@ -25,6 +26,33 @@ def suggestion(argument, flags):
     if not argument.startswith("-") or len(meant) != 1:
         return "--help lists every flag"
     return f"did you mean --{meant[0]}?"
+
+
+def exit_code(error, memory=""):
+    """Prints what went wrong in one line and returns the exit code of the command.
+
+    2 for bad input, 130 for Ctrl-C, 1 for a missing package, too little memory (`memory` says what
+    to do), a full disk, numbers that are not finite and a closed pipe. Any other exception is a
+    bug: None, and nothing is printed.
+    """
+    if isinstance(error, KeyboardInterrupt):
+        note("interrupted")
+        return 130
+    if isinstance(error, BrokenPipeError):  # the reader (head, less) has seen enough
+        sys.stderr.close()
+        return 1
+    if isinstance(error, BadInput):
+        is_first = os.environ.get("LOCAL_RANK", "0") == "0"  # of its machine, whose files are wrong
+        print_failure(" ".join(str(error).split()), is_first)
+        return 2
+    if isinstance(error, ModuleNotFoundError):
+        print_failure(f"{error}: pip install it, or all of requirements.txt")
+        return 1
+    advice = advice_on(error, memory)
+    if advice is None:
+        return None
+    print_failure(describe(error) + advice)
+    return 1
 
 
 def advice_on(error, memory):
@@ -51,9 +79,21 @@ def describe(error):
 
 
 def print_failure(text, is_first=True):
-    text = f"{Path(sys.argv[0]).name}: {text}".translate(CONTROL)
+    text = visible(f"{Path(sys.argv[0]).name}: {text}")
     if is_first:
         print(text, file=sys.stderr, flush=True)
     if "TORCHELASTIC_ERROR_FILE" in os.environ:  # torchrun ends with what this file says
         report = json.dumps({"message": {"message": text, "extraInfo": {"timestamp": time.time()}}})
         Path(os.environ["TORCHELASTIC_ERROR_FILE"]).write_text(report)
+
+
+def leave_at_once():
+    """Ends a process of torchrun with exit code 0, without Python's own shutdown.
+
+    Threads of gloo outlive their process group. If one of them frees a tensor during Python's
+    shutdown, the process aborts.
+    """
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)

@@ -408,7 +408,7 @@ def show(judgment):
     dim, plain = ("\033[2m", "\033[0m") if sys.stdout.isatty() else ("", "")
     for number, game in enumerate(judgment.games, start=1):
         first, second = ("AB"[index] for index in game["order"])
-        text = game["text"].translate(cli.CONTROL).strip()
+        text = cli.visible(game["text"]).strip()
         vote = vote_of(game)
         outcomes = {0: "A is better", 1: "B is better", "tie": "a tie", None: game["status"]}
         place = f"game {number} of {len(judgment.games)}"

@@ -366,7 +366,7 @@ def show(result, percent="%"):
                     columns.append("-" if trivial is None else shown(name, trivial))
             trivials = "  ".join(f"{column:>8}" for column in columns)
             number = result.get("counts", {}).get(part, {}).get(name, result["items"])
-            name = name.translate(cli.CONTROL)
+            name = cli.visible(name)
             unit = percent if is_share(name) else " " * len(percent)
             print(f"{name:34} {number:6} {middle} {unit}{low} ...{high} {unit}  {trivials}")
         if unknown:

@@ -6,7 +6,7 @@ import sys
 import torch
 from loop import ADVANTAGES, load, made_up_groups, run_loop
 
-import cli
+import failures
 import lora
 from distributed import start
 
@@ -61,4 +61,4 @@ with start("cpu", "float32") as runtime:
         with open(sys.argv[2], "w") as file:
             json.dump(results, file)
 if world > 1:
-    cli.leave_at_once()
+    failures.leave_at_once()

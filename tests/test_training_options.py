@@ -232,7 +232,7 @@ SAVER = """
 import sys
 from types import SimpleNamespace
 import torch
-import cli
+import failures
 from distributed import Policy, restore, save_checkpoint, start
 from resume import newest_checkpoint
 
@@ -250,7 +250,7 @@ with start("cpu", "float32") as runtime:
         save_checkpoint(folder, step, policy, optimizer, tokenizer, drawn=7)
     world_size = runtime.world_size
 if world_size > 1:
-    cli.leave_at_once()
+    failures.leave_at_once()
 """
 
 
