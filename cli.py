@@ -1,4 +1,4 @@
-"""Command lines: settings from dataclasses, `@path` and `-` values, one clear line for bad input.
+"""Command lines: settings from dataclasses, files of text and JSON, one clear line for bad input.
 
 The settings of a command are one dataclass, and `--help` is its manual. Whatever a user can get
 wrong raises `BadInput`: one line on standard error, exit code 2. This file imports no torch, so
@@ -38,11 +38,10 @@ def setting(default, text, group=None):
     return dataclasses.field(default=default, metadata={"help": text, "group": group})
 
 
-def parse_settings(settings_class, argv=None, text_fields=(), description=""):
+def parse_settings(settings_class, argv=None, description=""):
     """Reads command-line arguments into a settings dataclass. Raises BadInput; --help exits with 0.
 
     A flag is `--name value` or `--name=value`, with dashes or underscores; `--name` alone is true.
-    text_fields: names of the fields in which `@path` and `-` are replaced by what they point to.
     description: the docstring of the command; --help begins with its first two paragraphs.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -63,12 +62,7 @@ def parse_settings(settings_class, argv=None, text_fields=(), description=""):
         if not has_value:
             value = value_after(name, types[name], arguments)
         given[name] = convert(value, types[name], name)
-    settings = settings_class(**given)
-    if text_fields:
-        from datafiles import read_text_fields
-
-        read_text_fields(settings, text_fields)
-    return settings
+    return settings_class(**given)
 
 
 def setting_types(settings_class):
@@ -131,13 +125,12 @@ def manual(settings_class, description):
 
 
 def read_text(path, flag):
-    """The text of a file; path 0 is standard input. Raises BadInput with the flag and the name."""
-    name = "standard input" if path == 0 else path
+    """The text of a file. Raises BadInput with the flag and the path."""
     try:
-        with open(path, "rb", closefd=path != 0) as file:
-            return decode(file.read(), f"{flag}: {name}")
+        content = Path(path).read_bytes()
     except OSError as error:
-        raise BadInput(f"{flag}: cannot read {name} ({error.strerror}): check the path") from error
+        raise BadInput(f"{flag}: cannot read {path} ({error.strerror}): check the path") from error
+    return decode(content, f"{flag}: {path}")
 
 
 def decode(content, place):

@@ -1,13 +1,14 @@
-"""What model.py can run: the rules that config.json of a model from elsewhere has to keep.
+"""What model.py can run: the rules that a model from elsewhere has to keep.
 
-checkpoint.check_model_folder loads this file for every model but the embedded ones.
+checkpoint.py and chat.py load this file for every model but the embedded ones.
 """
 
 import re
 
 import checkpoint
+from chat import encode_chat
 from checkpoint import rope_parameters
-from cli import BadInput
+from cli import BadInput, parse_json, read_text
 
 SIZES = "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads".split()
 COUNTS = "max_position_embeddings num_key_value_heads head_dim sliding_window".split()
@@ -104,3 +105,24 @@ def has_sliding_window(config):
         return config.get("sliding_window") is not None or bool(config.get("use_sliding_window"))
     has_window = config.get("use_sliding_window") and config.get("sliding_window", 4096) is not None
     return has_window and (config.get("max_window_layers", 28) or 0) < config["num_hidden_layers"]
+
+
+def check_tokenizer(folder, tokenizer):
+    """Raises BadInput for a tokenizer without a chat template, or of another model."""
+    if not tokenizer.chat_template:
+        raise BadInput(
+            f"{folder}: its tokenizer has no chat template: use the instruct version of the "
+            "model, or put the template into the folder as chat_template.jinja"
+        )
+    path = folder / "config.json"
+    if not path.exists():
+        return
+    size = parse_json(read_text(path, "model"), path).get("vocab_size", 2**62)
+    # Compare ids of a real text: some tokenizers have more padding tokens than their model.
+    question = "Which of these two answers is the better one, and why?"
+    largest = max(encode_chat(tokenizer, [{"role": "user", "content": question}]))
+    if largest >= size:
+        raise BadInput(
+            f"{folder}: its tokenizer writes id {largest}, the model knows {size}: they do not "
+            "belong together; copy the tokenizer's files from its base model"
+        )

@@ -1,13 +1,14 @@
 """Preference and verifiable data: every public format becomes a Pair or a Question.
 
-The first row of a file decides its format. The common formats of pairs are below; formats.py and
-questions.py have the others, and datafiles.py reads files that are not .jsonl. All three are loaded
-only when a file needs them. A row that cannot be read raises BadInput with file, line and field.
-Rows that are left out are counted on standard error.
+A file of {"query", "a", "b", "label"} as plain texts in .jsonl is read here. formats.py and
+questions.py read every other row, and datafiles.py every other file; they are loaded only then. The
+first row of a file decides its format. A row that cannot be read raises BadInput with file, line
+and field. Rows that are left out are counted on standard error.
 In most sets the better answer comes first: show answers in the order of `place`, or for a whole
 set of `balanced_orders`.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -50,8 +51,6 @@ class Question:
 
 # ---- values of a row; `where` is the file and line that an error message names ----
 
-ROLES = ("system", "user", "assistant", "tool")
-
 
 def checked_text(value, name, where):
     """The value itself. Raises BadInput unless it is text that UTF-8 can hold."""
@@ -68,34 +67,12 @@ def text_or_number(value, name, where):
     return str(value) if type(value) in (int, float) else checked_text(value, name, where)
 
 
-def to_messages(value, name, where):
-    """A prompt as a list of {"role", "content"}; plain text is one user message."""
-    if not is_plain(value):
-        import formats
-
-        value = formats.turns_of(value, name, where)
-    turns = [{"role": "user", "content": value}] if isinstance(value, str) else value
-    valid = isinstance(turns, list) and turns != []
-    if not valid or not all(isinstance(turn, dict) and turn.get("role") in ROLES for turn in turns):
-        raise BadInput(
-            f"{where}: {name} is {value!r:.120}, expected text or messages of role system, user, "
-            "assistant or tool: correct it"
-        )
-    for turn in turns:
-        checked_text(turn["content"], f"content in {name}", where)
-    return turns
-
-
-def is_plain(value):
-    """Whether a value is text, and neither JSON nor a transcript that is written as text."""
-    return isinstance(value, str) and not value.lstrip().startswith(("[", "{", "Human:"))
-
-
 def label_of(row, name, where, meanings):
     """The label of a row. `meanings`: what the file writes -> index of the better answer."""
     value = row.get(name)
-    if isinstance(value, str) and re.fullmatch(r"-?[0-9](\.[0-9]{1,3})?", value):
-        value = float(value)  # csv writes numbers as text
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            value = float(value)  # csv writes numbers as text
     if isinstance(value, (bool, list, dict)) or value not in meanings:  # True == 1 in Python
         raise BadInput(
             f"{where}: {name} is {value!r:.80}, expected one of {json.dumps(list(meanings))}: "
@@ -109,75 +86,45 @@ def first_present(row, names):
     return next((name for name in names.split("|") if row.get(name) is not None), None)
 
 
-# ---- readers of the common formats: (row, where) -> Pair or Question ----
-# They pop the fields that they use; the others become `meta`. None: the row has two prompts.
+# ---- rows ----
 
-
-def two_answers(row, where, prompt, first, second, label):
-    """A Pair from the fields with these names; `prompt` lists several.
-
-    formats.py reads what is no plain text, and rows with FURTHER fields.
-    """
-    name = first_present(row, prompt)
-    is_simple = all(is_plain(row.get(field)) for field in (name, first, second))
-    if not is_simple or any(re.search(FURTHER, field) for field in row if field != name):
-        import formats
-
-        return formats.two_answers(row, where, prompt, first, second, label)
-    answers = tuple(checked_text(row.pop(field), field, where) for field in (first, second))
-    return Pair("", to_messages(row.pop(name), name, where), answers, label)
-
-
-def judge_input(row, where):
-    """The judge's own format: {query | messages, a, b}, with or without a label."""
-    label = label_of(row, "label", where, {0: 0, 1: 1, 0.5: 0.5, None: None, "": None})
-    row.pop("label", None)
-    return two_answers(row, where, "query|messages", "a", "b", label)
-
-
-def preference(row, where):
-    """{prompt, chosen, rejected} as texts or messages: TRL, RewardBench, Skywork, UltraFeedback.
-
-    Without a prompt field, the messages before the answers are the prompt. Equal scores are a tie.
-    """
-    return two_answers(row, where, PROMPT, "chosen", "rejected", 0)
-
-
-# Fields that are the prompt: the first that a row has.
-PROMPT = "query|prompt|question|instruction|messages|conversations|input"
-# Further fields that may be a part of the prompt, or contradict the label: formats.py reads these.
-FURTHER = f"{PROMPT}|system|history|score|rating|reward|margin"
 OPTIONAL = ("reference", "rubric")  # texts of a row that a judging prompt may read
 ID_FIELDS = "id|pair_id|pair_uid|bon_uid|prompt_id|question_id|unique_id|uid|idx"
+LABELS = {0: 0, 1: 1, 0.5: 0.5, None: None, "": None}
 CONTRADICTION = "scores contradict the label"  # a key of `meta`
+# Fields that may be a part of the prompt, or contradict the label: formats.py reads their rows.
+FURTHER = (
+    "prompt|question|instruction|messages|conversations|input|system|history"
+    "|score|rating|reward|margin"
+)
 
 
 class Format(NamedTuple):
     name: str
     fields: str  # that a row needs; "x|y" asks for one of two
-    read: Callable
+    read: Callable  # (row, where) -> Pair or Question, or None where the row has two prompts
 
 
-FORMATS = [  # the first that fits is taken
-    Format("judge input", "query|messages a b", judge_input),
-    Format("preference", f"{PROMPT} chosen rejected", preference),
-    Format("preference with the prompt inside", "chosen rejected", preference),
-]
+def is_plain_pair(row):
+    """Whether PLAIN can read a row."""
+    texts = row.get("query"), row.get("a"), row.get("b")
+    return all(map(is_plain, texts)) and not any(re.search(FURTHER, name) for name in row)
 
 
-def missing_fields(row, required):
-    groups = required.split()
-    return [names.replace("|", " or ") for names in groups if first_present(row, names) is None]
+def is_plain(value):
+    """Whether a value is text, and neither JSON nor a transcript that is written as text."""
+    return isinstance(value, str) and not value.lstrip().startswith(("[", "{", "Human:"))
 
 
-def find_format(row):
-    """The first format that a row fits, or None."""
-    for known in FORMATS:
-        if not missing_fields(row, known.fields):
-            return known
-    import formats
+def plain_pair(row, where):
+    """A Pair. As every reader does, it pops the fields that it uses; the others become `meta`."""
+    label = label_of(row, "label", where, LABELS)
+    row.pop("label", None)
+    query, *answers = (checked_text(row.pop(name), name, where) for name in ("query", "a", "b"))
+    return Pair("", [{"role": "user", "content": query}], tuple(answers), label)
 
-    return formats.find_format(row)
+
+PLAIN = Format("judge input", "query a b", plain_pair)
 
 
 # ---- files and their items ----
@@ -204,12 +151,13 @@ def items_of(name_or_path, split, dropped):
         known = None
         for position, row in rows:
             where = f"{name} {position}"
-            known = known or find_format(row)
-            if known is None or missing_fields(row, known.fields):
+            if known in (None, PLAIN) and is_plain_pair(row):
+                known = PLAIN
+            else:
                 import formats
 
-                raise formats.misfit(row, known, name, where)
-            others = dict(row)  # the reader takes out the fields that it uses
+                known = formats.format_of(row, known, name, where)
+            others = dict(row)
             item = known.read(others, where)
             if item is None:
                 dropped["rows with two different prompts"] += 1

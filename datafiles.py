@@ -9,12 +9,13 @@ import gzip
 import json
 import os
 import re
+import sys
 import zlib
 from collections import Counter
 from pathlib import Path
 
 from cli import BadInput, decode, parse_json, read_text, unique_fields
-from data import find_format
+from formats import find_format
 from tables import read_csv
 
 ENDING = re.compile(r"(\.jsonl|\.json|\.csv|\.tsv|\.parquet)(\.gz)?$", re.IGNORECASE)
@@ -182,6 +183,7 @@ def source_names(files):
 
 
 def read_text_fields(settings, names):
+    """Replaces `@path` and `-` in these fields by the text that they point to."""
     from_stdin = [name for name in names if getattr(settings, name) == "-"]
     if len(from_stdin) > 1:
         raise BadInput(f"--{from_stdin[0]} and --{from_stdin[1]} cannot both be standard input")
@@ -199,7 +201,8 @@ def read_value(value, flag):
     if value.startswith("@@"):
         return value[1:]
     if value == "-":
-        text, place = read_text(0, flag), "standard input"
+        place = "standard input"
+        text = decode(sys.stdin.buffer.read(), f"{flag}: {place}")
     elif value.startswith("@"):
         text, place = read_text(value[1:], flag), value[1:]
     else:

@@ -245,10 +245,12 @@ def rate_file(settings):
 
 def rank_answers(argv):
     """Lets a judge play the matches of a schedule between answers, and rates them."""
+    from datafiles import read_text_fields
     from plugins import load_extra
     from ranking import EloSettings, judged_play, read_candidates, report_spent
 
-    settings = cli.parse_settings(EloSettings, argv, text_fields=("query",), description=__doc__)
+    settings = cli.parse_settings(EloSettings, argv, description=__doc__)
+    read_text_fields(settings, ["query"])
     if settings.games is not None and (settings.games < 1 or settings.schedule == "full"):
         raise BadInput(
             "--games: must be at least 1, and goes with --schedule random, halving, leaders or "

@@ -1,8 +1,7 @@
 """The data formats beyond plain texts: conversations, prompts in parts, public preference sets.
 
-data.py loads this file for a row that is no plain text in one of its own formats. A reader takes
-(a copy of the row, its file and line) and returns a Pair or a Question; it pops the fields that it
-uses. extras/formats.py has the formats of the official benchmarks.
+A reader takes (a copy of the row, its file and line) and returns a Pair or a Question; it pops the
+fields that it uses. extras/formats.py has the formats of the official benchmarks.
 """
 
 import json
@@ -10,31 +9,38 @@ import re
 
 import data
 from cli import BadInput, parse_json
-from data import (
-    CONTRADICTION,
-    PROMPT,
-    Format,
-    checked_text,
-    first_present,
-    label_of,
-    missing_fields,
-    to_messages,
-)
+from data import CONTRADICTION, Format, checked_text, first_present, label_of
 from plugins import load_extra
 from questions import FORMATS as QUESTION_FORMATS
 from questions import QUESTION
 
 # ---- messages in other forms ----
 
-ROLES = {"human": "user", "gpt": "assistant", "function_call": "assistant"}
-ROLES |= {"observation": "tool", "function": "tool", "developer": "system"}
+ROLES = ("system", "user", "assistant", "tool")
+OTHER_ROLES = {"human": "user", "gpt": "assistant", "function_call": "assistant"}
+OTHER_ROLES |= {"observation": "tool", "function": "tool", "developer": "system"}
 # Fields of a turn that some models write or read beside its content
 NOT_SHOWN = "reasoning_content reasoning thinking refusal images image audio".split()
 LIKE_MESSAGES = re.compile(  # begins like messages, names a role and a content
     r"""\s*(?:\[\s*)?\{(?=.*["'](content|value|tool_calls)["']\s*:)"""
-    rf""".*["'](role|from)["']\s*:\s*["']({"|".join([*data.ROLES, *ROLES])})["']""",
+    rf""".*["'](role|from)["']\s*:\s*["']({"|".join([*ROLES, *OTHER_ROLES])})["']""",
     re.DOTALL,
 )
+
+
+def to_messages(value, name, where):
+    """A prompt as a list of {"role", "content"}; plain text is one user message."""
+    value = turns_of(value, name, where)
+    turns = [{"role": "user", "content": value}] if isinstance(value, str) else value
+    valid = isinstance(turns, list) and turns != []
+    if not valid or not all(isinstance(turn, dict) and turn.get("role") in ROLES for turn in turns):
+        raise BadInput(
+            f"{where}: {name} is {value!r:.120}, expected text or messages of role system, user, "
+            "assistant or tool: correct it"
+        )
+    for turn in turns:
+        checked_text(turn["content"], f"content in {name}", where)
+    return turns
 
 
 def turns_of(value, name, where):
@@ -63,7 +69,7 @@ def turns_of(value, name, where):
         if calls and isinstance(content or "", str):
             calls = json.dumps(calls, ensure_ascii=False)
             content = f"{content or ''}\nTool calls: {calls}".strip()
-        messages.append({"role": ROLES.get(str(role), role), "content": content})
+        messages.append({"role": OTHER_ROLES.get(str(role), role), "content": content})
     return messages
 
 
@@ -83,6 +89,8 @@ def is_text_part(part):
 
 # ---- the parts of a prompt ----
 
+# Fields that are the prompt: the first that a row has.
+PROMPT = "query|prompt|question|instruction|messages|conversations|input"
 SYSTEM = "system", "system_prompt", "system_message"
 ASKED = "query", "prompt", "question", "instruction"  # texts of which a row has one
 
@@ -133,7 +141,10 @@ def history_of(value, where):
 
 
 def two_answers(row, where, prompt, first, second, label):
-    """data.two_answers for all rows. None: the row has two different prompts."""
+    """A Pair from the fields with these names; `prompt` lists several.
+
+    None: the row has two different prompts.
+    """
     first, second = first_present(row, first), first_present(row, second)
     difference = score_difference(row, first)
     sides = [turns_of(row.pop(name), name, where) for name in (first, second)]
@@ -247,6 +258,21 @@ WINNER = {"model_a": 0, "model_b": 1, "a": 0, "b": 1, "A": 0, "B": 1}
 WINNER |= {"tie": 0.5, "tie (bothbad)": 0.5}
 
 
+def judge_input(row, where):
+    """The judge's own format: {query | messages, a, b}, with or without a label."""
+    label = label_of(row, "label", where, data.LABELS)
+    row.pop("label", None)
+    return two_answers(row, where, "query|messages", "a", "b", label)
+
+
+def preference(row, where):
+    """{prompt, chosen, rejected} as texts or messages: TRL, RewardBench, Skywork, UltraFeedback.
+
+    Without a prompt field, the messages before the answers are the prompt. Equal scores are a tie.
+    """
+    return two_answers(row, where, PROMPT, "chosen", "rejected", 0)
+
+
 def labelled(name, fields, meanings):
     """The Format of rows with a prompt, two answers and a label of these meanings."""
 
@@ -275,7 +301,11 @@ def split_transcript(text):
     return messages, answer.strip()
 
 
-FORMATS = [
+JUDGE_INPUT = Format("judge input", "query|messages a b", judge_input)
+FORMATS = [  # the first that fits is taken
+    JUDGE_INPUT,
+    Format("preference", f"{PROMPT} chosen rejected", preference),
+    Format("preference with the prompt inside", "chosen rejected", preference),
     labelled("HelpSteer3", "context response1 response2 overall_preference", SIGN),
     labelled("HelpSteer2 preference", "prompt response_1 response_2 preference_strength", SIGN),
     labelled("PPE", f"{PROMPT} response_1|response_a response_2|response_b winner", WINNER),
@@ -295,8 +325,23 @@ def pair_formats():
     return FORMATS + (benchmarks().FORMATS if benchmarks() else [])
 
 
+def missing_fields(row, required):
+    groups = required.split()
+    return [names.replace("|", " or ") for names in groups if first_present(row, names) is None]
+
+
+def format_of(row, known, name, where):
+    """The format of a file: `known`, or the one that this row decides. Raises BadInput."""
+    if known is data.PLAIN:
+        known = JUDGE_INPUT
+    known = known or find_format(row)
+    if known is None or missing_fields(row, known.fields):
+        raise misfit(row, known, name, where)
+    return known
+
+
 def find_format(row):
-    """The first format of this file or questions.py that a row fits, or None."""
+    """The first format that a row fits, or None."""
     fitting = [
         known
         for known in pair_formats() + QUESTION_FORMATS
@@ -329,4 +374,4 @@ def nearest(row):
     def fit(known):
         return len(known.fields.split()) - 2 * len(missing_fields(row, known.fields))
 
-    return max(reversed(pair_formats() + data.FORMATS + QUESTION_FORMATS[:-1]), key=fit)
+    return max(reversed(pair_formats() + QUESTION_FORMATS[:-1]), key=fit)

@@ -22,7 +22,9 @@ import judge_file
 from backends import LocalBackend, Progress
 from checkpoint import check_model_folder, resolve_model, with_adapter
 from cli import BadInput, note, setting
-from data import Pair, judge_input, load_pairs, missing_fields, place
+from data import Pair, load_pairs, place
+from datafiles import read_text_fields
+from formats import judge_input, missing_fields
 from plugins import load_extra
 from seeding import stable_hash
 from styles import OPTIONAL, default_style, judge_messages, load_style
@@ -419,8 +421,8 @@ def show(judgment):
 
 
 def main(argv=None):
-    texts = ("query", "a", "b", *OPTIONAL)
-    settings = cli.parse_settings(JudgeCommandSettings, argv, texts, description=__doc__)
+    settings = cli.parse_settings(JudgeCommandSettings, argv, description=__doc__)
+    read_text_fields(settings, ["query", "a", "b", *OPTIONAL])
     pairs = check_settings(settings)
     options = {
         "num_votes": settings.num_votes,

@@ -16,7 +16,8 @@ from tqdm import tqdm
 
 import cli
 from cli import BadInput, note, setting
-from data import PROMPT, Pair, to_messages
+from data import Pair
+from formats import PROMPT, to_messages
 from judge import JudgeSettings, check_judge, judge_of, refuse_copies
 from judge_file import rests_on
 from resume import resumable_rows

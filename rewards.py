@@ -30,7 +30,8 @@ from numbers import Real
 
 from chat import encode_chat
 from cli import BadInput
-from data import Pair, place, to_messages
+from data import Pair, place
+from formats import to_messages
 from judge_task import verdict_reward
 from plugins import import_function, load_extra
 from seeding import stable_hash

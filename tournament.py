@@ -96,10 +96,12 @@ def indented(branches):
 
 
 def main(argv=None):
+    from datafiles import read_text_fields
     from plugins import load_extra
     from ranking import RankSettings, judged_play, read_candidates, report_spent
 
-    settings = cli.parse_settings(RankSettings, argv, text_fields=("query",), description=__doc__)
+    settings = cli.parse_settings(RankSettings, argv, description=__doc__)
+    read_text_fields(settings, ["query"])
     if settings.query is None:
         load_extra("rank_file").rank_file(settings, rank)
         return

@@ -25,8 +25,8 @@ import cli
 from chat import encode_chat, load_tokenizer, opens_think, stop_token_ids
 from checkpoint import check_model_folder, is_embedded, resolve_model
 from cli import BadInput, note, setting
-from data import checked_text, to_messages
-from formats import SYSTEM, prompt_of, turns_of
+from data import checked_text
+from formats import SYSTEM, prompt_of, to_messages, turns_of
 from progress import summarize
 from runlog import check_run, find_run, open_run, record, reporter
 from styles import load_style

@@ -7,8 +7,8 @@ or a Question; it pops the fields that it uses.
 import re
 
 from cli import BadInput, parse_json
-from data import Format, checked_text, label_of, to_messages
-from formats import SIDES, labelled, two_answers
+from data import Format, checked_text, label_of
+from formats import SIDES, labelled, to_messages, two_answers
 from questions import several_answers
 
 

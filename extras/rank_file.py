@@ -19,8 +19,8 @@ from pathlib import Path
 import datafiles
 from backends import Progress, note_rest
 from cli import BadInput, note
-from data import ID_FIELDS, PROMPT, Question, first_present, text_or_number, unique_id
-from formats import prompt_of
+from data import ID_FIELDS, Question, first_present, text_or_number, unique_id
+from formats import PROMPT, prompt_of
 from judge import check_judge, judge_of
 from judge_file import check_paths, check_recorded, rests_on, rows_path, write_csv
 from ranking import (

@@ -23,9 +23,10 @@ from dataclasses import asdict, dataclass
 import cli
 from chat import decode_completion, opens_think
 from cli import BadInput, note
-from data import checked_text, to_messages
+from data import checked_text
 from extras.http_server import JudgingThread, Refusal, Server, batches
 from extras.serve_reward import Settings, check, reward_of, reward_route
+from formats import to_messages
 from judge import as_pair, judge_of
 from styles import OPTIONAL, judge_messages
 from verdicts import BOTH_ORDERS, vote_of

@@ -13,13 +13,15 @@ from typing import Optional
 
 import cli
 import data
+import formats
 from cli import BadInput, setting
-from data import checked_text, load_pairs, to_messages, two_answers
+from data import checked_text, load_pairs
+from formats import to_messages, two_answers
 from ranking import lock
 from resume import model_hash, resumable_rows
 from runlog import append_rows, write_atomically
 
-# ---- formats that only data making meets (data.py reads the others) ----
+# ---- formats that only data making meets (formats.py reads the others) ----
 
 
 def step_pairs(row, place):
@@ -85,7 +87,7 @@ def turns_of(conversation):
     return turns
 
 
-data.FORMATS[:0] = [
+formats.FORMATS[:0] = [
     data.Format(
         "Math-Step-DPO", "prompt initial_reason_steps full_chosen full_rejected", step_pairs
     ),

@@ -466,9 +466,6 @@ def test_a_template_writes_one_date_every_day():
     tokenizer.chat_template = start.replace("'%d %b %Y'", '"%Y-%m-%d"') + CHATML
     ids = chat.encode_chat(tokenizer, chat_of("uq"))
     assert tokenizer.decode(ids).startswith(f"Today: {chat.CHAT_DATE}<|im_start|>user")
-    tokenizer.chat_template = "{% set f = '%Y' %}{{ strftime_now(f) }}" + CHATML
-    with pytest.raises(BadInput, match="write a date into chat_template.jinja"):
-        chat.encode_chat(tokenizer, chat_of("uq"))
 
 
 # -------------------------------------------------------------------------------------------------
@@ -759,7 +756,7 @@ def test_load_tokenizer(tmp_path):
         chat.load_tokenizer(tmp_path / "bare")
     (tmp_path / "bare" / "tokenizer.json").unlink()
     (tmp_path / "bare" / "config.json").write_text('{"model_type": "qwen2"}')
-    with pytest.raises(BadInput, match="bare: no tokenizer.json: copy"):
+    with pytest.raises(BadInput, match="bare: cannot load its tokenizer .no tokenizer.json"):
         chat.load_tokenizer(tmp_path / "bare")
     with pytest.raises(BadInput, match="nowhere.at.all: cannot load its tokenizer"):
         chat.load_tokenizer("./nowhere at all")

@@ -663,9 +663,8 @@ def test_a_plain_file_of_pairs_loads_data_py_alone(tmp_path):
     """The default training reads tiny/train.jsonl."""
     rows = {
         "pairs": {"query": "Q", "a": "x", "b": "y", "label": 0},
-        "texts": {"prompt": "Q", "chosen": "x", "rejected": "y"},
         "questions": {"question": "Q", "answer": "so\n#### 1"},
-        "rare": {"input": "Q", "output_1": "x", "output_2": "y", "label": 1},
+        "preference": {"prompt": "Q", "chosen": "x", "rejected": "y"},
     }
     paths = [write(tmp_path / f"{name}.jsonl", [row]) for name, row in rows.items()]
     code = (
@@ -674,10 +673,10 @@ def test_a_plain_file_of_pairs_loads_data_py_alone(tmp_path):
         "    load(path)\n"
         "    names = 'datafiles', 'formats', 'questions'\n"
         "    return [name for name in names if name in sys.modules]\n"
-        "for path in sys.argv[1:4]:\n"
+        "for path in sys.argv[1:3]:\n"
         "    assert loaded(data.load_pairs, path) == [], path\n"
-        "assert loaded(data.load_questions, sys.argv[4]) == ['formats', 'questions']\n"
-        "assert loaded(data.load_pairs, sys.argv[5]) == ['formats', 'questions']\n"
+        "assert loaded(data.load_questions, sys.argv[3]) == ['formats', 'questions']\n"
+        "assert loaded(data.load_pairs, sys.argv[4]) == ['formats', 'questions']\n"
     )
     core = Path(data.__file__).parent
     command = [sys.executable, "-c", code, core / "tiny/train.jsonl", *paths]
@@ -687,5 +686,5 @@ def test_a_plain_file_of_pairs_loads_data_py_alone(tmp_path):
 @pytest.mark.parametrize("known", formats.pair_formats(), ids=lambda known: known[0])
 def test_no_common_format_takes_the_row_of_an_uncommon_one(known):
     row = {names.split("|")[0]: "x" for names in known[1].split()}
-    assert data.find_format(row) == known
-    assert data.find_format(row | {"ground_truth": "x", "id": 1}) == known
+    assert formats.find_format(row) == known
+    assert formats.find_format(row | {"ground_truth": "x", "id": 1}) == known

@@ -525,7 +525,7 @@ EXTRA = [
     "score_rejected",
     "meta",
 ]
-ALL_FORMATS = formats.pair_formats() + data.FORMATS + questions.FORMATS
+ALL_FORMATS = formats.pair_formats() + questions.FORMATS
 NAMES = (
     sorted(
         {

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from test_fuzz import JSON, VALUES, damaged, fuzz, result_or_bad_input, time_limit
 
 import cli
+import datafiles
 import judge
 import train_grpo
 import train_sft
@@ -342,8 +343,10 @@ def test_arguments(name, monkeypatch):
         if any(value == "-" or value.endswith("=-") for value in arguments):
             return  # would read standard input
         fields = ("query", "a", "b") if name == "judge" else ()
-        found = result_or_bad_input(cli.parse_settings, SETTINGS[name], arguments, fields)
+        found = result_or_bad_input(cli.parse_settings, SETTINGS[name], arguments)
         assert found is None or isinstance(found, SETTINGS[name])
+        if found:
+            result_or_bad_input(datafiles.read_text_fields, found, fields)
 
     check()
 
