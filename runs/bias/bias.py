@@ -15,17 +15,17 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-os.environ["OUT"] = os.environ.get("OUT", str(ROOT / "out/bias"))
 sys.path[:0] = [str(ROOT / part) for part in ("runs/bias", "runs/rationale", "runs/reward")]
 import student  # noqa: E402
 import study  # noqa: E402
 from answers import sample  # noqa: E402
 from judges import FEATURES, WORDING, biased_judge, is_right, leads, parse  # noqa: E402
 from measures import mean, read_rows, write_rows  # noqa: E402
-from study import OUT, finished, save, train  # noqa: E402
+from study import finished, save, train  # noqa: E402
 
 from rewards import final_answer  # noqa: E402
 
+OUT = study.OUT = Path(os.environ.get("OUT", ROOT / "out/bias")).resolve()
 LOG = ROOT / "runs/bias/logs/results.jsonl.gz"
 SFT = """--max_steps 200 --batch_size 32 --learning_rate 5e-4 --schedule cosine --dtype float32
     --save_every 200"""
