@@ -164,6 +164,7 @@ class JudgeTask:
     """The task of judging: what train_grpo.py and rollout.py ask of it."""
 
     embedded_data = ("train.jsonl", "test.jsonl")  # beside the embedded model
+    eval_temperature = 0.6  # that of judge.py
 
     def __init__(self, settings):
         """Checks the settings and loads the pairs. Raises BadInput."""
@@ -175,8 +176,8 @@ class JudgeTask:
         self.adjacent_groups = len(BOTH_ORDERS) if self.both_orders else 1
         if settings.prompts_per_step % self.adjacent_groups:
             raise BadInput("--prompts_per_step: give an even number for --reward consistency")
-        if settings.judge_model or settings.judge_base_url:
-            raise BadInput("--judge_model, --judge_base_url: only for --reward judge")
+        if settings.judge_model:
+            raise BadInput("--judge_model: only for --reward judge")
         self.reward_function = verdict_reward
         if settings.reward != "verdict":
             from rewards import import_reward

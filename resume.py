@@ -1,7 +1,7 @@
 """What a call needs that goes on with the files of an earlier one.
 
-Training loads this file only with --resume or --keep, or where it reads a second model. Commands
-that complete a JSON-lines file use it too.
+Training loads this file only with --resume, or where it reads a second model. Commands that
+complete a JSON-lines file use it too.
 """
 
 import dataclasses
@@ -100,7 +100,7 @@ def model_hashes(settings):
     hashes, judge = {}, vars(settings).get("judge_model")
     if settings.lora_rank or vars(settings).get("beta"):
         hashes["model"] = model_hash(settings.model)
-    if judge and not settings.judge_base_url:
+    if judge and "@http" not in judge:  # else a server has it
         hashes["judge_model"] = model_hash(judge)
     return hashes
 
@@ -113,7 +113,7 @@ def style_hash(name):
 # ---- a training run ----
 
 # What a resumed run may change: it decides nothing but rounding, and where and how long to train.
-MAY_CHANGE = """output_dir max_steps save_every keep report_to resume micro_batch_tokens
+MAY_CHANGE = """output_dir max_steps save_every report_to resume micro_batch_tokens
     gradient_checkpointing""".split()
 
 
@@ -138,11 +138,10 @@ def check_same_run(folder, settings, data):
             f"--output_dir: {config} was not written by this command: give the folder of a run, or "
             "a new one"
         )
-    if "eval_temperature" not in before:  # of a version that held nothing out of --train_data
-        if before.get("train_data") is not None and before.get("eval_data") is None:
-            before["eval_data"] = "none"
-        else:
-            before["eval_temperature"] = before.get("temperature")
+    if before.get("train_data") is not None and before.get("eval_data") is None:
+        before["eval_data"] = "none"  # of a version that held nothing out of --train_data
+    if before.get("judge_base_url"):  # of a version that had a flag for it
+        before["judge_model"] += "@" + before["judge_base_url"]
     if before.get("reward") == "judge" and "judge_style" in before:  # of an older version
         before["style"] = before["judge_style"]
         for name in ("style", "judge_style"):

@@ -14,9 +14,9 @@ import torch
 from chat import decode_completion, encode_chat, opens_think
 from cli import BadInput, note
 from model import Pack, pack_groups, split_by_budget
-from progress import progress_line
-from runlog import append_rows, json_lines, write_atomically
-from sampler import generate
+from runlog import json_lines, write_atomically
+from sampler import Completion, generate
+from seeding import hash64
 
 
 @dataclass
@@ -33,27 +33,26 @@ class Group:
     rewards: list = field(default_factory=list)
     advantages: list = field(default_factory=list)
 
+    def num_tokens(self):
+        return len(self.prompt) + sum(len(completion.tokens) for completion in self.completions)
+
 
 def make_group(task, item, seed, number=0):
     messages = task.messages(item)
     return Group(item, messages, encode_chat(task.tokenizer, messages), seed, number)
 
 
-def own_indices(task, num_prompts, runtime):
-    """Which of `num_prompts` prompts this process samples.
+def own_groups(task, items, step, settings, runtime, first=0):
+    """The groups of this process, for the items of a step from number `first` on.
 
     A group stays on one process, so advantages need no communication.
     """
-    owners = [index // task.adjacent_groups % runtime.world_size for index in range(num_prompts)]
-    return [index for index, owner in enumerate(owners) if owner == runtime.rank]
-
-
-def with_signal(task, groups):
-    """The groups without those whose rewards are equal; adjacent ones stay or go together."""
-    size = task.adjacent_groups
-    units = [groups[start : start + size] for start in range(0, len(groups), size)]
-    units = [unit for unit in units if any(any(group.advantages) for group in unit)]
-    return list(itertools.chain(*units))
+    groups = []
+    for index, item in enumerate(items):
+        if index // task.adjacent_groups % runtime.world_size == runtime.rank:
+            seed = hash64(settings.seed, step, first + index)
+            groups.append(make_group(task, item, seed, first + index))
+    return groups
 
 
 def longest_prompt(config, settings):
@@ -116,6 +115,11 @@ def rewards(task, groups, settings):
     return torch.tensor(values, dtype=torch.float32).view(len(groups), settings.num_generations)
 
 
+def set_advantages(groups, rewards, advantages):
+    for index, group in enumerate(groups):
+        group.rewards, group.advantages = rewards[index].tolist(), advantages[index].tolist()
+
+
 def token_pieces(tokenizer, completion, opened_think, stops):
     """[[text, log-prob], ...] of a completion's tokens; joined, the texts are that of its record.
 
@@ -149,101 +153,90 @@ class MicroBatch:
     advantages: torch.Tensor  # (sequences,)
     lengths: torch.Tensor  # (sequences,) tokens of each completion
     sampling_logprobs: torch.Tensor  # (targets,) as the sampler computed them
+    totals: tuple  # completions and tokens of the update, over all processes
     old_logprobs: torch.Tensor | None = None  # (targets,) before the first update of the step
     ref_logprobs: torch.Tensor | None = None  # (targets,) of the reference model
-    is_filler: bool = False  # counts for nothing, but the other processes need this pass
+    counts: float = 1.0  # 0.0: it counts for nothing, but the other processes need this pass
 
 
-def count_completions(groups, runtime):
+def mini_batches(groups, settings, runtime):
+    """([this process's MicroBatches of each update], whether any process has a gradient to follow).
+
+    A group with equal rewards has no gradient at beta 0, so it is left out, but its update's totals
+    count it. If no group of any process has one, all groups are computed, for the metrics alone.
+    """
+    parts = [groups]
+    if settings.num_mini_batches > 1:
+        from training_options import split_by_number
+
+        parts = split_by_number(groups, settings.num_mini_batches, runtime)
+    found = []
+    for part in parts:
+        useful = [group for group in part if settings.beta > 0 or any(group.advantages)]
+        if runtime.max(len(useful)) > 0:
+            found.append(micro_batches(useful, token_totals(part, runtime), settings, runtime))
+    if found:
+        return found, True
+    return [micro_batches(groups, token_totals(groups, runtime), settings, runtime)], False
+
+
+def token_totals(groups, runtime):
     """(completions, their tokens) of all processes."""
     lengths = [len(completion.tokens) for group in groups for completion in group.completions]
     return runtime.sum(len(lengths), sum(lengths))
 
 
-def mini_batches(groups, settings, runtime):
-    """([(totals, this process's MicroBatches), ...], whether any process has a gradient to follow).
-
-    There is one entry for each update; `totals` are its count_completions. A group with equal
-    rewards has no gradient at beta 0, so it is left out. If no group of any process has one, one
-    entry has all groups: they are computed for the metrics alone.
-    """
-    found = []
-    for part in split_by_number(groups, settings.num_mini_batches, runtime):
-        totals = count_completions(part, runtime)
-        useful = [group for group in part if settings.beta > 0 or any(group.advantages)]
-        if runtime.max(len(useful)) > 0:
-            found.append((totals, micro_batches(useful, settings, runtime)))
-    if found:
-        return found, True
-    return [(count_completions(groups, runtime), micro_batches(groups, settings, runtime))], False
-
-
-def split_by_number(groups, num_parts, runtime):
-    """This process's groups of each part of the step, whatever the number of processes is."""
-    if num_parts == 1:
-        return [groups]
-    numbers = runtime.gather([group.number for group in groups])
-    numbers, parts = sorted(itertools.chain(*numbers)), [[] for _ in range(num_parts)]
-    for group in groups:
-        parts[numbers.index(group.number) * num_parts // len(numbers)].append(group)
-    return parts
-
-
-def micro_batches(groups, settings, runtime):
+def micro_batches(groups, totals, settings, runtime):
     """This process's MicroBatches, each of at most micro_batch_tokens tokens, or one completion."""
     if runtime.world_size > 1:
         from sharding import deal_groups
 
         groups = deal_groups(groups, runtime)
     divided = chunks(groups, settings.micro_batch_tokens)
-    batches = [micro_batch(chunk, runtime.device) for chunk in divided]
+    batches = [micro_batch(chunk, totals, runtime.device) for chunk in divided]
     # Gathering sharded weights needs every process, in the same order.
     for _ in range(len(batches), int(runtime.max(len(batches)))):
-        zero = torch.zeros(1, device=runtime.device)
-        pack = pack_groups([([0], [[0]])], runtime.device)
-        batches.append(MicroBatch(pack, zero, zero + 1, zero, is_filler=True))
+        filler = Group(None, [], [0], 0, completions=[Completion([0], [0.0], "stop")])
+        filler.advantages = [0.0]
+        batches.append(micro_batch([filler], totals, runtime.device))
+        batches[-1].counts = 0.0
     return batches
 
 
 def chunks(groups, budget):
-    """Divides groups into chunks of at most `budget` tokens, [(group, [completion index, ...])].
+    """Divides groups into lists of at most `budget` tokens.
 
-    Only a group that alone has more tokens is divided, and its prompt is repeated.
+    A group that alone has more tokens becomes several groups with the same prompt.
     """
     parts = []
     for group in groups:
-        lengths = enumerate(len(completion.tokens) for completion in group.completions)
-        for part in split_by_budget(lengths, lambda item: item[1], budget - len(group.prompt)):
-            parts.append((group, [index for index, _ in part]))
-
-    def size(part):
-        group, indices = part
-        return len(group.prompt) + sum(len(group.completions[i].tokens) for i in indices)
-
-    return split_by_budget(parts, size, budget)
+        members = zip(group.completions, group.advantages)
+        room = budget - len(group.prompt)
+        for part in split_by_budget(members, lambda member: len(member[0].tokens), room):
+            completions, advantages = zip(*part)
+            parts.append(replace(group, completions=completions, advantages=advantages))
+    return split_by_budget(parts, Group.num_tokens, budget)
 
 
-def micro_batch(chunk, device):
-    packed, advantages, lengths, sampling_logprobs = [], [], [], []
-    for group, indices in chunk:
-        completions = [group.completions[index] for index in indices]
-        packed.append((group.prompt, [completion.tokens for completion in completions]))
-        advantages += [group.advantages[index] for index in indices]
-        for completion in completions:
-            lengths.append(float(len(completion.tokens)))
-            sampling_logprobs += completion.logprobs
+def micro_batch(groups, totals, device):
+    completions = [completion for group in groups for completion in group.completions]
+    tokens = [[completion.tokens for completion in group.completions] for group in groups]
+    advantages = [advantage for group in groups for advantage in group.advantages]
+    lengths = [float(len(completion.tokens)) for completion in completions]
+    logprobs = [logprob for completion in completions for logprob in completion.logprobs]
     return MicroBatch(
-        pack_groups(packed, device),
+        pack_groups(list(zip((group.prompt for group in groups), tokens)), device),
         torch.tensor(advantages, device=device),
         torch.tensor(lengths, device=device),
-        torch.tensor(sampling_logprobs, device=device),
+        torch.tensor(logprobs, device=device),
+        totals,
     )
 
 
 @torch.no_grad()
 def add_logprobs(model, reference, mini_batches, settings):
     """Fills in ref_logprobs, and old_logprobs of all mini-batches that see an update before."""
-    for number, (_, batches) in enumerate(mini_batches):
+    for number, batches in enumerate(mini_batches):
         for batch in batches:
             if number > 0:
                 batch.old_logprobs, _ = model.logprobs(batch.pack, settings.temperature)
@@ -272,59 +265,45 @@ def group_counts(groups):
     }
 
 
-TOKEN_SUMS = """loss tokens entropy clipped_low clipped_high kl logp_diff importance
-    importance_squared importance_clipped""".split()  # in train_grpo.py
-
-
-def step_metrics(task, groups, mini_batches, token_sums, runtime):
+def step_metrics(task, groups, mini_batches, token_sums, times, runtime):
     """The metrics of one step, over all processes.
 
-    token_sums: over all updates and the groups in `mini_batches` alone.
+    token_sums: over all updates and the groups in `mini_batches` alone. times: the moments when the
+    step began, had sampled, had rewards, had drawn groups again, and had updated the policy.
     """
-    step = runtime.sum_by_name(group_counts(groups))
-    tokens = runtime.sum_by_name({name: token_sums.get(name, 0.0) for name in TOKEN_SUMS})
-    num_tokens = max(tokens["tokens"], 1)
-    gaps = [0.0]  # between trainer and sampler
-    for batch in (batch for _, batches in mini_batches for batch in batches):
-        if not batch.is_filler:
-            gaps.append((batch.old_logprobs - batch.sampling_logprobs).abs().max().item())
+    counts = runtime.sum_by_name(group_counts(groups))
     metrics = {
-        "loss": tokens["loss"],
-        "reward": step["reward"] / max(step["scored"], 1),
-        "reward_std": step["reward_std"] / step["groups"],
-        "frac_reward_zero_std": step["equal_rewards"] / step["groups"],
-        "completions/unscored_ratio": 1 - step["scored"] / step["completions"],
-        "kl": tokens["kl"] / num_tokens,
-        "entropy": tokens["entropy"] / num_tokens,
-        "clip_ratio/low_mean": tokens["clipped_low"] / num_tokens,
-        "clip_ratio/high_mean": tokens["clipped_high"] / num_tokens,
-        "completions/mean_length": step["completion_tokens"] / step["completions"],
-        "completions/clipped_ratio": step["cut_off"] / step["completions"],
-        "num_tokens": step["completion_tokens"] + step["prompt_tokens"],
+        "reward": counts["reward"] / max(counts["scored"], 1),
+        "reward_std": counts["reward_std"] / counts["groups"],
+        "frac_reward_zero_std": counts["equal_rewards"] / counts["groups"],
+        "completions/unscored_ratio": 1 - counts["scored"] / counts["completions"],
+        "completions/mean_length": counts["completion_tokens"] / counts["completions"],
+        "completions/clipped_ratio": counts["cut_off"] / counts["completions"],
+        "num_tokens": counts["completion_tokens"] + counts["prompt_tokens"],
     }
     metrics |= task.rates(runtime.sum_by_name(task.counts(groups)))
-    metrics["sampling/logp_diff_mean"] = tokens["logp_diff"] / num_tokens
-    metrics["sampling/logp_diff_max"] = runtime.max(max(gaps))
-    mean, name = tokens["importance"] / num_tokens, "sampling/importance_sampling_ratio"
-    metrics[f"{name}/mean"] = mean
-    metrics[f"{name}/clipped_ratio"] = tokens["importance_clipped"] / num_tokens
+
+    sums = runtime.sum_by_name(token_sums)
+    metrics["loss"], num_tokens = sums.pop("loss"), sums.pop("tokens")
+    means = {name: total / num_tokens for name, total in sums.items()}
     # Effective sample size as a share of the tokens: (sum of weights)^2 / (n * sum of squares).
-    mean_square = tokens["importance_squared"] / num_tokens
-    metrics[f"{name}/effective_sample_size"] = mean**2 / mean_square if mean_square else 0.0
-    return metrics
+    name = "sampling/importance_sampling_ratio"
+    mean_square = means.pop(f"{name}/squares")
+    share = means[f"{name}/mean"] ** 2 / mean_square if mean_square else 0.0
+    metrics |= means | {f"{name}/effective_sample_size": share}
+    gaps = []  # between trainer and sampler
+    for batch in itertools.chain(*mini_batches):
+        gap = (batch.old_logprobs - batch.sampling_logprobs).abs().max()
+        gaps.append(batch.counts * gap.item())
+    metrics["sampling/logp_diff_max"] = runtime.max(max(gaps))
 
-
-def timings(times, metrics, settings):
-    """Seconds of a step from its moments: start, (sampled, rewarded) once or more, updated."""
-    gaps = [end - start for start, end in zip(times, times[1:])]
-    num_completions = settings.prompts_per_step * settings.num_generations
-    num_tokens = metrics["completions/mean_length"] * num_completions
-    return {
-        "step_time": sum(gaps),
-        "timing/rollout": sum(gaps[:-1:2]),
-        "timing/reward": sum(gaps[1::2]),
-        "timing/update": gaps[-1],
-        "timing/tokens_per_second": num_tokens / sum(gaps),
+    started, sampled, rewarded, ready, updated = times
+    return metrics | {
+        "step_time": updated - started,
+        "timing/rollout": sampled - started + ready - rewarded,
+        "timing/reward": rewarded - sampled,
+        "timing/update": updated - ready,
+        "timing/tokens_per_second": counts["completion_tokens"] / (updated - started),
     }
 
 
@@ -333,19 +312,17 @@ def write_rollouts(path, task, groups, runtime):
 
     Only the first group gets token log-probs, to keep the file small.
     """
-    if runtime.is_main and groups:
-        opened = opens_think(task.tokenizer, groups[0].prompt)
-        for record, completion in zip(groups[0].records, groups[0].completions):
-            record["logprobs"] = token_pieces(task.tokenizer, completion, opened, task.stops)
     rows = []
     for group in groups:
-        completions = []
+        opened = opens_think(task.tokenizer, group.prompt)
         for record, completion, reward, advantage in zip(
             group.records, group.completions, group.rewards, group.advantages
         ):
-            outcome = {"reward": None if math.isnan(reward) else reward, "advantage": advantage}
-            completions.append(record | outcome | {"finish_reason": completion.finish_reason})
-        row = {"prompt": group.messages, "completions": completions}
+            record["reward"] = None if math.isnan(reward) else reward
+            record |= {"advantage": advantage, "finish_reason": completion.finish_reason}
+            if runtime.is_main and group is groups[0]:
+                record["logprobs"] = token_pieces(task.tokenizer, completion, opened, task.stops)
+        row = {"prompt": group.messages, "completions": group.records}
         rows.append(task.describe(group) | row)
     write_rows(path, rows, runtime)
 
@@ -360,7 +337,7 @@ def write_rows(path, own_rows, runtime):
 
 
 def evaluate(policy, task, items, settings, path):
-    """One completion for each held-out prompt, at eval_temperature, shared out over the processes.
+    """One completion for each held-out prompt, shared out over the processes.
 
     Writes what came out to `path`. Returns metrics under eval/, and of several sets those of each
     set under eval_NAME/.
@@ -368,7 +345,7 @@ def evaluate(policy, task, items, settings, path):
     runtime = policy.runtime
     own_items = task.eval_items(items[runtime.rank :: runtime.world_size])
     groups = [make_group(task, item, seed) for item, seed in own_items]
-    sample(policy, task, groups, 1, replace(settings, temperature=settings.eval_temperature))
+    sample(policy, task, groups, 1, replace(settings, temperature=task.eval_temperature))
     write_rows(path, task.eval_rows(groups), runtime)
     runtime.barrier()  # a solver's eval_counts reads the file of step 0
     totals, sets = Counter(), {}
@@ -385,13 +362,3 @@ def evaluate(policy, task, items, settings, path):
         rates["completions/mean_length"] = counts["eval_tokens"] / counts["eval_completions"]
         metrics |= {f"{prefix}/{name}": value for name, value in rates.items()}
     return metrics
-
-
-def evaluate_untrained(policy, task, items, settings, output_dir):
-    """The evaluation before the first step: writes and returns the metrics of step 0."""
-    path = output_dir / "rollouts" / "eval-0.jsonl"
-    row = {"step": 0} | evaluate(policy, task, items, settings, path)
-    if policy.runtime.is_main:
-        append_rows(output_dir / "metrics.jsonl", [row])
-    note(f"before training, on {len(items)} held-out items: {progress_line(row)}")
-    return row

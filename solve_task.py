@@ -57,6 +57,7 @@ class SolveTask:
     def __init__(self, settings):
         """Checks the settings and imports a reward function. Raises BadInput."""
         self.settings = settings
+        self.eval_temperature = settings.temperature
         load_extra("verify")  # what checks answers
         if importlib.util.find_spec("math_verify") is None:
             raise BadInput(
@@ -67,10 +68,8 @@ class SolveTask:
         if settings.reward == "judge":
             check_judge(settings)
             return
-        if settings.judge_model or settings.judge_base_url:
-            raise BadInput(
-                f"--judge_model, --judge_base_url: go with --reward judge, not {settings.reward}"
-            )
+        if settings.judge_model:
+            raise BadInput(f"--judge_model: goes with --reward judge, not {settings.reward}")
         self.reward_function = answer_reward
         if settings.reward != "answer":
             self.reward_function = import_reward(settings.reward.removeprefix("solve:"))
@@ -96,10 +95,11 @@ class SolveTask:
             return
         from judge import Judge
 
+        name, base_url = judge_and_server(settings)
         self.judge = Judge(
-            settings.judge_model,
+            name,
             style=settings.style,
-            base_url=settings.judge_base_url,
+            base_url=base_url,
             device=runtime.device,
             dtype=runtime.dtype,
             seed=settings.seed,
@@ -280,16 +280,23 @@ def check_judge(settings):
     """Raises BadInput for what is wrong with the judge of --reward judge."""
     if not settings.judge_model:
         raise BadInput(
-            "--judge_model: is needed with --reward judge: a judge's folder or hub name, or its "
-            "name behind --judge_base_url"
+            "--judge_model: is needed with --reward judge: a judge's folder or hub name, or "
+            "NAME@URL of a server that has it"
         )
-    if settings.judge_base_url:
-        load_extra("endpoint").check_base_url(settings.judge_base_url)
+    name, base_url = judge_and_server(settings)
+    if base_url:
+        load_extra("endpoint").check_base_url(base_url)
         load_style(settings.style or "rrm")
         return
-    folder = resolve_model(settings.judge_model)
+    folder = resolve_model(name)
     config = check_model_folder(folder)
     load_style(settings.style or default_style(folder, config))
+
+
+def judge_and_server(settings):
+    """--judge_model as (name of the judge, URL of its server or None)."""
+    name, at, address = settings.judge_model.partition("@http")
+    return name, "http" + address if at else None
 
 
 def check_answers_of(group):

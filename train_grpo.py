@@ -36,9 +36,9 @@ from chat import load_tokenizer, stop_token_ids
 from checkpoint import check_model_folder, is_embedded, resolve_model
 from cli import BadInput, note, setting
 from judge_task import make_task
-from progress import show_progress, summarize
-from runlog import check_run, find_run, open_run, prune_checkpoints, record, reporter
-from seeding import hash64, some_items
+from progress import progress_line, show_progress, summarize
+from runlog import append_rows, check_run, find_run, open_run, record, reporter
+from seeding import some_items
 from styles import default_style, load_style
 
 DEFAULTS = dict(prompts_per_step=16, max_completion_length=1024, max_steps=100, learning_rate=1e-6)
@@ -46,6 +46,7 @@ TINY_DEFAULTS = dict(
     prompts_per_step=32, max_completion_length=96, max_steps=150, learning_rate=1e-4
 )
 IMPORTANCE_CAP = 2.0  # upper bound of the importance weight between sampler and trainer
+KEEP = 0  # checkpoints that stay, besides the best one; 0: all
 HELD_OUT = "held_out"  # as --eval_data: a part of --train_data
 
 
@@ -65,8 +66,9 @@ class Settings:
         "of a judge: verdict, consistency, MODULE:FUNCTION (code of yours); of a solver: answer, "
         "judge, solve:MODULE:FUNCTION",
     )
-    judge_model: Optional[str] = setting(None, "folder or hub name of the judge of --reward judge")
-    judge_base_url: Optional[str] = setting(None, "OpenAI-compatible server that has --judge_model")
+    judge_model: Optional[str] = setting(
+        None, "of --reward judge: folder, hub name, or NAME@URL of an OpenAI-compatible server"
+    )
     judge_opponents: int = setting(4, "how many others of its group each answer meets")
     judge_max_completion_length: int = setting(1024, "maximum tokens of a judgment")
     prompts_per_step: Optional[int] = setting(
@@ -79,7 +81,6 @@ class Settings:
     dynamic_sampling: int = setting(0, "new prompts for groups of equal rewards, N times")
     max_steps: Optional[int] = setting(None, "steps (default: 100, tiny 150)", group="optimisation")
     learning_rate: Optional[float] = setting(None, "of AdamW (default: 1e-6, tiny 1e-4)")
-    warmup_steps: int = setting(0, "steps in which the learning rate rises to it from 0")
     beta: float = setting(0.0, "weight of the KL term; 0: no reference model")
     epsilon: float = setting(0.2, "lower clip of the probability ratio: 1 - epsilon")
     epsilon_high: Optional[float] = setting(
@@ -95,9 +96,7 @@ class Settings:
     gradient_checkpointing: bool = setting(False, "less memory, a third more time")
     eval_every: int = setting(50, "steps between evaluations; 0: never", group="run")
     eval_limit: int = setting(200, "held-out pairs at most, of each set")
-    eval_temperature: float = setting(0.6, "sampling temperature of evaluations; 0: greedy")
     save_every: int = setting(50, "steps between checkpoints; the last step is saved too")
-    keep: int = setting(0, "checkpoints that stay, and the best one; 0: all")
     resume: bool = setting(False, "continue from the newest checkpoint in output_dir, if any")
     seed: int = setting(0, "decides data order, placement and sampling")
     report_to: Literal["none", "tensorboard", "wandb"] = setting("none", "send metrics there too")
@@ -161,28 +160,23 @@ def kl_divergence(logprobs, ref_logprobs):
     return difference.exp() - difference - 1
 
 
-def grpo_loss(
-    logprobs,
-    old_logprobs,
-    sampling_logprobs,
-    ref_logprobs,
-    sequence_ids,
-    advantages,
-    weights,
-    settings,
-):
-    """The loss of one pack, a scalar. Its sum over packs and processes is the loss of the step.
+def grpo_loss(logprobs, batch, settings):
+    """The loss of a micro-batch, a scalar; the loss of an update is its sum over all of them.
 
-    logprobs, old_logprobs, sampling_logprobs, ref_logprobs (or None), sequence_ids: (targets,),
-    one entry for each completion token. advantages, weights: (sequences,).
+    logprobs (targets,): one entry for each completion token. batch: a rollout.MicroBatch.
     """
+    sequence_ids = batch.pack.sequence_ids  # (targets,)
+    advantages = batch.advantages[sequence_ids]
     losses = policy_losses(
-        logprobs, old_logprobs, advantages[sequence_ids], settings.epsilon, upper_clip(settings)
+        logprobs, batch.old_logprobs, advantages, settings.epsilon, upper_clip(settings)
     )
-    losses = losses * importance_weights(old_logprobs, sampling_logprobs)
-    if ref_logprobs is not None:
-        losses = losses + settings.beta * kl_divergence(logprobs, ref_logprobs)
-    return (losses * weights[sequence_ids]).sum()
+    losses = losses * importance_weights(batch.old_logprobs, batch.sampling_logprobs)
+    if batch.ref_logprobs is not None:
+        losses = losses + settings.beta * kl_divergence(logprobs, batch.ref_logprobs)
+    weights = sequence_weights(
+        batch.lengths, settings.loss_type, *batch.totals, settings.max_completion_length
+    )
+    return batch.counts * (losses * weights[sequence_ids]).sum()
 
 
 def importance_weights(old_logprobs, sampling_logprobs):
@@ -194,31 +188,29 @@ def upper_clip(settings):
     return settings.epsilon if settings.epsilon_high is None else settings.epsilon_high
 
 
-def token_sums(loss, logprobs, entropy, batch, settings):
-    """{name: sum over the completion tokens of a micro-batch}, for the metrics.
+def token_sums(logprobs, entropy, batch, settings):
+    """{metric: its sum over the completion tokens of a micro-batch}.
 
     A token counts as clipped where the clip takes its gradient away.
     """
     logprobs, entropy = logprobs.detach(), entropy.detach()
     ratio = (logprobs - batch.old_logprobs).exp()
     advantages = batch.advantages[batch.pack.sequence_ids]
-    clipped_low = (ratio < 1 - settings.epsilon) & (advantages < 0)
-    clipped_high = (ratio > 1 + upper_clip(settings)) & (advantages > 0)
-    importance = importance_weights(batch.old_logprobs, batch.sampling_logprobs).double()
-    sums = {
-        "loss": loss.detach().double(),
-        "tokens": len(logprobs),
-        "entropy": entropy.sum().double(),
-        "clipped_low": clipped_low.sum(),
-        "clipped_high": clipped_high.sum(),
-        "logp_diff": (batch.old_logprobs - batch.sampling_logprobs).abs().sum().double(),
-        "importance": importance.sum(),
-        "importance_squared": importance.square().sum(),
-        "importance_clipped": (importance >= IMPORTANCE_CAP).sum(),
+    importance = importance_weights(batch.old_logprobs, batch.sampling_logprobs)
+    ref_logprobs = logprobs if batch.ref_logprobs is None else batch.ref_logprobs
+    name = "sampling/importance_sampling_ratio"
+    values = {
+        "tokens": ratio.new_ones(len(ratio)),
+        "kl": kl_divergence(logprobs, ref_logprobs),
+        "entropy": entropy,
+        "clip_ratio/low_mean": (ratio < 1 - settings.epsilon) & (advantages < 0),
+        "clip_ratio/high_mean": (ratio > 1 + upper_clip(settings)) & (advantages > 0),
+        "sampling/logp_diff_mean": (batch.old_logprobs - batch.sampling_logprobs).abs(),
+        f"{name}/mean": importance,
+        f"{name}/clipped_ratio": importance >= IMPORTANCE_CAP,
+        f"{name}/squares": importance.double().square(),
     }
-    if batch.ref_logprobs is not None:
-        sums["kl"] = kl_divergence(logprobs, batch.ref_logprobs).sum().double()
-    return sums
+    return {name: batch.counts * value.double().sum() for name, value in values.items()}
 
 
 # ---- before torch is imported ----
@@ -257,18 +249,20 @@ def fill_in(settings):
 
 
 def check_numbers(settings):
-    smallest = {"num_generations": 2, "seed": -math.inf}
-    smallest |= dict.fromkeys("eval_every lora_rank warmup_steps dynamic_sampling keep".split(), 0)
-    bounds = {"temperature": 0.01, "eval_temperature": 0.01}  # a float is above its bound
+    """Raises BadInput for a number that is too small, too large or none."""
+    at_least = {"num_generations": 2, "temperature": 0.01, "beta": 0.0, "seed": -math.inf}
+    at_least |= dict.fromkeys(["dynamic_sampling", "lora_rank", "eval_every"], 0)
     for name, value in vars(settings).items():
-        at_least, bound = smallest.get(name, 1), bounds.get(name, 0)
-        if type(value) is int and value < at_least:
-            raise BadInput(f"--{name}: must be at least {at_least}, got {value}")
-        if name == "num_mini_batches" and value > settings.prompts_per_step:
-            raise BadInput(f"--{name}: at most {settings.prompts_per_step}, the prompts of a step")
-        may_be_zero = name in ("beta", "eval_temperature") and value == 0
-        if type(value) is float and not (bound < value < math.inf or may_be_zero):
-            raise BadInput(f"--{name}: must be above {bound}, got {value}")
+        if type(value) is int or (type(value) is float and name in at_least):
+            smallest = at_least.get(name, 1)
+            if not smallest <= value < math.inf:
+                raise BadInput(f"--{name}: must be at least {smallest}, got {value}")
+        elif type(value) is float and not 0 < value < math.inf:
+            raise BadInput(f"--{name}: must be above 0, got {value}")
+    if settings.num_mini_batches > settings.prompts_per_step:
+        raise BadInput(
+            f"--num_mini_batches: at most {settings.prompts_per_step}, the prompts of a step"
+        )
 
 
 def load_items(task, settings):
@@ -307,6 +301,10 @@ def main(settings):
     import rollout
     from distributed import load_model, new_policy, restore, save_checkpoint, start
 
+    if KEEP:
+        from resume import prune
+    if settings.dynamic_sampling:
+        from training_options import redraw
     if is_embedded(settings.model):
         torch.set_num_threads(1)  # products this small are faster on one thread
     with start(settings.device, settings.dtype) as runtime:
@@ -334,90 +332,73 @@ def main(settings):
             f"{settings.num_generations} completions, {runtime.world_size} process(es), "
             f"{runtime.device.type}, {str(runtime.dtype)[6:]}: {output_dir}"
         )
-        if eval_items and settings.eval_every and not checkpoint:
-            rows.append(rollout.evaluate_untrained(policy, task, eval_items, settings, output_dir))
+        rollouts = output_dir / "rollouts"
+        if eval_items and not checkpoint:
+            row = rollout.evaluate(policy, task, eval_items, settings, rollouts / "eval-0.jsonl")
+            rows.append({"step": 0} | row)
+            if runtime.is_main:
+                append_rows(output_dir / "metrics.jsonl", rows)
+            note(f"before training, on {len(eval_items)} held-out items: {progress_line(rows[0])}")
         report, warned = reporter(settings), {}
 
         stream = itertools.islice(task.stream(train_items), drawn, None)
         for step in range(first_step + 1, settings.max_steps + 1):
-            times, groups, step_start = [time.perf_counter()], [], drawn
-            for rounds_left in reversed(range(1 + settings.dynamic_sampling)):  # once by default
-                # 1. Draw the prompts of this step. Each process takes some of them.
-                missing = settings.prompts_per_step - int(*runtime.sum(len(groups)))
-                if not missing:
-                    break
-                items, new_groups = list(itertools.islice(stream, missing)), []
-                for index in rollout.own_indices(task, missing, runtime):
-                    number = drawn - step_start + index
-                    seed = hash64(settings.seed, step, number)
-                    new_groups.append(rollout.make_group(task, items[index], seed, number))
-                drawn += missing
+            # 1. Draw the prompts of this step. Each process takes some of them.
+            started = time.perf_counter()
+            items = list(itertools.islice(stream, settings.prompts_per_step))
+            groups = rollout.own_groups(task, items, step, settings, runtime)
 
-                # 2. Sample num_generations completions of each prompt.
-                rollout.sample(policy, task, new_groups, settings.num_generations, settings)
-                times.append(time.perf_counter())
+            # 2. Sample num_generations completions of each prompt.
+            rollout.sample(policy, task, groups, settings.num_generations, settings)
+            sampled = time.perf_counter()
 
-                # 3. Reward each completion; an advantage compares it with the rest of its group.
-                rewards = rollout.rewards(task, new_groups, settings)  # (groups, num_generations)
-                advantages = group_advantages(rewards, settings.scale_rewards)
-                for index, group in enumerate(new_groups):
-                    group.rewards = rewards[index].tolist()
-                    group.advantages = advantages[index].tolist()
-                times.append(time.perf_counter())
-                groups += rollout.with_signal(task, new_groups) if rounds_left else new_groups
+            # 3. Reward each completion; an advantage compares it with the rest of its group.
+            rewards = rollout.rewards(task, groups, settings)  # (groups, num_generations)
+            advantages = group_advantages(rewards, settings.scale_rewards)
+            rollout.set_advantages(groups, rewards, advantages)
+            rewarded = time.perf_counter()
+            drawn += len(items)
+            redrawn = 0
+            if settings.dynamic_sampling:
+                groups, redrawn = redraw(
+                    groups, stream, step, policy, task, settings, group_advantages
+                )
+                drawn += redrawn
+            ready = time.perf_counter()
 
             # 4. Follow the gradient of the loss, a sum over micro-batches and processes.
-            factor = min(1.0, step / max(1, settings.warmup_steps))
-            optimizer.param_groups[0]["lr"] = settings.learning_rate * factor
             mini_batches, has_signal = rollout.mini_batches(groups, settings, runtime)
             rollout.add_logprobs(policy.model, reference, mini_batches, settings)
-            sums, grad_norm = Counter(), 0.0
-            for totals, batches in mini_batches * (settings.num_iterations if has_signal else 1):
+            sums, losses, grad_norm = Counter(), [], 0.0
+            for batches in mini_batches * settings.num_iterations:
                 loss_sum = 0.0
                 for batch in batches:
                     with torch.set_grad_enabled(has_signal):
                         logprobs, entropy = policy.model.logprobs(batch.pack, settings.temperature)
                     if batch.old_logprobs is None:
                         batch.old_logprobs = logprobs.detach()
-                    weights = sequence_weights(
-                        batch.lengths, settings.loss_type, *totals, settings.max_completion_length
-                    )
-                    loss = grpo_loss(
-                        logprobs,
-                        batch.old_logprobs,
-                        batch.sampling_logprobs,
-                        batch.ref_logprobs,
-                        batch.pack.sequence_ids,
-                        batch.advantages,
-                        weights,
-                        settings,
-                    )
-                    if batch.is_filler:
-                        loss = loss * 0
-                    else:
-                        sums.update(token_sums(loss, logprobs, entropy, batch, settings))
+                    loss = grpo_loss(logprobs, batch, settings)
                     if has_signal:  # FSDP averages gradients over processes; the loss needs sums
                         (loss * runtime.world_size).backward()
-                    loss_sum += loss.detach()
-                sums["updates"] += 1
+                    loss_sum += loss.detach().double()
+                    sums.update(token_sums(logprobs, entropy, batch, settings))
+                losses.append(float(loss_sum))
                 if has_signal:
-                    grad_norm = policy.step(optimizer, float(loss_sum), settings.max_grad_norm)
-                    if not math.isfinite(grad_norm):
-                        break
-            sums["loss"] /= sums.pop("updates")  # the other sums are divided by their tokens
-            times.append(time.perf_counter())
+                    grad_norm = policy.step(optimizer, losses[-1], settings.max_grad_norm)
+                if not math.isfinite(grad_norm):
+                    break
+            sums["loss"] = sum(losses) / len(losses)
 
             # 5. Log, evaluate, save.
-            redrawn = drawn - step_start - settings.prompts_per_step
-            row = {"step": step, "sampling/redrawn_groups": redrawn}
-            row |= {"grad_norm": grad_norm, "learning_rate": optimizer.param_groups[0]["lr"]}
-            row |= rollout.step_metrics(task, groups, mini_batches, sums, runtime)
-            row |= rollout.timings(times, row, settings)
-            is_last = step == settings.max_steps
-            path = output_dir / "rollouts" / f"{step}.jsonl"
+            times = started, sampled, rewarded, ready, time.perf_counter()
+            row = {"step": step, "grad_norm": grad_norm, "sampling/redrawn_groups": redrawn}
+            row["learning_rate"] = optimizer.param_groups[0]["lr"]
+            row |= rollout.step_metrics(task, groups, mini_batches, sums, times, runtime)
+            path = rollouts / f"{step}.jsonl"
             rollout.write_rollouts(path, task, groups, runtime)
-            if eval_items and settings.eval_every and (step % settings.eval_every == 0 or is_last):
-                eval_path = path.with_name(f"eval-{step}.jsonl")
+            is_last = step == settings.max_steps
+            if eval_items and (step % settings.eval_every == 0 or is_last):
+                eval_path = rollouts / f"eval-{step}.jsonl"
                 row |= rollout.evaluate(policy, task, eval_items, settings, eval_path)
             row = record(output_dir, rows, row, runtime, path)
             report(step, row)
@@ -425,7 +406,8 @@ def main(settings):
             if step % settings.save_every == 0 or is_last:
                 style = task.judge_style
                 save_checkpoint(output_dir, step, policy, optimizer, tokenizer, style, drawn)
-                prune_checkpoints(output_dir, settings.keep, rows, runtime)
+                if KEEP and runtime.is_main:
+                    prune(output_dir, KEEP, rows)
         if runtime.is_main:
             summarize(output_dir, settings)
             print(output_dir / f"checkpoint-{settings.max_steps}")  # the result: the trained model

@@ -122,23 +122,12 @@ class Task:
 
 def backward(policy, groups, options):
     """Adds up the gradients of the loss of `groups`, as the loop of train_grpo.py does."""
-    ((totals, batches),), _ = rollout.mini_batches(groups, options, policy.runtime)
+    (batches,), _ = rollout.mini_batches(groups, options, policy.runtime)
     loss_sum = 0.0
     for batch in batches:
         logprobs, _ = policy.model.logprobs(batch.pack, options.temperature)
-        weights = train_grpo.sequence_weights(
-            batch.lengths, options.loss_type, *totals, options.max_completion_length
-        )
-        loss = train_grpo.grpo_loss(
-            logprobs,
-            logprobs.detach(),
-            batch.sampling_logprobs,
-            None,
-            batch.pack.sequence_ids,
-            batch.advantages,
-            weights,
-            options,
-        )
+        batch.old_logprobs = logprobs.detach()
+        loss = train_grpo.grpo_loss(logprobs, batch, options)
         loss.backward()
         loss_sum += loss.item()
     return loss_sum
@@ -195,8 +184,7 @@ class OwnStep:
         )
         rewards = rollout.rewards(self.task, self.groups, self.options)
         advantages = train_grpo.group_advantages(rewards, self.options.scale_rewards)
-        for group, own_advantages in zip(self.groups, advantages):
-            group.advantages = own_advantages.tolist()
+        rollout.set_advantages(self.groups, rewards, advantages)
 
     def __call__(self):
         self.sample()

@@ -4,8 +4,7 @@
     python -m extras.bench plan --rates gpu.jsonl ...     with what `extras.bench gpu` has measured
 
 A judge as reward runs on other GPUs: `vllm serve JUDGE`, and for the training `--reward judge
---judge_base_url http://HOST:8000/v1 --judge_model JUDGE`. The time of its judgments is not included
-here.
+--judge_model JUDGE@http://HOST:8000/v1`. The time of its judgments is not included here.
 
 Memory of P parameters on W GPUs: 16 P / W + 2 P + keys and values + activations, in bytes. Every
 GPU holds the whole bf16 model while it samples. So 7B is the largest size for 80 GB: 32B takes

@@ -101,7 +101,7 @@ def run_loop(folder, groups, runtime=ALONE, scale_reference=1.0, **changes):
 
     def watched_metrics(task, groups, mini_batches, sums, *rest):
         seen.sums, seen.mini_batches = dict(sums), mini_batches
-        seen.num_batches = sum(len(batches) for _, batches in mini_batches)
+        seen.num_batches = sum(map(len, mini_batches))
         return step_metrics(task, groups, mini_batches, sums, *rest)
 
     def keep_drawn(*arguments):

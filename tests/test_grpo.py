@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from data import Pair, Question
 from distributed import Runtime
 from judge_task import Comparison, JudgeTask, comparison_stream, verdict_reward
 from model import Model
-from rollout import Group, chunks, group_counts, rewards
+from rollout import Group, MicroBatch, chunks, group_counts, rewards
 from sampler import Completion
 from solve_task import Exercise, SolveTask
 from train_grpo import (
@@ -193,31 +194,19 @@ def test_weights_are_the_textbook_means(loss_type):
 def test_importance_weights_are_cut_above_and_carry_no_gradient():
     logprobs = torch.tensor([-1.0, -1.0, -1.0], requires_grad=True)
     sampled = torch.tensor([-1.0, -1.0 - math.log(1.5), -9.0])  # ratios 1, 1.5, e^8
-    loss = grpo_loss(
-        logprobs,
-        logprobs.detach(),
-        sampled,
-        None,
-        torch.tensor([0, 0, 0]),
-        torch.tensor([1.0]),
-        torch.tensor([1.0]),
-        Settings(),
-    )
-    loss.backward()
+    pack = SimpleNamespace(sequence_ids=torch.tensor([0, 0, 0]))
+    batch = MicroBatch(pack, torch.tensor([1.0]), torch.tensor([1.0]), sampled, (1, 3))
+    batch.old_logprobs = logprobs.detach()
+    grpo_loss(logprobs, batch, Settings()).backward()
     assert IMPORTANCE_CAP == 2.0
     torch.testing.assert_close(logprobs.grad, torch.tensor([-1.0, -1.5, -2.0]))
 
 
 def test_kl_enters_with_beta():
-    arguments = (
-        torch.tensor([-1.0]),
-        torch.tensor([-1.0]),
-        torch.tensor([-1.0]),
-        torch.tensor([-2.0]),
-    )
-    loss = grpo_loss(
-        *arguments, torch.tensor([0]), torch.tensor([0.0]), torch.tensor([0.5]), Settings(beta=0.1)
-    )
+    logprobs, pack = torch.tensor([-1.0]), SimpleNamespace(sequence_ids=torch.tensor([0]))
+    batch = MicroBatch(pack, torch.tensor([0.0]), torch.tensor([2.0]), logprobs, (1, 2))
+    batch.old_logprobs, batch.ref_logprobs = logprobs, torch.tensor([-2.0])
+    loss = grpo_loss(logprobs, batch, Settings(beta=0.1))
     assert loss.item() == pytest.approx(0.5 * 0.1 * math.exp(-1), rel=1e-6)
 
 
@@ -312,15 +301,15 @@ def test_chunks_hold_every_completion_once_within_the_budget(folder):
     for budget in (1, 30, 50, 1000):
         batches = list(chunks(groups, budget))
         seen = []
+        for part in (part for batch in batches for part in batch):
+            seen += zip([part.item.id] * 3, map(id, part.completions), part.advantages)
+        expected = []
+        for group in groups:
+            expected += zip([group.item.id] * 3, map(id, group.completions), group.advantages)
+        assert seen == expected
         for batch in batches:
-            seen += [(group.item.id, index) for group, indices in batch for index in indices]
-        assert seen == [(group.item.id, index) for group in groups for index in range(3)]
-        for batch in batches:
-            size = 0
-            for group, indices in batch:
-                size += len(group.prompt)
-                size += sum(len(group.completions[index].tokens) for index in indices)
-            assert size <= budget or sum(len(indices) for _, indices in batch) == 1
+            size = sum(part.num_tokens() for part in batch)
+            assert size <= budget or sum(len(part.completions) for part in batch) == 1
 
 
 @pytest.mark.parametrize("loss_type, factor", [("grpo", 0.5), ("dr_grpo", 0.5), ("dapo", None)])
@@ -570,15 +559,14 @@ def test_the_embedded_data_has_its_own_held_out_part():
         prepare(Settings(eval_data=""))
 
 
-def test_a_run_of_an_older_version_gets_no_other_split_or_temperature(tmp_path):
-    """Versions before held nothing out and evaluated at the temperature of the training."""
+def test_a_run_of_an_older_version_gets_no_other_split(tmp_path):
+    """Versions before held nothing out."""
     data = write_pairs(tmp_path / "pairs.jsonl", 40)
 
     def resumed(before, **changes):
         folder = tmp_path / "run"
         settings = Settings(train_data=data, resume=True, output_dir=str(folder), **changes)
         old = dataclasses.asdict(fill_in(settings)) | before
-        del old["eval_temperature"]
         folder.mkdir(exist_ok=True)
         (folder / "config.json").write_text(json.dumps({"settings": old}))
         return prepare(settings)
@@ -587,14 +575,20 @@ def test_a_run_of_an_older_version_gets_no_other_split_or_temperature(tmp_path):
         resumed({"eval_data": None})
     *_, train, held_out, _ = resumed({"eval_data": None}, eval_data="none")
     assert (len(train), held_out) == (120, [])
-    with pytest.raises(BadInput, match="--eval_temperature: .* made with 1.0, not 0.6"):
-        resumed({}, eval_data=data)
-    assert len(resumed({}, eval_data=data, eval_temperature=1.0)[3]) == 120
+    assert len(resumed({}, eval_data=data)[3]) == 120
 
 
-@pytest.mark.parametrize("value, fine", [(0.0, True), (0.01, False), (-1.0, False), (NAN, False)])
-def test_temperature_of_evaluations(value, fine):
-    if fine:
-        return check_numbers(fill_in(Settings(eval_temperature=value)))
-    with pytest.raises(BadInput, match="--eval_temperature"):
-        check_numbers(fill_in(Settings(eval_temperature=value)))
+@pytest.mark.parametrize(
+    "name, least", [("temperature", 0.01), ("beta", 0.0), ("eval_every", 0), ("num_generations", 2)]
+)
+def test_the_least_value_of_a_number(name, least):
+    check_numbers(fill_in(Settings(**{name: least})))
+    for value in (least - 0.001, NAN, math.inf) if type(least) is float else (least - 1,):
+        with pytest.raises(BadInput, match=f"--{name}: must be at least {least}, got {value}"):
+            check_numbers(fill_in(Settings(**{name: value})))
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, NAN, math.inf])
+def test_a_rate_is_above_0(value):
+    with pytest.raises(BadInput, match=f"--learning_rate: must be above 0, got {value}"):
+        check_numbers(fill_in(Settings(learning_rate=value)))

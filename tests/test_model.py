@@ -13,8 +13,9 @@ from cli import BadInput
 from kernels.logprob import token_logprobs
 from kernels.packed_attention import packed_attention
 from model import Model, pack_groups
+from rollout import MicroBatch
 from sampler import generate
-from train_grpo import Settings, grpo_loss, sequence_weights
+from train_grpo import Settings, grpo_loss
 
 torch.set_num_threads(1)
 SIZES = dict(
@@ -496,11 +497,12 @@ def test_packed_gradients_equal_padded_ones(loss_type, kind, beta, tmp_path):
     build(kind, tmp_path)
     model = Model.from_pretrained(tmp_path, dtype=torch.float32)
     settings = Settings(loss_type=loss_type, beta=beta, temperature=0.7, epsilon=0.05)
+    settings.max_completion_length = 10
     generator = torch.Generator().manual_seed(1)
     pack = pack_groups(GROUPS)
     lengths = torch.tensor([float(len(c)) for _, completions in GROUPS for c in completions])
     advantages = torch.randn(len(lengths), generator=generator)
-    weights = sequence_weights(lengths, loss_type, len(lengths), lengths.sum().item(), 10)
+    totals = len(lengths), lengths.sum().item()
     old, sampled, ref = (
         -3 + 0.2 * torch.randn(len(pack.targets), generator=generator) for _ in range(3)
     )
@@ -509,16 +511,9 @@ def test_packed_gradients_equal_padded_ones(loss_type, kind, beta, tmp_path):
         old_logprobs = logprobs.detach() + 0.1 * (old + 3)  # some ratios are clipped
         sampling_logprobs = logprobs.detach() + 0.1 * (sampled + 3)
         ref_logprobs = logprobs.detach() + (ref + 3) if beta else None
-        return grpo_loss(
-            logprobs,
-            old_logprobs,
-            sampling_logprobs,
-            ref_logprobs,
-            pack.sequence_ids,
-            advantages,
-            weights,
-            settings,
-        )
+        batch = MicroBatch(pack, advantages, lengths, sampling_logprobs, totals)
+        batch.old_logprobs, batch.ref_logprobs = old_logprobs, ref_logprobs
+        return grpo_loss(logprobs, batch, settings)
 
     packed, _ = model.logprobs(pack, 0.7)
     loss = loss_of(packed)

@@ -18,6 +18,7 @@ import transformers
 import checkpoint
 import elo
 from model import Model
+from rollout import MicroBatch
 from sampler import generate
 from styles import load_style
 from verdicts import parse_verdict
@@ -252,7 +253,7 @@ def test_leave_one_out_by_hand(tmp_path):
 def test_gspo_by_hand(tmp_path, seed):
     """GSPO, arXiv 2507.18071, eq. 5 to 7: the mean over sequences of min(s A, clip(s) A), where s
     is the geometric mean of the token ratios."""
-    train_grpo = changed(tmp_path, "bincount")
+    train_grpo = changed(tmp_path, "index_add")
     generator = torch.Generator().manual_seed(seed)
     lengths = torch.tensor([3, 5, 2, 7])
     advantages = torch.tensor([1.0, -1.0, 0.5, -0.5], dtype=torch.float64)
@@ -260,9 +261,10 @@ def test_gspo_by_hand(tmp_path, seed):
     old = -torch.rand(17, dtype=torch.float64, generator=generator)
     noise = torch.randn(17, dtype=torch.float64, generator=generator)
     logprobs = (old + 0.02 * noise).requires_grad_()
-    settings = SimpleNamespace(epsilon=3e-4, epsilon_high=4e-4, importance_cap=2.0, beta=0.0)
-    weights = train_grpo.sequence_weights(lengths.double(), "grpo", 4, 17, 99)
-    loss = train_grpo.grpo_loss(logprobs, old, old, None, ids, advantages, weights, settings)
+    settings = train_grpo.Settings(epsilon=3e-4, epsilon_high=4e-4)
+    pack = SimpleNamespace(sequence_ids=ids)
+    batch = MicroBatch(pack, advantages, lengths.double(), old, (4, 17), old_logprobs=old)
+    loss = train_grpo.grpo_loss(logprobs, batch, settings)
 
     ratios = torch.stack([(logprobs[ids == i] - old[ids == i]).mean().exp() for i in range(4)])
     clipped = ratios.clamp(1 - 3e-4, 1 + 4e-4)
@@ -284,7 +286,7 @@ def test_changed_training(tmp_path):
     (tmp_path / "train_grpo.py").write_text(text, encoding="utf-8")
     flags = (
         "--max_steps 4 --prompts_per_step 4 --num_generations 4 --scale_rewards none "
-        "--num_iterations 2 --epsilon 3e-4 --epsilon_high 4e-4 --eval_every 0 --warmup_steps 10"
+        "--num_iterations 2 --epsilon 3e-4 --epsilon_high 4e-4 --eval_every 0"
     )
     command = [sys.executable, str(tmp_path / "train_grpo.py"), *flags.split()]
     run_folder = tmp_path / "run"

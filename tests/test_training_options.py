@@ -22,10 +22,11 @@ from distributed import Policy, Runtime, restore
 from judge_task import JudgeTask
 from model import pack_groups
 from resume import find_damage, prune
-from rollout import drop_long, evaluate, longest_prompt, split_by_number, with_signal
+from rollout import drop_long, evaluate, longest_prompt
 from runlog import open_run
 from sharding import deal, deal_groups
 from train_grpo import IMPORTANCE_CAP, Settings, check_numbers, fill_in, prepare
+from training_options import split_by_number, with_signal
 
 torch.set_num_threads(1)
 ROOT = Path(__file__).parents[1]
@@ -56,16 +57,6 @@ def test_importance_weights_are_counted(folder):
     row = run_loop(folder, made_up_groups(load(folder), ADVANTAGES)).row  # equal log-probs
     assert row[f"{name}/mean"] == pytest.approx(1, abs=1e-5) and row[f"{name}/clipped_ratio"] == 0
     assert row[f"{name}/effective_sample_size"] == pytest.approx(1, abs=1e-5)
-
-
-@pytest.mark.parametrize("step, share", [(1, 0.25), (3, 0.75), (4, 1.0), (5, 1.0)])
-def test_the_learning_rate_warms_up(folder, step, share):
-    groups = made_up_groups(load(folder), ADVANTAGES[:1])
-    seen = run_loop(folder, groups, max_steps=step, warmup_steps=4, learning_rate=0.01)
-    assert seen.row["learning_rate"] == pytest.approx(0.01 * share)
-    if step == 1:  # the first step of Adam moves a weight by the learning rate
-        moved = seen.policy.masters["norm.weight"] - load(folder).norm.weight
-        assert moved.abs().max().item() == pytest.approx(0.0025, rel=1e-3)
 
 
 # ---- several updates on one rollout ----
@@ -375,11 +366,11 @@ def test_a_setting_that_an_older_run_lacks_has_its_default(tmp_path):
     options = dict(output_dir=str(run), resume=True, eval_every=0)
     filled, *_, hashes = prepare(Settings(**options))
     before = vars(filled) | {"lora_alpha": None}
-    for name in ("num_mini_batches", "dynamic_sampling", "warmup_steps", "max_prompt_length"):
+    for name in ("num_mini_batches", "dynamic_sampling", "max_prompt_length"):
         del before[name]
     (run / "config.json").write_text(json.dumps({"settings": before, "data": hashes}))
-    prepare(Settings(**options, keep=3))
-    for name in ("num_mini_batches", "dynamic_sampling", "warmup_steps", "max_prompt_length"):
+    prepare(Settings(**options, save_every=3))
+    for name in ("num_mini_batches", "dynamic_sampling", "max_prompt_length"):
         with pytest.raises(BadInput, match=f"--{name}: .* was made with (0|1|None), not 9"):
             prepare(Settings(**options, **{name: 9}))
 

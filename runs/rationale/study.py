@@ -38,7 +38,7 @@ RL = GRPO + "--max_steps 90 --save_every 30 --eval_every 0 --max_completion_leng
 POLICY = (
     GRPO
     + """--max_steps 40 --save_every 20 --eval_every 40 --eval_limit 400
-    --eval_temperature 1 --max_completion_length 64"""
+    --max_completion_length 64"""
 )
 JUDGE = "--reward judge --judge_opponents 2 --judge_max_completion_length 96 --judge_model"
 TOLD = "--scale_rewards group --reward solve:runs.reward.rewards_tiny:"
