@@ -193,7 +193,7 @@ def intervals(pairs, fit, dispersion=1.0, report=None):
     strength: its opponents' strengths are estimates too. The result is close to the interval of the
     profile likelihood, and equal to it for two players. For few games that one is too short (93 %
     for 9 games of each of 10 players): with 1 + 2 / games times the DROP it covers 95 %
-    (runs/ranking/interval_coverage.py).
+    (runs/ranking).
 
     dispersion: see there. Who won everything has no upper end. So all players get a win against an
     imagined one of strength -WALL and a loss against one of WALL, and ends lie within WALL + 6.

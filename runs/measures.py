@@ -128,22 +128,6 @@ def as_text(interval):
     return f"{value:.3f} [{low:.3f}, {high:.3f}]"
 
 
-def judged(interval):
-    """What an interval says about a claim that something is above 0."""
-    _, low, high = interval
-    if low > 0:
-        return "reproduced"
-    return "not at this size (the opposite is shown)" if high < 0 else "not at this size"
-
-
-def judged_together(intervals):
-    """The verdict on a claim of several parts: all, some or none of the intervals are above 0."""
-    above = [low > 0 for _, low, _ in intervals]
-    if all(above):
-        return "reproduced"
-    return "partly" if any(above) else "not at this size"
-
-
 def markdown_table(columns, rows):
     lines = []
     for cells in [columns, ["---"] * len(columns), *rows]:

@@ -1,4 +1,4 @@
-"""The measures that the studies of runs/ share: means, intervals, verdicts on claims, tables."""
+"""The measures that the studies of runs/ share: means, intervals, tables."""
 
 import json
 import sys
@@ -33,16 +33,6 @@ def test_intervals_hold_the_scatter_of_runs_and_draw_the_same_units_for_both():
     value, low, high = measures.accuracy(base)
     assert value == pytest.approx(base.mean())
     assert high - low == pytest.approx(2 * 1.96 * base.std() / 20, rel=0.1)
-
-
-def test_verdicts_on_claims():
-    above, around, below = (0.1, 0.05, 0.2), (0.1, -0.1, 0.2), (-0.2, -0.3, -0.1)
-    assert measures.judged(above) == "reproduced"
-    assert measures.judged(around) == "not at this size"
-    assert measures.judged(below) == "not at this size (the opposite is shown)"
-    assert measures.judged_together([above, above]) == "reproduced"
-    assert measures.judged_together([above, around]) == "partly"
-    assert measures.judged_together([around, below]) == "not at this size"
 
 
 def test_games_of_an_evaluation(tmp_path):

@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "runs" / "smollm2"))
 
 import rubric_chains
 from measures import read_rows
-from rubric_chains import RULES, chain, rule_of
+from rubric_chains import RULES, chain
 from tiny_models import make_model_folder
 
 import cli
@@ -56,11 +56,6 @@ def test_every_chain_is_right_and_whole(held_out):
             ['has "silver"', 'lacks "silver"'],
         ),
         (
-            "End with an exclamation mark and write one sentence about a king.",
-            ("He won.", "He won!"),
-            ["ends with a period", "ends with an exclamation mark"],
-        ),
-        (
             "A shop has 12 apples and gets 30 more. How many apples does it have now?",
             ("It has 41 apples.", "It has 42 apples."),
             ["says 41", "says 42"],
@@ -73,17 +68,6 @@ def test_what_the_evaluation_says(query, answers, expected):
         f"<summary_{side}>{said}</summary_{side}>" in text for side, said in zip("AB", expected)
     )
     assert task_type(text) == ("Reasoning" if "apples" in query else "Chat", True)
-
-
-def test_rules_are_read_from_the_question_alone():
-    question = 'Do not use the word "silver" in one sentence about a nurse.'
-    assert rule_of(question) == ("avoid", "silver")
-    with pytest.raises(ValueError, match="no rule"):
-        rule_of("Write one sentence about a king.")
-    with pytest.raises(ValueError, match="2 of the two sentences"):
-        chain(
-            'Use the word "silver" in one sentence about a nurse.', ("A silver!", "A silver nurse.")
-        )
 
 
 def test_files_share_no_question_and_the_hint_is_in_the_prompt_alone(tmp_path):

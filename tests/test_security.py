@@ -71,9 +71,6 @@ def test_attacks_forge_nothing_here_and_much_in_the_plain_way(name):
         for place in attacks.PLACES[:-1]
     ] + [(None, "chat")]
     counts = attacks.try_all(tokenizer_of(name), some, cases, cases[-2:])
-    assert {
-        what: count for (number, what), count in counts.items() if number is None
-    } == {}  # faults, by their names
     assert sum(count for (number, what), count in counts.items() if what == attacks.OURS) == 0
     assert sum(count for (number, what), count in counts.items() if what == "plain") > 0
 

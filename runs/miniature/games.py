@@ -1,8 +1,8 @@
-"""Games of a judge of the tiny world: sampled ones, and ones whose verdict is forced.
+"""Games of a judge of the tiny world.
 
 A task is a row of tiny/*.jsonl with an order ([0, 1]: answer a is shown first) and its sibling: the
 number of the two questions that have the same two answers. A game is a task with a verdict (1, 2
-or None) and whether it is right. A sampled game also has text, tokens and think_tokens.
+or None), whether it is right, text, tokens and think_tokens.
 """
 
 import sys
@@ -18,8 +18,6 @@ from checkpoint import resolve_model  # noqa: E402
 from seeding import stable_hash  # noqa: E402
 from styles import judge_messages, load_style  # noqa: E402
 from verdicts import BOTH_ORDERS, read_completion  # noqa: E402
-
-VERDICTS = "\\boxed{Assistant 1}", "\\boxed{Assistant 2}"
 
 
 def load_tasks(path, limit=None):
@@ -81,41 +79,3 @@ def majority_right(games):
     """1, 0 or 0.5 (a draw): whether most of the valid verdicts of these games are right."""
     lead = sum(1 if game["right"] else -1 for game in games if game["verdict"])
     return 0.5 + 0.5 * ((lead > 0) - (lead < 0))
-
-
-# ---- forced verdicts ----
-
-
-def verdict_tokens(tokenizer):
-    """(the tokens that both verdicts begin with, the next token of the one, of the other)."""
-    one, two = (tokenizer.encode(verdict, add_special_tokens=False) for verdict in VERDICTS)
-    common = next(place for place, (left, right) in enumerate(zip(one, two)) if left != right)
-    return one[:common], one[common], two[common]
-
-
-def forced(judge, tasks, thinking):
-    """The games in which the likelier verdict follows a thinking: a list of token ids a task.
-
-    Only the token in which both verdicts differ is looked at. p_first: its share for verdict 1.
-    """
-    from extras.forced_verdicts import first_place_probabilities
-
-    model, tokenizer, _ = judge
-    common, one, two = verdict_tokens(tokenizer)
-    games = []
-    for start in range(0, len(tasks), 64):
-        groups = []
-        for task, part in zip(tasks[start : start + 64], thinking[start : start + 64]):
-            groups.append((prompt_of(tokenizer, task) + part + common, [[one], [two]]))
-        chances = first_place_probabilities(model, groups)
-        for task, chance in zip(tasks[start : start + 64], chances):
-            verdict = 1 if chance > 0.5 else 2
-            right = verdict == better_place(task)
-            games.append(task | {"verdict": verdict, "right": right, "p_first": chance})
-    return games
-
-
-def thinking_tokens(tokenizer, game):
-    """Token ids of a sampled game's thinking without its tags; of all of it if it never ends."""
-    text = game["text"].removeprefix("<think>").split("</think>")[0]
-    return tokenizer.encode(text, add_special_tokens=False)

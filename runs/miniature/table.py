@@ -1,17 +1,19 @@
 """Makes runs/miniature/README.md from runs/miniature/results: python runs/miniature/table.py
 
-A result is results/NAME.json, as lab.write_result writes it; NAME-full.json has several RL seeds.
-head.md and experiments.md say what an experiment does and when a claim counts as reproduced.
+A result is results/NAME.json; NAME-full.json has several RL seeds. The programs that wrote them
+are in the history. head.md and experiments.md say what an experiment does and when a claim counts
+as reproduced.
 """
 
 import json
 import re
+import sys
 from pathlib import Path
 
-from lab import RECORD
-from measures import markdown_table
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
 
-HERE = Path(__file__).parent
+from measures import markdown_table  # noqa: E402
 
 
 def experiments():
@@ -25,14 +27,15 @@ def section(name, result):
     """The numbers of one result."""
     seeds = " ".join(map(str, result["seeds"]))
     plural = "s" if len(result["seeds"]) > 1 else ""
+    command = result["command"].removeprefix("bash runs/")
     what = (
-        f"`{result['command']}`: RL seed{plural} {seeds}, {result['steps']} steps of 32 prompts "
+        f"`{command}`: RL seed{plural} {seeds}, {result['steps']} steps of 32 prompts "
         f"x 8, {result['pairs']} held-out pairs in both orders, {result['machine']}."
     )
     parts = [what, markdown_table(["claim", "figure", "verdict"], result["claims"])]
     for heading, columns, rows in result["tables"]:
         parts += [f"*{heading}*", markdown_table(columns, rows)]
-    if (RECORD / f"{name}.png").exists():
+    if (HERE / f"{name}.png").exists():
         parts.append(f"![{name}]({name}.png)")
     if result["notes"]:
         parts.append("\n".join(f"- {note}" for note in result["notes"]))
@@ -44,14 +47,10 @@ def page(results):
     rows, sections = [], []
     for number, (name, title, text) in enumerate(experiments(), start=1):
         stored = [one for one in (f"{name}-full", name) if one in results]
-        claim, figure, verdict, seeds = "", "", "not run", "-"
-        if stored:
-            main = results[stored[0]]
-            claim, figure, verdict = main["claims"][0]
-            seeds = len(main["seeds"])
+        main = results[stored[0]]
         # GitHub makes the anchor of a heading like this.
         anchor = re.sub("[^a-z0-9-]", "", f"{number}-{title.lower().replace(' ', '-')}")
-        rows.append([f"[{number}. {title}](#{anchor})", claim, figure, verdict, seeds])
+        rows.append([f"[{number}. {title}](#{anchor})", *main["claims"][0], len(main["seeds"])])
         sections += [f"## {number}. {title}", text.strip()]
         sections += [section(one, results[one]) for one in stored]
     columns = ["experiment", "main claim", "figure [95 % interval]", "verdict", "RL seeds"]
@@ -61,9 +60,9 @@ def page(results):
 
 def main():
     results = {}
-    for path in sorted((RECORD / "results").glob("*.json")):
+    for path in sorted((HERE / "results").glob("*.json")):
         results[path.stem] = json.loads(path.read_text())
-    (RECORD / "README.md").write_text(page(results))
+    (HERE / "README.md").write_text(page(results))
 
 
 if __name__ == "__main__":

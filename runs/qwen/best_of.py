@@ -17,17 +17,9 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
 
+import measures  # noqa: E402
 from chains import number, result_of  # noqa: E402
-from measures import (  # noqa: E402
-    accuracy,
-    as_text,
-    difference,
-    grid,
-    markdown_table,
-    mean,
-    read_rows,
-    write_rows,
-)
+from measures import as_text, difference, grid, mean, read_rows, write_rows  # noqa: E402
 
 from cli import run  # noqa: E402
 from extras.results import read_result  # noqa: E402
@@ -36,12 +28,12 @@ CHARACTERS_PER_TOKEN = 3  # of the judge's own solutions, whose tokens are not s
 
 
 def checked(row):
-    """[(result, whether it is right)] of the answers that ended and could be checked."""
-    found = []
-    for answer, status in zip(row["candidates"], row["status"]):
-        if status in ("right", "wrong"):
-            found.append((number(result_of(answer)), status == "right"))
-    return found
+    """[(answer, its result, whether it is right)] of answers that ended and could be checked."""
+    return [
+        (answer, number(result_of(answer)), status == "right")
+        for answer, status in zip(row["candidates"], row["status"])
+        if status in ("right", "wrong")
+    ]
 
 
 def prepare(answers, out):
@@ -49,11 +41,11 @@ def prepare(answers, out):
     questions = []
     for row in read_rows(answers):
         candidates = {}  # {result: (answer, score)}
-        for answer, status in zip(row["candidates"], row["status"]):
-            if status in ("right", "wrong"):
-                candidates.setdefault(number(result_of(answer)), (answer, float(status == "right")))
-        texts, scores = zip(*candidates.values()) if candidates else ((), ())
+        for answer, result, right in checked(row):
+            candidates.setdefault(result, (answer, float(right)))
+        scores = [score for _, score in candidates.values()]
         if len(set(scores)) == 2:
+            texts = [answer for answer, _ in candidates.values()]
             question = {"id": row["id"], "messages": row["messages"]}
             questions.append(question | {"candidates": texts, "scores": scores})
     write_rows(out, questions)
@@ -72,22 +64,21 @@ def most_frequent(results):
 def picks(row, judged, own, budget):
     """{who picks: whether the picked answer of a question is right}.
 
-    judged: {judge: whether its pick is right}, of questions that need a judge. own: the row of the
-    judge's own solutions, or None.
+    judged: {judge: whether its pick is right}, None for a question that needs no judge. own: the
+    row of the judge's own solutions, or None.
     """
-    answers = checked(row)
+    answers = [(result, is_right) for _, result, is_right in checked(row)]
     right = [status == "right" for status in row["status"]]
-    majority = most_frequent(result for result, _ in answers)
     picked = {
         "first answer": right[0],
         "mean of all answers": mean(right),
-        "majority": (majority, True) in answers,
+        "majority": (most_frequent(result for result, _ in answers), True) in answers,
         "oracle (any is right)": any(right),
     }
     for name, is_right in judged.items():
         picked[name] = any(right) if is_right is None else is_right
     if own is not None:
-        solutions = checked(own)[: max(1, budget)]
+        solutions = [(result, is_right) for _, result, is_right in checked(own)[: max(1, budget)]]
         solved = most_frequent(result for result, _ in solutions)
         agreeing = [is_right for result, is_right in answers if result == solved]
         picked["own solution, equal tokens"] = (solved, True) in solutions
@@ -95,35 +86,29 @@ def picks(row, judged, own, budget):
     return picked
 
 
-def pick_of(row):
-    """(whether the pick of a knockout is right, its tokens) of a row of results.json."""
-    games = [game for match in row["matches"] for game in match["games"]]
-    return row["scores"][row["pick"]] == 1, sum(game["tokens"] for game in games)
-
-
 def table(answers, own_path, *named):
-    rows = read_rows(answers)
-    judges, spent = {}, []
+    judges, spent = {}, []  # {judge: {id of a question: whether its pick is right}}
     for name, _, folder in (text.partition("=") for text in named):
         judges[name] = {}
         for row in read_result(f"{folder}/results.json", "results", None)["rows"]:
-            judges[name][row["id"]], tokens = pick_of(row)
-            spent.append(tokens)
+            judges[name][row["id"]] = row["scores"][row["pick"]] == 1
+            spent.append(sum(game["tokens"] for match in row["matches"] for game in match["games"]))
     own = {} if own_path == "none" else {row["id"]: row for row in read_rows(own_path)}
     lengths = [len(text) for row in own.values() for text in row["candidates"]]
     budget = round(mean(spent) * CHARACTERS_PER_TOKEN / mean(lengths)) if own else 0
     found = []
-    for row in rows:
+    for row in read_rows(answers):
         judged = {name: picked.get(row["id"]) for name, picked in judges.items()}
         found.append({"id": row["id"]} | picks(row, judged, own.get(row["id"]), budget))
+    cells = {name: grid([found], name, "id") for name in found[0] if name != "id"}
     lines = []
-    first, majority = (grid([found], name, "id") for name in ("first answer", "majority"))
-    for name in list(found[0])[1:]:
-        cells = grid([found], name, "id")
-        intervals = accuracy(cells), difference(cells, first), difference(cells, majority)
+    for name, own_cells in cells.items():
+        intervals = [measures.accuracy(own_cells)]
+        intervals += [difference(own_cells, cells[other]) for other in ("first answer", "majority")]
         lines.append([name, *map(as_text, intervals)])
     print(f"{len(found)} questions; a knockout takes {mean(spent):.0f} tokens on average\n")
-    print(markdown_table(["picked by", "right", "- first answer", "- majority"], lines))
+    columns = ["picked by", "right", "- first answer", "- majority"]
+    print(measures.markdown_table(columns, lines))
 
 
 if __name__ == "__main__":

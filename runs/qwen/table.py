@@ -10,8 +10,9 @@ logistic regression on the words of the answers, trained on the same pairs.
 """
 
 import sys
-from collections import defaultdict
 from pathlib import Path
+
+import numpy as np
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
 
@@ -31,11 +32,11 @@ def games_of(rows):
     """One row a game of the rows of a results.json, with a number for each of COLUMNS."""
     games = []
     for row in rows:
+        question = {"id": row["id"], "question": row["question"]}
         for match, better in decided(row):
-            own = [numbers_of(game, better) for game in match["games"]]
+            own = [question | numbers_of(game, better) for game in match["games"]]
             both = all(game["right"] for game in own)
-            for game in own:
-                games.append(game | {"id": row["id"], "question": row["question"], "both": both})
+            games += [game | {"both": both} for game in own]
     return games
 
 
@@ -53,55 +54,45 @@ def numbers_of(game, better):
 
 def blind_games(train, test, questions):
     """What a judge of words gets right, one row a pair; questions: {id of a pair: its question}."""
-    firsts, seconds = zip(*(pair.answers for pair in train))
-    model = fit_blind(answers_apart(firsts, seconds), [pair.label == 0 for pair in train])
-    firsts, seconds = zip(*(pair.answers for pair in test))
-    predicted = model.predict(answers_apart(firsts, seconds))
+    apart = [answers_apart(*zip(*(pair.answers for pair in pairs))) for pairs in (train, test)]
+    model = fit_blind(apart[0], [pair.label == 0 for pair in train])
     games = []
-    for pair, first_is_better in zip(test, predicted):
-        right, longer = first_is_better == (pair.label == 0), longer_is_right(pair)
+    for pair, first_is_better in zip(test, model.predict(apart[1])):
+        better, worse = (len(pair.answers[index]) for index in (pair.label, 1 - pair.label))
+        longer = 0.5 + 0.5 * np.sign(better - worse)
+        right = first_is_better == (pair.label == 0)
         games.append({"question": questions[pair.id], "right": right, "longer": longer})
     return games
 
 
-def longer_is_right(pair):
-    better, worse = (len(pair.answers[index]) for index in (pair.label, 1 - pair.label))
-    return 0.5 if better == worse else float(better > worse)
-
-
 def check_apart(train, test):
-    shared = {question_words(pair) for pair in train} & {question_words(pair) for pair in test}
+    asked = [{words_of(pair.messages[-1]["content"]) for pair in pairs} for pairs in (train, test)]
+    shared = asked[0] & asked[1]
     if shared:
         raise BadInput(f"{len(shared)} questions are in both sets, such as {min(shared)[:80]!r}")
 
 
-def question_words(pair):
-    return words_of(pair.messages[-1]["content"])
-
-
 def tables(train, test, judges):
-    """Yields the lines of the tables. judges: {name: rows of a results.json}."""
+    """Yields the tables. judges: {name: rows of a results.json}."""
     games = {name: games_of(rows) for name, rows in judges.items()}
-    grids = defaultdict(dict)  # {judge: {column: grid}}
-    rows = []
+    grids, rows = {}, []  # grids: {judge: {column: grid}}
     for name, own in games.items():
-        for column in COLUMNS:
-            grids[name][column] = grid([own], column, "question")
-        cells = [as_text(accuracy(grids[name][column])) for column in COLUMNS[:3]]
-        cells += [f"{accuracy(grids[name][column])[0]:.3g}" for column in COLUMNS[3:]]
-        rows.append([name, len(own), grids[name]["right"].shape[1], *cells])
+        grids[name] = {column: grid([own], column, "question") for column in COLUMNS}
+        intervals = [accuracy(cells) for cells in grids[name].values()]
+        texts = [*map(as_text, intervals[:3]), *(f"{value:.3g}" for value, _, _ in intervals[3:])]
+        rows.append([name, len(own), grids[name]["right"].shape[1], *texts])
     yield markdown_table(["judge", "games", "questions", *COLUMNS], rows)
-    questions = {game["id"]: game["question"] for game in next(iter(games.values()))}
+    first = next(iter(games))
+    questions = {game["id"]: game["question"] for game in games[first]}
     blind = blind_games(train, [pair for pair in test if pair.id in questions], questions)
-    rows = [["words of the answers", as_text(accuracy(grid([blind], "right", "question")))]]
-    rows.append(["longer answer", as_text(accuracy(grid([blind], "longer", "question")))])
+    words, longer = (grid([blind], column, "question") for column in ("right", "longer"))
+    rows = [["words of the answers", as_text(accuracy(words))]]
+    rows.append(["longer answer", as_text(accuracy(longer))])
     yield markdown_table(["judge that sees no question", "right"], rows)
-    first, *others = grids
     rows = []
-    for name in grids:
-        cells = [as_text(difference(grids[name][c], grids[first][c])) for c in COLUMNS[:2]]
-        blind_grid = grid([blind], "right", "question")
-        rows.append([name, *cells, as_text(difference(grids[name]["right"], blind_grid))])
+    for name, cells in grids.items():
+        gaps = [difference(cells[column], grids[first][column]) for column in COLUMNS[:2]]
+        rows.append([name, *map(as_text, gaps), as_text(difference(cells["right"], words))])
     yield markdown_table(["less", f"right - {first}", f"forced - {first}", "right - words"], rows)
 
 

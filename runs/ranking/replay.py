@@ -32,41 +32,36 @@ from verdicts import first_share  # noqa: E402
 VOTES = {"1": 0, "0": 1, "?": None}  # the index of the answer: "1" is for the first of the key
 
 
-# ---- the recording ----
-
-
 def read_recording(path):
-    """[{scores, votes, tokens}, ...], one a question. Raises BadInput that names the line.
+    """[{scores, votes, tokens}, ...], one a question whose answers differ in quality.
 
     votes: {(i, j): [votes with i first, votes with j first]}, or [] for equal answers;
-    tokens: the same with the length of each completion.
+    tokens: the same with the length of each completion. Raises BadInput for another file.
     """
+    rows = []
     try:
         with gzip.open(path, "rt", encoding="utf-8") as file:
-            lines = file.read().split("\n")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise BadInput(f"cannot read {path} ({error}): give a recording of record.py") from error
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        if line:
-            place = f"{path} line {number}"
-            rows.append(read_question(cli.parse_json(line, place), place))
+            for number, line in enumerate(file, start=1):
+                rows.append(read_question(cli.parse_json(line, f"{path} line {number}")))
+    except (OSError, EOFError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise BadInput(f"cannot read {path} ({error!r}): give a recording of record.py") from error
     lengths = {len(order) for row in rows for orders in row["votes"].values() for order in orders}
     if len(lengths) != 1:
         raise BadInput(f"{path}: pairs need equally many votes, one at least: record them alike")
-    return rows
+    return [row for row in rows if len(set(row["scores"])) > 1]
 
 
-def read_question(row, place):
+def read_question(row):
     votes, tokens = {}, {}
-    try:
-        for i, j in combinations(range(len(row["scores"])), 2):
-            orders = row["votes"][f"{i}-{j}"]
-            votes[i, j] = [[VOTES[vote] for vote in order] for order in orders]
-            tokens[i, j] = row["tokens"][f"{i}-{j}"]
-    except (KeyError, TypeError) as error:
-        raise BadInput(f"{place}: {error!r}: give a recording of record.py") from error
+    for i, j in combinations(range(len(row["scores"])), 2):
+        orders = row["votes"][f"{i}-{j}"]
+        votes[i, j] = [[VOTES[vote] for vote in order] for order in orders]
+        tokens[i, j] = row["tokens"][f"{i}-{j}"]
     return {"scores": row["scores"], "votes": votes, "tokens": tokens}
+
+
+def num_recorded(rows):
+    return next(len(orders[0]) for row in rows for orders in row["votes"].values() if orders)
 
 
 # ---- playing ----
@@ -104,40 +99,28 @@ def pick(num_players, schedule, games, play, seed):
 
 
 def measure(rows, schedule, per_player, num_votes, trials):
-    """Means over questions and trials, and the standard error over questions."""
+    """A row of the table: means over questions and trials, standard error over questions."""
     spent, shares = Counter(), []
     for row in rows:
-        size, best = len(row["scores"]), max(row["scores"])
-        right = 0
+        size, right = len(row["scores"]), 0
         for trial in range(trials):
             play = recorded_play(row, num_votes, trial, spent)
             picked = pick(size, schedule, per_player and per_player * size, play, trial)
-            right += row["scores"][picked] == best
+            right += row["scores"][picked] == max(row["scores"])
         shares.append(right / trials)
-    return {
-        "schedule": schedule,
-        "games": per_player,
-        "num_votes": num_votes,
-        "generations": spent["generations"] / len(rows) / trials,
-        "tokens": spent["tokens"] / len(rows) / trials,
-        "right": float(np.mean(shares)),
-        "se": float(np.std(shares) / np.sqrt(len(shares))),
-    }
+    matches = {"knockout": "N - 1", "full": "all"}.get(schedule, f"{per_player}N")
+    generations, tokens = (spent[name] / len(rows) / trials for name in ("generations", "tokens"))
+    error = np.std(shares) / np.sqrt(len(shares))
+    right = f"{np.mean(shares):.3f} +- {error:.3f}"
+    return [schedule, matches, num_votes, f"{generations:.1f}", f"{tokens:.0f}", right]
 
 
 def measure_all(rows, trials):
-    """Yields `measure` of every schedule: single votes, then all votes."""
+    """Rows for every schedule: single votes, then all votes."""
     for num_votes in dict.fromkeys([1, num_recorded(rows)]):
         for schedule in ("knockout", *SCHEDULES):
             for per_player in (None,) if schedule in ("knockout", "full") else (1, 2, 3, 5):
                 yield measure(rows, schedule, per_player, num_votes, trials)
-
-
-# ---- how the judge errs ----
-
-
-def num_recorded(rows):
-    return next(len(orders[0]) for row in rows for orders in row["votes"].values() if orders)
 
 
 def vote_errors(rows):
@@ -158,44 +141,25 @@ def vote_errors(rows):
     return right / max(valid, 1), right_after / max(after, 1)
 
 
-# ---- the report ----
-
-
-def summary(rows):
-    """Lines on the recording and its judge."""
-    best = np.mean([row["scores"].count(max(row["scores"])) / len(row["scores"]) for row in rows])
-    accuracy, again = vote_errors(rows)
-    return [
-        f"{len(rows)} questions, {num_recorded(rows)} votes in each order",
-        f"right: one of the best answers; an answer drawn by lot is right in {best:.3f}",
-        f"a vote is right in {accuracy:.3f}, another vote of a pair and order with a wrong one "
-        f"in {again:.3f} (fixed errors: 0)",
-    ]
-
-
-def table(results):
-    lines = []
-    for found in results:
-        schedule = found["schedule"]
-        matches = {"knockout": "N - 1", "full": "all"}.get(schedule, f"{found['games']}N")
-        line = [schedule, matches, found["num_votes"]]
-        line += [f"{found['generations']:.1f}", f"{found['tokens']:.0f}"]
-        lines.append([*line, f"{found['right']:.3f} +- {found['se']:.3f}"])
-    columns = "schedule, matches, votes, generations, tokens, right answer picked"
-    return markdown_table(columns.split(", "), lines)
-
-
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("recording")
     parser.add_argument("--trials", type=int, default=5, help="of every schedule on every question")
     options = parser.parse_args(argv)
     rows = read_recording(options.recording)
-    rows = [row for row in rows if len(set(row["scores"])) > 1]
     if not rows:
         raise BadInput("the answers of each question are equally good: there is nothing to pick")
-    print("\n".join(summary(rows)), flush=True)
-    print("\n" + table(measure_all(rows, options.trials)))
+    best = np.mean([row["scores"].count(max(row["scores"])) / len(row["scores"]) for row in rows])
+    accuracy, again = vote_errors(rows)
+    print(f"{len(rows)} questions, {num_recorded(rows)} votes in each order")
+    print(f"right: one of the best answers; an answer drawn by lot is right in {best:.3f}")
+    print(
+        f"a vote is right in {accuracy:.3f}, another vote of a pair and order with a wrong one",
+        end="",
+    )
+    print(f" in {again:.3f} (fixed errors: 0)\n", flush=True)
+    columns = ["schedule", "matches", "votes", "generations", "tokens", "right answer picked"]
+    print(markdown_table(columns, measure_all(rows, options.trials)))
 
 
 if __name__ == "__main__":

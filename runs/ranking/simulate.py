@@ -14,7 +14,6 @@ A match is judged in both orders, one generation each; a knockout may have more 
 """
 
 import itertools
-import json
 import random
 import sys
 from pathlib import Path
@@ -22,20 +21,15 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-from measures import markdown_table, mean  # noqa: E402
+from measures import markdown_table, mean, read_rows  # noqa: E402
 from replay import pick  # noqa: E402
 
 SHARE_FIXED = {"fresh": 0.0, "fixed": 1.0, "mixed": 0.5}
 NUM_PLAYERS, SHARES_RIGHT, ACCURACIES = 32, (0.15, 0.4), (0.6, 0.65, 0.8, 0.95)
-METHODS = [  # schedule, votes, matches
-    *(("knockout", votes, NUM_PLAYERS - 1) for votes in (1, 3, 5)),
-    ("full", 1, NUM_PLAYERS * (NUM_PLAYERS - 1) // 2),
-    *(
-        (schedule, 1, per_player * NUM_PLAYERS)
-        for schedule in ("random", "halving", "leaders", "swiss")
-        for per_player in (1, 2, 3, 5)
-    ),
-]
+METHODS = [("knockout", votes, NUM_PLAYERS - 1) for votes in (1, 3, 5)]  # schedule, votes, matches
+METHODS.append(("full", 1, NUM_PLAYERS * (NUM_PLAYERS - 1) // 2))
+for schedule in ("random", "halving", "leaders", "swiss"):
+    METHODS += [(schedule, 1, per_player * NUM_PLAYERS) for per_player in (1, 2, 3, 5)]
 
 
 def simulated_play(num_right, accuracy, noise, votes, seed):
@@ -57,8 +51,9 @@ def simulated_play(num_right, accuracy, noise, votes, seed):
     return lambda pairs: [score(i, j) for i, j in pairs]
 
 
-def measure(schedule, votes, matches, share, accuracy, noise, trials):
+def measure(method, share, accuracy, noise, trials):
     """How often a right answer is picked, as a row of simulate.log."""
+    schedule, votes, matches = method
     num_right, hits = round(share * NUM_PLAYERS), 0
     games = None if schedule in ("knockout", "full") else matches
     for seed in range(trials):
@@ -71,17 +66,19 @@ def measure(schedule, votes, matches, share, accuracy, noise, trials):
 def table(rows):
     """Right answers picked: the mean over shares of right answers and accuracies."""
     lines = []
-    for method in METHODS:
-        own = [row for row in rows if (row["method"], row["votes"], row["matches"]) == method]
-        means = [mean(row["right"] for row in own if row["noise"] == name) for name in SHARE_FIXED]
-        schedule, votes, matches = method
-        lines.append([schedule, votes, 2 * votes * matches, *(f"{value:.3f}" for value in means)])
+    for schedule, votes, matches in METHODS:
+        line = [schedule, votes, 2 * votes * matches]
+        for noise in SHARE_FIXED:
+            cell = {"method": schedule, "votes": votes, "matches": matches, "noise": noise}
+            right = mean(row["right"] for row in rows if cell.items() <= row.items())
+            line.append(f"{right:.3f}")
+        lines.append(line)
     return markdown_table(["schedule", "votes", "generations", *SHARE_FIXED], lines)
 
 
 def read_log():
     """The rows of simulate.log that the table needs; 1,500 trials each."""
-    names, *lines, _ = map(json.loads, (HERE / "simulate.log").read_text().splitlines())
+    names, *lines, _ = read_rows(HERE / "simulate.log")
     rows = [dict(zip(names, line)) for line in lines]
     wanted = {"n": NUM_PLAYERS, "orders": 2, "trials": 1500}
     return [row for row in rows if wanted.items() <= row.items()]
@@ -89,7 +86,7 @@ def read_log():
 
 def play_all(trials):
     cells = itertools.product(METHODS, SHARES_RIGHT, ACCURACIES, SHARE_FIXED)
-    return [measure(*method, *cell, trials) for method, *cell in cells]
+    return [measure(*cell, trials) for cell in cells]
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@
 #   opponents     the judge with 1, 2 and 7 opponents each (arms: 4)
 #   accuracy      judges of 55 to 99 % accuracy: fresh errors, fixed errors, a liking for length; 16 matches a group as in arms
 #   forgetful     oracle, judge, majority with a policy that leaves out carries: its most frequent answer is wrong where there is one
-#   dpo           pairs of the student's answers, labelled by the judge, by the truth, by a coin
 #   consistency   a judge trained with the reward for both orders, against the plain verdict
 # Afterwards: python runs/reward/table.py
 set -euo pipefail
@@ -39,13 +38,7 @@ verdicts() {  # NAME SEED: one judge, by the default run or with the reward for 
         2> "out/reward/judges/$1-$2.log" > /dev/null
 }
 
-dpo() {  # NAME SEED
-    local out=out/reward/dpo/$1-$2
-    [ -d "$out/checkpoint-100" ] && return
-    python -m extras.train_dpo --model tiny/student --train_data "out/reward/dpo/pairs/$1.jsonl" --output_dir "$out" --max_steps 100 \
-        --batch_size 32 --learning_rate 5e-5 --beta 0.1 --dtype float32 --resume --seed "$2" 2> "$out.log" > /dev/null
-}
-export -f one verdicts dpo
+export -f one verdicts
 export STEPS
 
 plan() {  # one run a line: a function and its arguments
@@ -67,22 +60,21 @@ plan() {  # one run a line: a function and its arguments
             echo "one forgetful_oracle $seed --reward $mine:oracle --scale_rewards group"
             echo "one forgetful_judge $seed --reward judge --judge_model tiny"
             echo "one forgetful_majority $seed --reward $mine:majority --scale_rewards group" ;;
-        dpo) for labels in judge oracle coin; do echo "dpo $labels $seed"; done ;;
         consistency) for reward in verdict consistency; do echo "verdicts $reward $seed"; done ;;
-        *) echo "solver.sh: $1 is no part: base arms opponents accuracy forgetful dpo consistency" >&2; exit 2 ;;
+        *) echo "solver.sh: $1 is no part: base arms opponents accuracy forgetful consistency" >&2; exit 2 ;;
         esac
     done
 }
 
 parts=("${@:-arms}")
 if [ "${1:-}" = --full ]; then
-    parts=(arms opponents accuracy forgetful dpo consistency)
+    parts=(arms opponents accuracy forgetful consistency)
     SEEDS="${SEEDS:-0 1 2 3 4}"
 fi
 SEEDS="${SEEDS:-0}"
 
 # the policy and its questions
-mkdir -p $work/runs $work/judges $work/dpo
+mkdir -p $work/runs $work/judges
 if [ ! -d tiny/student ]; then
     python runs/reward/student.py init $work/init
     python runs/reward/student.py rows 64000 $work/student.jsonl
@@ -95,16 +87,10 @@ fi
 
 for part in "${parts[@]}"; do
     [ "$part" = base ] && continue
-    if [ "$part" = dpo ] && [ ! -f $work/dpo/pairs.log ]; then
-        python runs/reward/answers.py pairs tiny/student tiny 1500 $work/dpo/pairs > $work/dpo/pairs.part && mv $work/dpo/pairs.part $work/dpo/pairs.log
-    fi
     if [ "$part" = forgetful ] && [ ! -d $work/forgetful/checkpoint-500 ]; then
         python runs/reward/student.py rows 16000 $work/forgetful.jsonl forgetful
         python train_sft.py --model tiny/student --train_data $work/forgetful.jsonl --output_dir $work/forgetful --batch_size 32 --max_steps 500 \
             --learning_rate 1e-3 --warmup_steps 20 --schedule cosine --dtype float32 --save_every 250 --resume
     fi
     plan "$part" | xargs -P "${JOBS:-1}" -I {} bash -c '{}'
-    if [ "$part" = dpo ]; then
-        python runs/reward/answers.py test tiny/student $work/dpo/*/checkpoint-100 > $work/dpo/test.log
-    fi
 done

@@ -6,18 +6,18 @@ solver.jsonl has one run a line; runs that are gone from out/ stay there. Interv
 Student's t over seeds; one seed has none.
 """
 
-import json
 import math
 import re
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "runs"))
 from measures import markdown_table, mean, read_rows, write_rows  # noqa: E402
 
-HERE, RUNS = ROOT / "runs/reward", ROOT / "out/reward/runs"
-T95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 8: 2.36, 10: 2.26}  # by number of seeds
+HERE, STEPS = ROOT / "runs/reward", 60
+T95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}  # by number of seeds
 NAMES = {
     "oracle": "oracle: 1 for the right number",
     "judge": "judge (tiny)",
@@ -52,17 +52,16 @@ def read_run(folder):
 
 
 def collect():
-    """All known runs by name. Finished runs in out/ are added to solver.jsonl."""
-    path = HERE / "solver.jsonl"
+    """Adds the finished runs of out/ to solver.jsonl and returns all, {name: rows}."""
+    path, runs = HERE / "solver.jsonl", defaultdict(list)
     rows = {(row["name"], row["seed"]): row for row in read_rows(path)}
-    for config in RUNS.glob("*-*/config.json"):
-        last = json.loads(config.read_text())["settings"]["max_steps"]
-        if (config.parent / f"checkpoint-{last}").exists():
-            row = read_run(config.parent)
-            rows[row["name"], row["seed"]] = row
-    rows = [rows[key] for key in sorted(rows)]
-    write_rows(path, rows)
-    return {row["name"]: [other for other in rows if other["name"] == row["name"]] for row in rows}
+    for checkpoint in (ROOT / "out/reward/runs").glob(f"*-*/checkpoint-{STEPS}"):
+        row = read_run(checkpoint.parent)
+        rows[row["name"], row["seed"]] = row
+    write_rows(path, [rows[key] for key in sorted(rows)])
+    for name, seed in sorted(rows):
+        runs[name].append(rows[name, seed])
+    return runs
 
 
 def with_interval(values, digits=3):
@@ -72,7 +71,7 @@ def with_interval(values, digits=3):
     if size == 1:
         return f"{center:.{digits}f}"
     error = math.sqrt(sum((value - center) ** 2 for value in values) / (size - 1) / size)
-    return f"{center:.{digits}f} ± {T95.get(size, 2.0) * error:.{digits}f}"
+    return f"{center:.{digits}f} ± {T95[size] * error:.{digits}f}"
 
 
 def gain(row):
@@ -83,30 +82,15 @@ def gain(row):
 def table(runs, names):
     lines = []
     for name in names:
-        best = "forgetful_oracle" if name.startswith("forgetful") else "oracle"
-        oracle = mean(gain(row) for row in runs[best])
-        lines.append(
-            [
-                NAMES.get(name, name),
-                len(runs[name]),
-                with_interval(row["held_out"][-1][1] for row in runs[name]),
-                with_interval(gain(row) for row in runs[name]),
-                with_interval((gain(row) / oracle for row in runs[name]), 2),
-                f"{mean(row['games'] for row in runs[name]):.0f}",
-            ]
-        )
+        rows, best = runs[name], "forgetful_oracle" if name.startswith("forgetful") else "oracle"
+        oracle = mean(map(gain, runs[best]))
+        line = [NAMES.get(name, name), len(rows)]
+        line.append(with_interval(row["held_out"][-1][1] for row in rows))
+        line.append(with_interval(map(gain, rows)))
+        line.append(with_interval((gain(row) / oracle for row in rows), 2))
+        lines.append([*line, f"{mean(row['games'] for row in rows):.0f}"])
     columns = "reward | seeds | held out, right | gain | share of the oracle's | games a step"
     return markdown_table(columns.split(" | "), lines)
-
-
-def print_tables(runs):
-    normal = [row for name in runs if not name.startswith("forgetful") for row in runs[name]]
-    before = {row["seed"]: row["held_out"][0][1] for row in normal}
-    print(f"No training: {with_interval(before.values())} right held out ({len(before)} seeds).")
-    for title, pattern in PARTS.items():
-        names = [name for name in runs if re.fullmatch(pattern, name)]
-        if names:
-            print(f"\n**{title}**\n\n{table(runs, names)}")
 
 
 def draw_accuracy(runs):
@@ -115,26 +99,28 @@ def draw_accuracy(runs):
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     for kind, (label, colour) in ERRORS.items():
-        points = []
-        for name in runs:
+        means = {}
+        for name, rows in runs.items():
             if re.fullmatch(rf"{kind}_\d+", name):
-                points += [(int(name.split("_")[1]), gain(row)) for row in runs[name]]
-        axes.scatter(*zip(*points), color=colour, alpha=0.3, s=15)
-        accuracies = sorted({accuracy for accuracy, _ in points})
-        means = [mean(y for x, y in points if x == accuracy) for accuracy in accuracies]
-        axes.plot(accuracies, means, color=colour, marker="o", label=label)
+                accuracy, gains = int(name.split("_")[1]), list(map(gain, rows))
+                axes.scatter([accuracy] * len(gains), gains, color=colour, alpha=0.3, s=15)
+                means[accuracy] = mean(gains)
+        axes.plot(*zip(*sorted(means.items())), color=colour, marker="o", label=label)
     for name, style in (("oracle", "-"), ("judge", "--"), ("majority", ":"), ("coin", "-.")):
-        level = mean(gain(row) for row in runs[name])
+        level = mean(map(gain, runs[name]))
         axes.axhline(level, color="black", linestyle=style, linewidth=1.2, label=NAMES[name])
     axes.set_xlabel("judge right, % of right-wrong pairs (by design)")
     axes.set_ylabel("gain in right answers, held out")
     axes.set_title("How good must a judge be? 16 matches a group of 8")
-    axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     figure.savefig(HERE / "accuracy.png", dpi=120)
 
 
 if __name__ == "__main__":
     runs = collect()
-    print_tables(runs)
+    before = with_interval(row["held_out"][0][1] for row in runs["oracle"])
+    print(f"No training: {before} right held out.")
+    for title, pattern in PARTS.items():
+        names = [name for name in runs if re.fullmatch(pattern, name)]
+        print(f"\n**{title}**\n\n{table(runs, names)}")
     draw_accuracy(runs)

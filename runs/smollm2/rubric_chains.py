@@ -27,29 +27,17 @@ from extras.ask import hinted  # noqa: E402
 from seeding import uniform  # noqa: E402
 from styles import judge_messages, load_style  # noqa: E402
 
+# No word is a part of another or of a subject.
 SUBJECTS = """farmer nurse teacher sailor baker painter pilot child doctor singer soldier judge
-tailor student writer fisherman gardener driver waiter king queen hunter thief neighbor musician
+tailor student writer fisherman driver waiter king queen hunter thief neighbor musician
 guard lawyer dancer miner shepherd butcher tourist clerk prince merchant captain""".split()
 WORDS = """silver window letter garden mirror candle bridge winter ladder basket blanket pocket
 engine market forest island shadow bottle ticket hammer needle village desert harbor curtain
 button castle valley pillow rocket temple meadow lantern carpet puzzle feather wallet""".split()
-THINGS = "dog cat horse rabbit tiger bread cheese soup rice cake car truck bus train boat".split()
 VERBS = "carried found sold watched lost bought liked saw drew cleaned hid wanted".split()
-PLACES = ["", " near the river", " behind the school", " in the old house", " on the hill"]
-PLACES += [" at the station", " after a long day", " with a good friend", " in the morning"]
-MARKS = {"a question mark": "?", "an exclamation mark": "!", "a period": "."}
-RULES = {  # kind -> (question, where its value is, what the rubric says)
-    "word": ('Use the word "{}" in one sentence about a {}.', r'"(\w+)"', "uses the word {}"),
-    "avoid": (
-        'Do not use the word "{}" in one sentence about a {}.',
-        r'"(\w+)"',
-        "avoids the word {}",
-    ),
-    "mark": (
-        "End with {} and write one sentence about a {}.",
-        r"with (an? [a-z ]+) and",
-        "ends with {}",
-    ),
+RULES = {  # kind -> (question, what the rubric says)
+    "word": ('Use the word "{}" in one sentence about a {}.', "uses the word {}"),
+    "avoid": ('Do not use the word "{}" in one sentence about a {}.', "avoids the word {}"),
 }
 SUM = "A shop has {} apples and gets {} more. How many apples does it have now?"
 
@@ -62,28 +50,13 @@ def on_side(names, held_out):
     return [name for name in names if (uniform(f"constraint:{name}") < 0.25) == held_out]
 
 
-def is_met(kind, value, sentence):
-    if kind == "mark":
-        return sentence.endswith(MARKS[value])
-    return (value in sentence) == (kind == "word")
-
-
-def draw_sentence(rng, subject, things):
-    thing = rng.choice(things)
-    words = f"The {subject} {rng.choice(VERBS)} the {thing}{rng.choice(PLACES)}"
-    return words + rng.choice(list(MARKS.values()))
-
-
 def rule_siblings(rng, held_out):
     """(kind, two questions, two sentences): the better answer of question k is sentence k."""
-    while True:
-        subject, kind = rng.choice(on_side(SUBJECTS, held_out)), rng.choice(list(RULES))
-        values = rng.sample(list(MARKS) if kind == "mark" else on_side(WORDS, held_out), 2)
-        things = THINGS if kind == "mark" else values
-        sentences = [draw_sentence(rng, subject, things) for _ in values]
-        met = [[is_met(kind, value, sentence) for sentence in sentences] for value in values]
-        if met == [[True, False], [False, True]]:
-            return kind, [RULES[kind][0].format(value, subject) for value in values], sentences
+    subject, kind = rng.choice(on_side(SUBJECTS, held_out)), rng.choice(list(RULES))
+    words = rng.sample(on_side(WORDS, held_out), 2)
+    sentences = [f"The {subject} {rng.choice(VERBS)} the {word}." for word in words]
+    asked = words if kind == "word" else words[::-1]
+    return kind, [RULES[kind][0].format(word, subject) for word in asked], sentences
 
 
 def sum_siblings(rng, held_out):
@@ -122,36 +95,22 @@ def mixed_pairs(name, count, held_out, taken=()):
 # ---- chains ----
 
 
-def rule_of(query):
-    """(kind, value) of a rule, read from the question as a judge would."""
-    for kind, (question, pattern, _) in RULES.items():
-        found = re.search(pattern, query)
-        if found and query.startswith(question.split("{}")[0]):
-            return kind, found[1]
-    raise ValueError(f"no rule in {query!r}")
-
-
-def finding(kind, value, sentence):
-    """What decides whether the sentence keeps the rule."""
-    if kind == "mark":
-        return "ends with " + next(name for name in MARKS if sentence.endswith(MARKS[name]))
-    return f'{"has" if value in sentence else "lacks"} "{value}"'
-
-
 def read_pair(query, answers):
-    """(first lines of the chain, place of the better answer, what decides about each answer)."""
+    """(first lines of the chain, place of the better answer, what decides about each answer).
+
+    All of it is read from the question, as a judge would.
+    """
     if query.startswith("A shop has"):
         x, y = map(int, re.findall(r"\d+", query))
         head = f"<type>Reasoning</type>\n<solution> {x} + {y} = {x + y} </solution>"
         stated = [int(re.search(r"\d+", answer)[0]) for answer in answers]
         return head, stated.index(x + y), [f"says {number}" for number in stated]
-    kind, value = rule_of(query)
-    head = f"<type>Chat</type>\n<rubric> 80% {RULES[kind][2].format(value)}, 20% clear language "
+    word, kind = re.search(r'"(\w+)"', query)[1], "avoid" if "Do not" in query else "word"
+    head = f"<type>Chat</type>\n<rubric> 80% {RULES[kind][1].format(word)}, 20% clear language "
     head += "<justify> The client asked for it. </justify> </rubric>"
-    met = [is_met(kind, value, sentence) for sentence in answers]
-    if sum(met) != 1:
-        raise ValueError(f"{query!r}: {sum(met)} of the two sentences keep the rule")
-    return head, met.index(True), [finding(kind, value, sentence) for sentence in answers]
+    has_word = [word in answer for answer in answers]
+    found = [f'{"has" if has else "lacks"} "{word}"' for has in has_word]
+    return head, has_word.index(kind == "word"), found
 
 
 def chain(query, answers, known=False, wrong=False):
@@ -188,18 +147,15 @@ def teacher_rows(pairs):
 
 
 def main(folder, teacher=48, asked=16, rl=16):
-    folder, taken = Path(folder), set()
-    files = {}
-    for name, count in (("teacher", teacher), ("asked", asked), ("rl", rl)):
-        files[name] = mixed_pairs(name, count, name != "teacher", taken)
-        taken |= {row["query"] for row in files[name]}
-    files["teacher"] = teacher_rows(files["teacher"])
-    for name, rows in files.items():  # rl.jsonl is the last: if it exists, all are complete
-        partial = write_rows(folder / f"{name}.jsonl.partial", rows)
-        partial.rename(folder / f"{name}.jsonl")
+    pairs = mixed_pairs("teacher", teacher, held_out=False)
+    asked_pairs = mixed_pairs("asked", asked, held_out=True)
+    taken = {row["query"] for row in pairs + asked_pairs}
+    rl_pairs = mixed_pairs("rl", rl, held_out=True, taken=taken)
+    write_rows(Path(folder) / "teacher.jsonl", teacher_rows(pairs))
+    write_rows(Path(folder) / "asked.jsonl", asked_pairs)
+    # The last: if it is there, all are complete.
+    write_rows(Path(folder) / "rl.jsonl.partial", rl_pairs).rename(Path(folder) / "rl.jsonl")
 
 
 if __name__ == "__main__":
-    if not 2 <= len(sys.argv) <= 5 or not all(number.isdigit() for number in sys.argv[2:]):
-        sys.exit(__doc__)
     main(sys.argv[1], *map(int, sys.argv[2:]))
