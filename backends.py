@@ -63,9 +63,14 @@ class Usage:
         if self.uncounted:
             words += f"; the server did not count the tokens of {self.uncounted} calls"
         if price_in is not None:
-            cost = (self.prompt_tokens * price_in + self.completion_tokens * price_out) / 1e6
+            cost = cost_of(self.prompt_tokens, self.completion_tokens, price_in, price_out)
             words += f"; cost {'at least ' if self.uncounted else ''}{cost:.4g}"
         return words
+
+
+def cost_of(prompt_tokens, completion_tokens, price_in, price_out):
+    """Prices are those of a million tokens."""
+    return (prompt_tokens * price_in + completion_tokens * price_out) / 1e6
 
 
 class LocalBackend:

@@ -104,11 +104,14 @@ def summarize(output_dir, settings):
     rows = [row for _, row in read_json_lines(output_dir / "metrics.jsonl")]
     minutes = sum(row.get("step_time", 0) for row in rows) / 60
     checkpoint = output_dir / f"checkpoint-{settings.max_steps}"
-    question = '"347+586" --a 933 --b 923' if is_embedded(settings.model) else "Q --a A --b B"
     note(f"{changes(rows, 'eval/') or changes(rows)}; {minutes:.1f} minutes of training")
     note(f"checkpoint: {checkpoint}")
-    note(f"next: python judge.py --model {checkpoint} --query {question}")
-    note(f"      python -m extras.view {output_dir}, or extras.plot for curves")
+    if "judge/accuracy" in rows[-1] or getattr(settings, "judge_style", None):
+        question = '"347+586" --a 933 --b 923' if is_embedded(settings.model) else "Q --a A --b B"
+        note(f"next: python judge.py --model {checkpoint} --query {question}")
+    if (output_dir / "rollouts").exists():
+        note(f"texts: python -m extras.view {output_dir}")
+    note(f"curves: python -m extras.plot {output_dir}")
 
 
 def changes(rows, prefix=""):

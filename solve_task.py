@@ -285,7 +285,7 @@ def check_judge(settings):
         )
     name, base_url = judge_and_server(settings)
     if base_url:
-        load_extra("endpoint").check_base_url(base_url)
+        load_extra("endpoint").Endpoint(base_url, name).check_there()
         load_style(settings.style or "rrm")
         return
     folder = resolve_model(name)

@@ -13,7 +13,6 @@ Each thread sends plain HTTP requests with the standard library. The `openai` pa
 only its own retries, without a pause common to all threads or a deadline over all attempts.
 """
 
-import contextlib
 import email.utils
 import http.client
 import json
@@ -156,7 +155,7 @@ class Endpoint:
         replies that were under way.
         """
         if requests and not self.worked:
-            self.check_alive()
+            self.check_there()
         numbered, results = enumerate(requests), queue.SimpleQueue()
         stop = threading.Event()
 
@@ -257,13 +256,8 @@ class Endpoint:
             self.gone_since = None
             return self.refusal(error, body)
         except urllib.error.URLError as error:
-            reason = error.reason
-            if isinstance(reason, socket.gaierror) and reason.errno != socket.EAI_AGAIN:
-                raise BadInput(
-                    f"--base_url: {self.url}: no such host ({reason}): check the address"
-                ) from None
-            self.check_gone(started, reason)
-            raise TransientError(f"no connection ({reason})") from None
+            self.check_gone(started, error.reason)
+            raise TransientError(f"no connection ({error.reason})") from None
         except TimeoutError:
             self.check_alive()
             raise TransientError(f"no answer within {timeout:.0f} s") from None
@@ -273,7 +267,10 @@ class Endpoint:
         return read_reply(content)
 
     def check_gone(self, started, reason):
-        """Raises BadInput where no connection has succeeded for longer than is worth waiting."""
+        """Raises BadInput for a host that does not exist, and where no connection has succeeded for
+        longer than is worth waiting."""
+        if isinstance(reason, socket.gaierror) and reason.errno != socket.EAI_AGAIN:
+            raise BadInput(f"--base_url: {self.url}: no such host ({reason}): check the address")
         self.gone_since = self.gone_since or started
         seconds = time.monotonic() - self.gone_since
         if seconds > (GONE if self.worked else NEVER_THERE):
@@ -282,17 +279,36 @@ class Endpoint:
                 "server or correct the address, then call again"
             )
 
+    def check_there(self):
+        """Raises BadInput within 10 seconds where no server answers: to be called before long
+        work, and before the first request."""
+        while True:
+            started = time.monotonic()
+            problem = self.check_alive()
+            if problem is None:
+                self.gone_since = None
+                return
+            self.check_gone(started, problem)
+            time.sleep(self.first_pause)
+
     def check_alive(self):
         """Raises BadInput for a server that takes connections and then says nothing.
 
-        A completion may take minutes, so another request shows whether anybody is there.
+        A completion may take minutes, so another request shows whether anybody is there. Returns
+        why there was no connection, or None.
         """
         request = urllib.request.Request(self.base_url + "/models", None, self.headers)
-        done = threading.Event()
+        done, problems = threading.Event(), [None]
 
         def knock():
-            with contextlib.suppress(Exception):  # an answer, or a problem that `post` will meet
+            try:
                 self.opener.open(request, timeout=2 * SILENT_SECONDS).close()
+            except urllib.error.HTTPError:
+                pass  # an answer
+            except urllib.error.URLError as error:
+                problems[0] = error.reason
+            except (OSError, http.client.HTTPException):
+                pass  # a problem that `post` will meet
             done.set()
 
         threading.Thread(target=knock, daemon=True).start()
@@ -302,6 +318,7 @@ class Endpoint:
                 f"{SILENT_SECONDS:.0f} s: start the server anew or correct the address, then call "
                 "again"
             )
+        return problems[0]
 
     def read_response(self, message, timeout):
         """The body of a response. TimeoutError also for a server that sends a byte now and then."""

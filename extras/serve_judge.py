@@ -8,7 +8,8 @@
     POST /get_reward            rewards of groups, see serve_reward.py
     GET  /v1/models, /health
 
-/judge answers with what `judge.py --json` prints and {votes, text, prompt_tokens, tokens, seconds}.
+/judge answers with what `judge.py --json` prints and {votes, text, prompt_tokens, tokens, seconds},
+with --price_in and --price_out also the cost.
 Chat messages that end with two turns of the assistant are a pair: the model gets the judge's prompt
 with the two as Assistant 1 and 2. Other messages go to the model as they are, so that
 `judge.py --base_url` works as well. No text can write a token of the chat template. http_server.py
@@ -21,6 +22,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 
 import cli
+from backends import cost_of
 from chat import decode_completion, opens_think
 from cli import BadInput, note
 from data import checked_text
@@ -72,17 +74,27 @@ def pairs_judged_by(judge, settings):
             max_completion_length=settings.max_completion_length,
             quiet=True,
         )
-        return [
-            answer_of(judgment, num_prompt_tokens(judge, both), time.monotonic() - since)
-            for judgment, both, (_, since) in zip(judgments, prompts, requests, strict=True)
-        ]
+        answers = []
+        for judgment, both, (_, since) in zip(judgments, prompts, requests, strict=True):
+            prompt_tokens = num_prompt_tokens(judge, both, judgment.games)
+            answer = answer_of(judgment, prompt_tokens, time.monotonic() - since)
+            if settings.price_in is not None:
+                answer["cost"] = None
+                if prompt_tokens is not None:
+                    prices = settings.price_in, settings.price_out
+                    answer["cost"] = cost_of(prompt_tokens, answer["tokens"], *prices)
+            answers.append(answer)
+        return answers
 
     return judge_pairs
 
 
-def num_prompt_tokens(judge, prompts):
-    """None for a judge on a server, whose prompts are messages."""
-    return None if judge.tokenizer is None else sum(map(len, prompts))
+def num_prompt_tokens(judge, prompts, games):
+    """Tokens of a pair's prompts; on a server, of each game's. None: the server does not say."""
+    if judge.tokenizer is not None:
+        return sum(map(len, prompts))
+    counts = [game["prompt_tokens"] for game in games]
+    return None if None in counts else sum(counts)
 
 
 def answer_of(judgment, prompt_tokens, seconds):

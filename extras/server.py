@@ -121,7 +121,10 @@ class ServerBackend:
         def count_tokens(end):
             return reply.tokens * end // len(reply.text)
 
-        return read_verdict(reply.text, self.style, reply.tokens, reply.finish_reason, count_tokens)
+        record = read_verdict(
+            reply.text, self.style, reply.tokens, reply.finish_reason, count_tokens
+        )
+        return record | {"prompt_tokens": reply.prompt_tokens or None}  # None: it does not say
 
 
 def disarm(text):

@@ -13,6 +13,7 @@ import time
 import pytest
 from loopback import KEY, Handler, chat, text_of
 
+import train_grpo
 from cli import BadInput
 from extras import endpoint
 from extras.endpoint import Endpoint, Reply, check_base_url, read_reply, retry_after
@@ -200,6 +201,21 @@ def test_a_server_that_is_not_there_ends_the_run_in_seconds():
     with pytest.raises(BadInput, match="no connection for [34] s .*refused.*: start the server"):
         list(Endpoint("http://127.0.0.1:9", "m").complete([ask(str(n)) for n in range(40)]))
     assert time.monotonic() - started < 6
+
+
+def test_a_training_whose_judge_is_not_there_ends_before_it_starts(tmp_path, monkeypatch):
+    monkeypatch.setattr("extras.endpoint.NEVER_THERE", 0.2)
+    data = tmp_path / "questions.jsonl"
+    data.write_text('{"question": "2+3", "answer": "5"}\n')
+    settings = train_grpo.Settings(
+        train_data=str(data),
+        reward="judge",
+        judge_model="m",
+        judge_base_url="http://127.0.0.1:9",
+        output_dir=str(tmp_path / "run"),
+    )
+    with pytest.raises(BadInput, match="no connection for"):
+        train_grpo.prepare(settings)
 
 
 def test_a_server_that_dies_ends_the_run(serve, monkeypatch):

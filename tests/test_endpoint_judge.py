@@ -50,9 +50,8 @@ def test_calls_of_one_event_loop_overlap(serve):
     async def judge_all():
         return await asyncio.gather(*(judge.ajudge(pair) for pair in pairs))
 
-    started = time.monotonic()
     found = asyncio.run(judge_all())
-    assert time.monotonic() - started < 6 * 0.3  # one after the other takes longer
+    assert server.most > 1  # requests at the same time
     assert [judgment.winner for (judgment,) in found] == ["b"] * 6
     assert found[:2] == [judge.judge(pair) for pair in pairs[:2]]
 
@@ -76,10 +75,9 @@ def test_a_judge_behind_a_server_gives_judgments_as_ever(serve):
     assert [game["order"] for game in games] == ([[0, 1]] * 3 + [[1, 0]] * 3) * 3 and {
         game["status"] for game in games
     } == {"valid"}
-    assert (
-        list(games[0]) == ["order", "verdict", "status", "text", "tokens", "think_tokens"]
-        and games[0]["tokens"] == 20
-    )
+    fields = ["order", "verdict", "status", "text", "tokens", "think_tokens"]
+    assert list(games[0]) == [*fields, "prompt_tokens"]  # the last one only from a server
+    assert games[0]["tokens"] == 20 and games[0]["prompt_tokens"] is None  # which may not tell
     assert 7 <= games[0]["think_tokens"] <= 13  # its thinking is about half of its text
     sent = {(entry["model"], entry["temperature"], entry["max_tokens"]) for entry in server.seen}
     assert (

@@ -1,11 +1,13 @@
 """extras/serve_judge.py: pairs, chat completions, rewards; many clients; what is refused."""
 
+import json
 import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import loopback
 import pytest
 from test_serve_reward import ask, post
 from tiny_models import COIN, make_scripted_folder
@@ -64,6 +66,28 @@ def test_a_pair_with_a_rubric(serve, coin):
     status, answer = post(port, PAIR | {"rubric": "Prefer the even number."}, "/judge")
     assert status == 200 and answer["prompt_tokens"] > short["prompt_tokens"] + 20
     assert post(port, PAIR | {"Rubric": "x"}, "/judge")[0] == 400
+
+
+def test_what_a_pair_costs(serve, start):
+    """Of a judge on a server; unknown where that server does not count the tokens of a prompt."""
+    counted = {"usage": {"prompt_tokens": 90, "completion_tokens": 10}}
+    reply = json.loads(loopback.chat("\\boxed{Assistant 1}"))
+
+    def behave(request, attempt):
+        silent = "silent" in request["messages"][-1]["content"]
+        return json.dumps(reply if silent else reply | counted).encode()
+
+    remote = loopback.Server(behave)
+    start(remote)
+    prices = {"base_url": remote.url, "price_in": 2.0, "price_out": 10.0}
+    port = serve(Judge("m", base_url=remote.url), **prices)
+    status, answer = post(port, PAIR, "/judge")
+    assert status == 200 and (answer["prompt_tokens"], answer["tokens"]) == (180, 20)
+    assert answer["cost"] == pytest.approx((180 * 2 + 20 * 10) / 1e6)
+    answer = post(port, PAIR | {"query": "silent"}, "/judge")[1]
+    assert answer["prompt_tokens"] is None and answer["cost"] is None
+    without = serve(Judge("m", base_url=remote.url), base_url=remote.url)
+    assert "cost" not in post(without, PAIR, "/judge")[1]
 
 
 def test_sixty_four_clients_of_all_kinds(serve, coin, coin_judge):

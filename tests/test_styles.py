@@ -94,6 +94,8 @@ def test_reference_and_rubric_are_optional():
 
     plain = shown({})
     assert "Criteria of" not in plain and "Reference answer," not in plain
+    steps = [plain.index(step) for step in ("1. ", "2. ", "3. ", "\\boxed{Assistant 1}")]
+    assert steps == sorted(steps)  # the reasoning comes before the verdict
     assert "{" not in plain.replace("\\boxed{Assistant", "") and "\n\n\n" not in plain
     both = shown({"rubric": "be {reference}\n\nbe brief", "reference": 42})
     assert "Criteria of a good answer:\nbe {reference}\n\nbe brief\n\n" in both

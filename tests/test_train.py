@@ -12,6 +12,7 @@ import sys
 import time
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ from data import Pair
 from extras import train_dpo
 from judge import Judge
 from model import Model
-from progress import changes, show_progress
+from progress import changes, show_progress, summarize
 
 ROOT = Path(__file__).parents[1]
 SHORT = [
@@ -745,6 +746,28 @@ def test_a_summary_says_what_was_learned():
     sft = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}]
     assert changes(sft).endswith("1 of 2 steps: loss 2.000 -> 1.000")
     assert changes(sft[:1]).endswith("1 of 1 steps: loss 2.000 -> 2.000")
+
+
+def test_the_end_of_a_run_says_what_to_do_next(tmp_path, capsys):
+    """Only a judge can be asked to judge, and only a run with rollouts can be read."""
+    settings = SimpleNamespace(model="M", max_steps=2)
+    metrics = tmp_path / "metrics.jsonl"
+    metrics.write_text('{"step": 2, "loss": 1.0, "step_time": 3.0}\n')
+    summarize(tmp_path, settings)
+    sft = capsys.readouterr().err.splitlines()
+    assert sft[1:] == [
+        f"checkpoint: {tmp_path}/checkpoint-2",
+        f"curves: python -m extras.plot {tmp_path}",
+    ]
+    (tmp_path / "rollouts").mkdir()
+    metrics.write_text('{"step": 2, "reward": 1.0, "reward/oracle": 0.5}\n')
+    summarize(tmp_path, settings)
+    solver = capsys.readouterr().err
+    assert "judge.py" not in solver and f"texts: python -m extras.view {tmp_path}\n" in solver
+    metrics.write_text('{"step": 2, "reward": 1.0, "judge/accuracy": 0.5}\n')
+    summarize(tmp_path, settings)
+    expected = f"next: python judge.py --model {tmp_path}/checkpoint-2 --query Q --a A --b B\n"
+    assert expected in capsys.readouterr().err
 
 
 def test_a_step_says_how_much_is_left(capsys):
