@@ -109,9 +109,7 @@ def summarize(output_dir, settings):
     if "judge/accuracy" in rows[-1] or getattr(settings, "judge_style", None):
         question = '"347+586" --a 933 --b 923' if is_embedded(settings.model) else "Q --a A --b B"
         note(f"next: python judge.py --model {checkpoint} --query {question}")
-    if (output_dir / "rollouts").exists():
-        note(f"texts: python -m extras.view {output_dir}")
-    note(f"curves: python -m extras.plot {output_dir}")
+    note(f"look at it: python -m extras.plot {output_dir}, or extras.view for texts")
 
 
 def changes(rows, prefix=""):

@@ -749,25 +749,25 @@ def test_a_summary_says_what_was_learned():
 
 
 def test_the_end_of_a_run_says_what_to_do_next(tmp_path, capsys):
-    """Only a judge can be asked to judge, and only a run with rollouts can be read."""
+    """Only a judge can be asked to judge."""
     settings = SimpleNamespace(model="M", max_steps=2)
     metrics = tmp_path / "metrics.jsonl"
-    metrics.write_text('{"step": 2, "loss": 1.0, "step_time": 3.0}\n')
+    metrics.write_text('{"step": 2, "reward": 1.0, "reward/oracle": 0.5, "step_time": 3.0}\n')
     summarize(tmp_path, settings)
-    sft = capsys.readouterr().err.splitlines()
-    assert sft[1:] == [
+    assert capsys.readouterr().err.splitlines()[1:] == [
         f"checkpoint: {tmp_path}/checkpoint-2",
-        f"curves: python -m extras.plot {tmp_path}",
+        f"look at it: python -m extras.plot {tmp_path}, or extras.view for texts",
     ]
-    (tmp_path / "rollouts").mkdir()
-    metrics.write_text('{"step": 2, "reward": 1.0, "reward/oracle": 0.5}\n')
-    summarize(tmp_path, settings)
-    solver = capsys.readouterr().err
-    assert "judge.py" not in solver and f"texts: python -m extras.view {tmp_path}\n" in solver
+    question = f"next: python judge.py --model {tmp_path}/checkpoint-2 --query Q --a A --b B\n"
     metrics.write_text('{"step": 2, "reward": 1.0, "judge/accuracy": 0.5}\n')
     summarize(tmp_path, settings)
-    expected = f"next: python judge.py --model {tmp_path}/checkpoint-2 --query Q --a A --b B\n"
-    assert expected in capsys.readouterr().err
+    assert question in capsys.readouterr().err
+    metrics.write_text('{"step": 2, "loss": 1.0}\n')
+    summarize(tmp_path, settings)
+    assert question not in capsys.readouterr().err
+    settings.judge_style = "rrm"  # of train_sft.py, for judgments of a teacher
+    summarize(tmp_path, settings)
+    assert question in capsys.readouterr().err
 
 
 def test_a_step_says_how_much_is_left(capsys):
