@@ -100,12 +100,11 @@ def show_progress(rows, num_steps, warned):
 
 
 def summarize(output_dir, settings):
-    """Notes at the end of a run: what it learned, where the model is, what to do next."""
+    """Notes what a run has learned and what to do next. Then it prints its checkpoint."""
     rows = [row for _, row in read_json_lines(output_dir / "metrics.jsonl")]
     minutes = sum(row.get("step_time", 0) for row in rows) / 60
     checkpoint = output_dir / f"checkpoint-{settings.max_steps}"
     note(f"{changes(rows, 'eval/') or changes(rows)}; {minutes:.1f} minutes of training")
-    note(f"checkpoint: {checkpoint}")
     if "judge/accuracy" in rows[-1] or getattr(settings, "judge_style", None):
         question = '"347+586" --a 933 --b 923' if is_embedded(settings.model) else "Q --a A --b B"
         note(f"next: python judge.py --model {checkpoint} --query {question}")
