@@ -265,8 +265,9 @@ def cards_of(placed, step, judged):
                     yield rollout_card([as_rollout(member) for member in members], step)
         except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
             raise BadInput(
-                f"{places[0]}: is no rollout, judgment or evaluation ({error!r}): give the folder "
-                "of a run, or a file that judge.py or evaluate.py wrote"
+                f"{places[0]}: is no rollout, judgment or evaluation: a ranking, a cache and a "
+                "table hold no texts of a judge. Give the folder of a run, the --out of judge.py "
+                "(not its csv) or a results.json"
             ) from error
 
 
@@ -310,6 +311,8 @@ def files_of(source, steps):
 
 def rows_of(path):
     """[(place, row), ...] of JSON lines, or of one JSON object that may have them as `rows`."""
+    if path.suffix.lower() == ".csv":
+        raise BadInput(f"RUN_OR_FILE: {path} is a spreadsheet: open it as one, or give JSON lines")
     if path.suffix != ".json":
         rows = cli.read_json_lines(path, "RUN_OR_FILE")
         return [(f"{path} line {line}", row) for line, row in rows]
@@ -378,6 +381,9 @@ def summary_of(source, row, cards):
             return [title, settings_words(settings)]
     counts = Counter(card["words"].split(":")[0] for card in cards if card.get("words"))
     lines = [", ".join(f"{count} x {words}" for words, count in counts.most_common(6))]
+    outcomes = Counter(card.get("outcome") for card in cards)
+    if outcomes["right"] + outcomes["wrong"]:
+        lines[0] = f"right: {outcomes['right']} of {len(cards)}; {lines[0]}"
     if row.get("settings"):
         lines.append(f"{model_words(row['settings'])}, {settings_words(row['settings'])}")
     return lines

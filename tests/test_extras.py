@@ -313,7 +313,9 @@ def test_judgments_and_evaluations_by_hand(tmp_path):
         pairs,
         [{"id": name, "query": "Q" + name, "chosen": "good", "rejected": "bad"} for name in "123"],
     )
-    cards = data_of(view.make_page(judged, data=str(pairs)))["cards"]
+    labelled = data_of(view.make_page(judged, data=str(pairs)))
+    assert labelled["summary"][0].startswith("right: 1 of 3; 1 x answer a is better")
+    cards = labelled["cards"]
     assert [card["outcome"] for card in cards] == ["right", "wrong", "inconsistent"] and badges(
         cards
     )[2] == ["right", "wrong"]
@@ -448,9 +450,17 @@ def test_model_texts_stay_texts(tmp_path):
 def test_what_is_no_run(tmp_path):
     odd = write_rows(tmp_path / "odd.jsonl", [{"id": "1", "winner": "a"}])
     good = write_rows(tmp_path / "good.jsonl", [rollout("p")])
+    ranked = write_rows(tmp_path / "ranked.jsonl", [{"id": "1", "best": 0, "ranking": []}])
+    match = {"i": "5e", "j": "7f", "repetition": 0, "score": 0.5}
+    played = write_rows(tmp_path / "played.jsonl", [match])
+    sheet = tmp_path / "sheet.csv"
+    sheet.write_text("id,winner\n1,a\n")
     for arguments, message in (
         ([tmp_path], "no rollouts/STEP.jsonl"),
         ([odd], "odd.jsonl line 1: is no rollout"),
+        ([ranked], "ranked.jsonl line 1: is no rollout.*a ranking, a cache"),
+        ([played], "played.jsonl line 1: is no rollout.*a ranking, a cache"),
+        ([sheet], "sheet.csv is a spreadsheet"),
         ([tmp_path / "no.jsonl"], "no.jsonl"),
         ([], "got 0 names"),
         ([good, "--megabytes", "0"], "--megabytes"),
