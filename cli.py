@@ -105,7 +105,7 @@ def manual(settings_class, description):
     """What --help prints."""
     lines = ["\n\n".join(description.split("\n\n")[:2]), ""]
     types = setting_types(settings_class)
-    width = shutil.get_terminal_size().columns
+    width = shutil.get_terminal_size((100, 50)).columns  # 100: in a pipe
     for field in dataclasses.fields(settings_class):
         if field.metadata["group"]:
             lines.append(f"{field.metadata['group']}:")
