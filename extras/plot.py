@@ -107,6 +107,14 @@ def speed_of(rows):
     return speed
 
 
+def settings_of(folder):
+    """The settings in a run's config.json; {} where there is none."""
+    path = Path(folder) / "config.json"
+    if not path.exists():
+        return {}
+    return cli.parse_json(cli.read_text(path, "RUN"), path).get("settings", {})
+
+
 def group_seeds(folders):
     """{label: [folder, ...]}: a group differs in a trailing -SEED and in no other setting.
 
@@ -115,10 +123,8 @@ def group_seeds(folders):
     groups, folders = {}, list(dict.fromkeys(Path(folder).absolute() for folder in folders))
     base = os.path.commonpath([folder.parent for folder in folders])
     for folder in folders:
-        config, settings = folder / "config.json", {}
-        if config.exists():
-            settings = cli.parse_json(cli.read_text(config, "RUN"), config).get("settings", {})
-        shared = {name: value for name, value in settings.items() if name not in FREE}
+        settings = settings_of(folder).items()
+        shared = {name: value for name, value in settings if name not in FREE}
         name = os.path.relpath(folder, base)
         stem, seed = re.fullmatch(r"(.*?)(?:-(\d{1,5}))?", name, re.DOTALL).groups()
         key = stem, seed is None, json.dumps(shared)
@@ -270,9 +276,7 @@ def heading(groups):
 
     lines = []
     for label, folders in groups.items():
-        path, settings = Path(folders[0]) / "config.json", {}
-        if path.exists():
-            settings = cli.parse_json(cli.read_text(path, "RUN"), path).get("settings", {})
+        settings = settings_of(folders[0])
         if len(folders) > 1:
             settings.pop("seed", None)
         lines.append(f"{label}: {model_words(settings)}, {settings_words(settings)}")

@@ -26,7 +26,7 @@ from cli import BadInput, note, setting
 from extras import split_arguments
 from extras.benchmarks import BENCHMARKS
 from extras.plot import COLOURS, DASHES, GREY, new_figure, save_figure, style_axis
-from extras.results import results_file
+from extras.results import read_result, results_file
 from extras.scoring import OUTCOMES, decided, share, verdict_share
 from extras.words import headline, model_words, result_words, settings_words, winner_words
 from seeding import uniform
@@ -282,15 +282,16 @@ def main(argv=None):
         raise BadInput("no results.json given: python -m extras.report OUTPUT_DIR/results.json")
     if len(files) > len(COLOURS):
         raise BadInput(f"{len(files)} files in one figure: give at most {len(COLOURS)}")
-    files = [results_file(name) for name in files]
-    found = [read_result(name) for name in files]
-    benchmarks = [result["results"]["benchmark"] for result in found]
-    for name, benchmark in zip(files, benchmarks):
-        if benchmark != benchmarks[0]:
+    files, found = [results_file(name) for name in files], []
+    for name in files:
+        benchmark = found[0]["settings"]["benchmark"] if found else None
+        result = read_result(name, "RESULTS", benchmark)
+        if result is None:
             raise BadInput(
-                f"{name}: is of the benchmark {benchmark}, and {files[0]} of {benchmarks[0]}: give "
-                "evaluations of one benchmark"
+                f"RESULTS: {name} is no results.json of evaluate.py: judgments (judge.py --out) "
+                "are scored by evaluate.py --predictions FILE, and shown by extras.view FILE"
             )
+        found.append(result)
     page(found, short_names(files), settings.out or Path(files[0]).with_suffix(".png"))
 
 
@@ -301,23 +302,6 @@ def short_names(files):
         if len(set(names)) == len(names):
             return names
     return list(files)
-
-
-def read_result(name):
-    """The content of a results.json. Raises BadInput for another file."""
-    if not name.endswith(".json"):
-        raise BadInput(
-            f"{name}: is no results.json of evaluate.py: score judgments (judge.py --out) with "
-            "evaluate.py --predictions FILE --output_dir FOLDER, or look at them with "
-            "python -m extras.view FILE"
-        )
-    result = cli.parse_json(cli.read_text(name, "results"), name)
-    if not {"settings", "results", "rows"} <= result.keys():
-        raise BadInput(
-            f"{name}: is no results.json of evaluate.py: give the one in the --output_dir of a "
-            "finished evaluation"
-        )
-    return result
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ import cli
 from cli import BadInput, setting
 from data import Pair, load_pairs, load_questions
 from extras import split_arguments
+from extras.plot import settings_of
 from extras.results import results_file
 from extras.scoring import outcome
 from extras.words import model_words, result_words, settings_words
@@ -364,13 +365,12 @@ def summary_of(source, row, cards):
     row: the first one of the file, which has the settings of judge.py.
     """
     if source.is_dir():
-        config, metrics = source / "config.json", source / "metrics.jsonl"
-        lines = []
+        metrics, lines = source / "metrics.jsonl", []
         if metrics.exists():
             rows = [row for _, row in cli.read_json_lines(metrics, "RUN_OR_FILE")]
             lines.append(changes(rows, "eval/") or changes(rows))
-        if config.exists():
-            settings = cli.parse_json(cli.read_text(config, "RUN_OR_FILE"), config)["settings"]
+        settings = settings_of(source)
+        if settings:
             lines.append(f"{model_words(settings)}, {settings_words(settings)}")
         return [line for line in lines if line]
     if source.suffix == ".json":

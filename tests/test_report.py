@@ -36,14 +36,13 @@ def test_page(tmp_path, capsys):
     for row in rows[:10]:
         row["matches"][0]["games"][0]["p_verdict"] = 0.8
     results = {"benchmark": "judgebench"} | scoring.summarise(BENCHMARKS["judgebench"], rows)
+    settings = {"predictions": None, "model": "m", "benchmark": "judgebench"}
     names = []
     for name in "ab":
         (tmp_path / name).mkdir()
         names.append(str(tmp_path / name / "results.json"))
         (tmp_path / name / "results.json").write_text(
-            json.dumps(
-                {"settings": {"predictions": None, "model": "m"}, "results": results, "rows": rows}
-            )
+            json.dumps({"settings": settings, "results": results, "rows": rows})
         )
     report.main([*names, "--out", str(tmp_path / "page.png")])
     out = capsys.readouterr().out
@@ -53,13 +52,13 @@ def test_page(tmp_path, capsys):
         and "verdict token: Brier" in out
     )
     (tmp_path / "other.json").write_text("{}")
-    other = {"settings": {}, "results": {"benchmark": "llmbar"}, "rows": []}
+    other = {"settings": {"benchmark": "llmbar"}, "results": {}, "rows": []}
     (tmp_path / "llmbar.json").write_text(json.dumps(other))
     for arguments, words in (
         ([], "no results.json given"),
-        ([tmp_path / "other.json"], "give the one in the --output_dir"),
+        ([tmp_path / "other.json"], "is no results.json of evaluate.py"),
         ([tmp_path / "nowhere.json"], "nowhere"),
-        ([names[0], tmp_path / "llmbar.json"], "is of the benchmark llmbar, and"),
+        ([names[0], tmp_path / "llmbar.json"], "is of --benchmark llmbar, not judgebench"),
         ([tmp_path / "judged.jsonl"], "extras.view FILE"),
     ):
         with pytest.raises(BadInput, match=words):
