@@ -210,8 +210,7 @@ def test_a_training_whose_judge_is_not_there_ends_before_it_starts(tmp_path, mon
     settings = train_grpo.Settings(
         train_data=str(data),
         reward="judge",
-        judge_model="m",
-        judge_base_url="http://127.0.0.1:9",
+        judge_model="m@http://127.0.0.1:9",
         output_dir=str(tmp_path / "run"),
     )
     with pytest.raises(BadInput, match="no connection for"):

@@ -30,7 +30,7 @@ def test_points_are_ratings_and_lines_their_intervals(ratings, capsys):
     low, middle, high = (float(groups[1][0][f"rating{end}"]) for end in ("_low", "", "_high"))
     assert list(interval.get_xdata()) == [low, high] and list(point.get_xdata()) == [middle]
     assert [label.get_text() for label in first.get_yticklabels()] == ["b", "a"]
-    assert [text.get_text() for text in second.texts[1:]] == ["1", "1"]  # after the unit
+    assert [text.get_text() for text in second.texts[1:]] == ["1", "1", "rank"]  # after the unit
     assert figure.texts[0].get_text() == "b leads; no clear leader: q, p"
 
 
