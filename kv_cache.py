@@ -27,7 +27,7 @@ def new_cache(model, *sizes):
 class KVCache:
     """Keys and values of the prompts in use, one slot each, and of the rows 0 to n - 1 that run."""
 
-    is_paged = False
+    rotates = False  # `decode_attention` gets queries and keys that are rotated
 
     def __init__(self, model, num_slots, prompt_length, num_rows, num_tokens):
         """Reserves slots for prompts of prompt_length tokens and rows for num_tokens tokens."""
@@ -36,10 +36,14 @@ class KVCache:
         self.prompts = KeyValueTable(config, num_slots, prompt_length, like=weight)
         self.rows = KeyValueTable(config, num_rows, num_tokens, like=weight)
         self.prompt_lengths = [1] * num_slots  # one visible token keeps an empty softmax finite
-        self.longest = 0  # tokens that a running row sees of its own, the new one among them
 
-    def copy_row(self, target, source):
-        self.rows.copy_row(target, source)
+    def admits(self, prompt_length):
+        """Whether there is memory for one more row: it is reserved for all slots and rows."""
+        return True
+
+    def move_row(self, last, row):
+        """The last running row takes the place of one that is over."""
+        self.rows.move_row(last, row)
 
     def prefill_attention(self, pack, slots):
         """Returns the `attend` function for a Pack of prompts, one for each of the slots.
@@ -69,44 +73,51 @@ class KVCache:
         # slots 0, 1, 0 the ranks are 0, 0, 1.
         ranks = [row_slots[:row].count(slot) for row, slot in enumerate(row_slots)]
         self.num_slots, self.width = max(row_slots) + 1, max(ranks) + 1
-        slots, ranks = torch.tensor(row_slots)[:, None], torch.tensor(ranks)[:, None]
-        # of each row and key head in a table (slots, kv_heads, width)
-        places = (slots * self.kv_heads + torch.arange(self.kv_heads)) * self.width + ranks
-        self.places = places.flatten()  # (n * kv_heads,)
+        places = [slot * self.width + rank for slot, rank in zip(row_slots, ranks)]
+        self.places = torch.tensor(places)  # (n,)
         lengths = torch.tensor(self.prompt_lengths[: self.num_slots])
-        self.prompt_mask = mask_beyond(lengths, int(lengths.max()))
+        self.prompt_mask = mask_beyond(lengths)
+
+    def decode(self, session):
+        """Draws a token for every running row of a sampler.Session."""
+        session.step(len(session.running))
+
+    def of_rows(self, results):
+        """Takes the running rows' part of (slots, kv_heads, width * group, size)."""
+        results = results.unflatten(2, (self.width, -1)).transpose(1, 2)
+        return results.flatten(0, 1)[self.places]  # (n, kv_heads, group, size)
 
     def decode_attention(self, positions, own_lengths):
         """Returns `attend` for a new token in each of n rows. They have stored own_lengths (n,)."""
         num_rows, kv_heads = len(own_lengths), self.kv_heads
         index = self.rows.index(torch.arange(num_rows), own_lengths)
-        own_mask = mask_beyond(own_lengths + 1, self.longest)  # a new token sees itself
+        own_mask = mask_beyond(own_lengths + 1)  # a new token sees itself
 
         def attend(layer, queries, keys, values):
             self.rows.write(layer, index, keys, values)
             # the query heads that share a key head: (n, kv_heads, group, head_dim)
             queries = queries.view(num_rows, kv_heads, -1, queries.shape[-1])
-            group, head_dim = queries.shape[2:]
             own, own_lse = self.rows.attend(layer, queries, own_mask)
 
-            table = queries.new_zeros(self.num_slots, kv_heads, self.width, group, head_dim)
-            table.flatten(0, 2).index_copy_(0, self.places, queries.flatten(0, 1))
-            shared, shared_lse = self.prompts.attend(layer, table.flatten(2, 3), self.prompt_mask)
-            # both (n * kv_heads, group, ...)
-            shared = shared.view(-1, group, head_dim).index_select(0, self.places)
-            shared_lse = shared_lse.view(-1, group, 1).index_select(0, self.places)
+            # the queries to a prompt lie side by side: (slots, width, kv_heads, group, head_dim)
+            table = queries.new_zeros(self.num_slots, self.width, *queries.shape[1:])
+            table.flatten(0, 1)[self.places] = queries
+            by_head = table.transpose(1, 2).flatten(2, 3)  # (slots, kv_heads, width * group, ...)
+            shared, shared_lse = self.prompts.attend(layer, by_head, self.prompt_mask)
+            shared, shared_lse = self.of_rows(shared), self.of_rows(shared_lse)
 
             # the share of the softmax that lies on the prompt, as in FlashDecoding
-            prompt_share = torch.sigmoid(shared_lse - own_lse.flatten(0, 1))
-            merged = torch.lerp(own.flatten(0, 1), shared, prompt_share).to(keys.dtype)
-            return merged.view(num_rows, kv_heads * group, head_dim)
+            prompt_share = torch.sigmoid(shared_lse - own_lse)
+            merged = torch.lerp(own, shared, prompt_share).to(keys.dtype)
+            return merged.flatten(1, 2)  # (n, heads, head_dim)
 
         return attend
 
 
-def mask_beyond(lengths, longest):
+def mask_beyond(lengths):
     """(rows, tokens), to be added to scores: 0 for the first `lengths` tokens, else -inf."""
-    is_hidden = torch.arange(BLOCK * math.ceil(longest / BLOCK)) >= lengths[:, None]
+    num_blocks = math.ceil(int(lengths.max()) / BLOCK)
+    is_hidden = torch.arange(BLOCK * num_blocks) >= lengths[:, None]
     return torch.zeros(is_hidden.shape).masked_fill_(is_hidden, -torch.inf)
 
 
@@ -132,7 +143,7 @@ class KeyValueTable:
         self.table[layer, 0][index] = keys
         self.table[layer, 1][index] = values
 
-    def copy_row(self, target, source):
+    def move_row(self, source, target):
         self.table[:, :, :, target] = self.table[:, :, :, source]
 
     def attend(self, layer, queries, mask):

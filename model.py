@@ -232,6 +232,13 @@ class Model(nn.Module):
         model.load_state_dict(weights, assign=True)
         return model
 
+    def with_weights(self, weights):
+        """A Model like this one on other weights, {parameter name: tensor}."""
+        with torch.device("meta"):
+            model = Model(self.config, self.adapter)
+        model.load_state_dict(weights, assign=True)
+        return model
+
     def save_pretrained(self, folder):
         """Writes config.json and (sharded) safetensors that transformers and vLLM load."""
         save_model_folder(folder, self.state_dict(), self.config.raw, adapter=self.adapter)

@@ -47,7 +47,7 @@ class PagedCache:
     that they store falls on page 0, which belongs to nobody.
     """
 
-    is_paged = True
+    rotates = True
 
     def __init__(self, model, num_slots, prompt_length, num_rows, num_tokens):
         """For prompts of at most prompt_length tokens, each row with at most num_tokens of its own.
@@ -69,7 +69,8 @@ class PagedCache:
         self.promised, self.promised_rows = 0, 0  # pages and rows that `admits` has granted
         self.most_rows = num_rows  # fewer once the pages were not enough
         self.prompt_lengths, self.prompt_pages = [0] * num_slots, [[] for _ in range(num_slots)]
-        self.row_slots, self.row_pages = [], []  # of each running row: its slot; all of its pages
+        # of each running row: its slot; all of its pages; the tokens in them
+        self.row_slots, self.row_pages, self.row_lengths = [], [], []
         self.table = torch.zeros(self.num_rows, of_row, dtype=torch.int32, device=self.device)
         self.graphs, self.memory_pool = {}, None
         self.kernels = None  # the definitions above
@@ -83,10 +84,13 @@ class PagedCache:
 
     # ---- pages ----
 
-    def admits(self, new_prompt):
-        """Whether there are pages for one more row, and for the tokens of a prompt if it is new."""
+    def admits(self, prompt_length):
+        """Whether there are pages for one more row, and for a new prompt of prompt_length tokens.
+
+        The length is 0 for a row of a prompt that is stored.
+        """
         # the row itself may need a copy of the prompt's last page, and a page for its first tokens
-        needed = pages_for(len(new_prompt)) + 2
+        needed = pages_for(prompt_length) + 2
         num_rows = len(self.row_pages) + self.promised_rows
         if num_rows and (num_rows >= self.most_rows or needed > len(self.free) - self.promised):
             return False
@@ -103,12 +107,9 @@ class PagedCache:
     def arrange(self, row_slots, empty_slots):
         """Tells the slot of each running row, and the slots whose prompts are no longer needed.
 
-        Rows beyond those known before are new. Missing ones at the end are over.
+        Rows beyond those known before are new.
         """
         self.promised, self.promised_rows = 0, 0
-        while len(self.row_pages) > len(row_slots):
-            shared = len(self.shared_pages(self.row_slots.pop()))
-            self.free += self.row_pages.pop()[shared:]
         copies = []  # (page, copy)
         for slot in row_slots[len(self.row_pages) :]:
             pages = self.shared_pages(slot)
@@ -117,6 +118,7 @@ class PagedCache:
             copies += zip(partial, own)
             self.row_slots.append(slot)
             self.row_pages.append(pages + own)
+            self.row_lengths.append(self.prompt_lengths[slot])
         for slot in empty_slots:
             self.free += self.prompt_pages[slot]
             self.prompt_pages[slot], self.prompt_lengths[slot] = [], 0
@@ -124,19 +126,21 @@ class PagedCache:
             sources, targets = torch.tensor(copies, device=self.device).T
             self.pages[:, :, targets] = self.pages[:, :, sources]
 
-    def copy_row(self, target, source):
-        """Swaps them: `arrange` then removes the last row."""
-        for of_rows in (self.row_slots, self.row_pages):
-            of_rows[target], of_rows[source] = of_rows[source], of_rows[target]
+    def move_row(self, last, row):
+        """Frees the pages of a row that is over. The last row takes its place."""
+        num_shared = len(self.shared_pages(self.row_slots[row]))
+        self.free += self.row_pages[row][num_shared:]
+        for of_rows in (self.row_slots, self.row_pages, self.row_lengths):
+            of_rows[row] = of_rows[last]
+            of_rows.pop()
 
-    def reserve(self, counts, steps):
-        """Takes pages for `steps` more tokens of every row. counts: the tokens that it has drawn.
+    def reserve(self, steps):
+        """Takes pages for `steps` more tokens of every row.
 
         Returns False if there are not enough: a row must go.
         """
-        for slot, pages, count in zip(self.row_slots, self.row_pages, counts):
-            # the newest token is not stored yet
-            missing = pages_for(self.prompt_lengths[slot] + count - 1 + steps) - len(pages)
+        for pages, length in zip(self.row_pages, self.row_lengths):
+            missing = pages_for(length + steps) - len(pages)
             if missing > len(self.free):
                 self.most_rows = len(self.row_pages) - 1
                 return False
@@ -187,14 +191,26 @@ class PagedCache:
     def decode(self, session):
         """Draws tokens for every running row of a sampler.Session, until the host looks again."""
         steps = session.steps_between_looks
-        while not self.reserve(session.counts, steps):
-            postpone_row(session)
+        while not self.reserve(steps):
+            self.postpone_row(session)
         num_rows = len(session.running)
         session.rows.prompt_length[num_rows:] = 0  # the free rows that compute along
         session.rows.num_generated[num_rows:] = 1
         for _ in range(steps):
             self.run(session.step, bucket(num_rows))
-        session.counts = [count + steps for count in session.counts]
+        self.row_lengths = [length + steps for length in self.row_lengths]
+
+    def postpone_row(self, session):
+        """Takes out the row that has drawn least, because pages are missing. It starts again later.
+
+        Its random numbers will be the same, so its tokens will be too, up to rounding.
+        """
+        drawn = []
+        for slot, length in zip(self.row_slots, self.row_lengths):
+            drawn.append(length - self.prompt_lengths[slot])
+        row = drawn.index(min(drawn))
+        session.waiting.appendleft(session.running[row])
+        session.remove_rows([row])
 
     def run(self, step, num_rows):
         """Calls step(num_rows). From the second time on a GPU replays what the first launched."""
@@ -212,16 +228,6 @@ class PagedCache:
         with torch.cuda.graph(graph, self.memory_pool, capture_error_mode="thread_local"):
             step(num_rows)
         return graph
-
-
-def postpone_row(session):
-    """Takes out the youngest row, because pages are missing. It starts again later.
-
-    Its random numbers will be the same, so its tokens will be too, up to rounding.
-    """
-    row = session.counts.index(min(session.counts))
-    session.waiting.appendleft(session.running[row])
-    session.remove_rows([row])
 
 
 def bucket(num_rows):

@@ -13,7 +13,6 @@ logits / temperature over the vocabulary). The random number of a token depends 
 prompt, its generation and its position alone, not on the other rows. A stop token is kept.
 """
 
-import contextlib
 import itertools
 import math
 import operator
@@ -70,7 +69,7 @@ class Rows:
         self.num_generated[rows] = 0
         self.stopped[rows] = 0
 
-    def copy(self, target, source):
+    def move(self, source, target):
         for tensor in vars(self).values():
             tensor[target] = tensor[source]
 
@@ -80,7 +79,9 @@ class Session:
 
     def __init__(self, model, prompts, settings, streams, num_rows, num_slots):
         """streams[prompt][generation]: the start of its random numbers."""
-        self.model, self.prompts, self.settings, self.streams = model, prompts, settings, streams
+        fast = cpu_kernels(model.device)
+        self.model = fast.with_reordered_weights(model) if fast else model
+        self.prompts, self.settings, self.streams = prompts, settings, streams
         self.results = [[None] * len(generations) for generations in streams]
         # Long prompts first: prompts that run together are similar in length, and the longest work
         # does not start last.
@@ -95,13 +96,13 @@ class Session:
         self.cache = new_cache(model, num_slots, longest_prompt, num_rows, columns)
         self.rows = Rows(self.cache.num_rows, columns, self.device)
         self.running: list[tuple[int, int]] = []  # (prompt, generation) of rows 0 to n - 1
-        self.counts: list[int] = []  # what rows.num_generated holds for them, known to the host
         self.slots: list[int | None] = [None] * num_slots  # the prompt in each slot
         weight = model.embed_tokens.weight  # of the dtype of hidden states
         self.last_hidden = weight.new_zeros(num_slots, model.config.hidden_size)  # of each prompt
         self.stops = torch.tensor([*settings.stop_token_ids], dtype=torch.long, device=self.device)
-        fast = cpu_kernels(self.device)
-        self.head = fast.output_head(model.head_weight) if fast else model.head_weight.T
+        self.head = model.head_weight.T  # (hidden_size, vocab)
+        if self.device.type == "cpu":  # a GPU multiplies bf16 with sums in fp32
+            self.head = self.head.float()
 
     # ---- admit ----
 
@@ -113,9 +114,7 @@ class Session:
             is_new = prompt not in self.slots
             if is_new and None not in self.slots:
                 break  # until a prompt has finished all of its generations
-            if self.cache.is_paged and not self.cache.admits(
-                self.prompts[prompt] if is_new else []
-            ):
+            if not self.cache.admits(len(self.prompts[prompt]) if is_new else 0):
                 break  # until rows have finished
             if is_new:
                 self.slots[self.slots.index(None)] = prompt
@@ -129,7 +128,6 @@ class Session:
         prompt_lengths = [len(self.prompts[prompt]) for prompt, _ in arrivals]
         self.rows.start(new_rows, streams, prompt_lengths)
         self.running += arrivals
-        self.counts += [1] * len(arrivals)
         self.arrange()
         # every generation draws its own first token from its prompt's last hidden state
         slots = [self.slots.index(prompt) for prompt, _ in arrivals]
@@ -156,11 +154,7 @@ class Session:
 
     def decode(self):
         """Draws a token for every running row; on a GPU several."""
-        if self.cache.is_paged:
-            return self.cache.decode(self)
-        self.cache.longest = max(self.counts)
-        self.step(len(self.running))
-        self.counts = [count + 1 for count in self.counts]
+        self.cache.decode(self)
 
     def step(self, num_rows: int):
         """Draws a token for the first rows. The host does not wait for the device here."""
@@ -168,7 +162,7 @@ class Session:
         newest = self.rows.tokens[:num_rows].gather(1, stored[:, None])[:, 0]
         positions = self.rows.prompt_length[:num_rows] + stored
         attend = self.cache.decode_attention(positions, stored)
-        hidden = self.model(newest, None if self.cache.is_paged else positions, attend)
+        hidden = self.model(newest, None if self.cache.rotates else positions, attend)
         self.append_tokens(hidden, slice(0, num_rows))  # from (rows, hidden_size)
 
     def append_tokens(self, hidden: torch.Tensor, rows: slice):
@@ -188,9 +182,6 @@ class Session:
 
     def logits(self, hidden: torch.Tensor):
         """fp32 logits (rows, vocab) of hidden states, by the product of token_logprobs."""
-        fast = cpu_kernels(self.device)
-        if fast:
-            return fast.logits(hidden, self.head)
         out = hidden.new_empty(len(hidden), self.head.shape[1], dtype=torch.float32)
         return matmul_fp32(hidden, self.head, out)
 
@@ -199,17 +190,16 @@ class Session:
     def retire(self):
         """Writes finished rows into results[prompt][generation] and frees them."""
         limit = self.settings.max_new_tokens
-        stopped = self.rows.stopped[: len(self.running)].tolist()  # the host waits here alone
-        finished = [row for row, count in enumerate(self.counts) if stopped[row] or count >= limit]
+        is_finished = self.rows.stopped | (self.rows.num_generated >= limit)
+        is_finished = is_finished[: len(self.running)].tolist()  # the host waits here alone
+        finished = [row for row, is_over in enumerate(is_finished) if is_over]
         if not finished:
             return
-        tokens = self.rows.tokens[finished].tolist()
-        logprobs = self.rows.logprobs[finished].tolist()
+        tokens = self.rows.tokens[finished, :limit].tolist()
+        logprobs = self.rows.logprobs[finished, :limit].tolist()
         for row, row_tokens, row_logprobs in zip(finished, tokens, logprobs):
             prompt, number = self.running[row]
-            length = min(self.counts[row], limit)
-            completion = self.completion(row_tokens[:length], row_logprobs[:length])
-            self.results[prompt][number] = completion
+            self.results[prompt][number] = self.completion(row_tokens, row_logprobs)
         self.remove_rows(finished)
 
     def completion(self, tokens: list[int], logprobs: list[float]):
@@ -227,12 +217,10 @@ class Session:
         """Takes rows out. The last running row moves to the place of each."""
         for row in sorted(rows, reverse=True):
             last = len(self.running) - 1
-            if row != last:
-                self.cache.copy_row(row, last)
-                self.rows.copy(row, last)
-                self.running[row], self.counts[row] = self.running[last], self.counts[last]
+            self.cache.move_row(last, row)
+            self.rows.move(last, row)
+            self.running[row] = self.running[last]
             self.running.pop()
-            self.counts.pop()
         in_use = {prompt for prompt, _ in [*self.running, *itertools.islice(self.waiting, 1)]}
         self.slots = [prompt if prompt in in_use else None for prompt in self.slots]
         self.arrange()
@@ -350,15 +338,13 @@ def generate(
     num_rows = min(total, checked_count("max_rows", max_rows))
     # Twice the slots of complete groups: some groups finish while others start.
     num_slots = min(len(prompts), num_rows, 2 * math.ceil(num_rows / num_generations))
-    fast = cpu_kernels(model.device)
-    with fast.reordered_weights(model) if fast else contextlib.nullcontext():
-        session = Session(model, prompts, settings, streams, num_rows, num_slots)
-        while session.waiting or session.running:
-            session.admit()
-            session.retire()  # a first token may be the last one
-            if session.running:
-                session.decode()
-            session.retire()
-            if progress:
-                progress(total - len(session.waiting) - len(session.running), total)
+    session = Session(model, prompts, settings, streams, num_rows, num_slots)
+    while session.waiting or session.running:
+        session.admit()
+        session.retire()  # a first token may be the last one
+        if session.running:
+            session.decode()
+        session.retire()
+        if progress:
+            progress(total - len(session.waiting) - len(session.running), total)
     return session.results

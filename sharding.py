@@ -124,11 +124,8 @@ def gathered(model):
     units = [module for module in model.modules() if isinstance(module, FSDPModule)]
     for unit in units:
         unit.unshard()
-    with torch.device("meta"):
-        plain = Model(model.config, model.adapter)
     weights = {name: weight.detach() for name, weight in model.named_parameters()}
-    plain.load_state_dict(weights, assign=True)
-    yield plain
-    del plain, weights
+    yield model.with_weights(weights)
+    del weights
     for unit in units:
         unit.reshard()
