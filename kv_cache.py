@@ -79,8 +79,9 @@ class KVCache:
         self.prompt_mask = mask_beyond(lengths)
 
     def decode(self, session):
-        """Draws a token for every running row of a sampler.Session."""
+        """Draws a token for every running row of a sampler.Session. Returns their number, 1."""
         session.step(len(session.running))
+        return 1
 
     def of_rows(self, results):
         """Takes the running rows' part of (slots, kv_heads, width * group, size)."""

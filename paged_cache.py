@@ -69,8 +69,7 @@ class PagedCache:
         self.promised, self.promised_rows = 0, 0  # pages and rows that `admits` has granted
         self.most_rows = num_rows  # fewer once the pages were not enough
         self.prompt_lengths, self.prompt_pages = [0] * num_slots, [[] for _ in range(num_slots)]
-        # of each running row: its slot; all of its pages; the tokens in them
-        self.row_slots, self.row_pages, self.row_lengths = [], [], []
+        self.row_slots, self.row_pages = [], []  # of each running row: its slot; all of its pages
         self.table = torch.zeros(self.num_rows, of_row, dtype=torch.int32, device=self.device)
         self.graphs, self.memory_pool = {}, None
         self.kernels = None  # the definitions above
@@ -118,7 +117,6 @@ class PagedCache:
             copies += zip(partial, own)
             self.row_slots.append(slot)
             self.row_pages.append(pages + own)
-            self.row_lengths.append(self.prompt_lengths[slot])
         for slot in empty_slots:
             self.free += self.prompt_pages[slot]
             self.prompt_pages[slot], self.prompt_lengths[slot] = [], 0
@@ -130,17 +128,18 @@ class PagedCache:
         """Frees the pages of a row that is over. The last row takes its place."""
         num_shared = len(self.shared_pages(self.row_slots[row]))
         self.free += self.row_pages[row][num_shared:]
-        for of_rows in (self.row_slots, self.row_pages, self.row_lengths):
+        for of_rows in (self.row_slots, self.row_pages):
             of_rows[row] = of_rows[last]
             of_rows.pop()
 
-    def reserve(self, steps):
-        """Takes pages for `steps` more tokens of every row.
+    def reserve(self, counts, steps):
+        """Takes pages for `steps` more tokens of every row. counts: the tokens that it has drawn.
 
         Returns False if there are not enough: a row must go.
         """
-        for pages, length in zip(self.row_pages, self.row_lengths):
-            missing = pages_for(length + steps) - len(pages)
+        for slot, pages, count in zip(self.row_slots, self.row_pages, counts):
+            # the newest token is not stored yet
+            missing = pages_for(self.prompt_lengths[slot] + count - 1 + steps) - len(pages)
             if missing > len(self.free):
                 self.most_rows = len(self.row_pages) - 1
                 return False
@@ -189,28 +188,19 @@ class PagedCache:
     # ---- decode ----
 
     def decode(self, session):
-        """Draws tokens for every running row of a sampler.Session, until the host looks again."""
+        """Draws tokens for every running row of a sampler.Session, until the host looks again.
+
+        Returns how many for each.
+        """
         steps = session.steps_between_looks
-        while not self.reserve(steps):
-            self.postpone_row(session)
+        while not self.reserve([row.num_drawn for row in session.running], steps):
+            postpone_row(session)
         num_rows = len(session.running)
         session.rows.prompt_length[num_rows:] = 0  # the free rows that compute along
         session.rows.num_generated[num_rows:] = 1
         for _ in range(steps):
             self.run(session.step, bucket(num_rows))
-        self.row_lengths = [length + steps for length in self.row_lengths]
-
-    def postpone_row(self, session):
-        """Takes out the row that has drawn least, because pages are missing. It starts again later.
-
-        Its random numbers will be the same, so its tokens will be too, up to rounding.
-        """
-        drawn = []
-        for slot, length in zip(self.row_slots, self.row_lengths):
-            drawn.append(length - self.prompt_lengths[slot])
-        row = drawn.index(min(drawn))
-        session.waiting.appendleft(session.running[row])
-        session.remove_rows([row])
+        return steps
 
     def run(self, step, num_rows):
         """Calls step(num_rows). From the second time on a GPU replays what the first launched."""
@@ -228,6 +218,16 @@ class PagedCache:
         with torch.cuda.graph(graph, self.memory_pool, capture_error_mode="thread_local"):
             step(num_rows)
         return graph
+
+
+def postpone_row(session):
+    """Takes out the row that has drawn least, because pages are missing. It starts again later.
+
+    Its random numbers will be the same, so its tokens will be too, up to rounding.
+    """
+    row = min(session.running, key=lambda row: row.num_drawn)
+    session.waiting.appendleft(row)
+    session.remove_rows([session.running.index(row)])
 
 
 def bucket(num_rows):

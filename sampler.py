@@ -22,7 +22,7 @@ from numbers import Integral
 
 import torch
 
-from kernels import cpu_kernels
+from kernels import cpu
 from kernels.logprob import matmul_fp32
 from kv_cache import new_cache
 from model import Model, pack_groups, split_by_budget
@@ -40,6 +40,15 @@ class Completion:
     tokens: list[int]
     logprobs: list[float]  # of each token, in nats
     finish_reason: str  # "stop" | "length"
+
+
+@dataclass
+class Generation:
+    """A completion that waits or runs."""
+
+    prompt: int  # its index
+    number: int  # among the generations of its prompt
+    num_drawn: int = 0  # tokens: the host counts them, so it need not wait for a GPU
 
 
 @dataclass(frozen=True)
@@ -79,15 +88,15 @@ class Session:
 
     def __init__(self, model, prompts, settings, streams, num_rows, num_slots):
         """streams[prompt][generation]: the start of its random numbers."""
-        fast = cpu_kernels(model.device)
-        self.model = fast.with_reordered_weights(model) if fast else model
+        is_on_cpu = model.device.type == "cpu"
+        self.model = cpu.with_reordered_weights(model) if is_on_cpu else model
         self.prompts, self.settings, self.streams = prompts, settings, streams
         self.results = [[None] * len(generations) for generations in streams]
         # Long prompts first: prompts that run together are similar in length, and the longest work
         # does not start last.
-        self.waiting: deque[tuple[int, int]] = deque()  # (prompt, generation)
+        self.waiting: deque[Generation] = deque()
         for prompt in sorted(range(len(prompts)), key=lambda index: -len(prompts[index])):
-            self.waiting += [(prompt, generation) for generation in range(len(streams[prompt]))]
+            self.waiting += [Generation(prompt, number) for number in range(len(streams[prompt]))]
         self.device, self.num_rows = model.device, num_rows
         # A row that ends between two looks runs on until the next one: what it adds is cut off.
         self.steps_between_looks = STEPS_BETWEEN_LOOKS[self.device.type]
@@ -95,7 +104,7 @@ class Session:
         longest_prompt = max(len(prompt) for prompt in prompts)
         self.cache = new_cache(model, num_slots, longest_prompt, num_rows, columns)
         self.rows = Rows(self.cache.num_rows, columns, self.device)
-        self.running: list[tuple[int, int]] = []  # (prompt, generation) of rows 0 to n - 1
+        self.running: list[Generation] = []  # in rows 0 to n - 1
         self.slots: list[int | None] = [None] * num_slots  # the prompt in each slot
         weight = model.embed_tokens.weight  # of the dtype of hidden states
         self.last_hidden = weight.new_zeros(num_slots, model.config.hidden_size)  # of each prompt
@@ -110,7 +119,7 @@ class Session:
         """Moves waiting generations into free rows. Prompts that are new are computed first."""
         arrivals, new_prompts = [], []
         while self.waiting and len(self.running) + len(arrivals) < self.num_rows:
-            prompt, _ = self.waiting[0]
+            prompt = self.waiting[0].prompt
             is_new = prompt not in self.slots
             if is_new and None not in self.slots:
                 break  # until a prompt has finished all of its generations
@@ -124,14 +133,16 @@ class Session:
             return
         self.prefill(new_prompts)
         new_rows = slice(len(self.running), len(self.running) + len(arrivals))
-        streams = [self.streams[prompt][generation] for prompt, generation in arrivals]
-        prompt_lengths = [len(self.prompts[prompt]) for prompt, _ in arrivals]
+        streams = [self.streams[row.prompt][row.number] for row in arrivals]
+        prompt_lengths = [len(self.prompts[row.prompt]) for row in arrivals]
         self.rows.start(new_rows, streams, prompt_lengths)
         self.running += arrivals
         self.arrange()
         # every generation draws its own first token from its prompt's last hidden state
-        slots = [self.slots.index(prompt) for prompt, _ in arrivals]
+        slots = [self.slots.index(row.prompt) for row in arrivals]
         self.append_tokens(self.last_hidden[slots], new_rows)
+        for row in arrivals:
+            row.num_drawn = 1
 
     def prefill(self, new_prompts: list[int]):
         """Computes prompts: their keys and values, and their last hidden states."""
@@ -146,7 +157,7 @@ class Session:
 
     def arrange(self):
         """Tells the cache which prompt every running row has. It changes as rows come and go."""
-        row_slots = [self.slots.index(prompt) for prompt, _ in self.running]
+        row_slots = [self.slots.index(row.prompt) for row in self.running]
         empty_slots = [slot for slot, prompt in enumerate(self.slots) if prompt is None]
         self.cache.arrange(row_slots, empty_slots)
 
@@ -154,7 +165,9 @@ class Session:
 
     def decode(self):
         """Draws a token for every running row; on a GPU several."""
-        self.cache.decode(self)
+        steps = self.cache.decode(self)
+        for row in self.running:
+            row.num_drawn += steps
 
     def step(self, num_rows: int):
         """Draws a token for the first rows. The host does not wait for the device here."""
@@ -190,20 +203,22 @@ class Session:
     def retire(self):
         """Writes finished rows into results[prompt][generation] and frees them."""
         limit = self.settings.max_new_tokens
-        is_finished = self.rows.stopped | (self.rows.num_generated >= limit)
-        is_finished = is_finished[: len(self.running)].tolist()  # the host waits here alone
-        finished = [row for row, is_over in enumerate(is_finished) if is_over]
+        stopped = self.rows.stopped[: len(self.running)].tolist()  # the host waits here alone
+        finished = []
+        for index, row in enumerate(self.running):
+            if stopped[index] or row.num_drawn >= limit:
+                finished.append(index)
         if not finished:
             return
         tokens = self.rows.tokens[finished, :limit].tolist()
         logprobs = self.rows.logprobs[finished, :limit].tolist()
-        for row, row_tokens, row_logprobs in zip(finished, tokens, logprobs):
-            prompt, number = self.running[row]
-            self.results[prompt][number] = self.completion(row_tokens, row_logprobs)
+        for index, row_tokens, row_logprobs in zip(finished, tokens, logprobs):
+            row = self.running[index]
+            self.results[row.prompt][row.number] = self.completion(row_tokens, row_logprobs)
         self.remove_rows(finished)
 
     def completion(self, tokens: list[int], logprobs: list[float]):
-        """The Completion of a row; what it has drawn after its first stop token is cut off."""
+        """The Completion of a row. What stands after its first stop token is cut off."""
         ends = [n for n, token in enumerate(tokens, 1) if token in self.settings.stop_token_ids]
         length, reason = (ends[0], "stop") if ends else (len(tokens), "length")
         if not all(map(math.isfinite, logprobs[:length])):
@@ -221,7 +236,7 @@ class Session:
             self.rows.move(last, row)
             self.running[row] = self.running[last]
             self.running.pop()
-        in_use = {prompt for prompt, _ in [*self.running, *itertools.islice(self.waiting, 1)]}
+        in_use = {row.prompt for row in [*self.running, *itertools.islice(self.waiting, 1)]}
         self.slots = [prompt if prompt in in_use else None for prompt in self.slots]
         self.arrange()
 

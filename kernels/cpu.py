@@ -1,54 +1,37 @@
 """Faster versions of some operations for tensors on a CPU.
 
-Each docstring names the plain code that the operation equals up to rounding. That code runs on a
-GPU, and on a CPU if this file is deleted (kernels/__init__.py).
-
-Processors with AVX512-BF16 multiply bf16 faster than fp32.
+Each docstring names the plain code that the operation equals up to rounding.
 """
 
 import functools
 import threading
-from contextlib import contextmanager
 
 import torch
 
 CAST_ROWS = 4096  # rows of a bf16 matrix that are turned into fp32 at once
+precision_lock = threading.Lock()
 
 
-# ---- matrix products ----
+def matmul_fp32(a, b, out, beta):
+    """A product of matrices of bf16 numbers, summed in fp32. Equals
 
+        torch.addmm(out, a.float(), b.float(), beta=beta, out=out)
 
-def matmul_fp32(a, b, out, accumulate=False):
-    """A product of bf16 matrices, summed in fp32. Equals
-
-        torch.addmm(out, a.float(), b.float(), beta=1 if accumulate else 0, out=out)
-
-    oneDNN may multiply fp32 numbers as bf16, with fp32 sums. That is
-    exact for numbers that were bf16 before, and 2.3x faster where the processor has AVX512-BF16.
-    Only a block of the larger matrix is in fp32 at any time.
+    oneDNN is allowed to multiply the fp32 copies as bf16. That is exact for them, and 2.3x faster
+    where the processor has AVX512-BF16. Only a block of the larger matrix is in fp32 at any time.
     """
     if len(out) < out.shape[1]:
         a, b, out = b.T, a.T, out.T  # the larger matrix is the first one now
     b = b.float()
-    with bf16_products_allowed():
-        for start in range(0, len(a), CAST_ROWS):
-            rows = slice(start, start + CAST_ROWS)
-            block = out[rows]
-            torch.addmm(block, a[rows].float(), b, beta=1 if accumulate else 0, out=block)
-
-
-precision_lock = threading.Lock()
-
-
-@contextmanager
-def bf16_products_allowed():
-    """Inside, oneDNN may multiply fp32 matrices as bf16."""
     settings = torch.backends.mkldnn.matmul
     with precision_lock:  # the setting belongs to the process: threads must not mix it up
         before = settings.fp32_precision
         settings.fp32_precision = "bf16"
         try:
-            yield
+            for start in range(0, len(a), CAST_ROWS):
+                block = out[start : start + CAST_ROWS]
+                rows = a[start : start + CAST_ROWS].float()
+                torch.addmm(block, rows, b, beta=beta, out=block)
         finally:
             settings.fp32_precision = before
 

@@ -12,7 +12,7 @@ logprob_triton.py (one pass over a row instead of six).
 
 import torch
 
-from kernels import cpu_kernels
+from kernels import cpu
 
 # One buffer of this size holds the logits of a chunk. A larger chunk reads and writes the weight's
 # gradient less often. On two CPU cores nothing is gained beyond 64 MiB.
@@ -105,12 +105,11 @@ class TokenLogprobs(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad_logprobs, grad_entropy):
         hidden, weight, targets, highest, total, entropy = ctx.saved_tensors
-        needs_hidden, needs_weight = ctx.needs_input_grad[:2]
+        needs_weight = ctx.needs_input_grad[1]  # not with a frozen base model
         _, rows_backward = row_operations(ctx.backend)
         if grad_logprobs is None:
             grad_logprobs = torch.zeros_like(entropy)
-        d_hidden = torch.empty_like(hidden) if needs_hidden else None
-        d_weight = None
+        d_hidden, d_weight = torch.empty_like(hidden), None
         if needs_weight:  # a sum in bf16 would lose small chunks
             d_weight = torch.zeros_like(weight, dtype=result_dtype(weight))
         # For bf16 inputs the gradient of the logits is rounded to bf16, which makes the products
@@ -123,8 +122,7 @@ class TokenLogprobs(torch.autograd.Function):
             saved = highest[chunk], total[chunk], entropy[chunk]
             grads = grad_logprobs[chunk], None if grad_entropy is None else grad_entropy[chunk]
             rows_backward(logits, targets[chunk], ctx.temperature, *saved, *grads, dlogits)
-            if needs_hidden:
-                torch.mm(dlogits, weight, out=d_hidden[chunk])
+            torch.mm(dlogits, weight, out=d_hidden[chunk])
             if needs_weight:
                 matmul_fp32(dlogits.T, hidden[chunk], out=d_weight, accumulate=True)
         if needs_weight:
@@ -157,11 +155,10 @@ def matmul_fp32(a, b, out, accumulate=False):
     bf16 logits near 16 would be 0.06 apart.
     """
     beta = 1 if accumulate else 0  # with 0 the former content of out is ignored, NaN too
-    fast = cpu_kernels(a.device)
-    if fast and a.dtype != out.dtype:
-        fast.matmul_fp32(a, b, out, accumulate)
-    elif a.dtype == out.dtype or not a.is_cuda:
-        torch.addmm(out, a.to(out.dtype), b.to(out.dtype), beta=beta, out=out)
+    if a.dtype == out.dtype:
+        torch.addmm(out, a, b, beta=beta, out=out)
+    elif not a.is_cuda:
+        cpu.matmul_fp32(a, b, out, beta)
     elif accumulate:
         torch.addmm(out, a, b, out_dtype=out.dtype, out=out)
     else:

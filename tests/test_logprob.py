@@ -154,26 +154,16 @@ def test_gradient_of_one_result_alone(use, dtype):
     check_against_fp64("torch", 17, 24, 1031, dtype=dtype, temperature=0.7, use=use)
 
 
-@pytest.mark.parametrize("wanted", ["hidden", "weight"])
-def test_gradient_of_one_input_alone(wanted, monkeypatch):
+def test_a_frozen_weight_gets_no_product(monkeypatch):
     hidden, weight, targets = make_inputs(17, 24, 257)
     grads = [torch.linspace(-1, 1, 17), torch.linspace(1, 2, 17)]
     both = evaluate(token_logprobs, hidden, weight, targets, 0.7, grads)
-    (hidden if wanted == "hidden" else weight).requires_grad_()
-    results = token_logprobs(hidden, weight, targets, 0.7)
-    products, real_mm, real_addmm = [], torch.mm, torch.addmm
-    monkeypatch.setattr(torch, "mm", lambda *a, **k: products.append("hidden") or real_mm(*a, **k))
-    monkeypatch.setattr(
-        torch, "addmm", lambda *a, **k: products.append("logits or weight") or real_addmm(*a, **k)
-    )
+    results = token_logprobs(hidden.requires_grad_(), weight, targets, 0.7)
+    products, addmm = [], torch.addmm
+    monkeypatch.setattr(torch, "addmm", lambda *a, **k: products.append(1) or addmm(*a, **k))
     torch.autograd.backward(results, grads)
-    # The product behind the gradient that nobody asked for does not run
-    assert products == (
-        ["logits or weight", "hidden"] if wanted == "hidden" else ["logits or weight"] * 2
-    )
-    assert (weight if wanted == "hidden" else hidden).grad is None
-    expected, given = (both[2], hidden.grad) if wanted == "hidden" else (both[3], weight.grad)
-    torch.testing.assert_close(given.double(), expected, rtol=0, atol=0)
+    assert len(products) == 1  # the logits
+    torch.testing.assert_close(hidden.grad.double(), both[2], rtol=0, atol=0)
 
 
 def test_unused_entropy_costs_nothing(monkeypatch):

@@ -118,13 +118,11 @@ def test_a_row_that_finds_no_page_starts_again_later(paged, monkeypatch):
     model, prompts = random_model("qwen3", head_dim=16), random_prompts(LENGTHS)
     options = OPTIONS | {"stop_token_ids": ()}
     expected = generate(model, prompts, 3, 150, **options)
-    postponed, postpone_row = [], PagedCache.postpone_row
-
-    def watched(cache, session):
-        postponed.append(len(cache.row_pages))
-        postpone_row(cache, session)
-
-    monkeypatch.setattr(PagedCache, "postpone_row", watched)
+    postponed = []
+    postpone_row = paged_cache.postpone_row
+    monkeypatch.setattr(
+        paged_cache, "postpone_row", lambda session: postponed.append(1) or postpone_row(session)
+    )
     monkeypatch.setattr(paged_cache, "half_of_free_memory", lambda device: 0)
     found = generate(model, prompts, 3, 150, **options)
     same(found, expected)
