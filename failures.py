@@ -1,9 +1,13 @@
-"""How a command ends that fails: one line on standard error. cli.run loads this file then."""
+"""How a command ends that fails: one line on standard error. It loads this file only then.
+
+A training loads it where the numbers of a step are not finite.
+"""
 
 import atexit
 import difflib
 import errno
 import json
+import math
 import os
 import re
 import sys
@@ -85,6 +89,30 @@ def print_failure(text, is_first=True):
     if "TORCHELASTIC_ERROR_FILE" in os.environ:  # torchrun ends with what this file says
         report = json.dumps({"message": {"message": text, "extraInfo": {"timestamp": time.time()}}})
         Path(os.environ["TORCHELASTIC_ERROR_FILE"]).write_text(report)
+
+
+def without_nan(row, source):
+    """The metrics of a step that made no update, with 0 for what JSON does not have; notes it."""
+    note(
+        f"step {row['step']}: no update, loss {row['loss']} and gradient norm "
+        f"{row['grad_norm']} are not both finite: see {source}"
+    )
+    return {name: value if math.isfinite(value) else 0.0 for name, value in row.items()}
+
+
+def stop_after_three(folder, rows, runtime, source):
+    """Ends a training whose last three steps made no update."""
+    if len(rows) < 3 or not all(row.get("skipped_steps") for row in rows[-3:]):
+        return
+    runtime.barrier()  # nobody leaves before the first process has written
+    if not runtime.is_main:
+        sys.exit(1)
+    last = rows[-1]["step"]
+    raise FloatingPointError(
+        f"three steps in a row, {last - 2} to {last}, had a loss or gradient that is not finite: "
+        f"see {source}; start again, from a checkpoint in {folder} as --model, with a lower "
+        "--learning_rate or --dtype float32"
+    )
 
 
 def leave_at_once():

@@ -48,9 +48,8 @@ class Comparison:
     def longer(self):
         """The place of the longer answer, counted from 1; None if they are equally long."""
         lengths = [len(answer) for answer in self.answers]
-        if lengths.count(max(lengths)) > 1:
-            return None
-        return lengths.index(max(lengths)) + 1
+        longest = max(lengths)
+        return lengths.index(longest) + 1 if lengths.count(longest) == 1 else None
 
 
 def comparison_stream(pairs, seed, both_orders=False):
@@ -213,15 +212,15 @@ class JudgeTask:
 
     def rewards(self, groups):
         """One reward for each completion, group after group."""
-        items = [group.item for group in groups for _ in group.records]
+        games = [(group, record) for group in groups for record in group.records]
         return self.reward_function(
-            prompts=[group.messages for group in groups for _ in group.records],
-            completions=[record["text"] for group in groups for record in group.records],
-            right_verdict=[item.right_verdict for item in items],
-            style=[self.settings.style] * len(items),
-            pair=[item.pair for item in items],
-            order=[item.order for item in items],
-            verdict=[record["verdict"] for group in groups for record in group.records],
+            prompts=[group.messages for group, _ in games],
+            completions=[record["text"] for _, record in games],
+            right_verdict=[group.item.right_verdict for group, _ in games],
+            style=[self.settings.style] * len(games),
+            pair=[group.item.pair for group, _ in games],
+            order=[group.item.order for group, _ in games],
+            verdict=[record["verdict"] for _, record in games],
         )
 
     def describe(self, group):

@@ -166,12 +166,14 @@ def check_same_run(folder, settings, data):
 
 
 def continue_run(folder, config, step):
-    """The rows of metrics.jsonl up to `step`; `config` gets what the run so far was made with.
+    """The rows of metrics.jsonl up to `step`; `config` gets what the run so far was made with, and
+    its calls: when and where it was computed.
 
     Says what differs between now and then, and which of the run's files are damaged or missing.
     """
     path = folder / "config.json"
     before = parse_json(read_text(path, "--output_dir"), path) if path.exists() else {}
+    config["calls"] = before.get("calls", []) + config["calls"]
     if step >= 0 and before:
         config["earlier"] = before.get("earlier", [])
         made_with = {name: before.get(name) for name in ("commit", "versions")}
@@ -299,14 +301,6 @@ def cut_rows_past(path, step):
         rows.append(row)
     write_atomically(path, json_lines(rows))
     return rows
-
-
-def earlier_calls(folder):
-    """When and where the run in a folder was computed so far: "calls" of its config.json."""
-    path = folder / "config.json"
-    if not path.exists():
-        return []
-    return parse_json(read_text(path, "--output_dir"), path).get("calls", [])
 
 
 BEST_BY = "eval/judge/accuracy", "eval/reward/oracle", "eval/reward/win_rate"

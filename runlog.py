@@ -17,7 +17,7 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
-from cli import BadInput, note
+from cli import BadInput
 from seeding import CHAT_DATE, stable_hash
 
 # ---- files that a kill cannot spoil ----
@@ -174,20 +174,19 @@ def open_run(folder, settings, step, runtime, data):
         config = {"settings": settings, "data": data, "versions": versions, "commit": commit()}
         paths = {flag: settings.get(flag) or "" for flag in ("train_data", "eval_data")}
         paths = {flag: os.path.abspath(p) for flag, p in paths.items() if os.path.exists(p)}
-        diff = git("diff", "HEAD", "--", ".")  # what was changed since the commit
-        name = f"code-{hashlib.sha256(diff.encode()).hexdigest()[:8]}.diff" if diff else None
         call = {"started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "host": platform.node()}
-        call |= {"commit": config["commit"], "diff": name}
+        call |= {"commit": config["commit"], "diff": None}
+        diff = git("diff", "HEAD", "--", ".")  # what was changed since the commit
+        if diff:
+            call["diff"] = f"code-{hashlib.sha256(diff.encode()).hexdigest()[:8]}.diff"
+            write_atomically(folder / call["diff"], diff)
         config |= {"data_paths": paths, "calls": [call]}
         rows = []
         if settings["resume"]:
-            from resume import continue_run, earlier_calls
+            from resume import continue_run
 
             rows = continue_run(folder, config, step)
-            config["calls"] = earlier_calls(folder) + config["calls"]
         write_json(folder / "config.json", config)
-        if diff:
-            write_atomically(folder / name, diff)
         runtime.at_exit.callback(end_call, folder, config, time.time())
     rows = runtime.gather(rows)[0]
     if not (folder / "config.json").exists():
@@ -220,40 +219,22 @@ def record(folder, rows, row, runtime, source):
     """Adds a step's metrics to `rows` and metrics.jsonl; returns the row as written.
 
     num_tokens of the step become those of the run. skipped_steps is 1 where loss or gradient norm
-    are not finite, so that `Policy.step` left the weights alone. Such numbers are written as 0,
-    since JSON has no NaN, and a note names `source`: what the step was computed from.
-    Raises FloatingPointError after three such steps in a row, when all is on disk.
+    are not finite, so that `Policy.step` left the weights alone. source: what the step was computed
+    from. Raises FloatingPointError after three such steps in a row, when all is on disk.
     """
-    before = rows[-1].get("num_tokens", 0) if rows else 0
+    row["num_tokens"] += rows[-1].get("num_tokens", 0) if rows else 0
     skipped = not math.isfinite(row["loss"] + row["grad_norm"])
-    row |= {"num_tokens": row["num_tokens"] + before, "skipped_steps": int(skipped)}
+    row["skipped_steps"] = int(skipped)
     if skipped:
-        note(
-            f"step {row['step']}: no update, loss {row['loss']} and gradient norm "
-            f"{row['grad_norm']} are not both finite: see {source}"
-        )
-        row = {name: value if math.isfinite(value) else 0.0 for name, value in row.items()}
+        from failures import stop_after_three, without_nan
+
+        row = without_nan(row, source)
     rows.append(row)
     if runtime.is_main:
         append_rows(folder / "metrics.jsonl", [row], is_new=len(rows) == 1)
-    if len(rows) >= 3 and all(row.get("skipped_steps") for row in rows[-3:]):
-        runtime.barrier()  # nobody leaves before the first process has written
-        if not runtime.is_main:
-            sys.exit(1)
-        raise FloatingPointError(
-            f"three steps in a row, {row['step'] - 2} to {row['step']}, had a loss or gradient "
-            f"that is not finite: see {source}; start again, from a checkpoint in {folder} as "
-            "--model, with a lower --learning_rate or --dtype float32"
-        )
+    if skipped:
+        stop_after_three(folder, rows, runtime, source)
     return row
-
-
-def prune_checkpoints(folder, keep, rows, runtime):
-    """Removes the run's checkpoints except the last `keep` and the best one; 0 keeps all."""
-    if keep and runtime.is_main:
-        from resume import prune
-
-        prune(folder, keep, rows)
 
 
 def reporter(settings):
