@@ -31,10 +31,6 @@ class Comparison:
         return self.pair.id
 
     @property
-    def source(self):
-        return self.pair.source
-
-    @property
     def answers(self):
         """The answers in the order in which they are shown."""
         return [self.pair.answers[index] for index in self.order]
@@ -94,34 +90,11 @@ def verdict_reward(prompts, completions, right_verdict, style, verdict=None, **c
 # ---- metrics ----
 
 
-def game_counts(records, style):
-    """Counts over games, to be summed over processes: always the same names in one order.
+def game_metrics(games, style):
+    """The judge/... metrics of games; 0.0 where there is nothing to divide by.
 
-    A record: verdict (1, 2, "tie", None), right (1 or 2: place of the better answer), longer (1, 2,
+    A game: verdict (1, 2, "tie", None), right (1 or 2: place of the better answer), longer (1, 2,
     None: equally many characters), think_tokens, text.
-    """
-    valid = [record for record in records if record["verdict"] is not None]
-    unequal = [record for record in valid if record["longer"] and record["verdict"] != "tie"]
-    counts = {
-        "games": len(records),
-        "valid": len(valid),
-        "unequal": len(unequal),
-        "right": sum(record["verdict"] == record["right"] for record in valid),
-        "first": sum({1: 1, "tie": 0.5}.get(record["verdict"], 0) for record in valid),
-        "thinking": sum(record["think_tokens"] for record in valid),
-        "think_empty": sum(record["think_tokens"] < 8 for record in valid),
-        "for_longer": sum(record["verdict"] == record["longer"] for record in unequal),
-        "longer_right": sum(record["right"] == record["longer"] for record in unequal),
-    }
-    if "<type>" in style.system + style.user:
-        from rm_r1 import format_counts
-
-        counts |= format_counts([record["text"] for record in records])
-    return counts
-
-
-def game_rates(counts):
-    """The judge/... metrics of `game_counts`; 0.0 where there is nothing to divide by.
 
     Four games, the better and longer answer first in each: verdicts 1, 1, 2 and none, after 5,
     50, 50 and 50 thinking tokens. Then accuracy is 2/4, position_bias 2/3 - 1/2, length_bias
@@ -129,22 +102,30 @@ def game_rates(counts):
     parse_fail 1/4, think_empty 1/4, think_length 105/3. A judge that is always right has length
     bias 0, however often the longer answer is the better one.
     """
-
-    def share(part, total):
-        return part / counts[total] if counts[total] else 0.0
-
-    rates = {
-        "judge/accuracy": share(counts["right"], "games"),  # no verdict = wrong
-        "judge/position_bias": share(counts["first"] - counts["valid"] / 2, "valid"),
-        "judge/length_bias": share(counts["for_longer"] - counts["longer_right"], "unequal"),
-        "judge/parse_fail": share(counts["games"] - counts["valid"], "games"),
-        "judge/think_empty": share(counts["think_empty"], "games"),
-        "judge/think_length": share(counts["thinking"], "valid"),
+    valid = [game for game in games if game["verdict"] is not None]
+    unequal = [game for game in valid if game["longer"] and game["verdict"] != "tie"]
+    for_longer = mean(game["verdict"] == game["longer"] for game in unequal)
+    longer_right = mean(game["right"] == game["longer"] for game in unequal)
+    votes_for_first = {1: 0.5, "tie": 0.0, 2: -0.5}
+    metrics = {
+        "judge/accuracy": mean(game["verdict"] == game["right"] for game in games),
+        "judge/position_bias": mean(votes_for_first[game["verdict"]] for game in valid),
+        "judge/length_bias": for_longer - longer_right,
+        "judge/parse_fail": mean(game["verdict"] is None for game in games),
+        "judge/think_empty": sum(game["think_tokens"] < 8 for game in valid) / max(len(games), 1),
+        "judge/think_length": mean(game["think_tokens"] for game in valid),
     }
-    for name in counts:
-        if name.startswith("judge/"):  # RM-R1's format
-            rates[name] = share(counts[name], "games")
-    return rates
+    if "<type>" in style.system + style.user:
+        from rm_r1 import format_rates
+
+        metrics |= format_rates([game["text"] for game in games])
+    return metrics
+
+
+def mean(values):
+    """The mean of numbers; 0.0 of none."""
+    values = list(values)
+    return sum(values) / len(values) if values else 0.0
 
 
 # ---- the task ----
@@ -226,18 +207,16 @@ class JudgeTask:
     def describe(self, group):
         """How the group's line in rollouts/STEP.jsonl begins."""
         item = group.item
-        return {"id": item.id, "order": item.order, "right_verdict": item.right_verdict}
+        places = {"right_verdict": item.right_verdict, "longer": item.longer}
+        return {"id": item.id, "order": item.order} | places
 
-    # metrics: counts are summed over processes, then become rates
-
-    def counts(self, groups):
-        records = []
-        for group in groups:
-            places = {"right": group.item.right_verdict, "longer": group.item.longer}
-            records += [record | places for record in group.records]
-        return game_counts(records, self.style)
-
-    rates = staticmethod(game_rates)
+    def metrics(self, rows):
+        """The metrics of a step; rows: the lines of its rollouts/STEP.jsonl."""
+        games = []
+        for row in rows:
+            places = {"right": row["right_verdict"], "longer": row["longer"]}
+            games += [game | places for game in row["completions"]]
+        return game_metrics(games, self.style)
 
     # evaluation: every held-out pair once in each order
 
@@ -250,26 +229,23 @@ class JudgeTask:
                 items.append((Comparison(pair, order), seed))
         return items
 
-    def judgments(self, groups):
-        """[(pair, Judgment), ...] of evaluated groups; those of a pair stand side by side."""
-        judgments = []
-        for _, members in itertools.groupby(groups, key=lambda group: group.item.id):
-            same_pair, games = list(members), []
-            for group in same_pair:
-                games += [{"order": list(group.item.order)} | record for record in group.records]
-            judgments.append((same_pair[0].item.pair, conclude(games)))
-        return judgments
-
-    def eval_rows(self, groups):
+    def eval_rows(self, groups, path):
+        """The lines of rollouts/eval-STEP.jsonl; groups of a pair stand side by side."""
         rows = []
-        for pair, judgment in self.judgments(groups):
-            row = {"id": pair.id, "messages": pair.messages, "answers": pair.answers}
-            rows.append(row | {"label": pair.label} | asdict(judgment))
+        for _, members in itertools.groupby(groups, key=lambda group: group.item.id):
+            games = []
+            for group in members:
+                item = group.item
+                places = {"order": item.order, "right": item.right_verdict, "longer": item.longer}
+                games.append(places | group.records[0])
+            pair = item.pair
+            row = {"id": pair.id, "source": pair.source, "messages": pair.messages}
+            row |= {"answers": pair.answers, "label": pair.label}
+            rows.append(row | asdict(conclude(games)))
         return rows
 
-    def eval_counts(self, groups, folder):
-        consistent = [bool(judgment.consistent) for _, judgment in self.judgments(groups)]
-        return self.counts(groups) | {"pairs": len(consistent), "consistent": sum(consistent)}
-
-    def eval_rates(self, counts):
-        return self.rates(counts) | {"judge/consistency": counts["consistent"] / counts["pairs"]}
+    def eval_metrics(self, rows):
+        games = [game for row in rows for game in row["games"]]
+        metrics = game_metrics(games, self.style)
+        metrics["judge/consistency"] = mean(bool(row["consistent"]) for row in rows)
+        return metrics | {"completions/mean_length": mean(game["tokens"] for game in games)}

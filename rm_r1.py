@@ -28,16 +28,12 @@ def task_type(text):
     return types[0], SECTIONS[types[0]] == " ".join(tags)
 
 
-def format_counts(texts):
-    """How many completions name each type, and how many have its format."""
+def format_rates(texts):
+    """Shares of completions that name each type, and that have its format; 0.0 without texts."""
     found = [task_type(text) for text in texts]
-    return {
+    counts = {
         "judge/type_reasoning": sum(kind == "Reasoning" for kind, _ in found),
         "judge/type_chat": sum(kind == "Chat" for kind, _ in found),
         "judge/format": sum(well_formed for _, well_formed in found),
     }
-
-
-def format_rates(texts):
-    """`format_counts` as shares of the completions; 0.0 without texts."""
-    return {name: count / max(1, len(texts)) for name, count in format_counts(texts).items()}
+    return {name: count / max(1, len(texts)) for name, count in counts.items()}

@@ -6,8 +6,8 @@ prompt is, how a completion is read and what reward it gets. Nothing here asks w
 
 import itertools
 import math
-from collections import Counter
 from dataclasses import dataclass, field, replace
+from statistics import fmean, stdev
 
 import torch
 
@@ -247,42 +247,26 @@ def add_logprobs(model, reference, mini_batches, settings):
 # ---- metrics and files ----
 
 
-def group_counts(groups):
-    """{name: number} of this process's groups, to be summed over processes."""
-    completions = [completion for group in groups for completion in group.completions]
-    scored = [[value for value in group.rewards if not math.isnan(value)] for group in groups]
-    spread = [rewards for rewards in scored if rewards and max(rewards) - min(rewards) > 1e-6]
-    return {
-        "groups": len(groups),
-        "completions": len(completions),
-        "scored": sum(map(len, scored)),
-        "reward": sum(map(sum, scored)),
-        "reward_std": sum(torch.tensor(rewards).std().item() for rewards in spread),
-        "equal_rewards": len(groups) - len(spread),
-        "completion_tokens": sum(len(completion.tokens) for completion in completions),
-        "prompt_tokens": sum(len(group.prompt) for group in groups),
-        "cut_off": sum(completion.finish_reason == "length" for completion in completions),
-    }
-
-
-def step_metrics(task, groups, mini_batches, token_sums, times, runtime):
+def step_metrics(rows, mini_batches, token_sums, times, runtime):
     """The metrics of one step, over all processes.
 
-    token_sums: over all updates and the groups in `mini_batches` alone. times: the moments when the
-    step began, had sampled, had rewards, had drawn groups again, and had updated the policy.
+    rows: those of `write_rollouts`. token_sums: over all updates and the groups in `mini_batches`
+    alone. times: the moments when the step began, had sampled, had rewards, had drawn groups again,
+    and had updated the policy.
     """
-    counts = runtime.sum_by_name(group_counts(groups))
+    games = [game for row in rows for game in row["completions"]]
+    scored = [game["reward"] for game in games if game["reward"] is not None]
+    deviations = [reward_deviation(row) for row in rows]
+    completion_tokens = sum(game["tokens"] for game in games)
     metrics = {
-        "reward": counts["reward"] / max(counts["scored"], 1),
-        "reward_std": counts["reward_std"] / counts["groups"],
-        "frac_reward_zero_std": counts["equal_rewards"] / counts["groups"],
-        "completions/unscored_ratio": 1 - counts["scored"] / counts["completions"],
-        "completions/mean_length": counts["completion_tokens"] / counts["completions"],
-        "completions/clipped_ratio": counts["cut_off"] / counts["completions"],
-        "num_tokens": counts["completion_tokens"] + counts["prompt_tokens"],
+        "reward": sum(scored) / max(len(scored), 1),
+        "reward_std": fmean(deviations),
+        "frac_reward_zero_std": deviations.count(0.0) / len(rows),
+        "completions/unscored_ratio": 1 - len(scored) / len(games),
+        "completions/mean_length": completion_tokens / len(games),
+        "completions/clipped_ratio": fmean(game["finish_reason"] == "length" for game in games),
+        "num_tokens": completion_tokens + sum(row["prompt_tokens"] for row in rows),
     }
-    metrics |= task.rates(runtime.sum_by_name(task.counts(groups)))
-
     sums = runtime.sum_by_name(token_sums)
     metrics["loss"], num_tokens = sums.pop("loss"), sums.pop("tokens")
     means = {name: total / num_tokens for name, total in sums.items()}
@@ -303,14 +287,21 @@ def step_metrics(task, groups, mini_batches, token_sums, times, runtime):
         "timing/rollout": sampled - started + ready - rewarded,
         "timing/reward": rewarded - sampled,
         "timing/update": updated - ready,
-        "timing/tokens_per_second": counts["completion_tokens"] / (updated - started),
+        "timing/tokens_per_second": completion_tokens / (updated - started),
     }
 
 
-def write_rollouts(path, task, groups, runtime):
-    """One line for each group: its prompt, then each completion with its reward.
+def reward_deviation(row):
+    """The standard deviation of a group's rewards; 0.0 for equal ones."""
+    scored = [game["reward"] for game in row["completions"] if game["reward"] is not None]
+    equal = not scored or max(scored) - min(scored) <= 1e-6
+    return 0.0 if equal else stdev(scored)
 
-    Only the first group gets token log-probs, to keep the file small.
+
+def write_rollouts(path, task, groups, runtime):
+    """Writes one line for each group, its prompt and each completion with its reward.
+
+    Only the first group gets token log-probs, to keep the file small. Returns all processes' lines.
     """
     rows = []
     for group in groups:
@@ -322,18 +313,19 @@ def write_rollouts(path, task, groups, runtime):
             record |= {"advantage": advantage, "finish_reason": completion.finish_reason}
             if runtime.is_main and group is groups[0]:
                 record["logprobs"] = token_pieces(task.tokenizer, completion, opened, task.stops)
-        row = {"prompt": group.messages, "completions": group.records}
-        rows.append(task.describe(group) | row)
-    write_rows(path, rows, runtime)
+        row = {"prompt": group.messages, "prompt_tokens": len(group.prompt)}
+        rows.append(task.describe(group) | row | {"completions": group.records})
+    return write_rows(path, rows, runtime)
 
 
 def write_rows(path, own_rows, runtime):
-    """A JSON-lines file of all processes' rows: one row of each process in turn."""
+    """Writes all processes' rows as JSON lines, one of each process in turn; returns them."""
     turns = itertools.zip_longest(*runtime.gather(own_rows))
+    rows = [row for turn in turns for row in turn if row is not None]
     if runtime.is_main:
         path.parent.mkdir(parents=True, exist_ok=True)
-        rows = [row for turn in turns for row in turn if row is not None]
         write_atomically(path, json_lines(rows))
+    return rows
 
 
 def evaluate(policy, task, items, settings, path):
@@ -346,19 +338,13 @@ def evaluate(policy, task, items, settings, path):
     own_items = task.eval_items(items[runtime.rank :: runtime.world_size])
     groups = [make_group(task, item, seed) for item, seed in own_items]
     sample(policy, task, groups, 1, replace(settings, temperature=task.eval_temperature))
-    write_rows(path, task.eval_rows(groups), runtime)
-    runtime.barrier()  # a solver's eval_counts reads the file of step 0
-    totals, sets = Counter(), {}
-    for source in sorted({item.source for item in items}):
-        part = [group for group in groups if group.item.source == source]
-        own_counts = task.eval_counts(part, path.parent)
-        own_counts["eval_completions"] = len(part)
-        own_counts["eval_tokens"] = sum(len(group.completions[0].tokens) for group in part)
-        sets[f"eval_{source}"] = runtime.sum_by_name(own_counts)
-        totals.update(sets[f"eval_{source}"])
+    rows = write_rows(path, task.eval_rows(groups, path), runtime)
+    parts, sources = {"eval": rows}, sorted({row["source"] for row in rows})
+    if len(sources) > 1:
+        for source in sources:
+            parts[f"eval_{source}"] = [row for row in rows if row["source"] == source]
     metrics = {}
-    for prefix, counts in ({"eval": totals} | (sets if len(sets) > 1 else {})).items():
-        rates = task.eval_rates(counts)
-        rates["completions/mean_length"] = counts["eval_tokens"] / counts["eval_completions"]
-        metrics |= {f"{prefix}/{name}": value for name, value in rates.items()}
+    for prefix, part in parts.items():
+        for name, value in task.eval_metrics(part).items():
+            metrics[f"{prefix}/{name}"] = value
     return metrics

@@ -18,6 +18,7 @@ from chat import decode_completion
 from checkpoint import check_model_folder, resolve_model
 from cli import BadInput, note, read_json_lines
 from data import Question, load_questions
+from judge_task import mean
 from plugins import load_extra
 from rewards import (
     GroupMatches,
@@ -41,10 +42,6 @@ class Exercise:
     question: Question
     correct: list | None = None  # per completion: equal to the reference? None: no result
     comparison: GroupMatches | None = None  # where a judge compared the answers
-
-    @property
-    def source(self):
-        return self.question.source
 
 
 class SolveTask:
@@ -172,37 +169,16 @@ class SolveTask:
 
     def describe(self, group):
         """How the group's line in rollouts/STEP.jsonl begins."""
-        question, comparison = group.item.question, group.item.comparison
-        row = {"id": question.id, "answer": question.answer, "correct": group.item.correct}
-        return row | {"matches": comparison and comparison.matches}
+        item, comparison = group.item, group.item.comparison
+        row = {"id": item.question.id, "answer": item.question.answer, "correct": item.correct}
+        row |= {"matches": comparison and comparison.matches, "judging": None}
+        if comparison:
+            names = "num_games", "num_tokens", "num_invalid", "num_cut", "reliability"
+            row["judging"] = {name: getattr(comparison, name) for name in names}
+        return row
 
-    # metrics: counts are summed over processes, then become rates
-
-    def counts(self, groups):
-        """Counts over completions and a judge's games: the same names in the same order always."""
-        checked = [right for group in groups for right in group.item.correct or []]
-        records = [record for group in groups for record in group.records]
-        comparisons = [group.item.comparison for group in groups if group.item.comparison]
-        shares = [share for group in groups for share in shares_of_right_answers(group.item)]
-        return {
-            "completions": len(records),
-            "checked": len(checked),
-            "right": sum(right is True for right in checked),
-            "errors": sum(right is None for right in checked),
-            "unanswered": sum(not record["answered"] for record in records),
-            "compared_groups": len(comparisons),
-            "matches": sum(len(comparison.matches) for comparison in comparisons),
-            "games": sum(comparison.num_games for comparison in comparisons),
-            "tokens": sum(comparison.num_tokens for comparison in comparisons),
-            "invalid": sum(comparison.num_invalid for comparison in comparisons),
-            "cut": sum(comparison.num_cut for comparison in comparisons),
-            "reliability": sum(comparison.reliability for comparison in comparisons),
-            "decided": len(shares),
-            "shares": sum(shares),
-        }
-
-    def rates(self, counts):
-        """The reward/... metrics of `counts`; 0.0 where there is nothing to divide by.
+    def metrics(self, rows):
+        """The reward/... metrics of a step; rows: the lines of its rollouts/STEP.jsonl.
 
         oracle: share of right completions among those whose question has a reference (checked:
         the share of these). judge_accuracy: what the judge gave to the right answer in a match
@@ -210,22 +186,22 @@ class SolveTask:
         completions): numbers of the step; identical and empty answers are not judged.
         judge_reliability: mean over groups (`match_rewards`).
         """
-
-        def share(part, total):
-            return counts[part] / counts[total] if counts[total] else 0.0
-
+        games = [game for row in rows for game in row["completions"]]
+        checked = [right for row in rows for right in row["correct"] or []]
+        judging = [row["judging"] for row in rows if row["judging"]]
+        num_games = sum(one["num_games"] for one in judging)
         return {
-            "reward/oracle": share("right", "checked"),
-            "reward/checked": share("checked", "completions"),
-            "reward/verifier_error": share("errors", "checked"),
-            "reward/unanswered": share("unanswered", "completions"),
-            "reward/judge_matches": counts["matches"],
-            "reward/judge_games": counts["games"],
-            "reward/judge_tokens": counts["tokens"],
-            "reward/judge_invalid": share("invalid", "games"),
-            "reward/judge_accuracy": share("shares", "decided"),
-            "reward/judge_reliability": share("reliability", "compared_groups"),
-            "reward/judge_cut": share("cut", "completions"),
+            "reward/oracle": mean(right is True for right in checked),
+            "reward/checked": len(checked) / len(games),
+            "reward/verifier_error": mean(right is None for right in checked),
+            "reward/unanswered": mean(not game["answered"] for game in games),
+            "reward/judge_matches": sum(len(row["matches"] or []) for row in rows),
+            "reward/judge_games": num_games,
+            "reward/judge_tokens": sum(one["num_tokens"] for one in judging),
+            "reward/judge_invalid": sum(one["num_invalid"] for one in judging) / max(num_games, 1),
+            "reward/judge_accuracy": mean(itertools.chain(*map(shares_of_right_answers, rows))),
+            "reward/judge_reliability": mean(one["reliability"] for one in judging),
+            "reward/judge_cut": sum(one["num_cut"] for one in judging) / len(games),
         }
 
     # evaluation: every held-out question once
@@ -235,45 +211,50 @@ class SolveTask:
         seeds = [hash64(self.settings.seed, stable_hash(question.id)) for question in questions]
         return [(Exercise(question), seed) for question, seed in zip(questions, seeds)]
 
-    def eval_rows(self, groups):
+    def eval_rows(self, groups, path):
+        """The lines of rollouts/eval-STEP.jsonl."""
         rows = []
         for group in groups:
             check_answers_of(group)
             (correct,) = group.item.correct or [None]
-            rows.append({"id": group.item.question.id, "correct": correct} | group.records[0])
+            question = group.item.question
+            row = {"id": question.id, "source": question.source, "answer": question.answer}
+            rows.append(row | {"correct": correct} | group.records[0])
+        if self.judge:
+            self.add_wins(groups, rows, path)
         return rows
 
-    def eval_counts(self, groups, folder):
-        wins = self.wins_against_start(groups, folder) if self.judge else 0.0
-        return self.counts(groups) | {"wins": wins}
+    def add_wins(self, groups, rows, path):
+        """Adds to each row how far the judge prefers its answer to that of step 0, as "win".
 
-    def wins_against_start(self, groups, folder):
-        """How often the judge prefers the answers of now to those of step 0, in both orders.
-
-        That is what the judge believes, to be compared with reward/oracle. An equal answer
-        counts half.
+        It judges in both orders; an equal answer counts half. That is what the judge believes, to
+        be compared with reward/oracle.
         """
         limit = self.settings.judge_max_completion_length
-        rows = [row for _, row in read_json_lines(folder / "eval-0.jsonl")]
-        texts_at_start = {row["id"]: row["text"] for row in rows}
-        wins, duels = 0.0, []
-        for group in groups:
-            texts = [group.records[0]["text"], texts_at_start[group.item.question.id]]
-            answers = [final_answer(text) for text in texts]
+        rows_at_start = rows
+        if path.name != "eval-0.jsonl":
+            rows_at_start = [row for _, row in read_json_lines(path.with_name("eval-0.jsonl"))]
+        texts_at_start = {row["id"]: row["text"] for row in rows_at_start}
+        judged, duels = [], []
+        for group, row in zip(groups, rows):
+            answers = [final_answer(text) for text in (row["text"], texts_at_start[row["id"]])]
             now, at_start = cut_answers(self.judge, group.messages, answers, limit)
-            if now == at_start:
-                wins += 0.5
-            else:
+            row["win"] = 0.5
+            if now != at_start:
+                judged.append(row)
                 duels.append((group.messages, now, at_start))
         judgments = self.judge.judge(duels, max_completion_length=limit) if duels else []
-        return wins + sum(judgment.p_first for judgment in judgments)
+        for row, judgment in zip(judged, judgments):
+            row["win"] = judgment.p_first
 
-    def eval_rates(self, counts):
-        rates, names = self.rates(counts), ["reward/unanswered"]
-        if counts["checked"]:  # else the questions have no references
-            names += ["reward/oracle", "reward/verifier_error"]
-        metrics = {name: rates[name] for name in names}
-        return metrics | {"reward/win_rate": counts["wins"] / counts["completions"]}
+    def eval_metrics(self, rows):
+        metrics = {"reward/unanswered": mean(not row["answered"] for row in rows)}
+        checked = [row["correct"] for row in rows if row["answer"] is not None]
+        if checked:  # else the questions have no references
+            metrics["reward/oracle"] = mean(right is True for right in checked)
+            metrics["reward/verifier_error"] = mean(right is None for right in checked)
+        metrics["reward/win_rate"] = mean(row.get("win", 0.0) for row in rows)
+        return metrics | {"completions/mean_length": mean(row["tokens"] for row in rows)}
 
 
 def check_judge(settings):
@@ -313,12 +294,12 @@ def check_answers_of(group):
     group.item.correct = load_extra("verify").check_answers(answers, [reference] * len(answers))
 
 
-def shares_of_right_answers(exercise):
+def shares_of_right_answers(row):
     """What the judge gave to the right answer, for each match of a right with a wrong one."""
-    correct, shares = exercise.correct, []
-    if exercise.comparison is None or correct is None:
+    correct, shares = row["correct"], []
+    if row["matches"] is None or correct is None:
         return []
-    for i, j, score in exercise.comparison.matches:
+    for i, j, score in row["matches"]:
         if (correct[i], correct[j]) == (True, False):
             shares.append(score)
         elif (correct[i], correct[j]) == (False, True):

@@ -393,9 +393,10 @@ def main(settings):
             times = started, sampled, rewarded, ready, time.perf_counter()
             row = {"step": step, "grad_norm": grad_norm, "sampling/redrawn_groups": redrawn}
             row["learning_rate"] = optimizer.param_groups[0]["lr"]
-            row |= rollout.step_metrics(task, groups, mini_batches, sums, times, runtime)
             path = rollouts / f"{step}.jsonl"
-            rollout.write_rollouts(path, task, groups, runtime)
+            written = rollout.write_rollouts(path, task, groups, runtime)
+            row |= task.metrics(written)
+            row |= rollout.step_metrics(written, mini_batches, sums, times, runtime)
             is_last = step == settings.max_steps
             if eval_items and (step % settings.eval_every == 0 or is_last):
                 eval_path = rollouts / f"eval-{step}.jsonl"

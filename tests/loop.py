@@ -59,11 +59,20 @@ class MadeUpTask:
         while True:
             yield from groups
 
-    def counts(self, groups):
+    def metrics(self, rows):
         return {}
 
-    def rates(self, counts):
-        return {}
+
+def made_up_rows(path, task, groups, runtime):
+    """What rollout.write_rollouts returns, without a file."""
+    rows = []
+    for group in groups:
+        games = []
+        for completion, reward in zip(group.completions, group.rewards):
+            ends = {"tokens": len(completion.tokens), "finish_reason": completion.finish_reason}
+            games.append({"reward": reward} | ends)
+        rows.append({"prompt_tokens": len(group.prompt), "completions": games})
+    return [row for part in runtime.gather(rows) for row in part]
 
 
 def run_loop(folder, groups, runtime=ALONE, scale_reference=1.0, **changes):
@@ -99,10 +108,10 @@ def run_loop(folder, groups, runtime=ALONE, scale_reference=1.0, **changes):
         seen.gradients.append(torch.cat([unsharded(m.grad).flatten() for m in masters]))
         return step(policy, *arguments)
 
-    def watched_metrics(task, groups, mini_batches, sums, *rest):
+    def watched_metrics(rows, mini_batches, sums, *rest):
         seen.sums, seen.mini_batches = dict(sums), mini_batches
         seen.num_batches = sum(map(len, mini_batches))
-        return step_metrics(task, groups, mini_batches, sums, *rest)
+        return step_metrics(rows, mini_batches, sums, *rest)
 
     def keep_drawn(*arguments):
         seen.drawn = arguments[-1]
@@ -130,7 +139,7 @@ def run_loop(folder, groups, runtime=ALONE, scale_reference=1.0, **changes):
             drop_long=lambda task, items, limit, flag: items,
             sample=lambda *arguments: None,
             rewards=made_up_rewards,
-            write_rollouts=lambda *arguments: None,
+            write_rollouts=made_up_rows,
             step_metrics=watched_metrics,
         ),
         distributed.Policy: dict(step=watched_step),

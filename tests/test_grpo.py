@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import transformers
-from loop import ADVANTAGES, load, made_up_groups, run_loop
+from loop import ADVANTAGES, ALONE, load, made_up_groups, run_loop
 
 from chat import load_tokenizer
 from checkpoint import resolve_model
@@ -21,7 +21,7 @@ from data import Pair, Question
 from distributed import Runtime
 from judge_task import Comparison, JudgeTask, comparison_stream, verdict_reward
 from model import Model
-from rollout import Group, MicroBatch, chunks, group_counts, rewards
+from rollout import Group, MicroBatch, chunks, rewards, step_metrics
 from sampler import Completion
 from solve_task import Exercise, SolveTask
 from train_grpo import (
@@ -99,13 +99,19 @@ def test_advantages_without_some_rewards_are_those_of_trl():
 
 
 def test_metrics_count_scored_completions():
-    groups = [Group(None, [], [1], 0, rewards=row) for row in ([1.0, NAN, 0.0], [NAN, NAN, 2.0])]
-    for group in groups:
-        group.completions = [Completion([1, 2], [0.0, 0.0], "stop")] * 3
-    counts = group_counts(groups)
-    assert counts["scored"] == 3 and counts["completions"] == 6
-    assert counts["reward"] == 3.0 and counts["reward_std"] == pytest.approx(math.sqrt(0.5))
-    assert counts["equal_rewards"] == 1  # of one reward nothing is learned
+    rows = []
+    for rewards_of_group in [1.0, None, 0.0], [None, None, 2.0], [None] * 3:
+        games = [
+            {"reward": reward, "tokens": 2, "finish_reason": "stop"} for reward in rewards_of_group
+        ]
+        rows.append({"prompt_tokens": 1, "completions": games})
+    batch = SimpleNamespace(old_logprobs=torch.zeros(1), sampling_logprobs=torch.zeros(1), counts=1)
+    sums = {"loss": 0.0, "tokens": 4, "sampling/importance_sampling_ratio/mean": 4.0}
+    sums["sampling/importance_sampling_ratio/squares"] = 4.0
+    found = step_metrics(rows, [[batch]], sums, range(5), ALONE)
+    assert found["reward"] == 1.0 and found["completions/unscored_ratio"] == pytest.approx(6 / 9)
+    assert found["reward_std"] == pytest.approx(math.sqrt(0.5) / 3)
+    assert found["frac_reward_zero_std"] == pytest.approx(2 / 3)  # of one reward nothing is learned
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from tiny_models import COIN, make_scripted_folder
 import rewards
 from chat import encode_chat
 from cli import BadInput
-from data import Pair, place
+from data import Pair, Question, place
 from elo import elo
 from judge import Judge, as_pair
 from rewards import (
@@ -573,12 +573,14 @@ def test_metrics_of_judged_groups_by_hand():
         [], [], matches, num_cut=1, num_games=2, num_invalid=1, num_tokens=9, reliability=0.25
     )
     records = [{"answered": True}, {"answered": True}, {"answered": False}]
-    compared = Exercise(None, correct=[True, False, None], comparison=comparison)
-    groups = [Group(item, [], [], 0, records=records) for item in (compared, Exercise(None))]
-    task = SolveTask.__new__(SolveTask)
+    question = Question("q", [])
+    compared = Exercise(question, correct=[True, False, None], comparison=comparison)
+    task, rows = SolveTask.__new__(SolveTask), []
+    for item in (compared, Exercise(question)):
+        rows.append(task.describe(Group(item, [], [], 0)) | {"completions": records})
     # one match sets right against wrong, and the right answer won it; the one with the verifier's
     # error does not count
-    assert task.rates(task.counts(groups)) == {
+    assert task.metrics(rows) == {
         "reward/oracle": 1 / 3,
         "reward/checked": 1 / 2,
         "reward/verifier_error": 1 / 3,

@@ -8,7 +8,7 @@ import torch
 from tiny_models import VERDICTS, make_tokenizer
 
 from cli import BadInput
-from judge_task import game_counts, game_rates, verdict_reward
+from judge_task import game_metrics, verdict_reward
 from sampler import Completion
 from styles import Style, load_style
 from verdicts import parse_verdict, read_completion
@@ -295,7 +295,7 @@ def record(verdict, right=1, longer=1, think_tokens=50):
 def test_game_rates_by_hand():
     rrm = load_style("rrm")
     docstring = [record(1, think_tokens=5), record(1), record(2), record(None)]
-    rates = game_rates(game_counts(docstring, rrm))
+    rates = game_metrics(docstring, rrm)
     expected = {
         "accuracy": 0.5,
         "position_bias": 1 / 6,
@@ -316,18 +316,6 @@ def test_game_rates_by_hand():
         record(2, 1, 2, 0),
         record(None, 2, 2, 3),
     ]
-    counts = game_counts(records, rrm)
-    assert counts == {
-        "games": 7,
-        "valid": 6,
-        "unequal": 5,
-        "right": 3,
-        "first": 2,
-        "thinking": 165,
-        "think_empty": 2,
-        "for_longer": 4,
-        "longer_right": 1,
-    }
     expected = {
         "judge/accuracy": 3 / 7,
         "judge/position_bias": 2 / 6 - 0.5,
@@ -336,24 +324,14 @@ def test_game_rates_by_hand():
         "judge/think_empty": 2 / 7,
         "judge/think_length": 165 / 6,
     }
-    assert game_rates(counts) == pytest.approx(expected)
-    halves = [
-        game_counts(records[:3], rrm),
-        game_counts(records[3:], rrm),
-    ]  # as two processes see them
-    assert [list(half) for half in halves] == [list(counts)] * 2
-    assert game_rates({key: sum(half[key] for half in halves) for key in counts}) == pytest.approx(
-        expected
-    )
+    assert game_metrics(records, rrm) == pytest.approx(expected)
     # a tie is wrong, but valid, and favours no place and no length
     ties = [record("tie", 1, 1), record("tie", 2, 1), record(1, 1, 1), record(2, 2, 2)]
-    rates = game_rates(game_counts(ties, rrm))
+    rates = game_metrics(ties, rrm)
     names = "accuracy", "position_bias", "length_bias", "parse_fail"
     assert [rates[f"judge/{name}"] for name in names] == [0.5, 0.0, 0.0, 0.0]
     perfect = [record(1, 1, 1), record(2, 2, 2), record(1, 1, 2), record(1, 1, None)]
-    assert game_rates(game_counts(perfect, rrm))["judge/length_bias"] == 0.0
+    assert game_metrics(perfect, rrm)["judge/length_bias"] == 0.0
     for records in ([], [record(None)], [record(1, 1, None)]):
-        assert all(
-            value == value for value in game_rates(game_counts(records, rrm)).values()
-        )  # no NaN
-    assert set(game_rates(game_counts([], rrm)).values()) == {0.0}
+        assert all(value == value for value in game_metrics(records, rrm).values())  # no NaN
+    assert set(game_metrics([], rrm).values()) == {0.0}
