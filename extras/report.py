@@ -118,7 +118,8 @@ def points(axis, numbers, baselines, title, unit):
     finish(axis, title, unit)
     marks = [line for line in axis.get_lines() if line.get_color() == GREY]
     if marks:
-        axis.legend(handles=marks, fontsize=8, frameon=False)
+        axis.set_ylim(-0.6, 1.25 * len(scores) - 0.4)  # room for the legend above the scores
+        axis.legend(handles=marks, fontsize=8, frameon=False, ncols=2, loc="upper center")
 
 
 def outcome_bars(axis, numbers):

@@ -29,6 +29,7 @@ FIRST = {  # the metrics that come first, the most important one before the othe
     "rewards/accuracies": "share of right preferences",
     "judge/consistency": "consistency",
 }
+SHARES = "judge/parse_fail", "judge/think_empty", "completions/clipped_ratio", "reward/unanswered"
 ROUNDS = 1000  # of a bootstrap
 
 
@@ -102,7 +103,7 @@ class Setting:
         result = {"mean": float(np.mean(values)), "interval": None, "over": "1 run"}
         if len(values) > 1:
             low, high = mean_interval(values)
-            if metric in FIRST:  # a share
+            if metric in FIRST or metric in SHARES:
                 low, high = max(low, 0.0), min(high, 1.0)
             return result | {"interval": [low, high], "over": f"{len(values)} seeds"}
         items = list(next(iter(self.items.values()))[metric].values())

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Optional
 
 import cli
-from cli import BadInput, setting
+from cli import BadInput, note, setting
 from data import Pair, load_pairs, load_questions
 from extras import split_arguments
 from extras.plot import settings_of
@@ -280,7 +280,6 @@ def files_of(source, steps):
 
     Raises BadInput.
     """
-    source = Path(results_file(source))
     if not source.is_dir():
         return [(None, source)], []
     files = {}
@@ -338,7 +337,8 @@ def make_page(source, steps=None, data=None, megabytes=10.0):
 
     Raises BadInput.
     """
-    files, left_out = files_of(Path(source), steps)
+    source = Path(results_file(source))
+    files, left_out = files_of(source, steps)
     size = sum(path.stat().st_size for _, path in files if path.exists())
     kept_share = min(1.0, megabytes * 1e6 / max(1, size))
     cards, found, judged = [], 0, None
@@ -354,7 +354,9 @@ def make_page(source, steps=None, data=None, megabytes=10.0):
         raise BadInput(f"RUN_OR_FILE: {source} holds no rows: give another file")
     if len(cards) < found:
         left_out.append(f"{len(cards):,} of {found:,} entries (--megabytes)")
-    summary = summary_of(Path(source), rows[0][1], cards)
+    if not any(card["texts"] for card in cards):
+        note("the page has no questions and answers: --data FILE adds them")
+    summary = summary_of(source, rows[0][1], cards)
     content = {"left_out": ", ".join(left_out), "summary": summary, "cards": cards}
     return fill_page(str(source), json.dumps(content, ensure_ascii=False, allow_nan=False))
 

@@ -372,6 +372,7 @@ def test_the_top_of_a_page_says_result_model_and_settings(tmp_path):
     row["matches"].append({"pair": [0, 1], "games": judgment("", (2, 1))["games"]})
     (tmp_path / "results.json").write_text(json.dumps(content | {"rows": [row]}))
     data = data_of(view.make_page(tmp_path / "results.json"))
+    assert data_of(view.make_page(tmp_path)) == data  # the folder of an evaluation
     assert data["summary"] == [
         "pairs: m, overall 90.0 % (95 %: 80.0 to 95.0), 1 items",
         "both orders",
