@@ -79,7 +79,8 @@ def draw_group(axis, rows):
         axis.annotate(
             row["rank"], (1.01, place), xycoords=("axes fraction", "data"), va="center", color=GREY
         )
-    axis.annotate("rank", (1.0, 1.02), xycoords="axes fraction", fontsize=8.5, color=GREY)
+    place = dict(xycoords="axes fraction", xytext=(0, 4), textcoords="offset points")
+    axis.annotate("rank", (1, 1), **place, fontsize=8.5, color=GREY)
     labels = [one_line(row["player"], 40) for row in rows]
     axis.set_yticks(range(len(rows)), labels, parse_math=False)
     axis.set_ylim(len(rows) - 0.5, -0.5)  # the best on top

@@ -264,7 +264,8 @@ def heading(found, names):
 
 def page(found, names, path):
     parts = panels(found, names)
-    columns, rows = max(1, min(len(parts), 3)), max(1, -(-len(parts) // 3))
+    columns = 2 if len(parts) in (2, 4) else min(max(len(parts), 1), 3)
+    rows = max(1, -(-len(parts) // columns))
     title, lines = heading(found, names)
     figure, axes = new_figure(title, lines, names, (rows, columns), (5.2, 4))
     for draw, axis in zip(parts, axes):
