@@ -11,9 +11,7 @@ import dataclasses
 import json
 import os
 import re
-import shutil
 import sys
-import textwrap
 import typing
 from pathlib import Path
 
@@ -49,6 +47,8 @@ def parse_settings(settings_class, argv=None, description=""):
     while arguments:
         argument = arguments.pop(0)
         if argument in ("-h", "--help"):
+            from failures import manual
+
             print(manual(settings_class, description))
             sys.exit(0)
         flag, has_value, value = argument.partition("=")
@@ -101,26 +101,6 @@ def convert(text, kind, name):
         raise BadInput(f"--{name}: invalid {kind.__name__} value {text!r:.80}") from error
 
 
-def manual(settings_class, description):
-    """What --help prints."""
-    lines = ["\n\n".join(description.split("\n\n")[:2]), ""]
-    types = setting_types(settings_class)
-    width = shutil.get_terminal_size((100, 50)).columns  # 100: in a pipe
-    for field in dataclasses.fields(settings_class):
-        if field.metadata["group"]:
-            lines.append(f"{field.metadata['group']}:")
-        kind, notes = types[field.name], []
-        placeholder = {bool: "", int: "N", float: "X", str: "TEXT"}.get(kind, "NAME")
-        if placeholder == "NAME":
-            notes.append(", ".join(typing.get_args(kind)))
-        if field.default not in (None, "") and field.default is not False:
-            notes.append(f"default: {field.default}")
-        text = field.metadata["help"] + (f" ({'; '.join(notes)})" if notes else "")
-        flag = f"  --{field.name} {placeholder}"
-        lines += textwrap.wrap(f"{flag:30} {text}", width, subsequent_indent=31 * " ")
-    return "\n".join(lines)
-
-
 # ---- files ----
 
 
@@ -170,14 +150,19 @@ def parse_json(text, place, kind=(dict,)):
     return value
 
 
-def read_json_lines(path, flag="file", kind=(dict,)):
-    """Yields (line number from 1, JSON value) of a JSON-lines file; blank lines are passed over.
+def read_json_lines(path, flag="file"):
+    """Yields (line number from 1, JSON object) of a JSON-lines file. Raises BadInput."""
+    yield from json_lines(read_text(path, flag), path)
 
-    Lines end at "\\n" alone: `str.splitlines` would also cut inside strings, at U+2028 for one.
+
+def json_lines(text, path):
+    """The same for the text of a file; blank lines are passed over.
+
+    Lines end at "\n" alone: `str.splitlines` would also cut inside strings, at U+2028 for one.
     """
-    for number, line in enumerate(read_text(path, flag).split("\n"), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
-            yield number, parse_json(line, f"{path} line {number}", kind)
+            yield number, parse_json(line, f"{path} line {number}")
 
 
 # ---- messages and failures ----

@@ -6,7 +6,6 @@ several.
 """
 
 import gzip
-import json
 import os
 import re
 import sys
@@ -14,7 +13,7 @@ import zlib
 from collections import Counter
 from pathlib import Path
 
-from cli import BadInput, decode, parse_json, read_text, unique_fields
+from cli import BadInput, decode, json_lines, parse_json, read_text
 from formats import find_format
 from tables import read_csv
 
@@ -39,8 +38,17 @@ def file_rows(path):
             f"{path}: cannot be read ({str(error)!r:.300}): check the path, fetch it again, or "
             "pip install pyarrow (for parquet)"
         ) from error
-    readers = {".jsonl": json_lines, ".json": json_rows, ".csv": csv_rows, ".tsv": csv_rows}
-    yield from readers[kind](path, decode(content, path))
+    text = decode(content, path)
+    if kind == ".json":
+        yield from json_rows(path, text)
+    elif kind == ".jsonl":
+        yield from line_rows(json_lines(text, path))
+    else:
+        yield from line_rows(read_csv(path, text)[1])
+
+
+def line_rows(rows):
+    return ((f"line {number}", row) for number, row in rows)
 
 
 def numbered(rows, path):
@@ -57,29 +65,14 @@ def parquet_rows(path):
         yield from batch.to_pylist()
 
 
-def json_lines(path, content):
-    # str.splitlines would also cut at U+2028, which may be inside a string.
-    for number, line in enumerate(content.split("\n"), start=1):
-        if line.strip():
-            yield f"line {number}", parse_json(line, f"{path} line {number}")
-
-
-def csv_rows(path, content):
-    for number, row in read_csv(path, content)[1]:
-        yield f"line {number}", row
-
-
-def json_rows(path, content):
+def json_rows(path, text):
     """A list of rows, an object with "data" or with one list, a single row, or one row a line."""
     try:
-        value = json.loads(content, object_pairs_hook=unique_fields)
-    except (ValueError, RecursionError) as error:
-        if str(error).startswith("Extra data"):
-            yield from json_lines(path, content)
-            return
-        raise BadInput(
-            f"{path}: not valid JSON ({error}): correct the file, or fetch it again"
-        ) from error
+        value = parse_json(text, path, (dict, list))
+    except BadInput as error:
+        if "(Extra data" in str(error):
+            return line_rows(json_lines(text, path))
+        raise
     if isinstance(value, dict):
         lists = [entry for entry in value.values() if isinstance(entry, list)]
         if find_format(value):
@@ -93,7 +86,7 @@ def json_rows(path, content):
             f'{path}: expected a list of rows, or an object with one list such as "data", '
             f"got {value!r:.80}: correct the file"
         )
-    yield from numbered(value, path)
+    return numbered(value, path)
 
 
 def hub_rows(name, split):

@@ -1,23 +1,47 @@
-"""How a command ends that fails: one line on standard error. It loads this file only then.
+"""What a command says that does not do its work: the manual, or one line on why it failed.
 
-A training loads it where the numbers of a step are not finite.
+cli.py loads this file only then, and a training where the numbers of a step are not finite.
 """
 
 import atexit
+import dataclasses
 import difflib
 import errno
 import json
 import math
 import os
 import re
+import shutil
 import sys
+import textwrap
 import time
 import traceback
+import typing
 from pathlib import Path
 
-from cli import ROOT, BadInput, note, visible
+from cli import ROOT, BadInput, note, setting_types, visible
 
 DISK_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+
+
+def manual(settings_class, description):
+    """What --help prints: two paragraphs of the docstring, and each setting with its default."""
+    lines = ["\n\n".join(description.split("\n\n")[:2]), ""]
+    types = setting_types(settings_class)
+    width = shutil.get_terminal_size((100, 50)).columns  # 100: in a pipe
+    for field in dataclasses.fields(settings_class):
+        if field.metadata["group"]:
+            lines.append(f"{field.metadata['group']}:")
+        kind, notes = types[field.name], []
+        placeholder = {bool: "", int: "N", float: "X", str: "TEXT"}.get(kind, "NAME")
+        if placeholder == "NAME":
+            notes.append(", ".join(typing.get_args(kind)))
+        if field.default not in (None, "") and field.default is not False:
+            notes.append(f"default: {field.default}")
+        text = field.metadata["help"] + (f" ({'; '.join(notes)})" if notes else "")
+        flag = f"  --{field.name} {placeholder}"
+        lines += textwrap.wrap(f"{flag:30} {text}", width, subsequent_indent=31 * " ")
+    return "\n".join(lines)
 
 
 def suggestion(argument, flags):
