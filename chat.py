@@ -146,7 +146,8 @@ def render(tokenizer, messages, add_generation_prompt):
         if content not in expected:  # Llama 3.1 writes tool turns as JSON
             contents[word] = json.dumps(content, ensure_ascii=False)[1:-1]
     copy = apply_template(tokenizer, hidden, add_generation_prompt)
-    is_complete = all(word in copy for word in contents.keys() - thoughts)
+    is_complete = all(word in copy for word in contents)
+    contents |= thoughts
     if is_complete and fill(copy, contents) == expected:
         return copy, contents
     changed = [i for i, turn in enumerate(messages) if turn["content"].strip() not in expected]
@@ -158,27 +159,30 @@ def render(tokenizer, messages, add_generation_prompt):
 
 
 def hide_contents(tokenizer, messages, expected):
-    """(messages with a random word for each content, {word: content}, the words of thinking)."""
-    hidden, contents, thoughts = [], {}, set()
+    """(messages with a random word for each content, {word: content}, {word: thinking}).
 
-    def hide(text):
-        if not text.strip():
-            return text
-        word = f"x{secrets.token_hex(8)}"
-        contents[word] = text.strip()
-        return text.replace(text.strip(), word, 1)
-
+    Only where a template takes an assistant's message apart, its thinking has a word of its own.
+    """
+    hidden, contents, thoughts = [], {}, {}
     for message in messages:
         role, content = message["role"], message["content"]
         has_thinking = role == "assistant" and "</think>" in content
         if has_thinking and (content.strip() not in expected or splits_thinking(tokenizer)):
-            thought = hide(content.partition("</think>")[0].rpartition("<think>")[2])
-            thoughts.add(thought.strip())
-            content = f"<think>{thought}</think>{hide(content.rpartition('</think>')[2])}"
+            thought = content.partition("</think>")[0].rpartition("<think>")[2]
+            answer = content.rpartition("</think>")[2]
+            content = f"<think>{hide(thought, thoughts)}</think>{hide(answer, contents)}"
         else:
-            content = hide(content)
+            content = hide(content, contents)
         hidden.append({"role": role, "content": content})
     return hidden, contents, thoughts
+
+
+def hide(text, contents):
+    if not text.strip():
+        return text
+    word = f"x{secrets.token_hex(8)}"
+    contents[word] = text.strip()
+    return text.replace(text.strip(), word, 1)
 
 
 def splits_thinking(tokenizer):

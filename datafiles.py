@@ -10,7 +10,6 @@ import os
 import re
 import sys
 import zlib
-from collections import Counter
 from pathlib import Path
 
 from cli import BadInput, decode, json_lines, parse_json, read_text
@@ -156,12 +155,10 @@ def source_names(files):
     The shards of one set (train-00000-of-00002) share their name. LLMBar calls every file dataset,
     so that name always has its folder in front.
     """
-    stems = Counter(ENDING.sub("", str(file.absolute())) for file in files)
     paths = {}
     for file in files:
         stem = ENDING.sub("", str(file.absolute()))
-        unique = stems[stem] == 1  # else a.json stands beside a.csv
-        paths[file] = Path(re.sub(r"-\d+-of-\d+$", "", stem) if unique else file.absolute())
+        paths[file] = Path(re.sub(r"-\d+-of-\d+$", "", stem))
     found = {}
     for file, path in paths.items():
         depth = 2 if path.name == "dataset" else 1

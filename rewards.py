@@ -20,7 +20,6 @@ import asyncio
 import bisect
 import functools
 import inspect
-import itertools
 import json
 import math
 import random
@@ -122,7 +121,7 @@ def read_rewards(result, prompts, completions, name):
     for number, value in enumerate(values, start=1):
         try:
             rewards.append(math.nan if value is None else as_reward(value))
-        except ValueError as error:
+        except (ValueError, RuntimeError) as error:  # the latter: a tensor of several numbers
             raise BadInput(
                 f"--reward {name}: returned {value!r:.80} for completion {number} of "
                 f"{len(values)}, {completions[number - 1]!r:.200} after "
@@ -132,11 +131,8 @@ def read_rewards(result, prompts, completions, name):
 
 
 def as_reward(value):
-    """A number of Python, numpy or torch as float. Raises ValueError for all else, bools too."""
-    try:
-        number = value.item() if hasattr(value, "item") else value
-    except RuntimeError as error:  # a tensor of several numbers; an array raises ValueError
-        raise ValueError from error
+    """A number of Python, numpy or torch as float. Raises an error for all else, bools too."""
+    number = value.item() if hasattr(value, "item") else value
     # Nothing above 1e18 is a reward: its square is infinite in fp32. NaN is not below it either.
     if isinstance(number, bool) or not isinstance(number, Real) or not abs(number) <= 1e18:
         raise ValueError
@@ -183,27 +179,18 @@ def group_spans(prompts, group_size=None):
     Raises ValueError for a group that is split, mixed, or of another size.
     """
     keys = [json.dumps(prompt, sort_keys=True) for prompt in prompts]
-    if group_size is not None:
-        spans = [(start, start + group_size) for start in range(0, len(prompts), group_size)]
-        for start, end in spans:
-            if keys[start:end] != [keys[start]] * group_size:
-                raise ValueError(
-                    f"prompts {start} to {min(end, len(keys)) - 1} are not {group_size} equal "
-                    "ones: give the completions of a prompt side by side, as many as "
-                    "num_generations"
-                )
-        return spans
-    spans, first_starts = [], {}
-    for key, same in itertools.groupby(keys):
-        start = spans[-1][1] if spans else 0
-        if key in first_starts:
-            raise ValueError(
-                f"prompts: completions of one prompt stand at {first_starts[key]} and again at "
-                f"{start}: put them side by side"
-            )
-        first_starts[key] = start
-        spans.append((start, start + len(list(same))))
-    return spans
+    if group_size is None:
+        starts = [i for i in range(len(keys)) if i == 0 or keys[i] != keys[i - 1]]
+        is_wrong = len(set(keys)) < len(starts)
+    else:
+        starts = range(0, len(keys), group_size)
+        is_wrong = any(keys[i : i + group_size] != [keys[i]] * group_size for i in starts)
+    if is_wrong:
+        raise ValueError(
+            "prompts: the completions of a prompt must stand side by side, as many as "
+            "num_generations"
+        )
+    return list(zip(starts, [*starts[1:], len(keys)]))
 
 
 def num_matches(size, opponents):

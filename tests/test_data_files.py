@@ -269,7 +269,6 @@ def test_paths_are_read_one_after_the_other_and_formats_may_differ(tmp_path):
             ["x/data/test", "y/data/test"],
         ),
         (["x/test-00000-of-00002.json", "x/test-00001-of-00002.json"], ["test", "test"]),
-        (["x/a.json", "x/a.jsonl"], ["a.json", "a.jsonl"]),
     ],
 )
 def test_sets_are_named_by_what_tells_them_apart(tmp_path, files, expected):

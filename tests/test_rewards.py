@@ -462,6 +462,7 @@ def test_a_judge_pays_a_solver_and_the_run_resumes(world):
     evaluated = [*JUDGED, "--eval_data", "q.jsonl", "--eval_every", 2, "--max_steps", 4]
     done = train(world, *evaluated, "--output_dir", "whole")
     assert re.search(r"judging took \d+ calls, 0 retries, \d+ prompt and \d+ comp", done.stderr)
+    assert "judge.py" not in done.stderr  # it is no judge
     first, *rows = metrics(world / "whole")
     assert len(rows) == 4 and first["eval/reward/win_rate"] == 0.5  # everyone is as good as oneself
     assert [row["step"] for row in rows if "eval/reward/oracle" in row] == [2, 4] and 0 < rows[-1][
