@@ -146,6 +146,17 @@ def hold_out(items, most):
     return rest, held_out
 
 
+def load_held_out(task, train_items, eval_data, limit):
+    """(items to train on, held-out items) of --eval_data: a name, several, or held_out."""
+    if eval_data == "held_out":
+        train_items, held_out = hold_out(train_items, limit)
+    elif {",", "="} & set(eval_data) and not Path(eval_data).exists():
+        return train_items, load_eval_sets(task, eval_data, limit)
+    else:
+        held_out = task.load_items(eval_data, "--eval_data", "test")
+    return train_items, some_items(held_out, limit)
+
+
 def questions_of(items, dropped):
     """Yields items as questions; counts in `dropped` the repeated rows.
 

@@ -30,7 +30,6 @@ class Group:
     number: int = 0  # among the prompts drawn for its step, over all processes
     completions: list = field(default_factory=list)  # sampler.Completion
     records: list = field(default_factory=list)  # what the task reads in them, dicts with "text"
-    rewards: list = field(default_factory=list)
     advantages: list = field(default_factory=list)
 
     def num_tokens(self):
@@ -55,26 +54,21 @@ def own_groups(task, items, step, settings, runtime, first=0):
     return groups
 
 
-def longest_prompt(config, settings):
-    """Tokens of the longest prompt that model and settings allow. Raises BadInput if none."""
-    context = config.raw.get("max_position_embeddings") or 2**31
-    room = context - settings.max_completion_length
-    if room < 1:
-        raise BadInput(f"--max_completion_length: must be below the model's context, {context}")
-    return min(room, settings.max_prompt_length or room)
+def drop_long(policy, task, items, settings, flag):
+    """Leaves out items whose prompt is longer than the settings or the model's context allow.
 
-
-def drop_long(task, items, limit, flag):
-    """Leaves out items with a prompt of more than `limit` tokens, and says how many.
-
-    Raises BadInput if none is left.
+    A note says how many. Raises BadInput if none is left.
     """
+    context = policy.model.config.raw.get("max_position_embeddings") or 2**31
+    limit = context - settings.max_completion_length
+    if limit < 1:
+        raise BadInput(f"--max_completion_length: must be below the model's context, {context}")
+    limit = min(limit, settings.max_prompt_length or limit)
 
     def fits(messages):
         num_bytes = sum(len(message["content"].encode()) for message in messages)
-        if num_bytes + 1024 < limit:  # no text has more tokens than bytes
-            return True
-        return len(encode_chat(task.tokenizer, messages)) <= limit
+        is_short = num_bytes + 1024 < limit  # no text has more tokens than bytes
+        return is_short or len(encode_chat(task.tokenizer, messages)) <= limit
 
     kept = [item for item in items if all(fits(prompt) for prompt in task.all_prompts(item))]
     dropped = len(items) - len(kept)
@@ -82,8 +76,8 @@ def drop_long(task, items, limit, flag):
         note(f"{flag}: {dropped} of {len(items)} dropped: prompt longer than {limit} tokens")
     if items and not kept:
         raise BadInput(
-            f"{flag}: every prompt is longer than {limit} tokens: raise --max_prompt_length if it "
-            "is set, lower --max_completion_length, or use a model of longer context"
+            f"{flag}: every prompt is longer than {limit} tokens: raise --max_prompt_length, lower "
+            "--max_completion_length, or use a model of longer context"
         )
     return kept
 
@@ -107,6 +101,8 @@ def sample(policy, task, groups, num_generations, settings):
         opened = opens_think(task.tokenizer, group.prompt)
         group.completions = completions
         group.records = [task.read(completion, opened) for completion in completions]
+        for record, completion in zip(group.records, completions):
+            record["finish_reason"] = completion.finish_reason
 
 
 def rewards(task, groups, settings):
@@ -116,8 +112,11 @@ def rewards(task, groups, settings):
 
 
 def set_advantages(groups, rewards, advantages):
-    for index, group in enumerate(groups):
-        group.rewards, group.advantages = rewards[index].tolist(), advantages[index].tolist()
+    for group, own_rewards, own_advantages in zip(groups, rewards.tolist(), advantages.tolist()):
+        group.advantages = own_advantages
+        for record, reward, advantage in zip(group.records, own_rewards, own_advantages):
+            record["reward"] = None if math.isnan(reward) else reward
+            record["advantage"] = advantage
 
 
 def token_pieces(tokenizer, completion, opened_think, stops):
@@ -174,20 +173,18 @@ def mini_batches(groups, settings, runtime):
     for part in parts:
         useful = [group for group in part if settings.beta > 0 or any(group.advantages)]
         if runtime.max(len(useful)) > 0:
-            found.append(micro_batches(useful, token_totals(part, runtime), settings, runtime))
-    if found:
-        return found, True
-    return [micro_batches(groups, token_totals(groups, runtime), settings, runtime)], False
+            found.append((useful, part))
+    updates = found or [(groups, groups)]
+    return [micro_batches(*update, settings, runtime) for update in updates], bool(found)
 
 
-def token_totals(groups, runtime):
-    """(completions, their tokens) of all processes."""
-    lengths = [len(completion.tokens) for group in groups for completion in group.completions]
-    return runtime.sum(len(lengths), sum(lengths))
+def micro_batches(groups, all_groups, settings, runtime):
+    """This process's MicroBatches of `groups`, with the totals of all groups of the update.
 
-
-def micro_batches(groups, totals, settings, runtime):
-    """This process's MicroBatches, each of at most micro_batch_tokens tokens, or one completion."""
+    Each has at most micro_batch_tokens tokens, or one completion.
+    """
+    lengths = [len(completion.tokens) for group in all_groups for completion in group.completions]
+    totals = runtime.sum(len(lengths), sum(lengths))
     if runtime.world_size > 1:
         from sharding import deal_groups
 
@@ -303,16 +300,12 @@ def write_rollouts(path, task, groups, runtime):
 
     Only the first group gets token log-probs, to keep the file small. Returns all processes' lines.
     """
+    if runtime.is_main and groups:
+        opened = opens_think(task.tokenizer, groups[0].prompt)
+        for record, completion in zip(groups[0].records, groups[0].completions):
+            record["logprobs"] = token_pieces(task.tokenizer, completion, opened, task.stops)
     rows = []
     for group in groups:
-        opened = opens_think(task.tokenizer, group.prompt)
-        for record, completion, reward, advantage in zip(
-            group.records, group.completions, group.rewards, group.advantages
-        ):
-            record["reward"] = None if math.isnan(reward) else reward
-            record |= {"advantage": advantage, "finish_reason": completion.finish_reason}
-            if runtime.is_main and group is groups[0]:
-                record["logprobs"] = token_pieces(task.tokenizer, completion, opened, task.stops)
         row = {"prompt": group.messages, "prompt_tokens": len(group.prompt)}
         rows.append(task.describe(group) | row | {"completions": group.records})
     return write_rows(path, rows, runtime)

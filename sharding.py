@@ -80,7 +80,7 @@ def deal_groups(groups, runtime):
     """
     own = []
     for group in groups:
-        own.append(replace(group, item=None, messages=[], records=[], rewards=[]))
+        own.append(replace(group, item=None, messages=[], records=[]))
     everyone = sorted(itertools.chain(*runtime.gather(own)), key=lambda group: group.number)
     sizes = []
     for group in everyone:

@@ -68,30 +68,29 @@ def load_style(name_or_path):
             f"--style: no style is called {name_or_path!r}: "
             f"choose one of {', '.join(sorted(known))}, or give the path of a file"
         )
-    verdict, sections, section = None, {}, None
-    lines = read_text(path, "--style").split("\n")
-    for number, line in enumerate(lines, start=1):
+    verdict, sections, section = None, {"system": [], "user": []}, None
+    for number, line in enumerate(read_text(path, "--style").split("\n"), start=1):
+        place = f"{path} line {number}"
         if line.startswith("==="):
             section = line.strip("= ")
-            if section not in ("system", "user") or section in sections:
+            if sections.get(section) != []:
                 raise BadInput(
-                    f"{path} line {number}: section {section!r:.80} is unknown or written twice: "
-                    "use '=== system' and '=== user'"
+                    f"{place}: section {section!r:.80} is unknown or written twice: use "
+                    "'=== system' and '=== user'"
                 )
-            sections[section] = []
         elif section:
             sections[section].append(line)
         elif line.strip() and not line.startswith("#"):
             key, _, verdict = (part.strip() for part in line.partition(":"))
             if key != "verdict" or verdict not in VERDICT_RULES:
                 raise BadInput(
-                    f"{path} line {number}: {line!r:.80} is no header: "
-                    f"write 'verdict: boxed' (or {' or '.join(VERDICT_RULES[1:])}), then '=== user'"
+                    f"{place}: {line!r:.80} is no header: write 'verdict: boxed' (or "
+                    f"{' or '.join(VERDICT_RULES[1:])}), then '=== user'"
                 )
-    if verdict is None or "user" not in sections:
+    system, user = ("\n".join(lines).strip() for lines in sections.values())
+    if verdict is None or not user:
         part = "section '=== user'" if verdict else "line 'verdict: boxed' (or answer_tag)"
         raise BadInput(f"{path}: the {part} is missing: add it")
-    system, user = ("\n".join(sections.get(name, [])).strip() for name in ("system", "user"))
     check_placeholders(system + "\n" + user, path)
     return Style(str(name_or_path), verdict, system, user)
 

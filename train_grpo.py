@@ -47,16 +47,11 @@ TINY_DEFAULTS = dict(
 )
 IMPORTANCE_CAP = 2.0  # upper bound of the importance weight between sampler and trainer
 KEEP = 0  # checkpoints that stay, besides the best one; 0: all
-HELD_OUT = "held_out"  # as --eval_data: a part of --train_data
 
 
 @dataclass
 class Settings:
-    model: str = setting(
-        "tiny-base",
-        "Hugging Face folder or hub name",
-        group="model, data and reward",
-    )
+    model: str = setting("tiny-base", "Hugging Face folder or hub name", "model, data and reward")
     train_data: Optional[str] = setting(None, "pairs: a file, a folder or a hub name (data.py)")
     eval_data: Optional[str] = setting(None, "held-out pairs, PATH or NAME=PATH,...; or none")
     output_dir: Optional[str] = setting(None, "folder of the run; new under out/ if not given")
@@ -66,26 +61,22 @@ class Settings:
         "of a judge: verdict, consistency, MODULE:FUNCTION (code of yours); of a solver: answer, "
         "judge, solve:MODULE:FUNCTION",
     )
-    judge_model: Optional[str] = setting(
-        None, "of --reward judge: folder, hub name, or NAME@URL of an OpenAI-compatible server"
-    )
+    judge_model: Optional[str] = setting(None, "judge of --reward judge; of a server: NAME@URL")
     judge_opponents: int = setting(4, "how many others of its group each answer meets")
     judge_max_completion_length: int = setting(1024, "maximum tokens of a judgment")
     prompts_per_step: Optional[int] = setting(
-        None, "prompts per step, over all processes (default: 16, tiny 32)", group="rollout"
+        None, "prompts per step, over all processes (default: 16, tiny 32)", "rollout"
     )
     num_generations: int = setting(8, "completions of each prompt: the group")
     max_completion_length: Optional[int] = setting(None, "in tokens (default: 1024, tiny 96)")
     max_prompt_length: Optional[int] = setting(None, "pairs with a longer prompt are dropped")
     temperature: float = setting(1.0, "sampling temperature; the loss uses it too")
     dynamic_sampling: int = setting(0, "new prompts for groups of equal rewards, N times")
-    max_steps: Optional[int] = setting(None, "steps (default: 100, tiny 150)", group="optimisation")
+    max_steps: Optional[int] = setting(None, "steps (default: 100, tiny 150)", "optimisation")
     learning_rate: Optional[float] = setting(None, "of AdamW (default: 1e-6, tiny 1e-4)")
     beta: float = setting(0.0, "weight of the KL term; 0: no reference model")
     epsilon: float = setting(0.2, "lower clip of the probability ratio: 1 - epsilon")
-    epsilon_high: Optional[float] = setting(
-        None, "upper clip: 1 + epsilon_high; default: epsilon (DAPO: 0.28)"
-    )
+    epsilon_high: Optional[float] = setting(None, "upper clip; default: epsilon (DAPO: 0.28)")
     loss_type: Literal["grpo", "dapo", "dr_grpo"] = setting("grpo", "how tokens are averaged")
     scale_rewards: Literal["auto", "group", "none"] = setting("auto", "divide by the group's std")
     lora_rank: int = setting(0, "train only a LoRA adapter of this rank; 0: all weights")
@@ -94,7 +85,7 @@ class Settings:
     max_grad_norm: float = setting(1.0, "gradients are scaled down to this norm")
     micro_batch_tokens: int = setting(8192, "packed tokens in a forward pass; lower it to fit")
     gradient_checkpointing: bool = setting(False, "less memory, a third more time")
-    eval_every: int = setting(50, "steps between evaluations; 0: never", group="run")
+    eval_every: int = setting(50, "steps between evaluations; 0: never", "run")
     eval_limit: int = setting(200, "held-out pairs at most, of each set")
     save_every: int = setting(50, "steps between checkpoints; the last step is saved too")
     resume: bool = setting(False, "continue from the newest checkpoint in output_dir, if any")
@@ -167,9 +158,8 @@ def grpo_loss(logprobs, batch, settings):
     """
     sequence_ids = batch.pack.sequence_ids  # (targets,)
     advantages = batch.advantages[sequence_ids]
-    losses = policy_losses(
-        logprobs, batch.old_logprobs, advantages, settings.epsilon, upper_clip(settings)
-    )
+    epsilon_high = settings.epsilon_high or settings.epsilon
+    losses = policy_losses(logprobs, batch.old_logprobs, advantages, settings.epsilon, epsilon_high)
     losses = losses * importance_weights(batch.old_logprobs, batch.sampling_logprobs)
     if batch.ref_logprobs is not None:
         losses = losses + settings.beta * kl_divergence(logprobs, batch.ref_logprobs)
@@ -184,10 +174,6 @@ def importance_weights(old_logprobs, sampling_logprobs):
     return (old_logprobs - sampling_logprobs).exp().clamp(max=IMPORTANCE_CAP)
 
 
-def upper_clip(settings):
-    return settings.epsilon if settings.epsilon_high is None else settings.epsilon_high
-
-
 def token_sums(logprobs, entropy, batch, settings):
     """{metric: its sum over the completion tokens of a micro-batch}.
 
@@ -196,6 +182,7 @@ def token_sums(logprobs, entropy, batch, settings):
     logprobs, entropy = logprobs.detach(), entropy.detach()
     ratio = (logprobs - batch.old_logprobs).exp()
     advantages = batch.advantages[batch.pack.sequence_ids]
+    epsilon_high = settings.epsilon_high or settings.epsilon
     importance = importance_weights(batch.old_logprobs, batch.sampling_logprobs)
     ref_logprobs = logprobs if batch.ref_logprobs is None else batch.ref_logprobs
     name = "sampling/importance_sampling_ratio"
@@ -204,7 +191,7 @@ def token_sums(logprobs, entropy, batch, settings):
         "kl": kl_divergence(logprobs, ref_logprobs),
         "entropy": entropy,
         "clip_ratio/low_mean": (ratio < 1 - settings.epsilon) & (advantages < 0),
-        "clip_ratio/high_mean": (ratio > 1 + upper_clip(settings)) & (advantages > 0),
+        "clip_ratio/high_mean": (ratio > 1 + epsilon_high) & (advantages > 0),
         "sampling/logp_diff_mean": (batch.old_logprobs - batch.sampling_logprobs).abs(),
         f"{name}/mean": importance,
         f"{name}/clipped_ratio": importance >= IMPORTANCE_CAP,
@@ -238,7 +225,7 @@ def fill_in(settings):
     if settings.reward != "judge":  # whose judge has a style of its own
         defaults["style"] = default_style(folder, config)
     if settings.train_data is not None:  # the embedded data has its own held-out part
-        defaults["eval_data"] = HELD_OUT
+        defaults["eval_data"] = "held_out"
     filled = {name: value for name, value in defaults.items() if getattr(settings, name) is None}
     if is_embedded(settings.model) and settings.dtype == "auto":
         filled["dtype"] = "float32"  # products this small are no faster in bf16
@@ -277,17 +264,12 @@ def load_items(task, settings):
     train_items = task.load_items(train_data, "--train_data", "train")
     if eval_data == "none" or not settings.eval_every:
         return train_items, []
-    if not Path(eval_data).exists() and {",", "="} & set(eval_data):
-        from questions import load_eval_sets
+    if Path(eval_data).is_file():
+        held_out = task.load_items(eval_data, "--eval_data", "test")
+        return train_items, some_items(held_out, settings.eval_limit)
+    from questions import load_held_out
 
-        return train_items, load_eval_sets(task, eval_data, settings.eval_limit)
-    if eval_data == HELD_OUT:
-        from questions import hold_out
-
-        train_items, eval_items = hold_out(train_items, settings.eval_limit)
-    else:
-        eval_items = task.load_items(eval_data, "--eval_data", "test")
-    return train_items, some_items(eval_items, settings.eval_limit)
+    return load_held_out(task, train_items, eval_data, settings.eval_limit)
 
 
 # ---- the loop ----
@@ -322,9 +304,8 @@ def main(settings):
         reference = None
         if settings.beta > 0:
             reference = load_model(settings.model, runtime, runtime.dtype).requires_grad_(False)
-        limit = rollout.longest_prompt(policy.model.config, settings)
-        train_items = rollout.drop_long(task, train_items, limit, "--train_data")
-        eval_items = rollout.drop_long(task, eval_items, limit, "--eval_data")
+        train_items = rollout.drop_long(policy, task, train_items, settings, "--train_data")
+        eval_items = rollout.drop_long(policy, task, eval_items, settings, "--eval_data")
         last_step = first_step if checkpoint else -1  # -1: keep no row, not even that of step 0
         rows = open_run(output_dir, dataclasses.asdict(settings), last_step, runtime, hashes)
         note(

@@ -68,7 +68,7 @@ def made_up_rows(path, task, groups, runtime):
     rows = []
     for group in groups:
         games = []
-        for completion, reward in zip(group.completions, group.rewards):
+        for completion, reward in zip(group.completions, group.advantages):
             ends = {"tokens": len(completion.tokens), "finish_reason": completion.finish_reason}
             games.append({"reward": reward} | ends)
         rows.append({"prompt_tokens": len(group.prompt), "completions": games})
@@ -136,7 +136,7 @@ def run_loop(folder, groups, runtime=ALONE, scale_reference=1.0, **changes):
         ),
         rollout: dict(
             make_group=lambda task, group, seed, number: replace(group, number=number),
-            drop_long=lambda task, items, limit, flag: items,
+            drop_long=lambda policy, task, items, settings, flag: items,
             sample=lambda *arguments: None,
             rewards=made_up_rewards,
             write_rollouts=made_up_rows,

@@ -22,7 +22,7 @@ from distributed import Policy, Runtime, restore
 from judge_task import JudgeTask
 from model import pack_groups
 from resume import find_damage, prune
-from rollout import drop_long, evaluate, longest_prompt
+from rollout import drop_long, evaluate
 from runlog import open_run
 from sharding import deal, deal_groups
 from train_grpo import IMPORTANCE_CAP, Settings, check_numbers, fill_in, prepare
@@ -157,16 +157,22 @@ def test_pairs_with_long_prompts_are_dropped_and_counted(capsys):
         messages = [{"role": "user", "content": "1+1" * size}]
         pairs.append(Pair(str(number), messages, ("2", "3"), 0))
     config = SimpleNamespace(raw={"max_position_embeddings": 1024})
-    limit = longest_prompt(config, settings)
-    kept = drop_long(task, pairs, limit, "--train_data")
-    assert limit == 60 and [pair.id for pair in kept] == ["0", "1", "3"]
+    policy = SimpleNamespace(model=SimpleNamespace(config=config))
+    kept = drop_long(policy, task, pairs, settings, "--train_data")
+    assert [pair.id for pair in kept] == ["0", "1", "3"]
     longest = max(len(encode_chat(tokenizer, p)) for pair in kept for p in task.all_prompts(pair))
     assert longest <= 60
     said = capsys.readouterr().err
     assert "--train_data: 2 of 5 dropped: prompt longer than 60 tokens" in said
     with pytest.raises(BadInput, match="raise --max_prompt_length"):
-        drop_long(task, pairs[2:3], limit, "--train_data")
-    assert longest_prompt(config, fill_in(Settings())) == 1024 - 96  # what the context leaves
+        drop_long(policy, task, pairs[2:3], settings, "--train_data")
+    config.raw["max_position_embeddings"] = 96 + longest  # what the context leaves
+    assert len(drop_long(policy, task, kept, fill_in(Settings()), "--train_data")) == 3
+    config.raw["max_position_embeddings"] -= 1
+    assert len(drop_long(policy, task, kept, fill_in(Settings()), "--train_data")) == 2
+    config.raw["max_position_embeddings"] = 96
+    with pytest.raises(BadInput, match="--max_completion_length: must be below .* 96"):
+        drop_long(policy, task, kept, fill_in(Settings()), "--train_data")
 
 
 # ---- many processes ----
