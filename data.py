@@ -13,11 +13,9 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
 
 from cli import BadInput, note, read_json_lines
 from seeding import uniform
@@ -99,14 +97,8 @@ FURTHER = (
 )
 
 
-class Format(NamedTuple):
-    name: str
-    fields: str  # that a row needs; "x|y" asks for one of two
-    read: Callable  # (row, where) -> Pair or Question, or None where the row has two prompts
-
-
 def is_plain_pair(row):
-    """Whether PLAIN can read a row."""
+    """Whether `plain_pair` can read a row."""
     texts = row.get("query"), row.get("a"), row.get("b")
     return all(map(is_plain, texts)) and not any(re.search(FURTHER, name) for name in row)
 
@@ -122,9 +114,6 @@ def plain_pair(row, where):
     row.pop("label", None)
     query, *answers = (checked_text(row.pop(name), name, where) for name in ("query", "a", "b"))
     return Pair("", [{"role": "user", "content": query}], tuple(answers), label)
-
-
-PLAIN = Format("judge input", "query a b", plain_pair)
 
 
 # ---- files and their items ----
@@ -148,17 +137,19 @@ def items_of(name_or_path, split, dropped):
     """
     used = Counter()
     for name, source, rows in sources(name_or_path, split):
-        known = None
+        first, known, only_plain = None, None, True
         for position, row in rows:
-            where = f"{name} {position}"
-            if known in (None, PLAIN) and is_plain_pair(row):
-                known = PLAIN
+            where, others = f"{name} {position}", dict(row)
+            first = first or row
+            only_plain = only_plain and is_plain_pair(row)
+            if only_plain:
+                item = plain_pair(others, where)
             else:
                 import formats
 
-                known = formats.format_of(row, known, name, where)
-            others = dict(row)
-            item = known.read(others, where)
+                known = known or formats.find_format(first)
+                formats.check_fields(row, known, name, where)
+                item = known.read(others, where)
             if item is None:
                 dropped["rows with two different prompts"] += 1
                 continue
@@ -169,7 +160,7 @@ def items_of(name_or_path, split, dropped):
             item.id, item.source = unique_id(identity, used), source
             item.meta = {key: value for key, value in others.items() if value is not None}
             yield item
-        if known is None:
+        if first is None:
             raise BadInput(f"{name}: holds no rows: check the file")
 
 

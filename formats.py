@@ -9,10 +9,10 @@ import re
 
 import data
 from cli import BadInput, parse_json
-from data import CONTRADICTION, Format, checked_text, first_present, label_of
+from data import CONTRADICTION, checked_text, first_present, label_of
 from plugins import load_extra
 from questions import FORMATS as QUESTION_FORMATS
-from questions import QUESTION
+from questions import QUESTION, Format
 
 # ---- messages in other forms ----
 
@@ -301,9 +301,8 @@ def split_transcript(text):
     return messages, answer.strip()
 
 
-JUDGE_INPUT = Format("judge input", "query|messages a b", judge_input)
 FORMATS = [  # the first that fits is taken
-    JUDGE_INPUT,
+    Format("judge input", "query|messages a b", judge_input),
     Format("preference", f"{PROMPT} chosen rejected", preference),
     Format("preference with the prompt inside", "chosen rejected", preference),
     labelled("HelpSteer3", "context response1 response2 overall_preference", SIGN),
@@ -330,16 +329,6 @@ def missing_fields(row, required):
     return [names.replace("|", " or ") for names in groups if first_present(row, names) is None]
 
 
-def format_of(row, known, name, where):
-    """The format of a file: `known`, or the one that this row decides. Raises BadInput."""
-    if known is data.PLAIN:
-        known = JUDGE_INPUT
-    known = known or find_format(row)
-    if known is None or missing_fields(row, known.fields):
-        raise misfit(row, known, name, where)
-    return known
-
-
 def find_format(row):
     """The first format that a row fits, or None."""
     fitting = [
@@ -355,8 +344,10 @@ def find_format(row):
     return fitting[0]
 
 
-def misfit(row, known, name, where):
-    """The BadInput for a row without the fields of its file's format; None: it fits no format."""
+def check_fields(row, known, name, where):
+    """Raises BadInput for a row without the fields of its format. None: it fits no format."""
+    if known and not missing_fields(row, known.fields):
+        return
     hint = "the file began as"
     if known is None:
         hint, known = "nearest format:", nearest(row)
@@ -365,7 +356,7 @@ def misfit(row, known, name, where):
         where = f"{name} line 1"  # the names of the columns
     problem = f"{missing} missing ({hint} {known.name}; it has {list(row)!r:.200})"
     advice = f"add it, or {benchmarks().renaming(row)}" if benchmarks() else "add it"
-    return BadInput(f"{where}: {problem}: {advice}")
+    raise BadInput(f"{where}: {problem}: {advice}")
 
 
 def nearest(row):

@@ -5,12 +5,21 @@ only when a file needs it.
 """
 
 import unicodedata
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from cli import BadInput, note
-from data import Format, Pair, Question, checked_text, first_present, text_or_number
+from data import Pair, Question, checked_text, first_present, text_or_number
 from seeding import some_items, uniform
+
+
+class Format(NamedTuple):
+    name: str
+    fields: str  # that a row needs; "x|y" asks for one of two
+    read: Callable  # (row, where) -> Pair or Question, or None where the row has two prompts
+
 
 QUESTION = "problem|question|query|prompt|messages"
 ANSWER = "answer|ground_truth|reward_model"

@@ -7,9 +7,9 @@ or a Question; it pops the fields that it uses.
 import re
 
 from cli import BadInput, parse_json
-from data import Format, checked_text, label_of
+from data import checked_text, label_of
 from formats import SIDES, labelled, to_messages, two_answers
-from questions import several_answers
+from questions import Format, several_answers
 
 
 def ppe_correctness(row, where):

@@ -17,6 +17,7 @@ import formats
 from cli import BadInput, setting
 from data import checked_text, load_pairs
 from formats import to_messages, two_answers
+from questions import Format
 from ranking import lock
 from resume import model_hash, resumable_rows
 from runlog import append_rows, write_atomically
@@ -88,11 +89,9 @@ def turns_of(conversation):
 
 
 formats.FORMATS[:0] = [
-    data.Format(
-        "Math-Step-DPO", "prompt initial_reason_steps full_chosen full_rejected", step_pairs
-    ),
-    data.Format("Code-Preference-Pairs", "input accepted rejected", code_pairs),
-    data.Format("RM-R1 prompts", "context_messages winner", rm_r1_prompt),
+    Format("Math-Step-DPO", "prompt initial_reason_steps full_chosen full_rejected", step_pairs),
+    Format("Code-Preference-Pairs", "input accepted rejected", code_pairs),
+    Format("RM-R1 prompts", "context_messages winner", rm_r1_prompt),
 ]
 
 
