@@ -188,9 +188,8 @@ def run(main, memory="use a smaller model or lower --max_completion_length"):
     # Sums of MKL otherwise depend on the alignment of memory. MKL reads this when it is first used.
     os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
     os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")  # no gaps on a GPU
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # what the terminal cannot show is written as \\u2192
-            stream.reconfigure(errors="backslashreplace")
+    if hasattr(sys.stdout, "reconfigure"):  # what the terminal cannot show is written as \\u2192
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with at_end:
             result = main()

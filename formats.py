@@ -79,12 +79,10 @@ def is_turn(value):
 
 def is_text_part(part):
     """{"type": "text", "text": ...}; parquet adds null for the fields of other parts."""
-    known = part.items() if isinstance(part, dict) else {}
-    return (
-        dict(known).get("type") == "text"
-        and isinstance(part.get("text"), str)
-        and not any(value for key, value in known if key not in ("type", "text"))
-    )
+    if not isinstance(part, dict) or not isinstance(part.get("text"), str):
+        return False
+    filled = {name for name, value in part.items() if value}
+    return part.get("type") == "text" and filled <= {"type", "text"}
 
 
 # ---- the parts of a prompt ----

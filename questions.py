@@ -4,6 +4,7 @@ Rows of questions, their change into pairs, and pairs read as questions. data.py
 only when a file needs it.
 """
 
+import itertools
 import unicodedata
 from collections.abc import Callable
 from dataclasses import replace
@@ -100,17 +101,16 @@ FORMATS = [
 def pairs_by_score(question, dropped):
     """Each better candidate (first) with each worse one; counts in `dropped` questions without."""
     pairs, scores = [], question.scores or []
-    for i, high in enumerate(scores):
-        for j, low in enumerate(scores):
-            if high > low:
-                meta = dict(question.meta)
-                for key in ("generators", "styles"):
-                    values = meta.get(key)
-                    if isinstance(values, list) and len(values) == len(scores):
-                        meta[key] = [values[i], values[j]]
-                identity = f"{question.id}-{i}-{j}" if len(scores) > 2 else question.id
-                answers = (question.candidates[i], question.candidates[j])
-                pairs.append(Pair(identity, question.messages, answers, 0, question.source, meta))
+    for i, j in itertools.product(range(len(scores)), repeat=2):
+        if scores[i] <= scores[j]:
+            continue
+        meta = dict(question.meta)
+        for key in ("generators", "styles"):
+            if isinstance(meta.get(key), list) and len(meta[key]) == len(scores):
+                meta[key] = [meta[key][i], meta[key][j]]
+        identity = f"{question.id}-{i}-{j}" if len(scores) > 2 else question.id
+        answers = (question.candidates[i], question.candidates[j])
+        pairs.append(Pair(identity, question.messages, answers, 0, question.source, meta))
     if not pairs:
         dropped["rows without a winner"] += 1
     return pairs
