@@ -370,7 +370,7 @@ def show(result, percent="%"):
             unit = percent if is_share(name) else " " * len(percent)
             print(f"{name:34} {number:6} {middle} {unit}{low} ...{high} {unit}  {trivials}")
         if unknown:
-            print(f"unknown, because rows or matches are missing: {', '.join(unknown)}")
+            print(f"unknown (rows or matches are missing, or all are ties): {', '.join(unknown)}")
         print()
     if "outcomes" not in result:
         print(f"{result['items']} items")

@@ -158,21 +158,24 @@ def judged_card(row, match, players, better, item, answers, facts):
             badge = verdict_badge(game, game["order"].index(better or 0) + 1)
         side = f"{players[game['order'][0]]} in first place"
         games.append(game_card(game, side, badge, match_outcome))
-    texts = []
-    if item:
-        texts += [[message["role"], message["content"]] for message in item.messages]
-        for index, player in enumerate(players):
-            title = f"{player}, better" if index == better else player
-            texts.append([title, answers[index]])
+    titles = [f"{name}, better" if i == better else name for i, name in enumerate(players)]
     return {
         "id": row.get("id", ""),
         "step": None,
         "outcome": match_outcome,
         "words": verdict_words(match, players, winner),
         "facts": facts,
-        "texts": texts,
+        "texts": item_texts(item, titles, answers),
         "games": games,
     }
+
+
+def item_texts(item, titles, answers):
+    """[[title, text], ...] of what was judged; [] where it is unknown."""
+    if item is None:
+        return []
+    messages = [[message["role"], message["content"]] for message in item.messages]
+    return messages + [list(answer) for answer in zip(titles, answers)]
 
 
 def verdict_words(match, players, winner):
@@ -187,8 +190,10 @@ def verdict_words(match, players, winner):
     return f"no winner: {votes.count(0)} and {votes.count(1)} of {len(votes)} votes"
 
 
-def prompt_cards(row):
+def prompt_cards(row, item):
     """Cards of a row of rewardbench2.py: one for each placement, one for all ratings."""
+    titles = [f"answer {number}" for number in range(1, len(row["scores"]) + 1)]
+    texts = item_texts(item, titles, item and item.candidates)
     for choice in row.get("choices", []):
         places = ", ".join(f"answer {index + 1}" for index in choice["order"])
         games = []
@@ -198,7 +203,7 @@ def prompt_cards(row):
             games.append(game_card(game, "", badge))
         words = f"score {choice['score']:g}: {choice['right']} is right"
         facts = [row["group"], f"A to D are {places}"]
-        yield plain_card(row, words, facts, games)
+        yield plain_card(row, words, facts, texts, games)
     if row.get("ratings"):
         games = []
         for answer in row["ratings"]:
@@ -208,17 +213,17 @@ def prompt_cards(row):
                 side = f"answer {answer['answer'] + 1}, {kind}"
                 games.append(game_card(game, side, badge))
         rated = ", ".join(f"{value:g}" for value in row["values"])
-        yield plain_card(row, f"ratings {rated}", [row["group"]], games)
+        yield plain_card(row, f"ratings {rated}", [row["group"]], texts, games)
 
 
-def plain_card(row, words, facts, games):
+def plain_card(row, words, facts, texts, games):
     card = {"id": row["id"], "step": None, "words": words, "facts": facts}
-    return card | {"texts": [], "games": games}
+    return card | {"texts": texts, "games": games}
 
 
 def match_cards(row, item):
     """Cards of a row of evaluate.py, one for each match."""
-    yield from prompt_cards(row)
+    yield from prompt_cards(row, item)
     for match in row["matches"]:
         scores = [row["scores"][player] for player in match["pair"]]
         players = [f"answer {player + 1}" for player in match["pair"]]

@@ -394,6 +394,11 @@ def test_a_prompt_with_four_answers_is_a_card(tmp_path):
     assert [card["words"] for card in cards] == ["score 1: B is right", "ratings 7, -1"]
     assert badges(cards) == [["right"], ["rated 7", "valid"]]
     assert cards[0]["facts"] == ["Math", "A to D are answer 2, answer 1, answer 3, answer 4"]
+    question = {"id": "1", "question": "Q", "candidates": list("wxyz"), "scores": [1, 0, 0, 0]}
+    data = write_rows(tmp_path / "questions.jsonl", [question])
+    (first, _) = data_of(view.make_page(path, data=str(data)))["cards"]
+    texts = [["user", "Q"], ["answer 1", "w"], ["answer 2", "x"], ["answer 3", "y"]]
+    assert first["texts"] == [*texts, ["answer 4", "z"]]
 
 
 def test_a_large_run_is_thinned_and_says_so(tmp_path):
