@@ -10,7 +10,6 @@ Both have a style, a tokenizer (None for a server), a context, and the same meth
 and a Usage, which `generate` counts up. The backend for a server is in extras/server.py.
 """
 
-import math
 import os
 import re
 import sys
@@ -28,6 +27,8 @@ from seeding import hash64
 from styles import Style, default_style, load_style
 from verdicts import read_completion
 
+NOTE_SECONDS = 30  # from one note on the progress of a long work to the next
+
 
 @dataclass
 class Usage:
@@ -42,6 +43,7 @@ class Usage:
     completion_tokens: int = 0
     seconds: float = 0.0
     uncounted: int = 0  # calls whose tokens the server does not tell
+    prices: tuple = ()  # of a million prompt tokens and completion tokens
 
     def count(self, prompts, completions, seconds):
         """Adds a call of `sampler.generate`: prompts [tokens], completions [prompt][generation]."""
@@ -52,18 +54,18 @@ class Usage:
 
     def scaled(self, factor):
         """What that many times the work will take."""
-        return Usage(*(type(value)(value * factor) for value in astuple(self)))
+        *counts, prices = astuple(self)
+        return Usage(*(type(count)(count * factor) for count in counts), prices)
 
-    def in_words(self, price_in=None, price_out=None):
-        """One line. Prices are those of a million tokens."""
+    def in_words(self):
         words = (
             f"{self.calls} calls, {self.retries} retries, {self.prompt_tokens} prompt and "
             f"{self.completion_tokens} completion tokens, {self.seconds:.1f} s"
         )
         if self.uncounted:
             words += f"; the server did not count the tokens of {self.uncounted} calls"
-        if price_in is not None:
-            cost = cost_of(self.prompt_tokens, self.completion_tokens, price_in, price_out)
+        if self.prices:
+            cost = cost_of(self.prompt_tokens, self.completion_tokens, *self.prices)
             words += f"; cost {'at least ' if self.uncounted else ''}{cost:.4g}"
         return words
 
@@ -163,41 +165,30 @@ def load_model(folder, device, dtype, adapter=None):
 # ---- how far a long judging is ----
 
 
-def note_every(seconds):
-    """A `note` for long work without a bar: silent until so many seconds have passed."""
-    last = time.monotonic()
-
-    def say(message):
-        nonlocal last
-        if time.monotonic() - last >= seconds:
-            last = time.monotonic()
-            note(message)
-
-    return say
-
-
 class Progress:
     """How much of a long work is done: a bar on a terminal, elsewhere a note every 30 seconds."""
 
-    def __init__(self, doing, unit, total, done=0, quiet=False):
-        self.doing, self.unit, self.total, self.done = doing, unit, total, done
-        is_first = os.environ.get("RANK", "0") == "0"
+    def __init__(self, doing, units, total, done=0, quiet=False):
+        self.doing, self.units, self.total, self.done = doing, units, total, done
+        self.quiet = quiet or os.environ.get("RANK", "0") != "0"
         self.bar = tqdm(
             desc=doing,
-            unit=unit,
+            unit=f" {units}",
             total=total,
             initial=done,
             leave=False,
             dynamic_ncols=True,
-            disable=quiet or not is_first or None,  # None: a bar only on a terminal
+            disable=self.quiet or None,  # None: a bar only on a terminal
         )
-        self.note = note_every(math.inf if quiet else 30)
+        self.last_note = time.monotonic()
 
     def move_to(self, done):
         self.bar.update(done - self.done)
         self.done = done
-        if self.bar.disable:
-            self.note(f"{self.doing}: {done} of {self.total} {self.unit}s")
+        is_due = time.monotonic() >= self.last_note + NOTE_SECONDS
+        if self.bar.disable and is_due and not self.quiet:
+            note(f"{self.doing}: {done} of {self.total} {self.units}")
+            self.last_note = time.monotonic()
 
     def __enter__(self):
         return self
@@ -206,8 +197,8 @@ class Progress:
         self.bar.close()
 
 
-def note_rest(usage, prices, done, left, unit):
+def note_rest(usage, done, left, unit):
     """Notes after the first chunk of a long work what the rest will take."""
     if left > done:
-        words = usage.scaled(left / done).in_words(*prices)
+        words = usage.scaled(left / done).in_words()
         note(f"the other {left} {unit}s will take about {words}")

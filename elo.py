@@ -20,7 +20,6 @@ or counts it as a draw (its later online rewards); here it is a draw. Its online
 import json
 import math
 import sys
-import time
 import warnings
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -32,10 +31,9 @@ import cli
 from cli import BadInput, note
 from match_files import read_matches
 from schedules import num_games, run_schedule
-from strengths import DENSE, add_up, dispersion, fit_strengths, intervals, logistic
+from strengths import add_up, dispersion, fit_strengths, intervals, logistic
 from tables import one_line
 
-MANY_MATCHES = 100_000  # or more: progress is reported
 MOST_FOR_CIRCLES = 2000  # players
 NO_MAXIMUM = (
     "have no maximum-likelihood rating, because a group of them won or lost every match with the "
@@ -137,12 +135,8 @@ def rate(matches, num_players):
     """
     i, j, score = match_columns(matches, num_players)
     pairs = add_up(i, j, score, num_players)
-    report = None
-    if len(matches) >= MANY_MATCHES or num_players > DENSE:
-        note(f"{len(matches)} matches of {num_players} players")
-        report = Report()
-    fit = fit_strengths(pairs, report)
-    low, high = intervals(pairs, fit, dispersion(i, j, score, fit.strengths), report)
+    fit = fit_strengths(pairs)
+    low, high = intervals(pairs, fit, dispersion(i, j, score, fit.strengths))
     elos = elo(matches, num_players)
     scores, played = pairs.total(pairs.wins), pairs.total(pairs.games)
     groups = np.unique(fit.group, return_counts=True)
@@ -172,26 +166,8 @@ def rate(matches, num_players):
     return sorted(rows, key=lambda row: (row["group"], -round(row["strength"], 9)))
 
 
-def note_weak(rows):
-    weak = sum(row["weak_prior"] for row in rows)
-    if weak:
-        note(f"{weak} of {len(rows)} players {NO_MAXIMUM}")
-
-
 def on_elo_scale(strength):
     return 1000 + 400 / math.log(10) * strength
-
-
-class Report:
-    """Notes the progress of long fits on standard error, once a second."""
-
-    def __init__(self):
-        self.last = time.monotonic()
-
-    def __call__(self, text):
-        if time.monotonic() > self.last + 1:
-            note(text)
-            self.last = time.monotonic()
 
 
 # ---- command line ----
@@ -202,7 +178,6 @@ class FileSettings:
     """The flags that go with --matches; --help explains them with all others (ranking.py)."""
 
     matches: Optional[str] = None
-    candidates: Optional[str] = None
     out: Optional[str] = None
     json: bool = False
 
@@ -210,44 +185,36 @@ class FileSettings:
 def main(argv=None):
     argv = sys.argv[1:] if argv is None else argv
     flags = [argument.partition("=")[0] for argument in argv if argument.startswith("--")]
-    asks_for_help = "--help" in argv or "-h" in argv
-    if "--matches" in flags and not asks_for_help:
-        check_no_judge(flags)
-        rate_file(cli.parse_settings(FileSettings, argv))
-    else:
+    if "--matches" not in flags or "--help" in flags or "-h" in argv:
         rank_answers(argv)
-
-
-def check_no_judge(flags):
+        return
     known = [field.name for field in fields(FileSettings)]
     for flag in flags:
         if flag[2:].replace("-", "_") not in known:
             raise BadInput(
                 f"{flag}: --matches rates what has been played: leave out one of the two"
             )
+    rate_file(cli.parse_settings(FileSettings, argv))
 
 
 def rate_file(settings):
     """Rates the matches of a file. No model is needed."""
     check_csv(settings.out)
-    candidates = None
-    if settings.candidates is not None:
-        from ranking import read_candidates
-
-        candidates = read_candidates(settings.candidates)
-    matches, names = read_matches(settings.matches, candidates)
+    matches, names = read_matches(settings.matches)
     ranking = rate(matches, len(names))
-    note_weak(ranking)
-    rivals = [row for row in ranking if row["rank"] == 1 and row is not ranking[0]]
-    best = ranking[0] if all(row["group"] == 1 for row in rivals) else None
-    finish(settings, summary(matches, ranking, best, names, candidates))
+    firsts = [row for row in ranking if row["rank"] == 1]
+    best = ranking[0] if all(row["group"] == 1 for row in firsts) else None
+    result = summary(matches, ranking, best)
+    for row in ranking:
+        row["player"] = names[row["player"]]
+    finish(settings, result | {"best": best and best["player"]})
 
 
 def rank_answers(argv):
     """Lets a judge play the matches of a schedule between answers, and rates them."""
     from datafiles import read_text_fields
     from plugins import load_extra
-    from ranking import EloSettings, judged_play, read_candidates, report_spent
+    from ranking import EloSettings, judged_play, read_candidates
 
     settings = cli.parse_settings(EloSettings, argv, description=__doc__)
     read_text_fields(settings, ["query"])
@@ -262,15 +229,12 @@ def rank_answers(argv):
     check_csv(settings.out)
     candidates = read_candidates(settings.candidates)
     games = num_games(len(candidates), settings.schedule, settings.games)
-    play, spent = judged_play(settings, candidates, games)
-    result = rank(settings, candidates, play)
-    report_spent(settings, spent)
-    note_weak(result["ranking"])
+    result = rank(settings, candidates, judged_play(settings, candidates, games))
     finish(settings, result)
     if not settings.json:
         best = next(row for row in result["ranking"] if row["player"] == result["best"])
-        groups = {row["group"] for row in result["ranking"]}
-        how = "highest Elo" if groups == {1} else "highest Elo, although groups never met"
+        is_one_group = all(row["group"] == 1 for row in result["ranking"])
+        how = "highest Elo" if is_one_group else "highest Elo, although groups never met"
         print(f"\nbest answer ({how}): {one_line(label(best))}")
 
 
@@ -281,8 +245,35 @@ def check_csv(out):
         raise BadInput(f"--out: {out}: there is no such folder: make it first")
 
 
+def rank(settings, candidates, play):
+    """The summary of one question's matches. settings: schedule, games and seed count."""
+    matches = run_schedule(len(candidates), play, settings.schedule, settings.games, settings.seed)
+    ranking = rate(matches, len(candidates))
+    for row in ranking:
+        row["text"] = candidates[row["player"]]
+    best = max(ranking, key=lambda row: round(row["elo"], 9))
+    return summary(matches, ranking, best)
+
+
+def summary(matches, ranking, best):
+    """The object that --json prints."""
+    triples = None
+    if len(ranking) <= MOST_FOR_CIRCLES:
+        by_player = sorted(ranking, key=lambda row: row["player"])
+        triples = intransitive_triples(matches, [row["strength"] for row in by_player])
+    return {
+        "best": best["player"] if best else None,
+        "num_matches": len(matches),
+        "ranking": ranking,
+        "triples": triples,
+    }
+
+
 def finish(settings, result):
-    """Prints a summary, and writes its rows to --out."""
+    """Writes the rows of a summary to --out, and prints it."""
+    weak = sum(row["weak_prior"] for row in result["ranking"])
+    if weak:
+        note(f"{weak} of {len(result['ranking'])} players {NO_MAXIMUM}")
     if settings.out is not None:
         from judge_file import write_csv
 
@@ -291,34 +282,6 @@ def finish(settings, result):
         print(json.dumps(result, allow_nan=False))
     else:
         show(result)
-
-
-def rank(settings, candidates, play):
-    """The summary of one question's matches. settings: schedule, games and seed count."""
-    matches = run_schedule(len(candidates), play, settings.schedule, settings.games, settings.seed)
-    ranking = rate(matches, len(candidates))
-    best = max(ranking, key=lambda row: round(row["elo"], 9))
-    return summary(matches, ranking, best, candidates=candidates)
-
-
-def summary(matches, ranking, best, names=None, candidates=None):
-    """The object that --json prints. The texts of `candidates` are added
-    to the rows; else the `names` of the players replace their numbers."""
-    triples = None
-    if len(ranking) <= MOST_FOR_CIRCLES:
-        by_player = sorted(ranking, key=lambda row: row["player"])
-        triples = intransitive_triples(matches, [row["strength"] for row in by_player])
-    for row in ranking:
-        if candidates is not None:
-            row["text"] = candidates[row["player"]]
-        else:
-            row["player"] = names[row["player"]]
-    return {
-        "best": best["player"] if best else None,
-        "num_matches": len(matches),
-        "ranking": ranking,
-        "triples": triples,
-    }
 
 
 def show(result):

@@ -14,7 +14,7 @@ never a place in a prompt. torch is imported when a model is loaded, not before.
 
 import json
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Literal, Optional
 
 import cli
@@ -39,25 +39,17 @@ from verdicts import (
 CHUNK_PROMPTS = 512  # in one call of a backend: bounds the memory for its results
 
 
-class TooLong(BadInput):
-    """The judge's context cannot hold a pair."""
-
-
 @dataclass
-class PlayedComparison:
-    """A comparison (a pair in one order), its judging prompt and the games played with it."""
+class Comparison:
+    """A pair in one order and its judging prompt."""
 
     pair: Pair
     order: list  # order[0]: index of the answer that is shown first
-    prompt: list | None = None  # of the backend's `encode`; None: the context cannot hold it
-    games: list = field(default_factory=list)  # their records, see verdicts.py
+    prompt: list  # of the backend's `encode`
+    games: list  # of the pair, in both orders: see verdicts.py
 
     def add(self, records):
-        self.games += [{"order": list(self.order), **record} for record in records]
-
-
-def games_of(match):
-    return [game for comparison in match for game in comparison.games]
+        self.games += [{"order": list(self.order)} | record for record in records]
 
 
 def as_pair(item, where="pair 1"):
@@ -67,16 +59,15 @@ def as_pair(item, where="pair 1"):
     """
     if isinstance(item, Pair):
         return item
-    row = item
-    if isinstance(item, (tuple, list)) and len(item) == 3:
-        row = dict(zip(("query", "a", "b"), item))
+    is_triple = isinstance(item, (tuple, list)) and len(item) == 3
+    row = dict(zip(("query", "a", "b"), item)) if is_triple else item
     if not isinstance(row, dict) or missing_fields(row, "query|messages a b"):
         raise BadInput(
             f"{where}: {item!r:.80} is no pair: give (query or messages, first answer, second "
             "answer), {query | messages, a, b} or a data.Pair"
         )
     meta = dict(row)
-    pair = judge_input(meta, where)
+    pair = judge_input(meta, where)  # leaves the other fields
     if pair is None:
         raise BadInput(f"{where}: has two different prompts: keep one")
     default_id = f"{stable_hash(pair.messages, *pair.answers):016x}"
@@ -144,13 +135,29 @@ class Judge:
         """
         check_votes(num_votes, temperature)
         pairs = as_pairs(pairs)
-        matches = self.prepare(pairs, num_votes, both_orders, max_completion_length, quiet)
-        fitting = [one for match in matches for one in match if one.prompt is not None]
-        with Progress("judging", "game", len(fitting) * num_votes, quiet=quiet) as progress:
-            for first in range(0, len(fitting), CHUNK_PROMPTS):
-                chunk = fitting[first : first + CHUNK_PROMPTS]
-                self.add_games(chunk, num_votes, max_completion_length, temperature, progress)
-        return [conclude(games_of(match)) for match in matches]
+        if not quiet:
+            self.backend.check_texts(pairs)
+        games, comparisons = [[] for _ in pairs], []
+        for pair, own_games in zip(pairs, games):
+            for order in BOTH_ORDERS if both_orders else [place(pair, self.seed)]:
+                prompt = self.prompt(pair, order)
+                comparisons.append(Comparison(pair, order, prompt, own_games))
+        comparisons = self.fitting(comparisons, num_votes, max_completion_length, quiet)
+        with Progress("judging", "games", len(comparisons) * num_votes, quiet=quiet) as progress:
+            for first in range(0, len(comparisons), CHUNK_PROMPTS):
+                chunk = comparisons[first : first + CHUNK_PROMPTS]
+                done = progress.done
+                records = self.backend.generate(
+                    [one.prompt for one in chunk],
+                    [(self.seed, stable_hash(one.pair.id), one.order[0]) for one in chunk],
+                    num_votes,
+                    max_completion_length,
+                    temperature,
+                    progress=lambda new, total, done=done: progress.move_to(done + new),
+                )
+                for one, own_records in zip(chunk, records, strict=True):
+                    one.add(own_records)
+        return [conclude(own_games) for own_games in games]
 
     async def ajudge(self, pairs, **options):
         """`judge` in a thread: other tasks go on meanwhile, and calls to a server overlap."""
@@ -158,68 +165,49 @@ class Judge:
 
         return await asyncio.to_thread(self.judge, pairs, **options)
 
-    def prepare(self, pairs, num_votes, both_orders, max_completion_length, quiet=False):
-        """The match of each pair: a list with its comparison in one order or in both.
-
-        A pair that the context cannot hold counts as truncated: all its games are filled in here,
-        with 0 tokens each, and a note says so.
-        """
-        if not quiet:
-            self.backend.check_texts(pairs)
-        matches, too_long = [], []
-        for pair in pairs:
-            orders = BOTH_ORDERS if both_orders else [place(pair, self.seed)]
-            match = [PlayedComparison(pair, order) for order in orders]
-            try:
-                for comparison in match:
-                    comparison.prompt = self.encode(pair, comparison.order, max_completion_length)
-            except TooLong as problem:
-                too_long.append(problem)
-                for comparison in match:
-                    comparison.prompt = None
-                    comparison.add([read_verdict("", self.style, 0, "length")] * num_votes)
-            matches.append(match)
-        if too_long and not quiet:
-            others = f", and {len(too_long) - 1} more pairs like it" if len(too_long) > 1 else ""
-            note(f"{too_long[0]}{others}: counted as truncated")
-        return matches
+    def prompt(self, pair, order):
+        """The judging prompt, with answer order[0] first: token ids, for a server messages."""
+        shown = [pair.answers[index] for index in order]
+        return self.backend.encode(judge_messages(self.style, pair.messages, *shown, pair.meta))
 
     def encode(self, pair, order, max_completion_length):
-        """The judging prompt of a pair, answer order[0] first: token ids (for a server: messages).
+        """`prompt`; raises BadInput where the context has no room for it and a completion."""
+        prompt = self.prompt(pair, order)
+        problem = self.too_long(pair, prompt, max_completion_length)
+        if problem:
+            raise BadInput(problem)
+        return prompt
 
-        Raises TooLong where the context has no room for the prompt and a completion.
-        """
+    def too_long(self, pair, prompt, max_completion_length):
+        """What to say of a prompt if the context cannot hold it and a completion, else None."""
         room = self.context - max_completion_length
         if room <= 0:
             raise BadInput(
                 f"--max_completion_length {max_completion_length}: the context of this judge is "
                 f"{self.context}: give less"
             )
-        shown = [pair.answers[index] for index in order]
-        messages = judge_messages(self.style, pair.messages, *shown, pair.meta)
-        prompt = self.backend.encode(messages)
         if len(prompt) > room:
-            raise TooLong(
+            return (
                 f"pair {pair.id}: its prompt has {len(prompt)} tokens, and {room} fit "
                 f"(context {self.context} less --max_completion_length {max_completion_length})"
             )
-        return prompt
+        return None
 
-    def add_games(self, comparisons, num_votes, max_completion_length, temperature, progress):
-        """Plays num_votes games of each comparison."""
-        prompts = [one.prompt for one in comparisons]
-        seeds = [(self.seed, stable_hash(one.pair.id), one.order[0]) for one in comparisons]
-        done_before = progress.done
-        records = self.backend.generate(
-            prompts,
-            seeds,
-            num_votes,
-            max_completion_length,
-            temperature,
-            progress=lambda done, total: progress.move_to(done_before + done),
-        )
-        for comparison, own_records in zip(comparisons, records, strict=True):
-            comparison.add(own_records)
+    def fitting(self, comparisons, num_votes, max_completion_length, quiet):
+        """The comparisons that the context can hold. The games of others count as truncated."""
+        fitting, problems = [], {}  # by the pair's id
+        for one in comparisons:
+            problem = self.too_long(one.pair, one.prompt, max_completion_length)
+            if problem is None:
+                fitting.append(one)
+            else:
+                problems.setdefault(one.pair.id, problem)
+                one.add([read_verdict("", self.style, 0, "length")] * num_votes)
+        if problems and not quiet:
+            first, *others = problems.values()
+            more = f", and {len(others)} more pairs like it" if others else ""
+            note(f"{first}{more}: counted as truncated")
+        return fitting
 
     def play(self, query, candidates, num_votes=1, **options):
         """A function for `elo.run_schedule` and `tournament.knockout`.
@@ -285,6 +273,11 @@ def check_prices(settings):
         raise BadInput("--price_in, --price_out: give both, at least 0, together with --base_url")
 
 
+def prices_of(settings):
+    """Those of a million prompt tokens and completion tokens, or ()."""
+    return () if settings.price_in is None else (settings.price_in, settings.price_out)
+
+
 def check_judge(settings):
     """Checks JudgeSettings before torch is imported, and fills in `style`.
 
@@ -293,9 +286,9 @@ def check_judge(settings):
     temperature = settings.temperature
     if temperature != 0 and not 0.01 <= temperature < float("inf"):
         raise BadInput(f"--temperature: must be 0 (greedy) or at least 0.01, got {temperature}")
-    for name in ("num_votes", "max_completion_length"):
-        if getattr(settings, name) < 1:
-            raise BadInput(f"--{name}: must be at least 1, got {getattr(settings, name)}")
+    if settings.max_completion_length < 1:
+        length = settings.max_completion_length
+        raise BadInput(f"--max_completion_length: must be at least 1, got {length}")
     check_votes(settings.num_votes, temperature)
     check_prices(settings)
     folder = None if settings.base_url else resolve_model(settings.model)
@@ -318,14 +311,10 @@ def judge_of(settings):
 
 
 def note_usage_at_end(usage, settings):
-    """Notes what judging took, however the command ends."""
-
-    def note_usage():
-        shows_tokens = getattr(settings, "a", None) is not None and not settings.base_url
-        if usage.calls and not shows_tokens:  # of one pair that is judged here
-            note("judging took " + usage.in_words(settings.price_in, settings.price_out))
-
-    cli.at_end.callback(note_usage)
+    """Notes what judging took, however the command ends. One local judgment shows it anyway."""
+    usage.prices = prices_of(settings)
+    if settings.base_url or getattr(settings, "a", None) is None:
+        cli.at_end.callback(lambda: usage.calls and note(f"judging took {usage.in_words()}"))
 
 
 @dataclass
@@ -362,33 +351,34 @@ class JudgeCommandSettings(JudgeSettings):
 
 def check_settings(settings):
     """Raises BadInput for all that can be wrong before torch is imported. Returns the pairs."""
-    missing = [f"--{name}" for name in ("query", "a", "b") if getattr(settings, name) is None]
+    either = "give --query, --a, --b for one pair, or --pairs and --out for a file"
+    texts = settings.query, settings.a, settings.b
+    missing = [f"--{name}" for name, text in zip(("query", "a", "b"), texts) if text is None]
     if settings.pairs is not None or settings.out is not None:
         if len(missing) < 3 or settings.pairs is None or settings.out is None:
-            raise BadInput("give --query, --a, --b for one pair, or --pairs and --out for a file")
+            raise BadInput(either)
         check_judge(settings)
         judge_file.check_paths(settings.pairs, settings.out)
         return judge_file.with_given(load_pairs(settings.pairs, keep_ties=True), settings)
     if missing:
-        either = "give --query, --a, --b for one pair, or --pairs and --out for a file"
         raise BadInput(f"{', '.join(missing)} missing: {either}")
     if not settings.query.strip():
         raise BadInput("--query is empty: give the question that was answered")
     if settings.a == settings.b:
         raise BadInput("--a and --b are identical: give two different answers")
     check_judge(settings)
-    return judge_file.with_given([as_pair((settings.query, settings.a, settings.b))], settings)
+    return judge_file.with_given([as_pair(texts)], settings)
 
 
 def describe(judgment):
     """The outcome in plain words, on one line."""
     votes = [vote_of(game) for game in judgment.games]
-    counts = {winner: votes.count(vote) for winner, vote in (("a", 0), ("b", 1), ("tie", "tie"))}
+    counts = {"a": votes.count(0), "b": votes.count(1), "tie": votes.count("tie")}
     valid = sum(counts.values())
     if judgment.winner is not None:
-        outcome = "A tie" if judgment.winner == "tie" else f"{judgment.winner.upper()} is better"
-        plural = "s" if valid > 1 else ""
-        words = [f"{outcome}: {counts[judgment.winner]} of {valid} vote{plural}"]
+        outcome = {"a": "A is better", "b": "B is better", "tie": "A tie"}[judgment.winner]
+        unit = "vote" if valid == 1 else "votes"
+        words = [f"{outcome}: {counts[judgment.winner]} of {valid} {unit}"]
     elif valid:
         ties = f", {counts['tie']} for a tie" if counts["tie"] else ""
         words = [f"No winner: {counts['a']} for A, {counts['b']} for B{ties}"]
@@ -410,13 +400,11 @@ def show(judgment):
     dim, plain = ("\033[2m", "\033[0m") if sys.stdout.isatty() else ("", "")
     for number, game in enumerate(judgment.games, start=1):
         first, second = ("AB"[index] for index in game["order"])
-        text = cli.visible(game["text"]).strip()
-        vote = vote_of(game)
-        outcomes = {0: "A is better", 1: "B is better", "tie": "a tie", None: game["status"]}
         place = f"game {number} of {len(judgment.games)}"
+        outcomes = {0: "A is better", 1: "B is better", "tie": "a tie", None: game["status"]}
         print(f"--- {place}: {first} is Assistant 1, {second} is Assistant 2")
-        print(f"{dim}{text}{plain}")
-        print(f"--- {outcomes[vote]} ({game['tokens']} tokens)\n")
+        print(dim + cli.visible(game["text"]).strip() + plain)
+        print(f"--- {outcomes[vote_of(game)]} ({game['tokens']} tokens)\n")
     print(describe(judgment))
 
 
@@ -438,7 +426,7 @@ def main(argv=None):
             note(", ".join(f"{name} {value}" for name, value in summary.items()))
         return
     judge = judge_of(settings)
-    judge.encode(pairs[0], [0, 1], settings.max_completion_length)  # TooLong ends the command
+    judge.encode(pairs[0], [0, 1], settings.max_completion_length)  # refuses what is too long
     (judgment,) = judge.judge(pairs, **options)
     if settings.json:
         print(json.dumps(asdict(judgment), allow_nan=False))

@@ -10,12 +10,10 @@ Each row carries its settings and a hash of its pair: a file never goes on with 
 import csv
 import functools
 import io
-from collections import Counter
 from dataclasses import asdict, fields
 from pathlib import Path
 
 from backends import Progress, note_rest
-from checkpoint import resolve_model
 from cli import BadInput, note
 from resume import check_same, model_hash, resumable_rows, style_hash
 from runlog import append_rows, sole_writer, write_atomically
@@ -23,10 +21,9 @@ from seeding import CHAT_DATE, stable_hash
 from styles import OPTIONAL, load_style, transcript
 from verdicts import vote_of
 
-HEAD = "id", "pair", "given"  # fields, see `head_of`
 CHUNK_PAIRS = 64  # judged together and written together
-SUMMARY = "pairs a b tie no_winner orders_agree games tokens".split()
 NOT_RECORDED = ("query", "a", "b", *OPTIONAL, "pairs", "out", "json", "price_in", "price_out")
+HEAD = "id", "pair", "given", "question", "content"  # fields with which rows of a file may begin
 
 
 def check_paths(pairs, out):
@@ -72,58 +69,96 @@ def judge_pairs(settings, pairs, load_judge, options):
 
     load_judge(): the Judge, loaded only if pairs are left. options: of `Judge.judge`.
     """
+    load_judge = functools.cache(load_judge)
     path = rows_path(settings.out)
-    recorded = {name: value for name, value in asdict(settings).items() if name not in NOT_RECORDED}
-    recorded |= rests_on(settings)
-    heads = [head_of(pair) for pair in pairs]
-    totals = read_rows(path, heads, recorded, settings)
-    done = totals["pairs"]
-    if done:
-        note(f"{path}: {done} of {len(pairs)} pairs are judged already")
-    else:
-        note(f"{len(pairs)} pairs to judge")
-    if done < len(pairs):
-        judge = load_judge()
-        progress = Progress("judging", "pair", len(pairs), done)
-        with progress, sole_writer(path):
-            if read_rows(path, heads, recorded, settings)["pairs"] != done:
-                raise BadInput(f"--out: {path} has grown meanwhile: call again to go on")
-            for start in range(done - done % CHUNK_PAIRS, len(pairs), CHUNK_PAIRS):
-                judgments = judge.judge(pairs[start : start + CHUNK_PAIRS], **options)
-                rows = [
-                    {**head, **asdict(judgment), "settings": recorded}
-                    for head, judgment in zip(heads[start:], judgments)
-                ]
-                new_rows = rows[totals["pairs"] - start :]  # a part of the first chunk may be there
-                append_rows(path, new_rows, is_new=False)
-                for row in new_rows:
-                    add_row(totals, row)
-                progress.move_to(totals["pairs"])
-                if start <= done:
-                    left = len(pairs) - totals["pairs"]
-                    prices = settings.price_in, settings.price_out
-                    note_rest(judge.backend.usage, prices, len(judgments), left, "pair")
-            if read_rows(path, heads, recorded, settings)["pairs"] != len(pairs):
-                raise BadInput(f"--out: {path} lost rows while this command wrote: call again")
+
+    def judge_chunk(start, end):
+        return map(asdict, load_judge().judge(pairs[start:end], **options))
+
+    complete_rows(
+        path,
+        [head_of(pair) for pair in pairs],
+        settings,
+        recorded_settings(settings, NOT_RECORDED),
+        [(start, start + CHUNK_PAIRS) for start in range(0, len(pairs), CHUNK_PAIRS)],
+        judge_chunk,
+        lambda: load_judge().backend.usage,
+        "pair",
+    )
+    rows = [row for _, row in resumable_rows(path, "--out")]
     if path != settings.out:
-        judged = zip(pairs, resumable_rows(path, "--out"))
-        write_csv(settings.out, [sheet_row(pair, row) for pair, (_, row) in judged])
-    summary = {name: totals[name] for name in SUMMARY}
-    if settings.one_order:
-        summary["orders_agree"] = None
-    return summary
+        write_csv(settings.out, [sheet_row(pair, row) for pair, row in zip(pairs, rows)])
+    winners = [row["winner"] or "no_winner" for row in rows]
+    agree = [row["consistent"] for row in rows].count(True)
+    games = [game for row in rows for game in row["games"]]
+    return {
+        "pairs": len(rows),
+        **{name: winners.count(name) for name in ("a", "b", "tie", "no_winner")},
+        "orders_agree": None if settings.one_order else agree,
+        "games": len(games),
+        "tokens": sum(game["tokens"] for game in games),
+    }
 
 
-# ---- what judgments rest on, besides the settings and the pair ----
-
-tell_once = functools.cache(note)  # what is true of many rows is noted once
+# ---- files that a second call completes ----
 
 
-def rests_on(settings):
-    """Hashes of the model's files and of the prompt, whatever their names, and the chat date.
+def complete_rows(path, heads, settings, recorded, chunks, make_rows, usage, unit):
+    """Completes a file of JSON lines, one a head: head | what make_rows gives | recorded settings.
+
+    chunks: [(start, end), ...] of rows that are made together. A part of one may be there already.
+    make_rows(start, end): dicts. usage(): what making rows has taken.
+    Raises BadInput for rows of other heads or settings, and where another process writes.
+    """
+    count = functools.partial(count_rows, path, heads, settings, recorded, unit)
+    count()  # creates the file, and refuses what this command did not write
+    with sole_writer(path):
+        done = count()
+        note(f"{path}: {done} of {len(heads)} {unit}s are there already")
+        with Progress("working", f"{unit}s", len(heads), done) as progress:
+            for start, end in chunks:
+                if not heads[done:end]:  # all of them are there
+                    continue
+                rows = [
+                    head | row | {"settings": recorded}
+                    for head, row in zip(heads[start:end], make_rows(start, end), strict=True)
+                ]
+                append_rows(path, rows[max(0, done - start) :], is_new=False)
+                progress.move_to(start + len(rows))
+                if start <= done:
+                    note_rest(usage(), len(rows), len(heads) - progress.done, unit)
+        if count() != len(heads):
+            raise BadInput(f"--out: {path} lost rows while this command wrote: call again")
+
+
+def count_rows(path, heads, settings, recorded, unit):
+    """How many rows --out has. Raises BadInput for rows of other heads or settings."""
+    count = 0
+    for count, row in resumable_rows(path, "--out", b'{"id": '):
+        if not isinstance(row.get("settings"), dict) or "id" not in row:
+            raise BadInput(
+                f"--out: {path} line {count} is no row that this command wrote: give another file"
+            )
+        check_recorded(row["settings"], recorded, settings, path, "--out")
+        head = {name: row[name] for name in HEAD if name in row}
+        if count > len(heads) or head != heads[count - 1]:
+            raise BadInput(
+                f"--out: {path} line {count} is of {unit} {row['id']}, not {unit} {count} of the "
+                "input, or its texts are others: give another file"
+            )
+    return count
+
+
+def recorded_settings(settings, left_out):
+    """What rows rest on: settings, and hashes of the model's files and of the prompt.
 
     settings: of a judge, checked. What a server computes with is not known: None.
     """
+    kept = {name: value for name, value in asdict(settings).items() if name not in left_out}
+    return kept | rests_on(settings)
+
+
+def rests_on(settings):
     model = None if settings.base_url else model_hash(settings.model, settings.adapter)
     style = style_hash(settings.style)
     return {"model_hash": model, "style_hash": style, "chat_date": CHAT_DATE}
@@ -132,24 +167,10 @@ def rests_on(settings):
 def check_recorded(before, recorded, settings, path, flag):
     """Raises BadInput where earlier rows rest on something else than `recorded`.
 
-    Files of older versions lack names. A flag that did not exist had its default. The date is part
-    of a prompt only where a template writes it. Other hashes are then unknown: a note says so.
+    A flag that did not exist when they were written had its default.
     """
-    before = {field.name: field.default for field in fields(settings)} | before
-    if not settings.base_url and not writes_date(resolve_model(settings.model)):
-        before.setdefault("chat_date", CHAT_DATE)
-    for name in ("model_hash", "style_hash"):
-        if name not in before:
-            tell_once(f"{path}: has no {name} (an older version wrote it): it is not checked")
-            before[name] = recorded.get(name)
-    check_same(before, recorded, path, flag)
-
-
-def writes_date(folder):
-    """Whether a chat template in the folder writes today's date."""
-    names = "chat_template.jinja", "tokenizer_config.json", "chat_template.json"
-    paths = [folder / name for name in names if (folder / name).exists()]
-    return any(b"strftime_now" in path.read_bytes() for path in paths)
+    defaults = {field.name: field.default for field in fields(settings)}
+    check_same(defaults | before, recorded, path, flag)
 
 
 def head_of(pair):
@@ -157,38 +178,6 @@ def head_of(pair):
     head = {"id": pair.id, "pair": f"{stable_hash(pair.messages, pair.answers):016x}"}
     given = [pair.meta.get(name) for name in OPTIONAL]
     return head | ({"given": f"{stable_hash(given):016x}"} if any(given) else {})
-
-
-def read_rows(path, heads, recorded, settings):
-    """The totals of the rows in --out. Raises BadInput for rows of other pairs or settings."""
-    totals, checked = Counter(), None
-    for number, row in resumable_rows(path, "--out", b'{"id": '):
-        fields = {"id", "pair", "winner", "consistent", "games"}
-        if not fields <= row.keys() or not isinstance(row.get("settings"), dict):
-            raise BadInput(
-                f"--out: {path} line {number} is no judgment that this command wrote: give "
-                "another file"
-            )
-        if row["settings"] != checked:  # those of the row before
-            check_recorded(row["settings"], recorded, settings, path, "--out")
-            checked = row["settings"]
-        head = {name: row[name] for name in HEAD if name in row}
-        if number > len(heads) or head != heads[number - 1]:
-            raise BadInput(
-                f"--out: {path} line {number} judges pair {row['id']}, not pair {number} of the "
-                "input, or its texts are others: give another file"
-            )
-        add_row(totals, row)
-    return totals
-
-
-def add_row(totals, row):
-    """Adds a row of --out to a Counter for the summary."""
-    totals["pairs"] += 1
-    totals[row["winner"] or "no_winner"] += 1
-    totals["orders_agree"] += row["consistent"] is True
-    totals["games"] += len(row["games"])
-    totals["tokens"] += sum(game["tokens"] for game in row["games"])
 
 
 # ---- spreadsheets ----

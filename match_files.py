@@ -31,25 +31,15 @@ FORMATS = [
 KNOWN_COLUMNS = " or ".join(", ".join(columns) for columns, _ in FORMATS)
 
 
-def read_matches(path, names=None):
+def read_matches(path):
     """Matches of a file, and the names of the players: (matches, names).
 
-    names: the players are these, and the file has their numbers from 0. None: the file has names,
-    numbered in order of appearance. Raises BadInput with the line.
+    Players are numbered in order of appearance. Raises BadInput with the line.
     """
-    matches = []
-    numbers = {number: number for number in range(len(names))} if names else {}
+    matches, numbers = [], {}
     for place, row in match_rows(path):
         (first, second, result), words = format_of(row, place)
-        players = []
-        for column in (first, second):
-            player = read_player(row[column], column, place)
-            if names and player not in numbers:
-                raise BadInput(
-                    f"{place}: unknown player {player!r:.80} in {column}: "
-                    f"--candidates has players 0 to {len(names) - 1}"
-                )
-            players.append(player)
+        players = [read_player(row[column], column, place) for column in (first, second)]
         if players[0] == players[1]:
             raise BadInput(f"{place}: {players[0]!r:.80} plays against itself: remove the line")
         score = read_score(row[result], result, words, place)
@@ -57,7 +47,7 @@ def read_matches(path, names=None):
         matches.append((i, j, score))
     if not matches:
         raise BadInput(f"--matches: {path} holds no matches: expected rows {KNOWN_COLUMNS}")
-    return matches, names or list(numbers)
+    return matches, list(numbers)
 
 
 def match_rows(path):

@@ -1,7 +1,7 @@
 """What elo.py and tournament.py share when a judge plays the matches: settings, candidates, cache.
 Files of many questions are in extras/rank_file.py.
 
-play, spent = judged_play(settings, candidates, num_matches)
+play = judged_play(settings, candidates, num_matches)
 scores = play([(0, 1), (2, 3)])     # of candidates 0 and 2, from the cache or from the judge
 """
 
@@ -12,10 +12,9 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Literal, Optional
 
-from tqdm import tqdm
-
 import cli
-from cli import BadInput, note, setting
+from backends import Progress
+from cli import BadInput, setting
 from data import Pair
 from formats import PROMPT, to_messages
 from judge import JudgeSettings, check_judge, judge_of, refuse_copies
@@ -68,8 +67,7 @@ class EloSettings(RankSettings):
     matches: Optional[str] = setting(
         None,
         "instead of judging, rate this file: csv or JSON with i, j, score or left, right, winner "
-        "(left, right, tie) or model_a, model_b, winner (Chatbot Arena); with --candidates "
-        "players are numbers of its answers, from 0",
+        "(left, right, tie) or model_a, model_b, winner (Chatbot Arena)",
         group="existing results",
     )
 
@@ -143,7 +141,7 @@ def answer_column(row, place):
 
 
 def judged_play(settings, candidates, num_matches):
-    """A `play` for schedules and knockouts, and a Counter of what its judging cost.
+    """A `play` for schedules and knockouts: scores from --cache, or from the judge.
 
     Checks the settings first, without torch. The judge is loaded for the first match that the cache
     lacks. num_matches: how many there will be, for the progress bar.
@@ -151,62 +149,45 @@ def judged_play(settings, candidates, num_matches):
     if settings.query is None or not settings.query.strip():
         raise BadInput("--query is missing or empty: give the question that was answered")
     folder = check_judge(settings)
-    bar = tqdm(total=num_matches, desc="ranking", unit="match", leave=False, disable=None)
-    judged = JudgedMatches(
-        settings, settings.query, candidates, lambda: judge_of(settings), bar.update
-    )
-    names = cache_names(settings, folder, candidates)
-    return cached(judged.play, settings.cache, names), judged.spent
+    load_judge = functools.cache(lambda: judge_of(settings))
+    play = judged_matches(settings, settings.query, candidates, load_judge)
+    play = cached(play, settings.cache, cache_names(settings, folder, candidates))
+    progress = Progress("ranking", "matches", num_matches)
+
+    def play_round(pairs):
+        scores = play(pairs)
+        progress.move_to(progress.done + len(pairs))
+        return scores
+
+    return play_round
 
 
-class JudgedMatches:
-    """Plays matches between answers to one query (text or messages) in both orders.
+def judged_matches(settings, query, candidates, load_judge):
+    """A play(pairs, repetitions) for `cached`: matches between answers to a query, in both orders.
 
-    load_judge(): the Judge, called for the first match. advance: called with the number of matches
-    that were judged.
+    query: text or messages. load_judge(): the Judge, called for each batch of matches.
     """
+    messages = to_messages(query, "query", "--query")
 
-    def __init__(self, settings, query, candidates, load_judge, advance=lambda count: None):
-        self.settings = settings
-        self.candidates = candidates
-        self.messages = to_messages(query, "query", "--query")
-        self.load_judge, self.judge = load_judge, None
-        self.spent = Counter()  # games and tokens
-        self.advance = advance
-
-    def play(self, pairs, repetitions):
-        """The scores of i of pairs [(i, j), ...]; pair n is judged for the repetitions[n]-th time.
-
-        A pair's id seeds its draws, so each repetition gets an id of its own.
-        """
+    def play(pairs, repetitions):
         if any(repetitions):
-            refuse_copies("a match that is played again", self.settings.temperature)
-        if self.judge is None:
-            self.judge = self.load_judge()
-        judgments = self.judge.judge(
-            [self.as_pair(i, j, number) for (i, j), number in zip(pairs, repetitions)],
-            num_votes=self.settings.num_votes,
-            temperature=self.settings.temperature,
-            max_completion_length=self.settings.max_completion_length,
+            refuse_copies("a match that is played again", settings.temperature)
+        to_judge = []
+        for (i, j), repetition in zip(pairs, repetitions):
+            answers = candidates[i], candidates[j]
+            content = [messages, *answers]
+            if repetition > 0:
+                content.append(repetition)  # the id seeds the draws
+            to_judge.append(Pair(f"{stable_hash(*content):016x}", messages, answers))
+        judgments = load_judge().judge(
+            to_judge,
+            num_votes=settings.num_votes,
+            temperature=settings.temperature,
+            max_completion_length=settings.max_completion_length,
         )
-        for judgment in judgments:
-            self.spent["games"] += len(judgment.games)
-            self.spent["tokens"] += sum(game["tokens"] for game in judgment.games)
-        self.advance(len(pairs))
         return [judgment.p_first for judgment in judgments]
 
-    def as_pair(self, i, j, repetition):
-        answers = self.candidates[i], self.candidates[j]
-        content = [self.messages, *answers]
-        if repetition > 0:
-            content.append(repetition)
-        return Pair(f"{stable_hash(*content):016x}", self.messages, answers)
-
-
-def report_spent(settings, spent):
-    """Notes what judging cost; matches from the cache cost nothing."""
-    if not settings.json:
-        note(f"judged now: {spent['games']} games, {spent['tokens']} tokens")
+    return play
 
 
 # ---- cache of judged matches ----

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-DENSE = 300  # players; for more, linear equations are solved by conjugate gradients
-SAMPLES = 100  # for the variances of more players
+DENSE = 300  # players; the variances of more come from samples
+SAMPLES = 100
 DROP = 3.8415 / 2  # of the log-likelihood, from the maximum to the ends of a 95 % interval
 WALL = 7.0  # odds of 1,000 to 1 against the mean: see `intervals`
 
@@ -101,10 +101,8 @@ def centred(values, group):
 # ---- the maximum of the likelihood ----
 
 
-def fit_strengths(pairs, report=None):
+def fit_strengths(pairs):
     """The Fit of Pairs: the maximum of sum wins log P(player beats opponent), by Newton's method.
-
-    report: called with a line of text after each step.
 
     The weak prior. If nobody of some players ever lost to the others of their group, the likelihood
     grows without end as they move up: there is no maximum. All players of such a group get one draw
@@ -120,49 +118,28 @@ def fit_strengths(pairs, report=None):
     group, weak = find_groups(pairs)
     wins, games = pairs.total(pairs.wins), pairs.total(pairs.games)
     strengths = centred(np.log((wins + 1) / (games - wins + 1)), group)
-    for number in range(500):
+    for _ in range(500):
         expected = logistic(strengths[pairs.player] - strengths[pairs.opponent])
         reference = logistic(strengths)  # P(player beats the imagined opponent)
         gradient = pairs.total(pairs.wins - pairs.games * expected) + weak * (0.5 - reference)
         weights = pairs.games * expected * (1 - expected)
         prior = weak * reference * (1 - reference)
-        if pairs.num_players <= DENSE:
-            step = np.linalg.solve(information(pairs, weights, prior, group, weak), gradient)
-        else:
-            # rounding must not leave a part along the constants of a group, which has no solution
-            gradient = np.where(weak, gradient, centred(gradient, group))
-            step = conjugate_gradients(pairs, weights, prior, gradient)
+        # rounding must not leave a part along the constants of a group, which has no solution
+        gradient = np.where(weak, gradient, centred(gradient, group))
+        step = conjugate_gradients(pairs, weights, prior, gradient)
         largest = np.abs(step).max(initial=1e-300)
         strengths = strengths + step * np.log1p(2 * largest) / (2 * largest)
-        if report:
-            report(f"fit: step {number + 1}, largest change {largest:.2g}")
         if largest < 1e-7:  # what is left is its square, or its product with the solver's accuracy
             break
     return Fit(centred(strengths, group), group, weak)
 
 
-def information(pairs, weights, prior, group, weak):
-    """The matrix of second derivatives of the negative log-likelihood, (n, n), made invertible.
-
-    The likelihood stays the same if a whole group moves by one constant, so the matrix is singular.
-    Where no prior fixes that constant, the added blocks ask for a mean of 0.
-    """
-    matrix = np.zeros((pairs.num_players, pairs.num_players))
-    matrix[pairs.player, pairs.opponent] = -weights
-    matrix[np.diag_indices(pairs.num_players)] += pairs.total(weights) + prior
-    return matrix + averaging(group) * ~weak
-
-
-def averaging(group):
-    """The matrix that takes values to the mean of their player's group."""
-    same = (group[:, None] == group).astype(float)
-    return same / same.sum(1)
-
-
 def conjugate_gradients(pairs, weights, prior, target, accuracy=1e-4):
-    """Solves information x = target without the matrix, up to constants of a group.
+    """Solves A x = target, up to constants of a group, without the matrix.
 
-    A larger error would lose the slow waves along a ladder, where players meet neighbours alone.
+    A, the information, holds the second derivatives of the negative log-likelihood: -weight for a
+    pair, and on the diagonal a player's weights and its prior. A larger error than `accuracy` would
+    lose the slow waves along a ladder, where players meet neighbours alone.
     """
     diagonal = pairs.total(weights) + prior
     scale = np.where(diagonal > 0, diagonal, 1)
@@ -184,7 +161,7 @@ def conjugate_gradients(pairs, weights, prior, target, accuracy=1e-4):
 # ---- how sure the strengths are ----
 
 
-def intervals(pairs, fit, dispersion=1.0, report=None):
+def intervals(pairs, fit, dispersion=1.0):
     """95 % intervals of the strengths relative to the mean of their group: (low, high).
 
     An interval holds the values of a player's strength at which the log-likelihood of its own games
@@ -205,7 +182,7 @@ def intervals(pairs, fit, dispersion=1.0, report=None):
     weights = pairs.games * expected * (1 - expected)
     reference = logistic(fit.strengths)
     prior = fit.weak * reference * (1 - reference)
-    variance = variances(pairs, weights, prior, fit, report)
+    variance = variances(pairs, weights, prior, fit)
     curvature = pairs.total(weights) * lever**2 + prior * lever
     share = 1 / np.maximum(variance * curvature, 1e-12) / dispersion
     share[curvature == 0] = 0
@@ -251,7 +228,7 @@ def bisect(is_below, low, high):
     return (low + high) / 2
 
 
-def variances(pairs, weights, prior, fit, report=None):
+def variances(pairs, weights, prior, fit):
     """The variances of the strengths relative to their group's mean, by the Fisher information.
 
     For more than DENSE players: samples x with the inverse information as covariance. Given its
@@ -259,22 +236,25 @@ def variances(pairs, weights, prior, fit, report=None):
     diagonal of the information, so its variance is 1 / d plus that of the sampled means. The first
     part is exact and mostly the larger one.
     """
+    diagonal = pairs.total(weights) + prior
     if pairs.num_players <= DENSE:
-        inverse = np.linalg.inv(information(pairs, weights, prior, fit.group, fit.weak))
-        centre = np.eye(pairs.num_players) - averaging(fit.group)
-        return np.einsum("ij,jk,ik->i", centre, inverse, centre, optimize=True)
+        information = np.diag(diagonal)
+        information[pairs.player, pairs.opponent] = -weights
+        same = (fit.group[:, None] == fit.group).astype(float)
+        averaging = same / same.sum(1)  # takes values to the mean of their player's group
+        # a whole group may move by one constant, unless a prior fixes it: ask for a mean of 0
+        inverse = np.linalg.inv(information + averaging * ~fit.weak)
+        centre = np.eye(pairs.num_players) - averaging
+        return np.sum(centre @ inverse * centre, axis=1)
     rng = np.random.default_rng(0)
     half = len(weights) // 2
-    diagonal = pairs.total(weights) + prior
     total = np.zeros(pairs.num_players)
-    for number in range(SAMPLES):
+    for _ in range(SAMPLES):
         noise = rng.standard_normal(half) * np.sqrt(weights[:half])
         target = pairs.total(np.concatenate([noise, -noise]))
         target += rng.standard_normal(pairs.num_players) * np.sqrt(prior)
         sample = centred(conjugate_gradients(pairs, weights, prior, target), fit.group)
         total += (pairs.total(weights * sample[pairs.opponent]) / np.maximum(diagonal, 1e-300)) ** 2
-        if report:
-            report(f"intervals: sample {number + 1} of {SAMPLES}")
     return total / SAMPLES + 1 / np.maximum(diagonal, 1e-300)
 
 

@@ -98,7 +98,7 @@ def indented(branches):
 def main(argv=None):
     from datafiles import read_text_fields
     from plugins import load_extra
-    from ranking import RankSettings, judged_play, read_candidates, report_spent
+    from ranking import RankSettings, judged_play, read_candidates
 
     settings = cli.parse_settings(RankSettings, argv, description=__doc__)
     read_text_fields(settings, ["query"])
@@ -108,9 +108,8 @@ def main(argv=None):
     if settings.out is not None:
         raise BadInput("--out: goes with a file of questions: leave --query out")
     candidates = read_candidates(settings.candidates)
-    play, spent = judged_play(settings, candidates, num_matches=len(candidates) - 1)
+    play = judged_play(settings, candidates, num_matches=len(candidates) - 1)
     bracket = knockout(len(candidates), play, settings.seed)
-    report_spent(settings, spent)
     if settings.json:
         print(json.dumps(as_result(bracket, candidates)))
     else:

@@ -18,7 +18,7 @@ from cli import BadInput, note, setting
 from data import balanced_orders, load_questions
 from extras.endpoint import Endpoint
 from extras.store import Base, named_pairs
-from judge import check_prices
+from judge import check_prices, prices_of
 from questions import question_key
 from rewards import final_answer
 from rm_r1 import format_rates, task_type
@@ -55,18 +55,18 @@ class Asking(Base):
     price_out: Optional[float] = setting(None, "price of a million completion tokens")
 
 
-def note_at_end(usage, model, prices=()):
+def note_at_end(usage, model):
     """Notes what `model` has taken, however the command ends."""
-    cli.at_end.callback(lambda: usage.calls and note(f"{model} took {usage.in_words(*prices)}"))
+    cli.at_end.callback(lambda: usage.calls and note(f"{model} took {usage.in_words()}"))
 
 
-def replies_of(endpoint, requests, prices=()):
+def replies_of(endpoint, requests):
     """Endpoint.complete, with a note on what the rest will take, and one on what all has taken."""
-    note_at_end(endpoint.usage, endpoint.model, prices)
+    note_at_end(endpoint.usage, endpoint.model)
     for done, result in enumerate(endpoint.complete(requests), start=1):
         yield result
         if done == FIRST_REQUESTS:
-            note_rest(endpoint.usage, prices, done, len(requests) - done, "request")
+            note_rest(endpoint.usage, done, len(requests) - done, "request")
 
 
 # ---- answers of a policy ----
@@ -100,9 +100,9 @@ def sample(settings, store):
     for name in ("num_answers", "max_completion_length", "concurrency", "chunk"):
         if getattr(settings, name) < 1:
             raise BadInput(f"--{name}: must be at least 1, got {getattr(settings, name)}")
-    check_prices(settings)
     if settings.num_answers > 1 and settings.temperature == 0:
         raise BadInput("--temperature: at 0 all answers to a question are equal: give more")
+    check_prices(settings)
     questions, distinct = load_questions(settings.data), {}
     for question in questions:
         distinct.setdefault(question_key(question), question)
@@ -245,8 +245,8 @@ def answer_by_server(questions, settings, store):
             requests.append(request)
     replies, failed = {}, set()
     endpoint = Endpoint(settings.base_url, settings.model, settings.concurrency)
-    prices = settings.price_in, settings.price_out
-    for index, reply in replies_of(endpoint, requests, prices):
+    endpoint.usage.prices = prices_of(settings)
+    for index, reply in replies_of(endpoint, requests):
         number, answer = divmod(index, settings.num_answers)
         own = replies.setdefault(number, {})
         own[answer] = reply
@@ -343,9 +343,7 @@ def ask_teacher(stage, prompts, right, style, settings, store):
     reason.
     """
     base_url, model, key = settings.base_url, settings.model, "OPENAI_API_KEY"
-    prices = settings.price_in, settings.price_out
     if stage == 2:
-        prices = ()  # those of the first teacher
         base_url, model = settings.second_base_url or base_url, settings.second_model
         key = "SECOND_API_KEY" if "SECOND_API_KEY" in os.environ else key
     missing, requests = [name for name in prompts if f"{stage}:{name}" not in store.rows], []
@@ -361,7 +359,8 @@ def ask_teacher(stage, prompts, right, style, settings, store):
         return 0
     failed = 0
     endpoint = Endpoint(base_url, model, settings.concurrency, key=key)
-    for index, reply in replies_of(endpoint, requests, prices):
+    endpoint.usage.prices = prices_of(settings) if stage == 1 else ()  # those of the first teacher
+    for index, reply in replies_of(endpoint, requests):
         if reply.error and reply.transient:
             failed += 1
             continue

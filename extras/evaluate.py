@@ -20,15 +20,17 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Literal, Optional
 
 import cli
-from backends import note_every, note_rest
+from backends import Progress, note_rest
 from cli import BadInput, note, setting
 from extras.agreement import agreement, show_agreement
 from extras.benchmarks import BENCHMARKS, GROUP_OF, load
 from extras.items import tied_games
 from extras.predictions import match_predictions, read_predictions
+from extras.rank_file import rank_together
 from extras.results import (
     check_out,
     earlier_rows,
@@ -112,43 +114,40 @@ class Settings(JudgeSettings):
 # ---- rows from a judge ----
 
 
-class MissingMatches(Exception):
-    """A schedule asks for matches that nobody has judged yet."""
-
-    def __init__(self, keys):
-        super().__init__(keys)
-        self.keys = keys  # (item id, i, j, repetition)
-
-
-def play_item(item, settings, judged):
-    """The row of an item whose matches are all in `judged`; raises MissingMatches otherwise.
-
-    judged: {(item id, i, j, repetition): games}. Schedules choose later matches by the results of
-    earlier ones, so this function is called again whenever more matches have been judged.
-    """
+def play_item(item, settings, judge):
+    """The row of an item. judge.judge(pairs): the games of each pair."""
     from ranking import cached
     from schedules import run_schedule
     from tournament import knockout
 
     played, size = [], len(item.answers)
 
-    def look_up(pairs, repetitions):
-        keys = [(item.id, *pair, number) for pair, number in zip(pairs, repetitions)]
-        missing = [key for key in keys if key not in judged]
-        if missing:
-            raise MissingMatches(missing)
-        new = [{"pair": [i, j], "games": judged[_, i, j, number]} for _, i, j, number in keys]
-        played.extend(new)
-        return [share(match) for match in new]
+    def play_matches(pairs, repetitions):
+        if any(repetitions):
+            refuse_copies("a match that is played again", settings.temperature)
+        matches, to_judge = [], []
+        for (i, j), repetition in zip(pairs, repetitions):
+            match = {"pair": [i, j], "games": []}
+            matches.append(match)
+            if item.same_text(i, j):
+                match["games"] = tied_games(BOTH_ORDERS[: 1 if settings.one_order else 2])
+            else:
+                to_judge.append((match, item.pair(i, j, repetition)))
+        if to_judge:
+            judged = judge.judge([pair for _, pair in to_judge])
+            for (match, _), games in zip(to_judge, judged):
+                match["games"] = games
+        played.extend(matches)
+        return [share(match) for match in matches]
 
     # A match always goes in one direction, the better answer first as in Item.matches.
     best_first = sorted(range(size), key=lambda player: (-item.scores[player], player))
     names = [f"{best_first.index(player):9}" for player in range(size)]
-    play = cached(look_up, None, names)
+    play = cached(play_matches, None, names)
     seed = int(uniform(f"schedule:{settings.seed}:{item.id}") * 2**53)
     winner = None
     if settings.strategy == "pairs":
-        look_up(item.matches, [0] * len(item.matches))
+        play_matches(item.matches, [0] * len(item.matches))
     elif settings.strategy == "knockout":
         winner = knockout(size, play, seed).winner
     else:
@@ -171,30 +170,9 @@ def row_of(item, matches):
 
 def judge_items(items, settings, judge):
     """The rows of some items. The matches that all of them wait for are judged together."""
-    judged, rows = {}, {}
-    by_id = {item.id: item for item in items}
-    while len(rows) < len(items):
-        wanted = []
-        for item in items:
-            if item.id in rows:
-                continue
-            try:
-                rows[item.id] = play_item(item, settings, judged)
-            except MissingMatches as missing:
-                wanted += missing.keys
-        to_judge = []
-        for key in wanted:
-            item, i, j = by_id[key[0]], key[1], key[2]
-            if item.same_text(i, j):
-                judged[key] = tied_games(BOTH_ORDERS[: 1 if settings.one_order else 2])
-            else:
-                to_judge.append(key)
-        if any(repetition for *_, repetition in to_judge):
-            refuse_copies("a match that is played again", settings.temperature)
-        pairs = [by_id[name].pair(*match) for name, *match in to_judge]
-        if pairs:
-            judged |= zip(to_judge, play_games(pairs, settings, judge))
-    return [rows[item.id] for item in items]
+    shared = SimpleNamespace(judge=lambda pairs: play_games(pairs, settings, judge))
+    tasks = [functools.partial(play_item, item, settings) for item in items]
+    return rank_together(tasks, lambda: shared)
 
 
 def play_games(pairs, settings, judge):
@@ -225,26 +203,21 @@ def judged_rows(settings, items, head, load_judge):
     if len(rows) == len(items):
         return rows
     rows = rows[: len(rows) - len(rows) % CHUNK_ITEMS]
-    if rows:
-        note(f"{path.parent}: {len(rows)} of {len(items)} items are judged already")
-    else:
-        note(f"{len(items)} items to judge")
-    judge, started, say = load_judge(), time.perf_counter(), note_every(30)
+    note(f"{path.parent}: {len(rows)} of {len(items)} items are judged already")
+    judge = load_judge()
     judge.seed = settings.seed  # a sweep may change it
-    first_use = not judge.backend.usage.calls
-    with sole_writer(path.parent):
+    first_use = not judge.backend.usage.calls  # a sweep uses a judge again
+    progress = Progress("judging", "items", len(items), len(rows))
+    with progress, sole_writer(path.parent):
         write_atomically(path, json_lines([head, *rows]))
         for start in range(len(rows), len(items), CHUNK_ITEMS):
             new = judge_items(items[start : start + CHUNK_ITEMS], settings, judge)
             append_rows(path, new, is_new=False)
             rows += new
-            if first_use:  # a sweep uses a judge again
-                prices = settings.price_in, settings.price_out
-                note_rest(judge.backend.usage, prices, len(new), len(items) - len(rows), "item")
+            progress.move_to(len(rows))
+            if first_use:
+                note_rest(judge.backend.usage, len(new), len(items) - len(rows), "item")
                 first_use = False
-            seconds = time.perf_counter() - started
-            say(f"{len(rows)} of {len(items)} items judged, {seconds:.0f} s")
-    note(f"{len(items)} items, {time.perf_counter() - started:.0f} s")
     return rows
 
 

@@ -12,28 +12,25 @@ import json
 import queue
 import threading
 from collections import Counter
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 
 import datafiles
-from backends import Progress, note_rest
-from cli import BadInput, note
+from cli import BadInput
 from data import ID_FIELDS, Question, first_present, text_or_number, unique_id
 from formats import PROMPT, prompt_of
 from judge import check_judge, judge_of
-from judge_file import check_paths, check_recorded, rests_on, rows_path, write_csv
+from judge_file import check_paths, complete_rows, recorded_settings, rows_path, write_csv
 from ranking import (
     CHUNK_MATCHES,
-    JudgedMatches,
     answer_column,
     as_answer,
     cache_names,
     cached,
-    report_spent,
+    judged_matches,
 )
 from resume import resumable_rows
-from runlog import append_rows, sole_writer
 from schedules import num_games
 from seeding import stable_hash
 from styles import transcript
@@ -89,40 +86,29 @@ def rank_file(settings, rank):
     check_paths(settings.candidates, settings.out)
     questions = read_questions(settings.candidates)
     folder = check_judge(settings)
-    recorded = {name: value for name, value in asdict(settings).items() if name not in NOT_RECORDED}
-    recorded |= rests_on(settings)
     heads = [
         {"id": question.id, "question": f"{stable_hash(question.messages, question.candidates):x}"}
         for question in questions
     ]
-    path = rows_path(settings.out)
-    done = count_rows(path, heads, recorded, settings)
-    note(f"{len(questions)} questions, {done} of them are ranked already")
-    spent, load_judge = Counter(), cache(lambda: judge_of(settings))
-    progress = Progress("ranking", "question", len(questions), done)
-    with progress, sole_writer(path):
-        if count_rows(path, heads, recorded, settings) != done:
-            raise BadInput(f"--out: {path} has grown meanwhile: call again to go on")
-        for start, end in chunks(questions, settings):
-            if end <= done:
-                continue
-            tasks = [partial(rank_one, settings, rank, folder, one) for one in questions[start:end]]
-            rows = []
-            for head, (fields, own) in zip(heads[start:end], rank_together(tasks, load_judge)):
-                rows.append(head | fields | {"settings": recorded})
-                spent.update(own)
-            append_rows(path, rows[max(0, done - start) :], is_new=False)
-            progress.move_to(end)
-            if start <= done and spent:
-                prices = settings.price_in, settings.price_out
-                usage, left = load_judge().backend.usage, len(questions) - end
-                note_rest(usage, prices, end - start, left, "question")
-        if count_rows(path, heads, recorded, settings) != len(questions):
-            raise BadInput(f"--out: {path} lost rows while this command wrote: call again")
+    path, load_judge = rows_path(settings.out), cache(lambda: judge_of(settings))
+
+    def rank_chunk(start, end):
+        tasks = [partial(rank_one, settings, rank, folder, one) for one in questions[start:end]]
+        return rank_together(tasks, load_judge)
+
+    complete_rows(
+        path,
+        heads,
+        settings,
+        recorded_settings(settings, NOT_RECORDED),
+        chunks(questions, settings),
+        rank_chunk,
+        lambda: load_judge().backend.usage,
+        "question",
+    )
     if path != settings.out:
         ranked = zip(questions, resumable_rows(path, "--out"))
         write_csv(settings.out, [sheet_row(question, row) for question, (_, row) in ranked])
-    report_spent(settings, spent)
     if settings.json:
         print(json.dumps({"questions": len(questions), "out": settings.out}))
     else:
@@ -130,16 +116,16 @@ def rank_file(settings, rank):
 
 
 def rank_one(settings, rank, folder, question, judge):
-    """(fields of a question's row, what judging it took)"""
+    """The fields of a question's row."""
     # a seed of its own, so that pairings and coins do not favour the same place everywhere
     own = replace(
         settings,
         query=query_of(question.messages),
         seed=stable_hash(settings.seed, question.id) % 2**31,
     )
-    judged = JudgedMatches(settings, question.messages, question.candidates, lambda: judge)
-    play = cached(judged.play, None, cache_names(own, folder, question.candidates))
-    return rank(own, question.candidates, play), judged.spent
+    play = judged_matches(settings, question.messages, question.candidates, lambda: judge)
+    names = cache_names(own, folder, question.candidates)
+    return rank(own, question.candidates, cached(play, None, names))
 
 
 def chunks(questions, settings):
@@ -214,21 +200,3 @@ def sheet_row(question, row):
 
 def query_of(messages):
     return messages[0]["content"] if len(messages) == 1 else messages
-
-
-def count_rows(path, heads, recorded, settings):
-    """How many rows --out has. Raises BadInput for rows of other questions or settings."""
-    count = 0
-    for count, row in resumable_rows(path, "--out", b'{"id": '):
-        if not isinstance(row.get("settings"), dict) or "question" not in row:
-            raise BadInput(
-                f"--out: {path} line {count} is no ranking that this command wrote: give another "
-                "file"
-            )
-        check_recorded(row["settings"], recorded, settings, path, "--out")
-        if count > len(heads) or not heads[count - 1].items() <= row.items():
-            raise BadInput(
-                f"--out: {path} line {count} ranks question {row.get('id')}, not question {count} "
-                "of the input: give another file"
-            )
-    return count

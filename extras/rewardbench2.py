@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Literal, Optional
 
 import cli
-from backends import note_every
+from backends import Progress
 from cli import BadInput, note, setting
 from extras.benchmarks import BENCHMARKS, load
 from extras.evaluate import check_writable, row_of, shown
@@ -223,9 +223,10 @@ def judged_rows(items, settings, head, load_judge):
         return rows
     rows = rows[: len(rows) - len(rows) % CHUNK_ITEMS]
     note(f"{path.parent}: {len(rows)} of {len(items)} items are judged")
-    judge, say = load_judge(settings), note_every(30)
+    judge = load_judge(settings)
     judge.backend.check_texts(items)
-    with sole_writer(path.parent):
+    progress = Progress("judging", "items", len(items), len(rows))
+    with progress, sole_writer(path.parent):
         write_atomically(path, json_lines([head, *rows]))
         for start in range(len(rows), len(items), CHUNK_ITEMS):
             chunk = items[start : start + CHUNK_ITEMS]
@@ -233,7 +234,7 @@ def judged_rows(items, settings, head, load_judge):
             new = [row_for(item, asked[item.id], head) for item in chunk]
             append_rows(path, new, is_new=False)
             rows += new
-            say(f"{len(rows)} of {len(items)} items judged")
+            progress.move_to(len(rows))
     return rows
 
 

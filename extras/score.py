@@ -11,27 +11,25 @@ The prompt file (score.txt) has the scale. The score of an answer is the mean of
 None without one. Each line of --out has the scores of the answers of one pair or question.
 """
 
+import functools
 import re
-from dataclasses import asdict, dataclass
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
 import cli
-from backends import Progress, note_rest
 from cli import BadInput, note, read_text, setting
 from data import Pair, items_of
 from judge import (
     Judge,
     JudgeSettings,
-    TooLong,
     as_pair,
     check_judge,
     check_votes,
     note_usage_at_end,
 )
-from judge_file import check_recorded, rests_on
-from resume import resumable_rows
-from runlog import append_rows, sole_writer
+from judge_file import complete_rows, recorded_settings
 from seeding import stable_hash
 from styles import Style, check_placeholders
 
@@ -104,10 +102,12 @@ class Scorer:
             pairs.append(answer)
         prompts, scores = {}, [None] * len(pairs)
         for index, pair in enumerate(pairs):
-            try:
-                prompts[index] = self.judge.encode(pair, [0, 1], max_completion_length)
-            except TooLong as problem:
+            prompt = self.judge.prompt(pair, [0, 1])
+            problem = self.judge.too_long(pair, prompt, max_completion_length)
+            if problem:
                 note(f"{problem}: it has no score")
+            else:
+                prompts[index] = prompt
         seeds = [(self.judge.seed, stable_hash(pairs[index].id), 0) for index in prompts]
         games = self.judge.backend.generate(
             list(prompts.values()), seeds, num_votes, max_completion_length, temperature
@@ -163,13 +163,12 @@ def main(argv=None):
         raise BadInput("--data and --out are needed: give both")
     settings.style, style = "rrm", settings.style or STYLE  # check_judge knows styles that compare
     check_judge(settings)
-    rests = rests_on(settings) | {"style_hash": f"{stable_hash(read_text(style, '--style')):016x}"}
-    settings.style = style
+    recorded = recorded_settings(settings, ("out", "price_in", "price_out")) | {
+        "style": style,
+        "style_hash": f"{stable_hash(read_text(style, '--style')):016x}",
+    }
     load_scale(style)
     items = list(items_of(settings.data, "train", {}))
-    free = "out", "price_in", "price_out"
-    recorded = {name: value for name, value in asdict(settings).items() if name not in free}
-    recorded |= rests
     heads = []
     for item in items:
         shown = [
@@ -177,38 +176,39 @@ def main(argv=None):
             for pair in answers_of(item)
         ]
         heads.append({"id": item.id, "content": f"{stable_hash(shown):016x}"})
-    done = 0
-    for done, row in resumable_rows(settings.out, "--out", b'{"id": '):
-        check_recorded(row.get("settings") or {}, recorded, settings, settings.out, "--out")
-        if done > len(items) or not heads[done - 1].items() <= row.items():
-            raise BadInput(f"--out: {settings.out} line {done} scores other answers: give another")
-    if done:
-        note(f"{settings.out}: {done} of {len(items)} items are scored already")
-    if done == len(items):
-        return
-    names = ("adapter", "base_url", "device", "dtype", "seed")
-    options = {name: getattr(settings, name) for name in names}
-    scorer = Scorer(settings.model, style, **options)
-    usage, prices = scorer.judge.backend.usage, (settings.price_in, settings.price_out)
-    note_usage_at_end(usage, settings)
-    sampling = settings.num_votes, settings.temperature, settings.max_completion_length
-    num_scored = num_missing = 0
-    progress = Progress("scoring", "item", len(items), done)
-    with progress, sole_writer(settings.out):
-        for start in range(done, len(items), CHUNK_ITEMS):
-            chunk = items[start : start + CHUNK_ITEMS]
-            groups = [answers_of(item) for item in chunk]
-            scores = iter(scorer.score([pair for group in groups for pair in group], *sampling))
-            rows = []
-            for head, group in zip(heads[start:], groups):
-                rows.append(head | {"scores": [next(scores) for _ in group], "settings": recorded})
-            append_rows(settings.out, rows, is_new=False)
-            progress.move_to(start + len(chunk))
-            if start == done:
-                note_rest(usage, prices, len(chunk), len(items) - start - len(chunk), "item")
-            scores = [score for row in rows for score in row["scores"]]
-            num_scored, num_missing = num_scored + len(scores), num_missing + scores.count(None)
-    note(f"{settings.out}: {num_scored} answers scored now, {num_missing} without a valid vote")
+    counts = Counter()
+
+    @functools.cache
+    def load_scorer():
+        names = ("adapter", "base_url", "device", "dtype", "seed")
+        options = {name: getattr(settings, name) for name in names}
+        scorer = Scorer(settings.model, style, **options)
+        note_usage_at_end(scorer.judge.backend.usage, settings)
+        return scorer
+
+    def score_chunk(start, end):
+        groups = [answers_of(item) for item in items[start:end]]
+        sampling = settings.num_votes, settings.temperature, settings.max_completion_length
+        scores = load_scorer().score([pair for group in groups for pair in group], *sampling)
+        counts.update(scored=len(scores), missing=scores.count(None))
+        scores = iter(scores)
+        return [{"scores": [next(scores) for _ in group]} for group in groups]
+
+    complete_rows(
+        settings.out,
+        heads,
+        settings,
+        recorded,
+        [(start, start + CHUNK_ITEMS) for start in range(0, len(items), CHUNK_ITEMS)],
+        score_chunk,
+        lambda: load_scorer().judge.backend.usage,
+        "item",
+    )
+    if counts:
+        note(
+            f"{settings.out}: {counts['scored']} answers scored now, {counts['missing']} without "
+            "a valid vote"
+        )
 
 
 if __name__ == "__main__":

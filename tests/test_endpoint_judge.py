@@ -210,13 +210,17 @@ def test_what_judging_took(serve):
     assert (usage.prompt_tokens, usage.completion_tokens) == (6 * 90, 6 * 10 + 6 * 7)
     assert usage.uncounted == 6 and usage.seconds > 0.02
     usage.seconds = 1.25
-    assert usage.in_words(2.0, 10.0) == (
+    usage.prices = 2.0, 10.0
+    assert usage.in_words() == (
         f"12 calls, {usage.retries} retries, 540 prompt and 102 completion tokens, "
         "1.2 s; the server did not count the tokens of 6 calls; cost at least 0.0021"
     )
     usage.uncounted = 0
+    usage.prices = 0.0, 0.5
+    assert usage.in_words().endswith("1.2 s; cost 5.1e-05")
+    assert usage.scaled(2).in_words().endswith("2.5 s; cost 0.000102")
+    usage.prices = ()
     assert usage.in_words().endswith("tokens, 1.2 s")
-    assert usage.in_words(0.0, 0.5).endswith("1.2 s; cost 5.1e-05")
     usage.retries = 1
     assert usage.scaled(2.5).in_words().startswith("30 calls, 2 retries, 1350 prompt and 255 c")
 

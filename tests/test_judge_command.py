@@ -190,7 +190,7 @@ def test_reference_and_rubric(monkeypatch, capsys, tmp_path, coin):
     # the same command goes on; with another rubric these are other judgments
     assert inline(monkeypatch, capsys, *files, *options, "--rubric", "be right")[0] == 0
     code, _, err = inline(monkeypatch, capsys, *files, *options, "--rubric", "be kind")
-    assert code == 2 and "line 2 judges pair pairs-3, not pair 2 of the input" in err
+    assert code == 2 and "line 2 is of pair pairs-3, not pair 2 of the input" in err
     # a style that does not read the column
     code, _, err = inline(monkeypatch, capsys, *files[:3], tmp_path / "b", "--model", coin, *QUICK)
     assert code == 0 and columns in err and "be brief" not in prompts[-4]
@@ -233,7 +233,7 @@ BAD = [
     (["--pairs", "PAIRS", "--out", "EMPTYDIR"], "cannot be"),
     (["--pairs", "DATA", "--out", "INDATA"], "lies in its folder"),
     (["--pairs", "PAIRS", "--out", "NOTES"], "notes.txt"),
-    (["--pairs", "PAIRS", "--out", "OTHER"], "no judgment that this command wrote"),
+    (["--pairs", "PAIRS", "--out", "OTHER"], "no row that this command wrote"),
 ]
 
 
@@ -403,7 +403,7 @@ def test_a_file_of_pairs(batch, tmp_path, coin_judge, pairs_file):
     assert (summary["pairs"], summary["a"] + summary["b"] + summary["no_winner"]) == (
         11,
         11,
-    ) and "11 of 11 pairs are judged already" in err
+    ) and "11 of 11 pairs are there already" in err
     assert summary["orders_agree"] == sum(row["consistent"] for row in rows)
     games = [game for row in rows for game in row["games"]]
     assert (summary["games"], summary["tokens"]) == (44, sum(game["tokens"] for game in games))
@@ -427,7 +427,7 @@ def test_a_spreadsheet(batch, tmp_path, pairs_file):
     assert rows[3]["query"] == "User:\nHi\n\nAssistant:\nHello\n\nUser:\n?"
     out.unlink()
     code, _, err = batch(out)  # nothing is judged again
-    assert code == 0 and "11 of 11 pairs are judged already" in err
+    assert code == 0 and "11 of 11 pairs are there already" in err
     assert out.read_text(encoding="utf-8-sig") == content
     # a table of somebody's is not overwritten
     (tmp_path / "mine.csv").write_text("a,b\n")
@@ -523,9 +523,9 @@ def test_results_of_other_settings_or_pairs_are_not_mixed(batch, tmp_path, pairs
     lines = pairs_file.read_text().split("\n")
     changed = "\n".join([lines[0].replace('"a": "0"', '"a": "1"'), *lines[1:]])
     for text, problem in [
-        ("\n".join(lines[1:]), "line 1 judges"),
-        (changed, "line 1 judges"),
-        ("\n".join(lines[:8]), "line 9 judges"),
+        ("\n".join(lines[1:]), "line 1 is of pair"),
+        (changed, "line 1 is of pair"),
+        ("\n".join(lines[:8]), "line 9 is of pair"),
     ]:
         (tmp_path / "in.jsonl").write_text(text)
         code, _, err = batch(out)

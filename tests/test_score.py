@@ -126,7 +126,7 @@ def test_the_command(monkeypatch, tmp_path, folder, capsys):
     # a kill in between: the same file
     lines = content.splitlines(keepends=True)
     out.write_text("".join(lines[:2]) + lines[2][:20])
-    stub(monkeypatch, tokenizer, boxes[4:])
+    stub(monkeypatch, tokenizer, boxes)  # a chunk is scored whole, as the first time
     score.main(command)
     score.main(command)  # nothing to do
     assert out.read_text() == content
@@ -135,10 +135,14 @@ def test_the_command(monkeypatch, tmp_path, folder, capsys):
     text = data.read_text()
     for changed in (text.replace("be brief", "be long"), text.replace('"rubric', '"reference')):
         data.write_text(changed)
-        with pytest.raises(BadInput, match="line 1 scores other answers"):
+        with pytest.raises(
+            BadInput, match="line 1 is of item p0, not item 1 of the input, or its texts"
+        ):
             score.main(command)
     data.write_text(text.replace('"rubric": "be brief"', '"rubric": "be brief", "reference": "r"'))
-    with pytest.raises(BadInput, match="line 1 scores other answers"):
+    with pytest.raises(
+        BadInput, match="line 1 is of item p0, not item 1 of the input, or its texts"
+    ):
         score.main(command)
     capsys.readouterr()
     arguments = f"--benchmark pairs --data {data} --predictions {out} --json".split()

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import COIN, make_scripted_folder
 
+import cli
 import elo
 import tournament
 from cli import BadInput
@@ -279,7 +280,7 @@ def test_many_questions(ranker, tmp_path, capsys, monkeypatch):
     with pytest.raises(BadInput, match="--seed: .* was made with 0, not 1"):
         ranker.main([*call, "--seed", "1"])
     write_rows(tmp_path / "q.jsonl", ROWS[1:])
-    with pytest.raises(BadInput, match="line 1 ranks question sum, not question 1"):
+    with pytest.raises(BadInput, match="line 1 is of question sum, not question 1"):
         ranker.main(call)
     assert out.read_bytes() == whole
 
@@ -450,7 +451,7 @@ def test_command(tmp_path):
         and len(tree) == 2
         and empty == ""
         and "\x1b" not in shown.stdout
-        and shown.stderr.startswith("judged now: 8 games, ")
+        and "judging took 8 calls, " in shown.stderr
     )
     assert tree[0].startswith(f"{bracket['winner']}: ") and best.startswith(
         f"best answer: {bracket['winner']}: "
@@ -470,13 +471,14 @@ def test_what_was_judged_is_reported(tmp_path, capsys):
     arguments = ["--query", "q", "--candidates", tmp_path / "c.txt", "--model", model]
     arguments += "--num_votes 8 --max_completion_length 30 --device cpu --cache".split()
 
-    def note_of(main):
-        main([str(word) for word in [*arguments, tmp_path / "cache.jsonl"]])
-        return capsys.readouterr().err.splitlines()[-1]
+    def notes_of(main):
+        with cli.at_end:
+            main([str(word) for word in [*arguments, tmp_path / "cache.jsonl"]])
+        return capsys.readouterr().err
 
-    assert note_of(tournament.main).startswith("judged now: 32 games, ")
-    assert note_of(elo.main).startswith("judged now: 16 games, ")  # the third pair
-    assert note_of(elo.main) == "judged now: 0 games, 0 tokens"
+    assert "judging took 32 calls, " in notes_of(tournament.main)
+    assert "judging took 16 calls, " in notes_of(elo.main)  # the third pair
+    assert "judging took" not in notes_of(elo.main)
 
 
 @pytest.mark.parametrize(

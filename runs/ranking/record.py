@@ -94,7 +94,7 @@ def main(argv=None):
         for name in ("num_votes", "temperature", "max_completion_length")
     }
     judge = judge_of(settings)
-    with Progress("recording", "question", len(questions), done) as progress:
+    with Progress("recording", "questions", len(questions), done) as progress:
         for number, (question, head) in enumerate(questions[done:], start=done + 1):
             append_rows(partial, [head | record(judge, question, options)])
             progress.move_to(number)
