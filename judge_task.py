@@ -59,18 +59,16 @@ def comparison_stream(pairs, seed, both_orders=False):
     for epoch in itertools.count():
         orders = balanced_orders(pairs, seed=f"{seed}:{epoch}")
         rng = random.Random(f"order:{seed}:{epoch}")
-        better_first, better_second = [], []
-        for index in rng.sample(range(len(pairs)), len(pairs)):
-            if orders[index][0] == pairs[index].label:
-                better_first.append(index)
-            else:
-                better_second.append(index)
+        shown = [Comparison(pair, order) for pair, order in zip(pairs, orders)]
+        shown = rng.sample(shown, len(shown))
+        better_first = [comparison for comparison in shown if comparison.right_verdict == 1]
+        better_second = [comparison for comparison in shown if comparison.right_verdict != 1]
         for couple in itertools.zip_longest(better_first, better_second):
-            couple = [index for index in couple if index is not None]
-            for index in rng.sample(couple, len(couple)):
-                yield Comparison(pairs[index], orders[index])
+            couple = [comparison for comparison in couple if comparison is not None]
+            for comparison in rng.sample(couple, len(couple)):
+                yield comparison
                 if both_orders:
-                    yield Comparison(pairs[index], orders[index][::-1])
+                    yield Comparison(comparison.pair, comparison.order[::-1])
 
 
 # ---- rewards ----
