@@ -217,17 +217,14 @@ def chunks(groups, budget):
 
 def micro_batch(groups, totals, device):
     completions = [completion for group in groups for completion in group.completions]
-    tokens = [[completion.tokens for completion in group.completions] for group in groups]
+    packed = []
+    for group in groups:
+        packed.append((group.prompt, [completion.tokens for completion in group.completions]))
     advantages = [advantage for group in groups for advantage in group.advantages]
     lengths = [float(len(completion.tokens)) for completion in completions]
     logprobs = [logprob for completion in completions for logprob in completion.logprobs]
-    return MicroBatch(
-        pack_groups(list(zip((group.prompt for group in groups), tokens)), device),
-        torch.tensor(advantages, device=device),
-        torch.tensor(lengths, device=device),
-        torch.tensor(logprobs, device=device),
-        totals,
-    )
+    columns = [torch.tensor(values, device=device) for values in (advantages, lengths, logprobs)]
+    return MicroBatch(pack_groups(packed, device), *columns, totals)
 
 
 @torch.no_grad()

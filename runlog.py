@@ -89,14 +89,13 @@ def sole_writer(path):
         return
     handle = os.open(path, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise BadInput(
-                f"{path}: another process is writing to it: let it end, or give another name"
-            ) from error
-        except OSError:
-            pass  # a file system without locks
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(handle)
+        raise BadInput(f"{path}: another process is writing to it: let it end") from error
+    except OSError:
+        pass  # a file system without locks
+    try:
         yield
     finally:
         os.close(handle)
@@ -112,9 +111,7 @@ def check_run(settings, **data):
     and settings. data: {flag: items that were loaded}. Returns their hashes.
     """
     if settings.report_to != "none" and importlib.util.find_spec(settings.report_to) is None:
-        raise BadInput(
-            f"--report_to: {settings.report_to} is not installed: pip install {settings.report_to}"
-        )
+        raise BadInput(f"--report_to: pip install {settings.report_to}, which is missing")
     if settings.resume and not settings.output_dir:
         raise BadInput("--resume: needs --output_dir, the folder of the run to continue")
     hashes, origin = {}, {"name": None, "source": None}  # on which no hash depends
@@ -136,10 +133,7 @@ def check_run(settings, **data):
         raise BadInput(f"--output_dir: {parent} is a file or read-only: give another folder")
     if folder.exists() and any(folder.iterdir()):
         if not settings.resume:
-            raise BadInput(
-                f"--output_dir: {folder} is not empty: give another folder, or --resume to go on "
-                "with the run in it"
-            )
+            raise BadInput(f"--output_dir: {folder} is not empty: give another, or --resume")
         from resume import check_same_run
 
         check_same_run(folder, settings, hashes)
@@ -190,9 +184,7 @@ def open_run(folder, settings, step, runtime, data):
         runtime.at_exit.callback(end_call, folder, config, time.time())
     rows = runtime.gather(rows)[0]
     if not (folder / "config.json").exists():
-        raise BadInput(
-            f"--output_dir: {folder} is not shared with {platform.node()}: mount it there"
-        )
+        raise BadInput(f"--output_dir: {folder} is not shared with {platform.node()}: mount it")
     return rows
 
 
