@@ -38,7 +38,7 @@ CONNECT_SECONDS = 10.0  # until a server has taken a connection
 # How long no connection at all is tried again, before and after the first success: a server that
 # is not there ends the run at once, one that restarts does not.
 NEVER_THERE, GONE = 3.0, 30.0
-SILENT_SECONDS = 6.0  # in which a server has to answer GET /models, if only with an error
+SILENT_SECONDS = 5.0  # in which a server has to answer GET /models, if only with an error
 UNSUPPORTED = re.compile("(?i)unsupported|not support|unrecogni|unknown|not permitted|extra")
 # fields that a server may refuse -> the name that it takes instead, None: leave it out
 OPTIONAL_FIELDS = {"max_tokens": "max_completion_tokens", "seed": None, "temperature": None}
