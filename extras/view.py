@@ -116,11 +116,10 @@ def rollout_card(rows, step):
     texts, games, facts = [], [], []
     for row in rows:
         completions, right = row["completions"], row.get("right_verdict")
+        side = f"better answer {PLACES[right - 1]}" if right else ""
         if right:
-            side = f"better answer {PLACES[right - 1]}"
             badges = [verdict_badge(game, right) for game in completions]
         else:
-            side = ""
             correct = row.get("correct") or [None] * len(completions)
             badges = [answer_badge(*known) for known in zip(completions, correct)]
         games += [game_card(game, side, badge) for game, badge in zip(completions, badges)]
@@ -130,11 +129,9 @@ def rollout_card(rows, step):
         if row.get("matches"):
             lines = [f"completion {i + 1} against {j + 1}: {s:g}" for i, j, s in row["matches"]]
             texts.append(["matches", "\n".join(lines)])
-        if not side and row.get("answer") is not None:
-            side = f"reference {row['answer']}"
-        facts.append(side)
-    if len(rows) > 1:
-        facts = []
+        if len(rows) == 1:
+            has_reference = not right and row.get("answer") is not None
+            facts.append(f"reference {row['answer']}" if has_reference else side)
     return {"id": rows[0]["id"], "step": step, "facts": facts, "texts": texts, "games": games}
 
 
@@ -159,15 +156,13 @@ def judged_card(row, match, players, better, item, answers, facts):
         side = f"{players[game['order'][0]]} in first place"
         games.append(game_card(game, side, badge, match_outcome))
     titles = [f"{name}, better" if i == better else name for i, name in enumerate(players)]
-    return {
-        "id": row.get("id", ""),
-        "step": None,
-        "outcome": match_outcome,
-        "words": verdict_words(match, players, winner),
-        "facts": facts,
-        "texts": item_texts(item, titles, answers),
-        "games": games,
-    }
+    words, texts = verdict_words(match, players, winner), item_texts(item, titles, answers)
+    return plain_card(row, words, facts, texts, games) | {"outcome": match_outcome}
+
+
+def plain_card(row, words, facts, texts, games):
+    card = {"id": row.get("id", ""), "step": None, "words": words, "facts": facts}
+    return card | {"texts": texts, "games": games}
 
 
 def item_texts(item, titles, answers):
@@ -214,11 +209,6 @@ def prompt_cards(row, item):
                 games.append(game_card(game, side, badge))
         rated = ", ".join(f"{value:g}" for value in row["values"])
         yield plain_card(row, f"ratings {rated}", [row["group"]], texts, games)
-
-
-def plain_card(row, words, facts, texts, games):
-    card = {"id": row["id"], "step": None, "words": words, "facts": facts}
-    return card | {"texts": texts, "games": games}
 
 
 def match_cards(row, item):
