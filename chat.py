@@ -71,8 +71,13 @@ def stop_token_ids(tokenizer, folder=None):
     """
     found = {tokenizer.eos_token_id}
     for name in ("generation_config.json", "config.json"):
-        if folder is not None and (Path(folder) / name).exists():
-            found |= eos_token_ids(Path(folder) / name)
+        path = Path(folder or tokenizer.name_or_path) / name
+        if path.exists():
+            ids = parse_json(read_text(path, "model"), path).get("eos_token_id")
+            ids = ids if isinstance(ids, list) else [ids]
+            if not all(type(token) in (int, type(None)) for token in ids):
+                raise BadInput(f"{path}: eos_token_id is {ids!r}: expected a token id, or several")
+            found.update(ids)
     messages = [{"role": "user", "content": "question"}, {"role": "assistant", "content": "answer"}]
     copy, (_, answer) = render(tokenizer, messages, add_generation_prompt=False)
     after_answer = copy.rpartition(answer)[2].lstrip()
@@ -80,16 +85,6 @@ def stop_token_ids(tokenizer, folder=None):
         if after_answer.startswith(text):
             found.add(token)
     return tuple(sorted(found - {None}))
-
-
-def eos_token_ids(config_file):
-    ids = parse_json(read_text(config_file, "model"), str(config_file)).get("eos_token_id")
-    ids = ids if isinstance(ids, list) else [ids]
-    if not all(type(token) in (int, type(None)) for token in ids):
-        raise BadInput(
-            f"{config_file}: eos_token_id is {ids!r}: expected a token id or a list of them"
-        )
-    return set(ids)
 
 
 def opens_think(tokenizer, prompt_ids):

@@ -98,14 +98,11 @@ FURTHER = (
 
 
 def is_plain_pair(row):
-    """Whether `plain_pair` can read a row."""
-    texts = row.get("query"), row.get("a"), row.get("b")
-    return all(map(is_plain, texts)) and not any(re.search(FURTHER, name) for name in row)
-
-
-def is_plain(value):
-    """Whether a value is text, and neither JSON nor a transcript that is written as text."""
-    return isinstance(value, str) and not value.lstrip().startswith(("[", "{", "Human:"))
+    """Whether `plain_pair` can read a row: no text is JSON, or a transcript written as text."""
+    for text in (row.get("query"), row.get("a"), row.get("b")):
+        if not isinstance(text, str) or text.lstrip().startswith(("[", "{", "Human:")):
+            return False
+    return not any(re.search(FURTHER, name) for name in row)
 
 
 def plain_pair(row, where):

@@ -89,12 +89,18 @@ def json_rows(path, text):
 
 
 def hub_rows(name, split):
-    parts = re.fullmatch(r"(?s)([^/:@]*(?:/[^/:@]*)?)(?:/([^:@]*))?(?::([^@]*))?(?:@(.*))?", name)
-    repository, folder, config, own_split = parts.groups()
+    path, _, own_split = name.partition("@")
+    path, _, config = path.partition(":")
+    parts = path.split("/")  # owner/name/data_dir
     try:
         import datasets
 
-        rows = datasets.load_dataset(repository, config, data_dir=folder, split=own_split or split)
+        rows = datasets.load_dataset(
+            "/".join(parts[:2]),
+            config or None,
+            data_dir="/".join(parts[2:]) or None,
+            split=own_split or split,
+        )
     except Exception as error:  # the package is missing, or whatever hub and network raise
         raise BadInput(
             f"{name}: no such file, folder or hub dataset ({str(error)!r:.300}): "

@@ -169,6 +169,7 @@ def load_held_out(task, train_items, eval_data, limit):
 def questions_of(items, dropped):
     """Yields items as questions; counts in `dropped` the repeated rows.
 
+    The two answers of a pair are candidates.
     DAPO-Math-17k holds each of its rows a hundred times, with equal index and prompt.
     """
     seen = set()
@@ -180,14 +181,11 @@ def questions_of(items, dropped):
             dropped["repeated rows"] += 1
             continue
         seen.add(key)
-        yield as_question(item) if isinstance(item, Pair) else item
-
-
-def as_question(pair):
-    """A question with the two answers as candidates."""
-    scores = {0: [1.0, 0.0], 1: [0.0, 1.0], 0.5: [0.5, 0.5], None: None}[pair.label]
-    candidates = list(pair.answers)
-    return Question(pair.id, pair.messages, None, candidates, scores, pair.source, pair.meta)
+        if isinstance(item, Pair):
+            scores = {0: [1.0, 0.0], 1: [0.0, 1.0], 0.5: [0.5, 0.5], None: None}[item.label]
+            answers = list(item.answers)
+            item = Question(item.id, item.messages, None, answers, scores, item.source, item.meta)
+        yield item
 
 
 # ---- held-out sets ----

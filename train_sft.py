@@ -161,20 +161,16 @@ def encode_row(prompt, completion, tokenizer, end):
     return prompt_ids, [*tokenizer.encode(completion, add_special_tokens=False), end]
 
 
-def encode_rows(texts, tokenizer, end):
+def encode_rows(texts, tokenizer, folder):
     """The texts of `check` as rows."""
+    end = tokenizer.eos_token_id
+    if end is None:
+        end = stop_token_ids(tokenizer, folder)[0]
     rows = []
     for prompt, completion, place in texts:
         prompt_ids, completion_ids = encode_row(prompt, completion, tokenizer, end)
         rows.append((prompt_ids, [completion_ids], place))
     return rows
-
-
-def end_of_turn(tokenizer, folder):
-    """The token that ends a completion."""
-    if tokenizer.eos_token_id is not None:
-        return tokenizer.eos_token_id
-    return stop_token_ids(tokenizer, folder)[0]
 
 
 def usable_rows(rows, settings, vocab_size):
@@ -256,7 +252,7 @@ def main(settings):
             fused=True,
         )
         first_step, drawn = restore(checkpoint, policy, optimizer, settings.batch_size)
-        rows = encode_rows(texts, tokenizer, end_of_turn(tokenizer, folder))
+        rows = encode_rows(texts, tokenizer, folder)
         rows = usable_rows(rows, settings, policy.model.config.vocab_size)
         last_step = first_step if checkpoint else -1
         log = open_run(output_dir, dataclasses.asdict(settings), last_step, runtime, hashes)
