@@ -18,7 +18,6 @@ ARCHITECTURES = {
 TINY = Path(__file__).resolve().parent / "tiny"  # the embedded models
 INDEX = "model.safetensors.index.json"
 PLAIN_DTYPES = "BF16", "F16", "F32", "F64"
-MAX_SHARD_BYTES = 5_000_000_000
 
 
 # ---- names ----
@@ -97,32 +96,12 @@ def weight_files(folder):
 
     Other files may lie in the folder as well: adapters, consolidated.safetensors.
     """
-    index, single = folder / INDEX, folder / "model.safetensors"
-    if not index.exists():
-        if single.exists():
-            return [single]
-        raise BadInput(
-            f"{folder}: neither model.safetensors nor {INDEX} is there: other names and pickled "
-            "weights (*.bin, *.pt) are not read; convert or rename them first"
-        )
-    weight_map = parse_json(read_text(index, "--model"), index).get("weight_map")
-    is_map = isinstance(weight_map, dict)
-    if not is_map or not all(isinstance(shard, str) for shard in weight_map.values()):
-        raise BadInput(
-            f"{index}: field 'weight_map' is missing or does not map tensors to file names: "
-            "download the file again"
-        )
-    files = [folder / shard for shard in sorted(set(weight_map.values()))]
-    if single.exists() and single not in files:
-        raise BadInput(
-            f"{folder}: holds {single.name} and also {INDEX} with other files: remove the older"
-        )
-    for path in files:
-        if not path.exists():
-            raise BadInput(
-                f"{folder}: shard {path.name} of {INDEX} is missing: download the folder again"
-            )
-    return files
+    single = folder / "model.safetensors"
+    if single.exists() and not (folder / INDEX).exists():
+        return [single]
+    from config_rules import sharded_files
+
+    return sharded_files(folder)
 
 
 def read_weights(model, folder):
@@ -176,31 +155,31 @@ def read_weights(model, folder):
 
 
 def stored_weights(weights):
-    """{name in the files of transformers: tensor}; parts of FSDP's padded storage are copied."""
+    """{name in the files of transformers: tensor}"""
     stored = {}
     for name, tensor in weights.items():
         key = name if name.startswith(("lm_head.", "score.")) else "model." + name
-        value = tensor.detach().cpu()
-        stored[key] = value.clone() if value.untyped_storage().nbytes() > value.nbytes else value
+        stored[key] = tensor.detach().cpu().contiguous()
     return stored
 
 
 def save_model_folder(folder, weights, config, config_changes=None, adapter=None):
-    """Writes config.json and (sharded) safetensors that transformers and vLLM load.
+    """Writes config.json and model.safetensors, which transformers and vLLM load.
 
     weights: {parameter name: tensor}; {}: they are there, in fp32. config: the one that the model
     was loaded with. adapter: its own, if any; then it alone is saved, for PEFT.
     """
-    from huggingface_hub import save_torch_state_dict  # imports torch
+    from safetensors.torch import save_file  # imports torch
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    config = config | (config_changes or {})
     if adapter:
-        adapter.save(folder, weights, config | (config_changes or {}))
+        adapter.save(folder, weights, config)
         return
-    stored = stored_weights(weights)
-    if stored:
-        save_torch_state_dict(stored, folder, max_shard_size=MAX_SHARD_BYTES)
-    dtype = next((str(tensor.dtype)[6:] for tensor in stored.values()), "float32")
-    config = {key: value for key, value in config.items() if key != "torch_dtype"}
-    write_json(folder / "config.json", config | {"dtype": dtype} | (config_changes or {}))
+    if weights:
+        stored = stored_weights(weights)
+        save_file(stored, folder / "model.safetensors", metadata={"format": "pt"})
+    dtype = next((str(tensor.dtype)[6:] for tensor in weights.values()), "float32")
+    config.pop("torch_dtype", None)  # the older name of the field
+    write_json(folder / "config.json", config | {"dtype": dtype})

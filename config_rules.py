@@ -7,7 +7,7 @@ import re
 
 import checkpoint
 from chat import encode_chat
-from checkpoint import rope_parameters
+from checkpoint import INDEX, rope_parameters
 from cli import BadInput, parse_json, read_text
 
 SIZES = "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads".split()
@@ -126,3 +126,31 @@ def check_tokenizer(folder, tokenizer):
             f"{folder}: its tokenizer writes id {largest}, the model knows {size}: they do not "
             "belong together; copy the tokenizer's files from its base model"
         )
+
+
+def sharded_files(folder):
+    """The safetensors files that the index of a model folder names. Raises BadInput."""
+    index, single = folder / INDEX, folder / "model.safetensors"
+    if not index.exists():
+        raise BadInput(
+            f"{folder}: neither model.safetensors nor {INDEX} is there: other names and pickled "
+            "weights (*.bin, *.pt) are not read; convert or rename them first"
+        )
+    weight_map = parse_json(read_text(index, "--model"), index).get("weight_map")
+    is_map = isinstance(weight_map, dict)
+    if not is_map or not all(isinstance(shard, str) for shard in weight_map.values()):
+        raise BadInput(
+            f"{index}: field 'weight_map' is missing or does not map tensors to file names: "
+            "download the file again"
+        )
+    files = [folder / shard for shard in sorted(set(weight_map.values()))]
+    if single.exists() and single not in files:
+        raise BadInput(
+            f"{folder}: holds {single.name} and also {INDEX} with other files: remove the older"
+        )
+    for path in files:
+        if not path.exists():
+            raise BadInput(
+                f"{folder}: shard {path.name} of {INDEX} is missing: download the folder again"
+            )
+    return files

@@ -74,18 +74,15 @@ def start(device="auto", dtype="auto"):
     Without torchrun this process is alone. Raises BadInput for a GPU that is not there.
     """
     world_size = int(os.environ.get("WORLD_SIZE", 1))
-    rank = int(os.environ.get("RANK", 0)) if world_size > 1 else 0
+    rank = int(os.environ.get("RANK", 0))
     device = choose_device(device)
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
         torch.cuda.set_device(device)
     if world_size > 1:
         # Processes wait while the first one writes a large checkpoint, or one samples for long.
-        timeout = timedelta(hours=4)
-        if device.type == "cuda":
-            dist.init_process_group("nccl", timeout=timeout, device_id=device)
-        else:
-            dist.init_process_group("gloo", timeout=timeout)
+        timeout, gpu = timedelta(hours=4), device if device.type == "cuda" else None
+        dist.init_process_group("nccl" if gpu else "gloo", timeout=timeout, device_id=gpu)
     runtime = Runtime(rank, world_size, device, compute_dtype(dtype, device))
     with runtime.at_exit:
         yield runtime
@@ -235,9 +232,7 @@ def save_checkpoint(folder, step, policy, optimizer, tokenizer, judge_style=None
 
         hashes = write_share(partial, policy, optimizer)
     else:
-        weights, moments = gather_state(
-            policy, optimizer, policy.masters if runtime.is_main else ()
-        )
+        weights, moments = gather_state(policy, optimizer, policy.masters)
         if runtime.is_main:
             save_file(moments, partial / "trainer" / "optimizer.safetensors")
     if runtime.is_main:
@@ -254,17 +249,15 @@ def save_checkpoint(folder, step, policy, optimizer, tokenizer, judge_style=None
 def gather_state(policy, optimizer, names):
     """Two dicts of full tensors, those of `names`: weights, and the moments of AdamW."""
     weights, moments = {}, {}
-
-    def keep(tensors, key, tensor, is_wanted):
-        tensor = unsharded(tensor.detach())  # every process takes part
-        if is_wanted:
-            tensors[key] = tensor.cpu().contiguous()
-
     for name, master in policy.masters.items():
-        keep(weights, name, master, name in names)
-        if optimizer.state.get(master):  # empty before the first step with a signal
+        weight = unsharded(master.detach())  # every process takes part
+        if name in names:
+            weights[name] = weight
+        if optimizer.state.get(master):  # not before the first step with a signal
             for moment in MOMENTS:
-                keep(moments, f"{moment}.{name}", optimizer.state[master][moment], name in names)
+                tensor = unsharded(optimizer.state[master][moment])
+                if name in names:
+                    moments[f"{moment}.{name}"] = tensor.cpu().contiguous()
     return weights, moments
 
 

@@ -28,6 +28,7 @@ class KVCache:
     """Keys and values of the prompts in use, one slot each, and of the rows 0 to n - 1 that run."""
 
     rotates = False  # `decode_attention` gets queries and keys that are rotated
+    steps = 1  # that `decode` makes before the sampler looks for finished rows
 
     def __init__(self, model, num_slots, prompt_length, num_rows, num_tokens):
         """Reserves slots for prompts of prompt_length tokens and rows for num_tokens tokens."""
@@ -79,9 +80,8 @@ class KVCache:
         self.prompt_mask = mask_beyond(lengths)
 
     def decode(self, session):
-        """Draws a token for every running row of a sampler.Session. Returns their number, 1."""
+        """Draws a token for every running row of a sampler.Session."""
         session.step(len(session.running))
-        return 1
 
     def of_rows(self, results):
         """Takes the running rows' part of (slots, kv_heads, width * group, size)."""

@@ -47,7 +47,7 @@ class PagedCache:
     that they store falls on page 0, which belongs to nobody.
     """
 
-    rotates = True
+    rotates, steps = True, 8  # see kv_cache.KVCache
 
     def __init__(self, model, num_slots, prompt_length, num_rows, num_tokens):
         """For prompts of at most prompt_length tokens, each row with at most num_tokens of its own.
@@ -59,7 +59,8 @@ class PagedCache:
         self.num_rows = bucket(num_rows)
         shape = (PAGE, config.num_kv_heads, config.head_dim)
         page_bytes = weight.new_empty(config.num_layers, 2, *shape, device="meta").nbytes
-        of_prompt, of_row = pages_for(prompt_length), pages_for(prompt_length + num_tokens)
+        of_prompt = pages_for(prompt_length)
+        of_row = pages_for(prompt_length + num_tokens + self.steps)
         most = num_slots * of_prompt + num_rows * max(2, of_row) + 1
         least = 2 * of_prompt + of_row + 1  # one row, its prompt, and the prompt that comes next
         num_pages = max(least, min(most, half_of_free_memory(self.device) // page_bytes))
@@ -132,14 +133,14 @@ class PagedCache:
             of_rows[row] = of_rows[last]
             of_rows.pop()
 
-    def reserve(self, counts, steps):
-        """Takes pages for `steps` more tokens of every row. counts: the tokens that it has drawn.
+    def reserve(self, counts):
+        """Takes pages for the next steps of every row. counts: the tokens that it has drawn.
 
         Returns False if there are not enough: a row must go.
         """
         for slot, pages, count in zip(self.row_slots, self.row_pages, counts):
             # the newest token is not stored yet
-            missing = pages_for(self.prompt_lengths[slot] + count - 1 + steps) - len(pages)
+            missing = pages_for(self.prompt_lengths[slot] + count - 1 + self.steps) - len(pages)
             if missing > len(self.free):
                 self.most_rows = len(self.row_pages) - 1
                 return False
@@ -188,19 +189,14 @@ class PagedCache:
     # ---- decode ----
 
     def decode(self, session):
-        """Draws tokens for every running row of a sampler.Session, until the host looks again.
-
-        Returns how many for each.
-        """
-        steps = session.steps_between_looks
-        while not self.reserve([row.num_drawn for row in session.running], steps):
+        """Draws tokens for every running row of a sampler.Session, until the host looks again."""
+        while not self.reserve([row.num_drawn for row in session.running]):
             postpone_row(session)
         num_rows = len(session.running)
         session.rows.prompt_length[num_rows:] = 0  # the free rows that compute along
         session.rows.num_generated[num_rows:] = 1
-        for _ in range(steps):
+        for _ in range(self.steps):
             self.run(session.step, bucket(num_rows))
-        return steps
 
     def run(self, step, num_rows):
         """Calls step(num_rows). From the second time on a GPU replays what the first launched."""

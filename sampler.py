@@ -30,7 +30,6 @@ from seeding import hash64, uniforms
 
 MOST_ROWS = 256  # that run at once
 PREFILL_TOKENS = 8192  # prompts that are computed together hold at most this many tokens
-STEPS_BETWEEN_LOOKS = {"cpu": 1, "cuda": 8}  # decoding steps between two checks for finished rows
 
 
 @dataclass
@@ -44,11 +43,12 @@ class Completion:
 
 @dataclass
 class Generation:
-    """A completion that waits or runs."""
+    """A completion to sample."""
 
     prompt: int  # its index
-    number: int  # among the generations of its prompt
+    stream: int  # where its random numbers start
     num_drawn: int = 0  # tokens: the host counts them, so it need not wait for a GPU
+    completion: Completion | None = None
 
 
 @dataclass(frozen=True)
@@ -86,31 +86,26 @@ class Rows:
 class Session:
     """The work of one generate call: the rows that run, their keys and values, and the model."""
 
-    def __init__(self, model, prompts, settings, streams, num_rows, num_slots):
-        """streams[prompt][generation]: the start of its random numbers."""
+    def __init__(self, model, prompts, settings, generations, num_rows, num_slots):
         is_on_cpu = model.device.type == "cpu"
         self.model = cpu.with_reordered_weights(model) if is_on_cpu else model
-        self.prompts, self.settings, self.streams = prompts, settings, streams
-        self.results = [[None] * len(generations) for generations in streams]
+        self.prompts, self.settings = prompts, settings
         # Long prompts first: prompts that run together are similar in length, and the longest work
         # does not start last.
-        self.waiting: deque[Generation] = deque()
-        for prompt in sorted(range(len(prompts)), key=lambda index: -len(prompts[index])):
-            self.waiting += [Generation(prompt, number) for number in range(len(streams[prompt]))]
+        self.waiting = deque(sorted(generations, key=lambda row: -len(prompts[row.prompt])))
         self.device, self.num_rows = model.device, num_rows
-        # A row that ends between two looks runs on until the next one: what it adds is cut off.
-        self.steps_between_looks = STEPS_BETWEEN_LOOKS[self.device.type]
-        columns = settings.max_new_tokens + self.steps_between_looks
-        longest_prompt = max(len(prompt) for prompt in prompts)
-        self.cache = new_cache(model, num_slots, longest_prompt, num_rows, columns)
-        self.rows = Rows(self.cache.num_rows, columns, self.device)
+        longest_prompt = max(map(len, prompts))
+        self.cache = new_cache(model, num_slots, longest_prompt, num_rows, settings.max_new_tokens)
+        # A row that ends within the steps of one decode runs on: what it adds is cut off.
+        num_columns = settings.max_new_tokens + self.cache.steps
+        self.rows = Rows(self.cache.num_rows, num_columns, self.device)
         self.running: list[Generation] = []  # in rows 0 to n - 1
         self.slots: list[int | None] = [None] * num_slots  # the prompt in each slot
         weight = model.embed_tokens.weight  # of the dtype of hidden states
         self.last_hidden = weight.new_zeros(num_slots, model.config.hidden_size)  # of each prompt
         self.stops = torch.tensor([*settings.stop_token_ids], dtype=torch.long, device=self.device)
         self.head = model.head_weight.T  # (hidden_size, vocab)
-        if self.device.type == "cpu":  # a GPU multiplies bf16 with sums in fp32
+        if is_on_cpu:  # a GPU multiplies bf16 with sums in fp32
             self.head = self.head.float()
 
     # ---- admit ----
@@ -133,9 +128,8 @@ class Session:
             return
         self.prefill(new_prompts)
         new_rows = slice(len(self.running), len(self.running) + len(arrivals))
-        streams = [self.streams[row.prompt][row.number] for row in arrivals]
         prompt_lengths = [len(self.prompts[row.prompt]) for row in arrivals]
-        self.rows.start(new_rows, streams, prompt_lengths)
+        self.rows.start(new_rows, [row.stream for row in arrivals], prompt_lengths)
         self.running += arrivals
         self.arrange()
         # every generation draws its own first token from its prompt's last hidden state
@@ -165,9 +159,9 @@ class Session:
 
     def decode(self):
         """Draws a token for every running row; on a GPU several."""
-        steps = self.cache.decode(self)
+        self.cache.decode(self)
         for row in self.running:
-            row.num_drawn += steps
+            row.num_drawn += self.cache.steps
 
     def step(self, num_rows: int):
         """Draws a token for the first rows. The host does not wait for the device here."""
@@ -183,9 +177,9 @@ class Session:
         state, settings = self.rows, self.settings
         column = state.num_generated[rows][:, None]  # (rows, 1): rows differ in length
         uniform = state.uniforms[rows].gather(1, column)[:, 0]
-        tokens, logprobs = sample_tokens(
-            self.logits(hidden), settings.temperature, settings.top_p, uniform
-        )
+        logits = torch.empty(len(hidden), self.head.shape[1], device=self.device)
+        matmul_fp32(hidden, self.head, out=logits)  # the product of token_logprobs
+        tokens, logprobs = sample_tokens(logits, settings.temperature, settings.top_p, uniform)
         state.tokens[rows].scatter_(1, column, tokens[:, None])
         state.logprobs[rows].scatter_(1, column, logprobs[:, None])
         state.num_generated[rows] += 1
@@ -193,40 +187,34 @@ class Session:
         # NaN is not larger: a row whose logits are not finite stops as well, and `retire` raises
         state.stopped[rows] |= is_stop | ~(logprobs > -torch.inf)
 
-    def logits(self, hidden: torch.Tensor):
-        """fp32 logits (rows, vocab) of hidden states, by the product of token_logprobs."""
-        out = hidden.new_empty(len(hidden), self.head.shape[1], dtype=torch.float32)
-        return matmul_fp32(hidden, self.head, out)
-
     # ---- retire ----
 
     def retire(self):
-        """Writes finished rows into results[prompt][generation] and frees them."""
-        limit = self.settings.max_new_tokens
-        stopped = self.rows.stopped[: len(self.running)].tolist()  # the host waits here alone
+        """Takes finished rows out and keeps their completions."""
+        stopped = self.rows.stopped[: len(self.running)].tolist()  # the host waits here
         finished = []
         for index, row in enumerate(self.running):
-            if stopped[index] or row.num_drawn >= limit:
+            if stopped[index] or row.num_drawn >= self.settings.max_new_tokens:
+                row.completion = self.completion(index)
                 finished.append(index)
-        if not finished:
-            return
-        tokens = self.rows.tokens[finished, :limit].tolist()
-        logprobs = self.rows.logprobs[finished, :limit].tolist()
-        for index, row_tokens, row_logprobs in zip(finished, tokens, logprobs):
-            row = self.running[index]
-            self.results[row.prompt][row.number] = self.completion(row_tokens, row_logprobs)
-        self.remove_rows(finished)
+        if finished:
+            self.remove_rows(finished)
 
-    def completion(self, tokens: list[int], logprobs: list[float]):
+    def completion(self, row: int):
         """The Completion of a row. What stands after its first stop token is cut off."""
-        ends = [n for n, token in enumerate(tokens, 1) if token in self.settings.stop_token_ids]
-        length, reason = (ends[0], "stop") if ends else (len(tokens), "length")
-        if not all(map(math.isfinite, logprobs[:length])):
+        limit, reason = self.settings.max_new_tokens, "length"
+        tokens = self.rows.tokens[row, :limit].tolist()
+        for index, token in enumerate(tokens):
+            if token in self.settings.stop_token_ids:
+                limit, reason = index + 1, "stop"
+                break
+        logprobs = self.rows.logprobs[row, :limit].tolist()
+        if not all(map(math.isfinite, logprobs)):
             raise FloatingPointError(
                 "the model's logits are not finite: its weights are damaged, or training has "
                 "diverged"
             )
-        return Completion(tokens[:length], logprobs[:length], reason)
+        return Completion(tokens[:limit], logprobs, reason)
 
     def remove_rows(self, rows: list[int]):
         """Takes rows out. The last running row moves to the place of each."""
@@ -346,14 +334,17 @@ def generate(
     check_arguments(model, prompts, settings, seeds)
     if not prompts:
         return []
-    streams = [[hash64(own, number) for number in range(num_generations)] for own in seeds]
-    total, longest_prompt = len(prompts) * num_generations, max(map(len, prompts))
+    generations = []
+    for prompt, own_seed in enumerate(seeds):
+        for number in range(num_generations):
+            generations.append(Generation(prompt, hash64(own_seed, number)))
     if max_rows is None:
+        longest_prompt = max(map(len, prompts))
         max_rows = row_budget(model, max_new_tokens, longest_prompt, num_generations)
-    num_rows = min(total, checked_count("max_rows", max_rows))
+    num_rows = min(len(generations), checked_count("max_rows", max_rows))
     # Twice the slots of complete groups: some groups finish while others start.
     num_slots = min(len(prompts), num_rows, 2 * math.ceil(num_rows / num_generations))
-    session = Session(model, prompts, settings, streams, num_rows, num_slots)
+    session = Session(model, prompts, settings, generations, num_rows, num_slots)
     while session.waiting or session.running:
         session.admit()
         session.retire()  # a first token may be the last one
@@ -361,5 +352,8 @@ def generate(
             session.decode()
         session.retire()
         if progress:
-            progress(total - len(session.waiting) - len(session.running), total)
-    return session.results
+            num_left = len(session.waiting) + len(session.running)
+            progress(len(generations) - num_left, len(generations))
+    completions = [generation.completion for generation in generations]
+    starts = range(0, len(completions), num_generations)
+    return [completions[start : start + num_generations] for start in starts]

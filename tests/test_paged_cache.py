@@ -84,7 +84,6 @@ def paged(monkeypatch):
         return caches[-1]
 
     monkeypatch.setattr(sampler, "new_cache", new_cache)
-    monkeypatch.setitem(sampler.STEPS_BETWEEN_LOOKS, "cpu", 8)
     return caches
 
 
@@ -236,7 +235,7 @@ def check_sampling():
     model, prompts = random_model("qwen3", head_dim=16), random_prompts((1, 64, 70))
     options = dict(max_rows=4, seed=1)
     expected = generate(model, prompts, 2, 10, **options)
-    sampler.new_cache, sampler.STEPS_BETWEEN_LOOKS["cpu"] = KernelCache, 8
+    sampler.new_cache = KernelCache
     same(generate(model, prompts, 2, 10, **options), expected)
 
 

@@ -8,7 +8,6 @@ import torch
 import transformers
 
 import kv_cache
-import sampler
 from model import Model, pack_groups
 from sampler import Completion, generate, sample_tokens
 from seeding import hash64, signed, uniforms
@@ -256,27 +255,6 @@ def test_logits_that_are_not_finite_stop_with_words(model):
                 generate(model, [[1, 2]], 2, 3, temperature=temperature)
     finally:
         model.norm.weight.data = weight
-
-
-def test_looking_less_often_changes_nothing(model, monkeypatch):
-    """A GPU looks for finished rows every eight steps: what a row adds after its end is cut off."""
-    arguments = dict(
-        num_generations=4,
-        max_new_tokens=30,
-        stop_token_ids=tuple(range(0, 211, 11)),
-        seed=4,
-        max_rows=6,
-    )
-    plain = generate(model, random_prompts(5), **arguments)
-    monkeypatch.setitem(sampler.STEPS_BETWEEN_LOOKS, "cpu", 8)
-    rarely = generate(model, random_prompts(5), **arguments)
-    assert flat(rarely, "tokens") == flat(plain, "tokens")
-    assert [c.finish_reason for row in rarely for c in row] == [
-        c.finish_reason for row in plain for c in row
-    ]
-    torch.testing.assert_close(
-        torch.tensor(flat(rarely)), torch.tensor(flat(plain)), atol=1e-5, rtol=0
-    )
 
 
 def test_frequencies_follow_the_distribution():
