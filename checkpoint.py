@@ -5,7 +5,7 @@ This file imports no torch, so that commands check their model folder before the
 
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from cli import BadInput, parse_json, read_text
 from runlog import write_json
@@ -17,7 +17,6 @@ ARCHITECTURES = {
 }
 TINY = Path(__file__).resolve().parent / "tiny"  # the embedded models
 INDEX = "model.safetensors.index.json"
-PLAIN_DTYPES = "BF16", "F16", "F32", "F64"
 
 
 # ---- names ----
@@ -60,12 +59,17 @@ def check_model_folder(folder):
             f"--model: {folder} is the folder of a run: give one of its checkpoints, "
             f"{folder}/checkpoint-STEP"
         )
-    if not Path(folder).resolve().is_relative_to(TINY):  # ours need no check
+    if is_from_elsewhere(folder):
         from config_rules import check_config
 
         check_config(path, config)
     weight_files(base)
     return config
+
+
+def is_from_elsewhere(folder):
+    """Whether a model folder has to be checked: the embedded ones are right."""
+    return not Path(folder).resolve().is_relative_to(TINY)
 
 
 def rope_parameters(config):
@@ -109,47 +113,17 @@ def read_weights(model, folder):
 
     Raises BadInput unless they are exactly the parameters of `model`, with their shapes.
     """
-    shapes = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
-    missing = {name for name in shapes if ".lora_" not in name}
-    if model.config.tied:  # some folders store the head a second time
-        shapes["lm_head.weight"] = shapes["embed_tokens.weight"]
-    found, tied = set(), []  # names; the tensors that have to be equal
-    for path in weight_files(Path(folder)):
-        try:
-            with safe_open(path, framework="pt") as file:
-                for key in file.keys():  # noqa: SIM118  safe_open is not iterable
-                    name, stored = key.removeprefix("model."), file.get_slice(key)
-                    if name.endswith("rotary_emb.inv_freq"):
-                        continue  # old folders store the frequencies of RoPE
-                    shape, dtype = tuple(stored.get_shape()), stored.get_dtype()
-                    if shape != shapes.get(name) or dtype not in PLAIN_DTYPES:
-                        raise BadInput(
-                            f"{path}: tensor {key!r} is {shape} of {dtype}, config.json asks for "
-                            f"{shapes.get(name)} of {', '.join(PLAIN_DTYPES)}: they do not match"
-                        )
-                    if name in found:
-                        raise BadInput(f"{path}: tensor {key!r} is stored twice: remove one")
-                    found.add(name)
-                    tensor = file.get_tensor(key)
-                    if model.config.tied and name in ("embed_tokens.weight", "lm_head.weight"):
-                        tied.append(tensor)
-                    if name in missing:
-                        yield name, tensor
-        except SafetensorError as error:
-            raise BadInput(
-                f"{path}: not a complete safetensors file ({error}): download it again"
-            ) from error
-    missing -= found
-    if missing:
-        raise BadInput(
-            f"{folder}: {len(missing)} of {len(shapes)} tensors are missing, such as "
-            f"{min(missing)!r}: download the folder again"
-        )
-    if not all(tensor.equal(tied[0]) for tensor in tied):
-        raise BadInput(
-            f"{folder}/config.json: tie_word_embeddings is true, but lm_head.weight differs from "
-            "embed_tokens.weight: write false to use both"
-        )
+    if is_from_elsewhere(folder):
+        from config_rules import check_weights
+
+        check_weights(model, folder)
+    names = dict(model.named_parameters())
+    for path in weight_files(folder):
+        with safe_open(path, framework="pt") as file:
+            for key in file.keys():  # noqa: SIM118  safe_open is not iterable
+                name = key.removeprefix("model.")
+                if name in names:
+                    yield name, file.get_tensor(key)
     if model.adapter:
         yield from model.adapter.weights(model)
 
@@ -163,17 +137,16 @@ def stored_weights(weights):
     return stored
 
 
-def save_model_folder(folder, weights, config, config_changes=None, adapter=None):
+def save_model_folder(folder, weights, config, adapter=None):
     """Writes config.json and model.safetensors, which transformers and vLLM load.
 
-    weights: {parameter name: tensor}; {}: they are there, in fp32. config: the one that the model
-    was loaded with. adapter: its own, if any; then it alone is saved, for PEFT.
+    weights: {parameter name: tensor}; {}: they are there, in fp32. config: the content of
+    config.json. adapter: the model's own, if any; then it alone is saved, for PEFT.
     """
     from safetensors.torch import save_file  # imports torch
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    config = config | (config_changes or {})
     if adapter:
         adapter.save(folder, weights, config)
         return
@@ -181,5 +154,5 @@ def save_model_folder(folder, weights, config, config_changes=None, adapter=None
         stored = stored_weights(weights)
         save_file(stored, folder / "model.safetensors", metadata={"format": "pt"})
     dtype = next((str(tensor.dtype)[6:] for tensor in weights.values()), "float32")
-    config.pop("torch_dtype", None)  # the older name of the field
+    config = {key: value for key, value in config.items() if key != "torch_dtype"}  # its old name
     write_json(folder / "config.json", config | {"dtype": dtype})

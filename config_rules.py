@@ -5,9 +5,11 @@ checkpoint.py and chat.py load this file for every model but the embedded ones.
 
 import re
 
+from safetensors import SafetensorError, safe_open
+
 import checkpoint
 from chat import encode_chat
-from checkpoint import INDEX, rope_parameters
+from checkpoint import INDEX, rope_parameters, weight_files
 from cli import BadInput, parse_json, read_text
 
 SIZES = "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads".split()
@@ -20,6 +22,7 @@ FIELD_TYPES = {  # of the fields that model.py knows; config.json may leave them
     bool: ("tie_word_embeddings", "attention_bias", "mlp_bias", "use_sliding_window"),
     (int, float): ("rms_norm_eps", "rope_theta", "partial_rotary_factor", "max_window_layers"),
 }
+PLAIN_DTYPES = "BF16", "F16", "F32", "F64"
 ROPE_NUMBERS = {  # RoPE type -> its positive numbers
     "default": ["rope_theta"],
     "llama3": "rope_theta factor low_freq_factor high_freq_factor "
@@ -154,3 +157,48 @@ def sharded_files(folder):
                 f"{folder}: shard {path.name} of {INDEX} is missing: download the folder again"
             )
     return files
+
+
+def check_weights(model, folder):
+    """Raises BadInput unless a folder's tensors are exactly the parameters of `model`."""
+    shapes = {}
+    for name, weight in model.named_parameters():
+        if ".lora_" not in name:
+            shapes[name] = tuple(weight.shape)
+    missing = set(shapes)
+    if model.config.tied:  # some folders store the head a second time
+        shapes["lm_head.weight"] = shapes["embed_tokens.weight"]
+    found, tied = set(), []  # names; the tensors that have to be equal
+    for path in weight_files(folder):
+        try:
+            with safe_open(path, framework="pt") as file:
+                for key in file.keys():  # noqa: SIM118  safe_open is not iterable
+                    name, stored = key.removeprefix("model."), file.get_slice(key)
+                    if name.endswith("rotary_emb.inv_freq"):
+                        continue  # old folders store the frequencies of RoPE
+                    shape, dtype = tuple(stored.get_shape()), stored.get_dtype()
+                    if shape != shapes.get(name) or dtype not in PLAIN_DTYPES:
+                        raise BadInput(
+                            f"{path}: tensor {key!r} is {shape} of {dtype}, config.json asks for "
+                            f"{shapes.get(name)} of {', '.join(PLAIN_DTYPES)}: they do not match"
+                        )
+                    if name in found:
+                        raise BadInput(f"{path}: tensor {key!r} is stored twice: remove one")
+                    found.add(name)
+                    if model.config.tied and name in ("embed_tokens.weight", "lm_head.weight"):
+                        tied.append(file.get_tensor(key))
+        except SafetensorError as error:
+            raise BadInput(
+                f"{path}: not a complete safetensors file ({error}): download it again"
+            ) from error
+    missing -= found
+    if missing:
+        raise BadInput(
+            f"{folder}: {len(missing)} of {len(shapes)} tensors are missing, such as "
+            f"{min(missing)!r}: download the folder again"
+        )
+    if not all(tensor.equal(tied[0]) for tensor in tied):
+        raise BadInput(
+            f"{folder}/config.json: tie_word_embeddings is true, but lm_head.weight differs from "
+            "embed_tokens.weight: write false to use both"
+        )

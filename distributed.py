@@ -190,11 +190,8 @@ def load_model(folder, runtime, dtype, adapter=None):
 
 
 def unsharded(tensor):
-    return tensor.full_tensor() if is_sharded(tensor) else tensor
-
-
-def is_sharded(tensor):
-    return hasattr(tensor, "full_tensor")  # a DTensor
+    """The whole of a DTensor; every process takes part."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
 # ---- checkpoints of a training ----
@@ -250,7 +247,7 @@ def gather_state(policy, optimizer, names):
     """Two dicts of full tensors, those of `names`: weights, and the moments of AdamW."""
     weights, moments = {}, {}
     for name, master in policy.masters.items():
-        weight = unsharded(master.detach())  # every process takes part
+        weight = unsharded(master.detach())
         if name in names:
             weights[name] = weight
         if optimizer.state.get(master):  # not before the first step with a signal
@@ -262,11 +259,13 @@ def gather_state(policy, optimizer, names):
 
 
 def write_model(folder, policy, weights, tokenizer, judge_style):
-    if judge_style is not None and Path(judge_style).is_file():
-        shutil.copy(judge_style, folder / "judge_style.txt")  # the user's prompt goes along
-        judge_style = "judge_style.txt"
-    changes = {} if judge_style is None else {"judge_style": judge_style}
-    save_model_folder(folder, weights, policy.model.config.raw, changes, policy.model.adapter)
+    config = dict(policy.model.config.raw)
+    if judge_style is not None:
+        config["judge_style"] = judge_style
+        if Path(judge_style).is_file():  # the user's prompt goes along
+            shutil.copy(judge_style, folder / "judge_style.txt")
+            config["judge_style"] = "judge_style.txt"
+    save_model_folder(folder, weights, config, policy.model.adapter)
     tokenizer.save_pretrained(folder)
     generation_config = policy.folder / "generation_config.json"
     if generation_config.exists():  # holds the stop tokens of chat models

@@ -32,10 +32,9 @@ class KVCache:
 
     def __init__(self, model, num_slots, prompt_length, num_rows, num_tokens):
         """Reserves slots for prompts of prompt_length tokens and rows for num_tokens tokens."""
-        config, weight = model.config, model.embed_tokens.weight
-        self.kv_heads, self.num_rows = config.num_kv_heads, num_rows
-        self.prompts = KeyValueTable(config, num_slots, prompt_length, like=weight)
-        self.rows = KeyValueTable(config, num_rows, num_tokens, like=weight)
+        self.num_rows = num_rows
+        self.prompts = KeyValueTable(model, num_slots, prompt_length)
+        self.rows = KeyValueTable(model, num_rows, num_tokens)
         self.prompt_lengths = [1] * num_slots  # one visible token keeps an empty softmax finite
 
     def admits(self, prompt_length):
@@ -73,39 +72,34 @@ class KVCache:
         # The queries to a prompt lie side by side, to meet its keys in one product: with rows in
         # slots 0, 1, 0 the ranks are 0, 0, 1.
         ranks = [row_slots[:row].count(slot) for row, slot in enumerate(row_slots)]
+        self.slots, self.ranks = torch.tensor(row_slots), torch.tensor(ranks)  # (n,)
         self.num_slots, self.width = max(row_slots) + 1, max(ranks) + 1
-        places = [slot * self.width + rank for slot, rank in zip(row_slots, ranks)]
-        self.places = torch.tensor(places)  # (n,)
-        lengths = torch.tensor(self.prompt_lengths[: self.num_slots])
-        self.prompt_mask = mask_beyond(lengths)
+        self.prompt_mask = mask_beyond(torch.tensor(self.prompt_lengths[: self.num_slots]))
 
     def decode(self, session):
         """Draws a token for every running row of a sampler.Session."""
         session.step(len(session.running))
 
-    def of_rows(self, results):
-        """Takes the running rows' part of (slots, kv_heads, width * group, size)."""
-        results = results.unflatten(2, (self.width, -1)).transpose(1, 2)
-        return results.flatten(0, 1)[self.places]  # (n, kv_heads, group, size)
-
     def decode_attention(self, positions, own_lengths):
         """Returns `attend` for a new token in each of n rows. They have stored own_lengths (n,)."""
-        num_rows, kv_heads = len(own_lengths), self.kv_heads
-        index = self.rows.index(torch.arange(num_rows), own_lengths)
+        index = self.rows.index(torch.arange(len(own_lengths)), own_lengths)
         own_mask = mask_beyond(own_lengths + 1)  # a new token sees itself
 
         def attend(layer, queries, keys, values):
             self.rows.write(layer, index, keys, values)
             # the query heads that share a key head: (n, kv_heads, group, head_dim)
-            queries = queries.view(num_rows, kv_heads, -1, queries.shape[-1])
+            queries = queries.unflatten(1, (keys.shape[1], -1))
             own, own_lse = self.rows.attend(layer, queries, own_mask)
 
             # the queries to a prompt lie side by side: (slots, width, kv_heads, group, head_dim)
             table = queries.new_zeros(self.num_slots, self.width, *queries.shape[1:])
-            table.flatten(0, 1)[self.places] = queries
-            by_head = table.transpose(1, 2).flatten(2, 3)  # (slots, kv_heads, width * group, ...)
-            shared, shared_lse = self.prompts.attend(layer, by_head, self.prompt_mask)
-            shared, shared_lse = self.of_rows(shared), self.of_rows(shared_lse)
+            table[self.slots, self.ranks] = queries
+            table = table.transpose(1, 2).flatten(2, 3)  # (slots, kv_heads, width * group, ...)
+            results = []
+            for result in self.prompts.attend(layer, table, self.prompt_mask):
+                result = result.unflatten(2, (self.width, -1)).transpose(1, 2)
+                results.append(result[self.slots, self.ranks])  # (n, kv_heads, group, ...)
+            shared, shared_lse = results
 
             # the share of the softmax that lies on the prompt, as in FlashDecoding
             prompt_share = torch.sigmoid(shared_lse - own_lse)
@@ -130,10 +124,11 @@ class KeyValueTable:
     longer table.
     """
 
-    def __init__(self, config, num_rows, num_tokens, like):
-        shape = (num_rows, config.num_kv_heads, BLOCK, config.head_dim)
+    def __init__(self, model, num_rows, num_tokens):
+        config, num_blocks = model.config, math.ceil(num_tokens / BLOCK)
+        shape = (config.num_layers, 2, num_blocks, num_rows, config.num_kv_heads, BLOCK)
         # zeros: padding must be finite
-        self.table = like.new_zeros(config.num_layers, 2, math.ceil(num_tokens / BLOCK), *shape)
+        self.table = model.embed_tokens.weight.new_zeros(*shape, config.head_dim)
 
     def index(self, rows, positions):
         """Where `write` stores the tokens at rows (n,) and positions (n,)."""

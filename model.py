@@ -32,49 +32,27 @@ from kernels.logprob import token_logprobs
 from kernels.packed_attention import packed_attention
 
 
-@dataclass(frozen=True)
 class Config:
     """The fields of a Hugging Face config.json that shape the network."""
 
-    vocab_size: int
-    hidden_size: int
-    intermediate_size: int
-    num_layers: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    norm_eps: float
-    rope: dict  # rope_theta, rope_type and, for Llama 3, its four scaling numbers
-    qkv_bias: bool
-    output_bias: bool
-    mlp_bias: bool
-    qk_norm: bool
-    tied: bool
-    raw: dict  # the file itself, for save_pretrained
-
-    @staticmethod
-    def from_dict(raw):
+    def __init__(self, raw):
+        self.raw = raw  # the file itself, for save_pretrained
+        self.vocab_size = raw["vocab_size"]
+        self.hidden_size = raw["hidden_size"]
+        self.intermediate_size = raw["intermediate_size"]
+        self.num_layers = raw["num_hidden_layers"]
+        self.num_heads = raw["num_attention_heads"]
+        self.num_kv_heads = raw.get("num_key_value_heads") or self.num_heads
+        is_qwen2, self.qk_norm = raw["model_type"] == "qwen2", raw["model_type"] == "qwen3"
+        default_head_dim = 128 if self.qk_norm else self.hidden_size // self.num_heads
+        self.head_dim = raw.get("head_dim") or default_head_dim
+        self.norm_eps = raw.get("rms_norm_eps", 1e-6)
+        self.rope = rope_parameters(raw)  # rope_theta, rope_type; for Llama 3 its scaling numbers
         attention_bias = bool(raw.get("attention_bias", False))
-        default_head_dim = raw["hidden_size"] // raw["num_attention_heads"]
-        if raw["model_type"] == "qwen3":
-            default_head_dim = 128
-        return Config(
-            vocab_size=raw["vocab_size"],
-            hidden_size=raw["hidden_size"],
-            intermediate_size=raw["intermediate_size"],
-            num_layers=raw["num_hidden_layers"],
-            num_heads=raw["num_attention_heads"],
-            num_kv_heads=raw.get("num_key_value_heads") or raw["num_attention_heads"],
-            head_dim=raw.get("head_dim") or default_head_dim,
-            norm_eps=raw.get("rms_norm_eps", 1e-6),
-            rope=rope_parameters(raw),
-            qkv_bias=raw["model_type"] == "qwen2" or attention_bias,
-            output_bias=raw["model_type"] != "qwen2" and attention_bias,
-            mlp_bias=bool(raw.get("mlp_bias", False)),
-            qk_norm=raw["model_type"] == "qwen3",
-            tied=bool(raw.get("tie_word_embeddings", False)),
-            raw=raw,
-        )
+        self.qkv_bias = is_qwen2 or attention_bias
+        self.output_bias = attention_bias and not is_qwen2
+        self.mlp_bias = bool(raw.get("mlp_bias", False))
+        self.tied = bool(raw.get("tie_word_embeddings", False))
 
 
 def inverse_frequencies(config):
@@ -213,7 +191,7 @@ class Model(nn.Module):
     def without_values(name_or_folder, adapter=None):
         """(a Model on the meta device, the folder of its weights). Raises BadInput."""
         folder = resolve_model(name_or_folder)
-        config = Config.from_dict(check_model_folder(folder))
+        config = Config(check_model_folder(folder))
         base, adapter = with_adapter(folder, adapter)
         with torch.device("meta"):
             return Model(config, adapter), base
@@ -263,10 +241,10 @@ def compute_dtype(name, device):
     if name != "auto":
         return {"bfloat16": torch.bfloat16, "float32": torch.float32}[name]
     if device.type == "cuda":
-        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        is_fast = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        has_bf16 = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
-    return torch.bfloat16 if has_bf16 else torch.float32
+        is_fast = torch.cpu._is_avx512_bf16_supported()
+    return torch.bfloat16 if is_fast else torch.float32
 
 
 @dataclass(frozen=True)

@@ -265,7 +265,7 @@ def load_checkpoint(folder, policy, optimizer):
     import torch
     from safetensors import safe_open
 
-    from distributed import MOMENTS, is_sharded
+    from distributed import MOMENTS
 
     trainer = Path(folder) / "trainer"
     state = json.loads((trainer / "state.json").read_text())
@@ -280,7 +280,7 @@ def load_checkpoint(folder, policy, optimizer):
                 for moment in MOMENTS:
                     tensor = moments.get_tensor(f"{moment}.{name}")
                     own = torch.zeros_like(master, requires_grad=False)
-                    if is_sharded(master):
+                    if hasattr(master, "to_local"):  # a part of it, with FSDP
                         from sharding import own_shard
 
                         own.to_local().copy_(own_shard(master, tensor))

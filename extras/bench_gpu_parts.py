@@ -58,7 +58,7 @@ def random_models(run, name, with_peer):
     """(our Model, transformers' or None) of a shape, on the device; they share their weights."""
     raw = run.config(name)
     with torch.device("meta"):
-        model = Model(Config.from_dict(raw))
+        model = Model(Config(raw))
     if not with_peer:
         model = model.to(run.dtype).to_empty(device=run.device).requires_grad_(False)
         for name, weight in model.named_parameters():

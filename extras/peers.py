@@ -147,7 +147,7 @@ def load_both(folder, device, dtype):
     peer = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device).eval()
     peer.generation_config = GenerationConfig(pad_token_id=0)
     with torch.device("meta"):
-        model = Model(Config.from_dict(check_model_folder(folder)))
+        model = Model(Config(check_model_folder(folder)))
     weights = {name.removeprefix("model."): weight for name, weight in peer.state_dict().items()}
     model.load_state_dict(
         {name: weights[name] for name, _ in model.named_parameters()}, assign=True

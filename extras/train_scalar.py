@@ -63,7 +63,7 @@ class ScalarModel(nn.Module):
         architecture = raw["architectures"][0].replace("CausalLM", "SequenceClassification")
         changes = {"architectures": [architecture], "num_labels": 1, "id2label": {"0": "score"}}
         changes |= {"label2id": {"score": 0}, "pad_token_id": tokenizer.pad_token_id}
-        save_model_folder(folder, weights | {"score.weight": self.score.weight}, raw, changes)
+        save_model_folder(folder, weights | {"score.weight": self.score.weight}, raw | changes)
         tokenizer.save_pretrained(folder)
 
 
@@ -73,7 +73,7 @@ class ScalarJudge:
     def __init__(self, folder):
         self.tokenizer = load_tokenizer(folder)
         raw = json.loads((Path(folder) / "config.json").read_text())
-        self.scalar = ScalarModel(Model(Config.from_dict(raw)))
+        self.scalar = ScalarModel(Model(Config(raw)))
         weights = load_file(Path(folder) / "model.safetensors")
         missing, _ = self.scalar.load_state_dict(weights, strict=False)
         if set(missing) - {"model.lm_head.weight"}:

@@ -54,7 +54,7 @@ def base(tmp_path_factory):
 def model_of(layers, dtype=torch.bfloat16):
     """A model of Qwen2-1.5B's width on the GPU."""
     with torch.device("meta"):
-        model = Model(Config.from_dict(QWEN | {"num_hidden_layers": layers}))
+        model = Model(Config(QWEN | {"num_hidden_layers": layers}))
     return model.to(dtype).to_empty(device="cuda").requires_grad_(False)
 
 

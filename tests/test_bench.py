@@ -389,7 +389,7 @@ def test_parameters_are_those_of_the_model(kind, tied):
         tie_word_embeddings=tied,
     )
     with torch.device("meta"):
-        model = Model(Config.from_dict(raw))
+        model = Model(Config(raw))
     sizes = plan.sizes_of(raw)
     assert sizes.parameters == sum(weight.numel() for weight in model.parameters())
     assert sizes.body == sum(
@@ -435,7 +435,7 @@ def test_activations_are_those_of_a_forward_pass():
         head_dim=16,
         tie_word_embeddings=True,
     )
-    model = Model(Config.from_dict(raw))
+    model = Model(Config(raw))
     pack, kept = pack_groups([(list(range(50)), [list(range(41))] * 4)]), {}
     weights = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
 

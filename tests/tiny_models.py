@@ -125,7 +125,7 @@ def random_model(model_type, dtype=torch.float32, **changes):
         num_key_value_heads=2,
     )
     torch.manual_seed(0)
-    model = Model(Config.from_dict(config | changes))
+    model = Model(Config(config | changes))
     for name, weight in model.named_parameters():
         torch.nn.init.normal_(weight, mean=1.0 if "norm" in name else 0.0, std=0.15)
     return model.to(dtype)

@@ -92,7 +92,7 @@ def make_init(folder, width=128, layers=4, heads=4):
         "judge_style": "tiny",
     }
     torch.manual_seed(0)
-    model = Model(Config.from_dict(raw))
+    model = Model(Config(raw))
     for name, weight in model.named_parameters():
         if weight.dim() != 2:
             continue
