@@ -17,7 +17,7 @@ READING_PATH = """train_grpo.py judge_task.py rollout.py verdicts.py styles.py d
     chat.py model.py sampler.py kv_cache.py checkpoint.py distributed.py runlog.py progress.py
     cli.py seeding.py kernels/__init__.py kernels/logprob.py kernels/packed_attention.py
     kernels/cpu.py""".split()
-MOST_LINES = 4270  # of these files together; it may only fall
+MOST_LINES = 4181  # of these files together; it may only fall
 
 LIST_FILES = """
 import json, os, runpy, sys
