@@ -16,7 +16,7 @@ PROGRESS = {
     "grad_norm": "grad {:.2f}",
     "timing/tokens_per_second": "{:.0f} tokens/s",
     "reward/judge_accuracy": "judge {:.2f} right",
-    "reward/judge_invalid": "{:.2f} invalid",
+    "reward/judge_invalid": "judge {:.2f} invalid",
     "eval/judge/accuracy": "held-out accuracy {:.3f}",
     "eval/judge/consistency": "consistency {:.3f}",
     "eval/reward/oracle": "held-out right {:.3f}",
@@ -34,8 +34,8 @@ LEARNED = {  # the first and the last value, at the end of a run
 
 def progress_line(row):
     """A step or an evaluation in one line, without the judge's numbers where it played no match."""
-    judged = bool(row.get("reward/judge_matches"))
-    shown = [name for name in PROGRESS if name in row and (judged or "reward/judge" not in name)]
+    judged = row.get("reward/judge_matches") or row.get("eval/reward/win_rate")
+    shown = [name for name in PROGRESS if name in row and (judged or "judge" not in PROGRESS[name])]
     return "  ".join(PROGRESS[name].format(row[name]) for name in shown)
 
 

@@ -234,11 +234,12 @@ def judgment_card(row, item):
     return judged_card(row, row, players, better, item, item and item.answers, facts)
 
 
-def as_rollout(row):
+def as_rollout(row, item):
     """A solver's held-out answer as a rollout of one completion; rollouts as they are."""
     if "completions" in row:
         return row
-    return {"id": row["id"], "prompt": [], "completions": [row], "correct": [row["correct"]]}
+    known = {"prompt": item.messages, "answer": item.answer} if item else {"prompt": []}
+    return known | {"id": row["id"], "completions": [row], "correct": [row["correct"]]}
 
 
 def cards_of(placed, step, judged):
@@ -258,7 +259,7 @@ def cards_of(placed, step, judged):
                 elif "games" in row:
                     yield judgment_card(row, item)
                 else:
-                    yield rollout_card([as_rollout(member) for member in members], step)
+                    yield rollout_card([as_rollout(member, item) for member in members], step)
         except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
             raise BadInput(
                 f"{places[0]}: is no rollout, judgment or evaluation: a ranking, a cache and a "
@@ -317,10 +318,10 @@ def rows_of(path):
 
 
 def load_judged(data, rows):
-    """{id: Question} for rows of evaluate.py, else {id: Pair}."""
+    """{id: Question} for rows of evaluate.py and of a solver's evaluation, else {id: Pair}."""
     if not data:
         return {}
-    if rows and "scores" in rows[0][1]:
+    if rows and {"scores", "correct"} & rows[0][1].keys():
         items = load_questions(data)
     else:
         items = load_pairs(data, keep_ties=True)

@@ -275,6 +275,10 @@ def test_rollouts_by_hand(tmp_path):
         [{"id": "e", "correct": False, "text": "t", "tokens": 1, "answered": True}],
     )
     assert badges(data_of(view.make_page(answers))["cards"]) == [["wrong"]]
+    questions = tmp_path / "questions.jsonl"
+    write_rows(questions, [{"id": "e", "question": "2+3", "answer": "5"}])
+    (card,) = data_of(view.make_page(answers, data=str(questions)))["cards"]
+    assert card["texts"] == [["user", "2+3"]] and card["facts"] == ["reference 5"]
 
 
 def judgment(name, verdicts, consistent=True):

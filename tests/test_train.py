@@ -26,7 +26,7 @@ from data import Pair
 from extras import train_dpo
 from judge import Judge
 from model import Model
-from progress import changes, show_progress, summarize
+from progress import changes, progress_line, show_progress, summarize
 
 ROOT = Path(__file__).parents[1]
 SHORT = [
@@ -767,6 +767,14 @@ def test_the_end_of_a_run_says_what_to_do_next(tmp_path, capsys):
     settings.judge_style = "rrm"  # of train_sft.py, for judgments of a teacher
     summarize(tmp_path, settings)
     assert question in capsys.readouterr().err
+
+
+def test_a_solver_without_a_judge_shows_none_of_its_numbers():
+    row = {"reward": 0.5, "reward/judge_accuracy": 0.0, "reward/judge_matches": 0}
+    row["eval/reward/win_rate"] = 0.0
+    assert progress_line(row) == "reward +0.500"
+    row |= {"reward/judge_matches": 4, "reward/judge_accuracy": 1.0, "eval/reward/win_rate": 0.5}
+    assert "judge 1.00 right  judged better than at first 0.500" in progress_line(row)
 
 
 def test_a_step_says_how_much_is_left(capsys):
