@@ -25,6 +25,7 @@ from resume import find_damage, prune
 from rollout import drop_long, evaluate
 from runlog import open_run
 from sharding import deal, deal_groups
+from solve_task import judge_and_server
 from train_grpo import IMPORTANCE_CAP, Settings, check_numbers, fill_in, prepare
 from training_options import split_by_number, with_signal
 
@@ -396,3 +397,24 @@ def test_an_older_run_with_a_judge_goes_on_with_its_style(tmp_path):
     assert settings.style == "direct"
     with pytest.raises(BadInput, match="--style: .* was made with 'direct', not None"):
         prepare(Settings(**options))
+
+
+def test_a_judge_behind_a_server_is_a_name_and_an_address(tmp_path):
+    """An older run had a flag for the address; the judge's answers are those of the same server."""
+    pytest.importorskip("math_verify")
+    run, data = tmp_path / "run", tmp_path / "asked.jsonl"
+    run.mkdir()
+    data.write_text('{"question": "1+1", "answer": "2"}\n')
+    judge = "org/judge@http://host:8000/v1"
+    assert judge_and_server(Settings(judge_model=judge)) == ("org/judge", "http://host:8000/v1")
+    assert judge_and_server(Settings(judge_model="a@b")) == ("a@b", None)
+    options = dict(train_data=str(data), output_dir=str(run), resume=True, eval_every=0)
+    options |= dict(reward="judge", judge_model=judge)
+    filled, *_, hashes = prepare(Settings(**options))
+    before = vars(filled) | dict(judge_model="org/judge", judge_base_url="http://host:8000/v1")
+    (run / "config.json").write_text(json.dumps({"settings": before, "data": hashes}))
+    assert prepare(Settings(**options))[0] == filled
+    with pytest.raises(BadInput, match="--judge_model: .* was made with 'org/judge@http"):
+        prepare(Settings(**(options | dict(judge_model="org/judge@http://other:8000/v1"))))
+    with pytest.raises(BadInput, match="is no address"):
+        prepare(Settings(**(options | dict(judge_model="org/judge@http://"))))
