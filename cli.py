@@ -158,7 +158,7 @@ def read_json_lines(path, flag="file"):
 def json_lines(text, path):
     """The same for the text of a file; blank lines are passed over.
 
-    Lines end at "\n" alone: `str.splitlines` would also cut inside strings, at U+2028 for one.
+    Lines end at "\\n" alone: `str.splitlines` would also cut inside strings, at U+2028 for one.
     """
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
@@ -188,7 +188,7 @@ def run(main, memory="use a smaller model or lower --max_completion_length"):
     # Sums of MKL otherwise depend on the alignment of memory. MKL reads this when it is first used.
     os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
     os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")  # no gaps on a GPU
-    if hasattr(sys.stdout, "reconfigure"):  # what the terminal cannot show is written as \\u2192
+    if hasattr(sys.stdout, "reconfigure"):  # what the terminal cannot show is written as \u2192
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with at_end:
