@@ -12,20 +12,14 @@ import cli
 from cli import BadInput
 from tables import read_csv
 
+ARENA_TIES = "tie", "tie (bothbad)", "both_bad", "bothbad"  # of Chatbot Arena's releases
 # (columns, what the last one may say -> the score of the first player); None: a number
 FORMATS = [
     (("i", "j", "score"), None),
     (("left", "right", "winner"), {"left": 1.0, "right": 0.0, "tie": 0.5}),
     (
-        ("model_a", "model_b", "winner"),  # the words of Chatbot Arena's releases
-        {
-            "model_a": 1.0,
-            "model_b": 0.0,
-            "tie": 0.5,
-            "tie (bothbad)": 0.5,
-            "both_bad": 0.5,
-            "bothbad": 0.5,
-        },
+        ("model_a", "model_b", "winner"),
+        {"model_a": 1.0, "model_b": 0.0} | dict.fromkeys(ARENA_TIES, 0.5),
     ),
 ]
 KNOWN_COLUMNS = " or ".join(", ".join(columns) for columns, _ in FORMATS)

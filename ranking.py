@@ -27,6 +27,7 @@ from tables import read_csv
 
 ANSWER_COLUMNS = "answer", "response", "candidate", "completion", "output", "text"
 CHUNK_MATCHES = 64  # judged together and written to --cache together
+CACHE_COLUMNS = "i", "j", "repetition", "score"
 
 
 # ---- settings of the two commands ----
@@ -91,13 +92,13 @@ def read_candidates(path):
         raise BadInput(f"--candidates: {path} is empty: write one candidate a line")
     _, first_line = lines[0]
     looks_like_json = re.match(r'\s*(\{\s*"|"([^"\\]|\\.)*"\s*$)', first_line)
-    if path.endswith((".jsonl", ".json")) or looks_like_json:
-        return [parse_candidate(line, f"{path} line {number}") for number, line in lines]
-    return [line for _, line in lines]
-
-
-def parse_candidate(line, place):
-    return as_answer(cli.parse_json(line, place, (dict, str)), place)
+    if not path.endswith((".jsonl", ".json")) and not looks_like_json:
+        return [line for _, line in lines]
+    answers = []
+    for number, line in lines:
+        place = f"{path} line {number}"
+        answers.append(as_answer(cli.parse_json(line, place, (dict, str)), place))
+    return answers
 
 
 def as_answer(value, place):
@@ -218,32 +219,36 @@ def cached(play, path, names):
     judge can draw anew. The file at `path` keeps the scores (None: no file). Every pair is played
     in one direction: the player whose name sorts first is i. Equal names draw without a match.
     """
-    known = {}
+    known = {}  # {(name of i, name of j, repetition): score of i}
     if path:
         known = read_cache(path)
         lock(path)
     times_met = Counter()
 
     def play_cached(pairs):
-        turns, keys = [], []  # pairs in the direction in which they are played; keys of `known`
+        keys, missing = [], {}
         for i, j in pairs:
-            i, j = (i, j) if names[i] <= names[j] else (j, i)
-            turns.append((i, j))
-            keys.append((names[i], names[j], times_met[names[i], names[j]]))
+            if names[i] > names[j]:
+                i, j = j, i
+            key = names[i], names[j], times_met[names[i], names[j]]
             times_met[names[i], names[j]] += 1
             if names[i] == names[j]:
-                known[keys[-1]] = 0.5
-        missing = [(turn, key) for turn, key in zip(turns, keys) if key not in known]
+                known[key] = 0.5
+            if key not in known:
+                missing[key] = i, j
+            keys.append(key)
+        missing = list(missing.items())
         for start in range(0, len(missing), CHUNK_MATCHES):
-            chunk_turns, chunk_keys = zip(*missing[start : start + CHUNK_MATCHES])
-            repetitions = [repetition for _, _, repetition in chunk_keys]
-            scores = dict(zip(chunk_keys, play(chunk_turns, repetitions), strict=True))
-            known.update(scores)
+            chunk = missing[start : start + CHUNK_MATCHES]
+            scores = play([pair for _, pair in chunk], [key[2] for key, _ in chunk])
+            rows = []
+            for (key, _), score in zip(chunk, scores, strict=True):
+                known[key] = score
+                rows.append(dict(zip(CACHE_COLUMNS, (*key, score))))
             if path:
-                append_rows(path, cache_rows(scores), is_new=False)
+                append_rows(path, rows, is_new=False)
         return [
-            known[key] if turn == tuple(pair) else 1 - known[key]
-            for turn, key, pair in zip(turns, keys, pairs)
+            known[key] if names[i] == key[0] else 1 - known[key] for (i, _), key in zip(pairs, keys)
         ]
 
     return play_cached
@@ -261,20 +266,12 @@ def read_cache(path):
     """{(name of i, name of j, repetition): score of i}. BadInput for a file of another kind."""
     known = {}
     for number, row in resumable_rows(path, "--cache", b'{"i": "'):
-        key = row.get("i"), row.get("j"), row.get("repetition")
-        score = row.get("score")
+        *key, score = (row.get(name) for name in CACHE_COLUMNS)
         types = [type(value) for value in (*key, score)]
         if types != [str, str, int, float] or not 0 <= score <= 1:
             raise BadInput(
                 f"--cache: {path} line {number} is no match that this command wrote: "
                 "give another file"
             )
-        known[key] = score
+        known[tuple(key)] = score
     return known
-
-
-def cache_rows(scores):
-    return [
-        {"i": i, "j": j, "repetition": repetition, "score": score}
-        for (i, j, repetition), score in scores.items()
-    ]

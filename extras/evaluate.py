@@ -50,14 +50,8 @@ CHUNK_ITEMS = 32  # judged together and written together
 OFFICIAL = tuple(GROUP_OF)
 # Sets of N answers, among which any schedule of matches may choose; the others fix their pairs.
 BEST_OF_N = "gsm8k_solutions", "ppe", "rewardbench2", "pairs"
-SCHEDULES = {
-    "elo": "full",
-    "random": "random",
-    "halving": "halving",
-    "leaders": "leaders",
-    "swiss": "swiss",
-}
-STRATEGIES = "pairs", "knockout", *SCHEDULES
+WITH_GAMES = "random", "halving", "leaders", "swiss"  # schedules of --games matches
+STRATEGIES = "pairs", "knockout", "elo", *WITH_GAMES
 
 
 @dataclass
@@ -151,7 +145,8 @@ def play_item(item, settings, judge):
     elif settings.strategy == "knockout":
         winner = knockout(size, play, seed).winner
     else:
-        run_schedule(size, play, SCHEDULES[settings.strategy], settings.games, seed)
+        schedule = "full" if settings.strategy == "elo" else settings.strategy
+        run_schedule(size, play, schedule, settings.games, seed)
     return row_of(item, played) | {"ranked": settings.strategy != "pairs", "pick": winner}
 
 
@@ -275,8 +270,8 @@ def check(settings):
             f"--strategy {settings.strategy}: is for sets of N answers, {', '.join(BEST_OF_N)}: "
             f"{settings.benchmark} fixes its pairs"
         )
-    chooses_games = settings.strategy in ("random", "halving", "leaders", "swiss")
-    if settings.games is not None and (settings.games < 1 or not chooses_games):
+    takes_games = settings.strategy in WITH_GAMES
+    if settings.games is not None and (settings.games < 1 or not takes_games):
         raise BadInput(
             "--games: must be at least 1, and goes with --strategy random, halving, leaders or "
             "swiss"

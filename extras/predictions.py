@@ -60,10 +60,6 @@ def stored_game(order, said, words, name, where):
     return {"order": order, "verdict": verdict, "status": status}
 
 
-def missing_game(order):
-    return {"order": order, "verdict": None, "status": "unparsable"}
-
-
 def is_game(game):
     """Whether a game of judge.py --out has an order, a status and a verdict that fits it."""
     if not isinstance(game, dict) or not {"order", "status", "verdict"} <= game.keys():
@@ -314,4 +310,6 @@ def with_missing_orders(games, num_orders):
     """The games, and one without a verdict for each order that is missing."""
     judged = orders_of(games)
     absent = [order for order in BOTH_ORDERS if order not in judged]
-    return games + [missing_game(order) for order in absent[: num_orders - len(judged)]]
+    missing = absent[: num_orders - len(judged)]
+    lost = {"verdict": None, "status": "unparsable"}
+    return games + [{"order": order} | lost for order in missing]
