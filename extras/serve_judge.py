@@ -62,7 +62,7 @@ def pairs_judged_by(judge, settings):
 
     def judge_pairs(requests):
         pairs = [pair for pair, _ in requests]
-        # Raises TooLong, which is the answer to that request alone.
+        # Raises BadInput, which is the answer to that request alone.
         prompts = [
             [judge.encode(pair, order, settings.max_completion_length) for order in BOTH_ORDERS]
             for pair in pairs
