@@ -41,7 +41,10 @@ def settings_words(settings):
     words = []
     if "one_order" in settings:
         words.append("one order" if settings["one_order"] else "both orders")
+    is_solver = str(settings.get("reward")).startswith(("answer", "solve:"))
     for name, form in SETTINGS.items():
+        if name == "style" and is_solver:  # which is not asked to judge
+            continue
         value = settings.get(name)
         if value is not None and value != "" and not (name in ("beta", "lora_rank") and not value):
             words.append(form.format(value))

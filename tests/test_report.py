@@ -8,7 +8,7 @@ from test_benchmarks import single
 from cli import BadInput
 from extras import scoring
 from extras.benchmarks import BENCHMARKS
-from extras.words import winner_words
+from extras.words import settings_words, winner_words
 
 report = pytest.importorskip("extras.report")
 
@@ -123,6 +123,12 @@ def test_the_top_says_result_model_and_settings():
     stored = evaluation(20, predictions="x/judged.jsonl")
     title, (line,) = report.heading([stored], ["a"])
     assert "verdicts of judged.jsonl" in title and "settings are unknown" in line
+
+
+def test_a_solver_has_no_judging_style():
+    assert settings_words({"style": "tiny", "reward": "verdict"}) == "style tiny, reward verdict"
+    for reward in ("answer", "solve:mine:reward"):
+        assert settings_words({"style": "tiny", "reward": reward}) == f"reward {reward}"
 
 
 def test_the_winner_of_several_is_named_in_words():
