@@ -310,7 +310,9 @@ def rows_of(path):
     if path.suffix.lower() == ".csv":
         raise BadInput(f"RUN_OR_FILE: {path} is a spreadsheet: open it as one, or give JSON lines")
     if path.suffix != ".json":
-        rows = cli.read_json_lines(path, "RUN_OR_FILE")
+        rows = list(cli.read_json_lines(path, "RUN_OR_FILE"))
+        if rows and rows[0][1].keys() == {"settings", "data"}:  # of an evaluation under way
+            rows = rows[1:]
         return [(f"{path} line {line}", row) for line, row in rows]
     content = cli.parse_json(cli.read_text(path, "RUN_OR_FILE"), path)
     rows = content.get("rows", [content])

@@ -382,6 +382,8 @@ def test_the_top_of_a_page_says_result_model_and_settings(tmp_path):
         "both orders",
     ]
     assert data["cards"][0]["words"] == "answer 2 is better: 2 of 2 votes"
+    under_way = write_rows(tmp_path / "rows.jsonl", [{"settings": {}, "data": "0"}, row])
+    assert data_of(view.make_page(under_way))["cards"] == data["cards"]
 
 
 def test_a_prompt_with_four_answers_is_a_card(tmp_path):
