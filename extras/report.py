@@ -93,10 +93,11 @@ def sigmoid(x):
 
 # ---- panels ----
 #
-# Each shows all evaluations, one colour each. numbers: {name of an evaluation: what it has}.
+# numbers: {name of an evaluation: what it has}, without those that have nothing.
+# colours: {name of an evaluation: its colour in all parts}.
 
 
-def points(axis, numbers, baselines, title, unit):
+def points(axis, numbers, colours, baselines, title, unit):
     """Scores with intervals: {name of an evaluation: {score: [value, low, high]}}."""
     scores = list(dict.fromkeys(name for own in numbers.values() for name in own))[::-1]
     step = 0.7 / len(numbers)
@@ -104,7 +105,7 @@ def points(axis, numbers, baselines, title, unit):
         values = np.array([own.get(name) or [np.nan] * 3 for name in scores]) * 100
         places = np.arange(len(scores)) + 0.35 - step * (index + 0.5)
         spread = np.clip([values[:, 0] - values[:, 1], values[:, 2] - values[:, 0]], 0, None)
-        style = dict(color=COLOURS[index], capsize=2, markersize=5, label=label)
+        style = dict(color=colours[label], capsize=2, markersize=5, label=label)
         axis.errorbar(values[:, 0], places, xerr=spread, fmt="o", **style)
     for kind, mark in zip(baselines, "><^s"):
         found = [(name, baselines[kind].get(name)) for name in scores]
@@ -122,7 +123,7 @@ def points(axis, numbers, baselines, title, unit):
         axis.legend(handles=marks, fontsize=8, frameon=False, ncols=2, loc="upper center")
 
 
-def outcome_bars(axis, numbers):
+def outcome_bars(axis, numbers, colours):
     """Stacked shares of the outcomes: {name of an evaluation: {outcome: count}}."""
     for place, counts in enumerate(reversed(numbers.values())):
         left, total = 0.0, sum(counts.values())
@@ -139,9 +140,9 @@ def outcome_bars(axis, numbers):
     axis.legend(fontsize=8, frameon=False, ncols=3, loc="upper center")
 
 
-def calibration(axis, numbers):
+def calibration(axis, numbers, colours):
     """{name of an evaluation: {kind of probability: `probabilities`}}. Prints the numbers too."""
-    for index, (label, curves) in enumerate(numbers.items()):
+    for label, curves in numbers.items():
         for kind, pairs in curves.items():
             found, (raw, fitted) = reliability(pairs), brier(pairs)
             words = f"{kind}: Brier {raw:.3f}"
@@ -153,7 +154,7 @@ def calibration(axis, numbers):
             print(f"{label}: {words}; {', '.join(bins)}")
             _, confidence, accuracy = zip(*found)
             dashes = DASHES[0] if kind == "vote share" else DASHES[1]
-            style = dict(color=COLOURS[index], linestyle=dashes, marker="o", markersize=4)
+            style = dict(color=colours[label], linestyle=dashes, marker="o", markersize=4)
             axis.plot(confidence, accuracy, **style, label=words)
     axis.plot([0.5, 1], [0.5, 1], ":", color=GREY)
     axis.set_ylim(0, 1.02)
@@ -161,21 +162,21 @@ def calibration(axis, numbers):
     axis.legend(fontsize=8, frameon=False, loc="lower left")
 
 
-def token_histogram(axis, numbers):
+def token_histogram(axis, numbers, colours):
     """{name of an evaluation: tokens of each game}"""
     longest = max(max(tokens) for tokens in numbers.values())
     bins = np.linspace(0, longest, 31)
-    for index, (label, tokens) in enumerate(numbers.items()):
-        style = dict(color=COLOURS[index], histtype="step", linewidth=1.5, label=label)
+    for label, tokens in numbers.items():
+        style = dict(color=colours[label], histtype="step", linewidth=1.5, label=label)
         axis.hist(tokens, bins=bins, weights=[100 / len(tokens)] * len(tokens), **style)
     finish(axis, "Tokens of a game", "% of games")
 
 
-def cost_points(axis, numbers, name):
+def cost_points(axis, numbers, colours, name):
     """{name of an evaluation: ([value, low, high], tokens an item)}"""
-    for index, (label, (value, tokens)) in enumerate(numbers.items()):
+    for label, (value, tokens) in numbers.items():
         spread = [[max(0, value[0] - value[1]) * 100], [max(0, value[2] - value[0]) * 100]]
-        style = dict(fmt="o", color=COLOURS[index], capsize=3, label=label)
+        style = dict(fmt="o", color=colours[label], capsize=3, label=label)
         axis.errorbar([tokens], [value[0] * 100], yerr=spread, **style)
     finish(axis, "Score and cost", f"{name}, %, by tokens an item")
 
@@ -185,61 +186,82 @@ def finish(axis, title, unit):
     axis.set_xlabel("")
 
 
-def panels(found, names):
-    """[function of an axis, ...]: the parts of the page for which there is data."""
-    results = dict(zip(names, (entry["results"] for entry in found)))
-    rule, protocol, outcomes, curves, tokens, costs = {}, {}, {}, {}, {}, {}
-    name, _ = headline(found[0]["results"])
-    for label, entry in zip(names, found):
-        result = entry["results"]
-        known = {key: value for key, value in result["rule"].items() if value is not None}
-        rule[label] = dict(list(known.items())[:24])
-        protocol[label] = {}
-        for key, value in result["protocol"].items():
-            other_panel = key in OUTCOMES or key.endswith("an item") or "Brier" in key
-            if value is not None and not other_panel:
-                protocol[label][key] = value
-        if any(result["outcomes"].values()):
-            outcomes[label] = result["outcomes"]
-        own = {}
-        for kind, probability in (("vote share", share), ("verdict token", verdict_share)):
-            pairs = probabilities(entry["rows"], probability)
-            if pairs:
-                own[kind] = pairs
-        if own:
-            curves[label] = own
-        if all_tokens := tokens_of(entry["rows"]):
-            tokens[label] = all_tokens
-        value, cost = result["rule"].get(name), result["protocol"].get("tokens an item")
-        if value and cost and cost[0]:
-            costs[label] = value, cost[0]
-    parts = []
-    if any(rule.values()):
-        baselines = results[names[0]]["baselines"]
-        title, unit = "Score", "the benchmark's rule, %, 95 % intervals over questions"
-        parts.append(partial(points, numbers=rule, baselines=baselines, title=title, unit=unit))
-    if any(protocol.values()):
-        title, unit = "Details", "% of pairs with a better answer, or of games"
-        parts.append(partial(points, numbers=protocol, baselines={}, title=title, unit=unit))
-    for draw, numbers in (
-        (outcome_bars, outcomes),
-        (calibration, curves),
-        (token_histogram, tokens),
-    ):
-        if numbers:
-            parts.append(partial(draw, numbers=numbers))
-    if len(costs) > 1:
-        parts.append(partial(cost_points, numbers=costs, name=name))
-    return parts
+# ---- what each part shows of an evaluation, nothing where it has no data ----
 
 
-def tokens_of(rows):
+def rule_of(entry):
+    known = {name: value for name, value in entry["results"]["rule"].items() if value is not None}
+    return dict(list(known.items())[:24])
+
+
+def details_of(entry):
+    """The numbers of the protocol that no other part shows."""
+    details = {}
+    for name, value in entry["results"]["protocol"].items():
+        other_part = name in OUTCOMES or name.endswith("an item") or "Brier" in name
+        if value is not None and not other_part:
+            details[name] = value
+    return details
+
+
+def outcomes_of(entry):
+    counts = entry["results"]["outcomes"]
+    return counts if any(counts.values()) else {}
+
+
+def curves_of(entry):
+    curves = {}
+    for kind, probability in (("vote share", share), ("verdict token", verdict_share)):
+        pairs = probabilities(entry["rows"], probability)
+        if pairs:
+            curves[kind] = pairs
+    return curves
+
+
+def tokens_of(entry):
     """The tokens of each game; games of other tools have no number of tokens."""
-    games = [game for row in rows for match in row["matches"] for game in match["games"]]
-    for row in rows:  # rewardbench2.py
+    games = [game for row in entry["rows"] for match in row["matches"] for game in match["games"]]
+    for row in entry["rows"]:  # rewardbench2.py
         for part in [*row.get("choices", []), *row.get("ratings", [])]:
             games += part["games"]
     return [game["tokens"] for game in games if game.get("tokens")]
+
+
+def cost_of(entry, name):
+    """(the score of this name with its interval, tokens an item), or None."""
+    value = entry["results"]["rule"].get(name)
+    tokens = entry["results"]["protocol"].get("tokens an item")
+    return (value, tokens[0]) if value and tokens and tokens[0] else None
+
+
+def panels(found, names):
+    """[function of an axis, ...]: the parts of the page for which there is data."""
+    name, _ = headline(found[0]["results"])
+    baselines = found[0]["results"]["baselines"]
+    unit = "the benchmark's rule, %, 95 % intervals over questions"
+    score = partial(points, baselines=baselines, title="Score", unit=unit)
+    unit = "% of pairs with a better answer, or of games"
+    details = partial(points, baselines={}, title="Details", unit=unit)
+    kinds = [
+        (score, rule_of),
+        (details, details_of),
+        (outcome_bars, outcomes_of),
+        (calibration, curves_of),
+        (token_histogram, tokens_of),
+    ]
+
+    def numbers_of(value_of):
+        values = {label: value_of(entry) for label, entry in zip(names, found)}
+        return {label: value for label, value in values.items() if value}
+
+    colours, parts = dict(zip(names, COLOURS)), []
+    for draw, value_of in kinds:
+        if numbers := numbers_of(value_of):
+            parts.append(partial(draw, numbers=numbers, colours=colours))
+    costs = numbers_of(partial(cost_of, name=name))
+    if len(costs) > 1:
+        parts.append(partial(cost_points, numbers=costs, colours=colours, name=name))
+    return parts
 
 
 # ---- the page ----

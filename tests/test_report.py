@@ -160,6 +160,21 @@ def test_every_evaluation_is_in_every_panel():
         assert set(report.COLOURS[:3]) <= drawn, axis.get_title(loc="left")
 
 
+def test_an_evaluation_keeps_its_colour_where_another_one_has_no_data():
+    pytest.importorskip("matplotlib")
+    from matplotlib.figure import Figure
+
+    silent = evaluation(36)
+    for row in silent["rows"]:
+        for game in row["matches"][0]["games"]:
+            game.pop("tokens")
+    draw = report.panels([silent, evaluation(20)], ["x", "y"])[4]
+    axis = Figure().subplots()
+    draw(axis)
+    assert axis.get_title(loc="left") == "Tokens of a game"
+    assert {colour_of(patch) for patch in axis.patches} == {report.COLOURS[1]}
+
+
 def colour_of(patch):
     from matplotlib.colors import to_hex
 
