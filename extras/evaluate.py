@@ -24,8 +24,7 @@ from types import SimpleNamespace
 from typing import Literal, Optional
 
 import cli
-from backends import Progress, note_rest
-from cli import BadInput, note, setting
+from cli import BadInput, setting
 from extras.agreement import agreement, show_agreement
 from extras.benchmarks import BENCHMARKS, GROUP_OF, load
 from extras.items import tied_games
@@ -33,8 +32,8 @@ from extras.predictions import match_predictions, read_predictions
 from extras.rank_file import rank_together
 from extras.results import (
     check_out,
-    earlier_rows,
     head_of,
+    judged_rows,
     read_result,
     results_file,
     write_pairs,
@@ -42,7 +41,6 @@ from extras.results import (
 )
 from extras.scoring import BASELINES, OUTCOMES, compared, share, summarise
 from judge import JudgeSettings, check_judge, judge_of, refuse_copies
-from runlog import append_rows, json_lines, sole_writer, write_atomically
 from seeding import uniform
 from verdicts import BOTH_ORDERS
 
@@ -165,6 +163,7 @@ def row_of(item, matches):
 
 def judge_items(items, settings, judge):
     """The rows of some items. The matches that all of them wait for are judged together."""
+    judge.seed = settings.seed  # a sweep may change it
     shared = SimpleNamespace(judge=lambda pairs: play_games(pairs, settings, judge))
     tasks = [functools.partial(play_item, item, settings) for item in items]
     return rank_together(tasks, lambda: shared)
@@ -188,34 +187,6 @@ def play_games(pairs, settings, judge):
     return games
 
 
-def judged_rows(settings, items, head, load_judge):
-    """The rows of all items: those that OUTPUT_DIR holds already, the others from the judge.
-
-    Whole chunks are kept, because the last bits of a log-prob may depend on the batch.
-    """
-    path = Path(settings.output_dir) / "rows.jsonl"
-    rows = earlier_rows(path, head, settings)
-    if len(rows) == len(items):
-        return rows
-    rows = rows[: len(rows) - len(rows) % CHUNK_ITEMS]
-    note(f"{path.parent}: {len(rows)} of {len(items)} items are judged already")
-    judge = load_judge()
-    judge.seed = settings.seed  # a sweep may change it
-    first_use = not judge.backend.usage.calls  # a sweep uses a judge again
-    progress = Progress("judging", "items", len(items), len(rows))
-    with progress, sole_writer(path.parent):
-        write_atomically(path, json_lines([head, *rows]))
-        for start in range(len(rows), len(items), CHUNK_ITEMS):
-            new = judge_items(items[start : start + CHUNK_ITEMS], settings, judge)
-            append_rows(path, new, is_new=False)
-            rows += new
-            progress.move_to(len(rows))
-            if first_use:
-                note_rest(judge.backend.usage, len(new), len(items) - len(rows), "item")
-                first_use = False
-    return rows
-
-
 def evaluate(settings, load_judge):
     """One evaluation -> (its numbers, its rows), written to OUTPUT_DIR/results.json at the end."""
     items = load(settings.benchmark, settings.data, settings.limit, settings.seed)
@@ -223,7 +194,7 @@ def evaluate(settings, load_judge):
     if settings.predictions:
         rows = predicted_rows(settings.predictions, items, settings.benchmark)
     else:
-        rows = judged_rows(settings, items, head, load_judge)
+        rows = judged_rows(settings, items, head, CHUNK_ITEMS, load_judge, judge_items)
     result = numbers_of(settings.benchmark, rows)
     if settings.output_dir:
         write_results(Path(settings.output_dir) / "results.json", head, result, rows)

@@ -7,11 +7,12 @@ from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
+from backends import Progress, note_rest
 from cli import BadInput, note, parse_json, read_text
 from extras.scoring import outcome, share, votes_of, with_better
 from judge_file import check_recorded, is_csv, rests_on, write_csv
 from resume import resumable_rows
-from runlog import commit, json_line, json_lines, write_atomically
+from runlog import append_rows, commit, json_line, json_lines, sole_writer, write_atomically
 from verdicts import majority
 
 # settings that change no row
@@ -56,6 +57,34 @@ def earlier_rows(path, head, settings):
         raise BadInput(
             f"--data: the evaluation in {folder} judged other items: give another --output_dir"
         )
+    return rows
+
+
+def judged_rows(settings, items, head, chunk_size, load_judge, judge_items):
+    """The rows of all items: those that OUTPUT_DIR holds already, the others from the judge.
+
+    judge_items(items, settings, judge): their rows. Whole chunks are kept, because the last bits of
+    a log-prob may depend on the batch.
+    """
+    path = Path(settings.output_dir) / "rows.jsonl"
+    rows = earlier_rows(path, head, settings)
+    if len(rows) == len(items):
+        return rows
+    rows = rows[: len(rows) - len(rows) % chunk_size]
+    note(f"{path.parent}: {len(rows)} of {len(items)} items are judged already")
+    judge = load_judge()
+    is_first_use = not judge.backend.usage.calls  # a sweep uses a judge again
+    progress = Progress("judging", "items", len(items), len(rows))
+    with progress, sole_writer(path.parent):
+        write_atomically(path, json_lines([head, *rows]))
+        for start in range(len(rows), len(items), chunk_size):
+            new = judge_items(items[start : start + chunk_size], settings, judge)
+            append_rows(path, new, is_new=False)
+            rows += new
+            progress.move_to(len(rows))
+            if is_first_use:
+                note_rest(judge.backend.usage, len(new), len(items) - len(rows), "item")
+                is_first_use = False
     return rows
 
 

@@ -16,6 +16,7 @@ each prompt. The same command writes the same results.json, also when it was kil
 `evaluate.py --predictions`, `--compare` and `extras.report` read it.
 """
 
+import functools
 import hashlib
 import json
 import math
@@ -28,14 +29,12 @@ from pathlib import Path
 from typing import Literal, Optional
 
 import cli
-from backends import Progress
 from cli import BadInput, note, setting
 from extras.benchmarks import BENCHMARKS, load
 from extras.evaluate import check_writable, row_of, shown
-from extras.results import earlier_rows, head_of, write_results
+from extras.results import head_of, judged_rows, write_results
 from extras.scoring import add_cells, intervals, means, question_cells, summarise
 from judge import JudgeSettings, check_judge, judge_of
-from runlog import append_rows, json_lines, sole_writer, write_atomically
 from seeding import stable_hash, uniform
 from styles import transcript
 from verdicts import read_verdict
@@ -215,27 +214,11 @@ def row_for(item, asked, head):
     return row | {"settings": head["settings"], "data": head["data"]}
 
 
-def judged_rows(items, settings, head, load_judge):
-    """The rows of all items: those that OUTPUT_DIR holds already, the others from the judge."""
-    path = Path(settings.output_dir) / "rows.jsonl"
-    rows = earlier_rows(path, head, settings)
-    if len(rows) == len(items):
-        return rows
-    rows = rows[: len(rows) - len(rows) % CHUNK_ITEMS]
-    note(f"{path.parent}: {len(rows)} of {len(items)} items are judged")
-    judge = load_judge(settings)
+def judge_items(head, items, settings, judge):
+    """The rows of some items."""
     judge.backend.check_texts(items)
-    progress = Progress("judging", "items", len(items), len(rows))
-    with progress, sole_writer(path.parent):
-        write_atomically(path, json_lines([head, *rows]))
-        for start in range(len(rows), len(items), CHUNK_ITEMS):
-            chunk = items[start : start + CHUNK_ITEMS]
-            asked = ask(chunk, settings, judge)
-            new = [row_for(item, asked[item.id], head) for item in chunk]
-            append_rows(path, new, is_new=False)
-            rows += new
-            progress.move_to(len(rows))
-    return rows
+    asked = ask(items, settings, judge)
+    return [row_for(item, asked[item.id], head) for item in items]
 
 
 # ---- numbers ----
@@ -335,7 +318,9 @@ def main(argv=None, load_judge=judge_of):
     prompts = hashlib.sha256((CHOICE + RATING).encode()).hexdigest()[:16]
     head["settings"] |= {"benchmark": "rewardbench2", "prompts": prompts, "predictions": None}
     head["settings"]["style"] = None  # of no use here
-    rows = judged_rows(items, settings, head, load_judge)
+    judge_chunk = functools.partial(judge_items, head)
+    load_one = functools.partial(load_judge, settings)
+    rows = judged_rows(settings, items, head, CHUNK_ITEMS, load_one, judge_chunk)
     result = numbers_of(rows)
     write_results(Path(settings.output_dir) / "results.json", head, result, rows)
     if settings.json:

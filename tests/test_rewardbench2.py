@@ -8,6 +8,7 @@ import sys
 import pytest
 from test_official_scores import best_of_four_official, rewardbench2_rows, ties_official
 
+from backends import Usage
 from cli import BadInput
 from extras import evaluate, rewardbench2
 from extras.benchmarks import load
@@ -22,6 +23,7 @@ class Backend:
     """Answers by a function of (the question, the answers in the order shown, the seed)."""
 
     def __init__(self, answer):
+        self.usage = Usage()
         self.answer, self.prompts = answer, []
 
     def check_texts(self, items):
