@@ -661,6 +661,8 @@ def test_ctrl_c_is_told_once_where_answers_are_checked():
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,
+        # a shell's background jobs ignore Ctrl-C, and so would this child of one
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     worker = int(command.stdout.readline())
     os.killpg(command.pid, signal.SIGINT)
