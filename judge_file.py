@@ -10,6 +10,7 @@ Each row carries its settings and a hash of its pair: a file never goes on with 
 import csv
 import functools
 import io
+from collections import Counter
 from dataclasses import asdict, fields
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from verdicts import vote_of
 
 CHUNK_PAIRS = 64  # judged together and written together
 NOT_RECORDED = ("query", "a", "b", *OPTIONAL, "pairs", "out", "json", "price_in", "price_out")
+SUMMARY = "pairs a b tie no_winner orders_agree games tokens".split()
 HEAD = "id", "pair", "given", "question", "content"  # fields with which rows of a file may begin
 
 
@@ -85,19 +87,19 @@ def judge_pairs(settings, pairs, load_judge, options):
         lambda: load_judge().backend.usage,
         "pair",
     )
-    rows = [row for _, row in resumable_rows(path, "--out")]
-    if path != settings.out:
-        write_csv(settings.out, [sheet_row(pair, row) for pair, row in zip(pairs, rows)])
-    winners = [row["winner"] or "no_winner" for row in rows]
-    agree = [row["consistent"] for row in rows].count(True)
-    games = [game for row in rows for game in row["games"]]
-    return {
-        "pairs": len(rows),
-        **{name: winners.count(name) for name in ("a", "b", "tie", "no_winner")},
-        "orders_agree": None if settings.one_order else agree,
-        "games": len(games),
-        "tokens": sum(game["tokens"] for game in games),
-    }
+    totals, sheet = Counter(), []
+    for pair, (_, row) in zip(pairs, resumable_rows(path, "--out")):
+        totals["pairs"] += 1
+        totals[row["winner"] or "no_winner"] += 1
+        totals["orders_agree"] += row["consistent"] is True
+        totals["games"] += len(row["games"])
+        totals["tokens"] += sum(game["tokens"] for game in row["games"])
+        if path != settings.out:
+            sheet.append(sheet_row(pair, row))
+    if sheet:
+        write_csv(settings.out, sheet)
+    summary = {name: totals[name] for name in SUMMARY}
+    return summary | ({"orders_agree": None} if settings.one_order else {})
 
 
 # ---- files that a second call completes ----
