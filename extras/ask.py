@@ -8,10 +8,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Literal, Optional
 
-import tqdm
-
 import cli
-from backends import Usage, load_model, note_rest
+from backends import Progress, Usage, load_model, note_rest
 from chat import decode_completion, encode_chat, load_tokenizer, opens_think, stop_token_ids
 from checkpoint import check_model_folder, resolve_model
 from cli import BadInput, note, setting
@@ -181,16 +179,15 @@ def answer_by_model(questions, settings, store):
     context = check_model_folder(folder).get("max_position_embeddings") or sys.maxsize
     tokenizer, model, usage = load_tokenizer(folder), None, Usage()
     note_at_end(usage, settings.model)
-    bar = tqdm.tqdm(total=len(questions), initial=len(store.rows), unit="question", disable=None)
-    for start in range(0, len(questions), settings.chunk):
-        chunk = questions[start : start + settings.chunk]
-        if all(question.id in store.rows for question in chunk):
-            continue
-        model = model or load_model(folder, settings.device, settings.dtype)
-        texts, reasons = sample_chunk(model, tokenizer, folder, chunk, context, settings, usage)
-        store.add(checked_rows(chunk, texts, reasons, settings))
-        bar.update(len(chunk))
-    bar.close()
+    with Progress("answering", "questions", len(questions), len(store.rows)) as progress:
+        for start in range(0, len(questions), settings.chunk):
+            chunk = questions[start : start + settings.chunk]
+            if all(question.id in store.rows for question in chunk):
+                continue
+            model = model or load_model(folder, settings.device, settings.dtype)
+            texts, reasons = sample_chunk(model, tokenizer, folder, chunk, context, settings, usage)
+            store.add(checked_rows(chunk, texts, reasons, settings))
+            progress.move_to(start + len(chunk))
     return 0
 
 
