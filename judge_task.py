@@ -236,9 +236,8 @@ class JudgeTask:
                 item = group.item
                 places = {"order": item.order, "right": item.right_verdict, "longer": item.longer}
                 games.append(places | group.records[0])
-            pair = item.pair
-            row = {"id": pair.id, "source": pair.source, "messages": pair.messages}
-            row |= {"answers": pair.answers, "label": pair.label}
+            names = "id", "source", "messages", "answers", "label"
+            row = {name: getattr(item.pair, name) for name in names}
             rows.append(row | asdict(conclude(games)))
         return rows
 

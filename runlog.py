@@ -144,12 +144,12 @@ def find_run(settings, runtime, kind):
     """(folder of the run, its newest checkpoint with --resume, else None)."""
     if settings.output_dir is None:
         settings.output_dir = runtime.gather(time.strftime(f"out/{kind}-%Y%m%d-%H%M%S"))[0]
-    checkpoint = None
-    if settings.resume:
-        from resume import newest_checkpoint
+    folder = Path(settings.output_dir)
+    if not settings.resume:
+        return folder, None
+    from resume import newest_checkpoint
 
-        checkpoint = newest_checkpoint(settings.output_dir, runtime)
-    return Path(settings.output_dir), checkpoint
+    return folder, newest_checkpoint(folder, runtime)
 
 
 def open_run(folder, settings, step, runtime, data):
