@@ -14,6 +14,7 @@ import os
 import shutil
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -117,15 +118,16 @@ class Policy:
         dtype = runtime.dtype if has_copy and adapter else torch.float32
         self.model = load_model(folder, runtime, dtype, adapter)
         self.model.gradient_checkpointing = gradient_checkpointing
-        trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
-        self.masters, self.copies = trained, []  # copies: [(parameter of model, its master), ...]
+        self.masters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        self.copies = []  # [(parameter of model, its master), ...]
         if has_copy:
-            self.masters = {name: torch.nn.Parameter(p.detach()) for name, p in trained.items()}
+            for name, weight in self.masters.items():
+                self.masters[name] = torch.nn.Parameter(weight.detach())
+                self.copies.append((weight, self.masters[name]))
             self.model.to(runtime.dtype)  # new storage; the masters keep the old one
-            self.copies = list(zip(trained.values(), self.masters.values()))
             for weight, master in self.copies:
                 # PyTorch calls it as soon as backward has the gradient of this one weight.
-                weight.register_post_accumulate_grad_hook(gradient_into(master))
+                weight.register_post_accumulate_grad_hook(partial(move_gradient, master))
 
     def gathered(self):
         """A context that yields a plain Model to sample from, with all weights on this process."""
@@ -154,20 +156,15 @@ class Policy:
         return norm if math.isfinite(loss) else math.nan
 
 
-def gradient_into(master):
-    """A hook that adds a bf16 weight's gradient to its master's, in fp32, and frees it.
+def move_gradient(master, weight):
+    """Adds a bf16 weight's gradient to its master's, in fp32, and frees it.
 
     So micro-batches add up in fp32, and no second gradient of all weights is in memory.
     """
-
-    def move(weight):
-        if master.grad is None:
-            master.grad = weight.grad.float()
-        else:
-            master.grad.add_(weight.grad)
-        weight.grad = None
-
-    return move
+    if master.grad is None:
+        master.grad = torch.zeros_like(master)
+    master.grad += weight.grad
+    weight.grad = None
 
 
 def new_policy(settings, runtime, folder):
