@@ -8,6 +8,8 @@ ends inside a page leaves a copy of that page to each of its rows.
 run where Triton cannot, and in the tests.
 """
 
+import functools
+
 import torch
 
 from cli import note
@@ -16,6 +18,7 @@ from kernels.packed_attention import attention, packed_attention
 from model import rotate
 
 PAGE = 64  # tokens
+note_once = functools.cache(note)
 
 
 def paged_attention(queries, pages, table, lengths):
@@ -205,15 +208,10 @@ class PagedCache:
             return
         step(num_rows)  # Triton compiles and cuBLAS reserves memory, which must not be recorded
         if self.device.type == "cuda":
-            self.graphs[num_rows] = self.record(step, num_rows)
-
-    def record(self, step, num_rows):
-        """A CUDA graph of step(num_rows): its launches are recorded, not carried out."""
-        self.memory_pool = self.memory_pool or torch.cuda.graph_pool_handle()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, self.memory_pool, capture_error_mode="thread_local"):
-            step(num_rows)
-        return graph
+            self.memory_pool = self.memory_pool or torch.cuda.graph_pool_handle()
+            graph = self.graphs[num_rows] = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, self.memory_pool, capture_error_mode="thread_local"):
+                step(num_rows)  # its launches are recorded, not carried out
 
 
 def postpone_row(session):
@@ -242,12 +240,3 @@ def half_of_free_memory(device):
     free, _ = torch.cuda.mem_get_info(device)
     reserved = torch.cuda.memory_reserved(device)  # PyTorch holds it, used or not
     return (free + reserved - torch.cuda.memory_allocated(device)) // 2
-
-
-noted = set()
-
-
-def note_once(message):
-    if message not in noted:
-        noted.add(message)
-        note(message)

@@ -22,7 +22,6 @@ from numbers import Integral
 
 import torch
 
-from kernels import cpu
 from kernels.logprob import matmul_fp32
 from kv_cache import new_cache
 from model import Model, pack_groups, split_by_budget
@@ -87,9 +86,7 @@ class Session:
     """The work of one generate call: the rows that run, their keys and values, and the model."""
 
     def __init__(self, model, prompts, settings, generations, num_rows, num_slots):
-        is_on_cpu = model.device.type == "cpu"
-        self.model = cpu.with_reordered_weights(model) if is_on_cpu else model
-        self.prompts, self.settings = prompts, settings
+        self.model, self.prompts, self.settings = model, prompts, settings
         # Long prompts first: prompts that run together are similar in length, and the longest work
         # does not start last.
         self.waiting = deque(sorted(generations, key=lambda row: -len(prompts[row.prompt])))
@@ -105,8 +102,11 @@ class Session:
         self.last_hidden = weight.new_zeros(num_slots, model.config.hidden_size)  # of each prompt
         self.stops = torch.tensor([*settings.stop_token_ids], dtype=torch.long, device=self.device)
         self.head = model.head_weight.T  # (hidden_size, vocab)
-        if is_on_cpu:  # a GPU multiplies bf16 with sums in fp32
-            self.head = self.head.float()
+        if self.device.type == "cpu" and weight.dtype == torch.bfloat16:
+            from kernels.cpu import with_reordered_weights
+
+            self.model = with_reordered_weights(model)
+            self.head = self.head.float()  # once, and not for each token
 
     # ---- admit ----
 

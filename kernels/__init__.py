@@ -4,6 +4,6 @@ logprob.py            log-probs and entropies without all logits
 logprob_triton.py     its row operation in Triton
 packed_attention.py   attention in a Pack, piece by piece
 paged_triton.py       attention of new tokens to keys and values in pages, in Triton
-cpu.py                faster versions for a CPU
+cpu.py                faster versions for bf16 on a CPU
 gpu.py                whether Triton works on this GPU
 """

@@ -12,8 +12,6 @@ logprob_triton.py (one pass over a row instead of six).
 
 import torch
 
-from kernels import cpu
-
 # One buffer of this size holds the logits of a chunk. A larger chunk reads and writes the weight's
 # gradient less often. On two CPU cores nothing is gained beyond 64 MiB.
 CHUNK_BYTES = {"cpu": 64 << 20, "cuda": 1 << 30}
@@ -158,6 +156,8 @@ def matmul_fp32(a, b, out, accumulate=False):
     if a.dtype == out.dtype:
         torch.addmm(out, a, b, beta=beta, out=out)
     elif not a.is_cuda:
+        from kernels import cpu
+
         cpu.matmul_fp32(a, b, out, beta)
     elif accumulate:
         torch.addmm(out, a, b, out_dtype=out.dtype, out=out)
