@@ -7,7 +7,7 @@ from pathlib import Path
 
 from safetensors import safe_open
 
-from cli import BadInput, parse_json, read_text
+from cli import parse_json, read_text
 from runlog import write_json
 
 ARCHITECTURES = {
@@ -54,11 +54,6 @@ def check_model_folder(folder):
     base, _ = with_adapter(Path(folder))
     path = Path(folder) / "config.json"
     config = parse_json(read_text(path, "--model"), path)
-    if "settings" in config:
-        raise BadInput(
-            f"--model: {folder} is the folder of a run: give one of its checkpoints, "
-            f"{folder}/checkpoint-STEP"
-        )
     if is_from_elsewhere(folder):
         from config_rules import check_config
 

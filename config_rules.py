@@ -42,6 +42,11 @@ HARMLESS = re.compile("dropout|flash|cache|attn_implementation|output_")
 
 def check_config(path, config):
     """Raises BadInput unless model.py can run a model with this config.json, a dict."""
+    if "settings" in config:
+        raise BadInput(
+            f"--model: {path.parent} is the folder of a run: give one of its checkpoints, "
+            f"{path.parent}/checkpoint-STEP"
+        )
     for kind, fields in FIELD_TYPES.items():
         for field in fields:
             value = config.get(field)

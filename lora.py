@@ -166,14 +166,10 @@ def read_adapter(folder):
     return Adapter(config, folder)
 
 
-def is_adapter(folder):
-    """Whether a folder holds an adapter and no weights of a whole model."""
-    return (folder / CONFIG).exists() and not any(folder.glob("model*.safetensors"))
-
-
 def find_adapter(folder, adapter):
     """(folder of the base model, its Adapter or None): see `checkpoint.with_adapter`."""
-    if not is_adapter(folder):
+    is_adapter = (folder / CONFIG).exists() and not any(folder.glob("model*.safetensors"))
+    if not is_adapter:
         if adapter is None or isinstance(adapter, Adapter):
             return folder, adapter
         return folder, read_adapter(resolve_model(adapter, "--adapter"))

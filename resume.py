@@ -265,28 +265,22 @@ def load_checkpoint(folder, policy, optimizer):
     import torch
     from safetensors import safe_open
 
-    from distributed import MOMENTS
-
     trainer = Path(folder) / "trainer"
     state = json.loads((trainer / "state.json").read_text())
     for path in sorted(trainer.glob("optimizer*.safetensors")):  # one for each writing process
         with safe_open(path, framework="pt") as moments:
-            names = set(moments.keys())
-            for name, master in policy.masters.items():
-                if f"exp_avg.{name}" not in names:
-                    continue
-                steps = torch.tensor(float(state["optimizer_steps"]), device=master.device)
-                optimizer.state[master] = {"step": steps}
-                for moment in MOMENTS:
-                    tensor = moments.get_tensor(f"{moment}.{name}")
-                    own = torch.zeros_like(master, requires_grad=False)
-                    if hasattr(master, "to_local"):  # a part of it, with FSDP
-                        from sharding import own_shard
+            for key in moments.keys():  # noqa: SIM118  safe_open is not iterable
+                moment, _, name = key.partition(".")
+                master, tensor = policy.masters[name], moments.get_tensor(key)
+                own = torch.zeros_like(master, requires_grad=False)
+                if hasattr(master, "to_local"):  # a part of it, with FSDP
+                    from sharding import own_shard
 
-                        own.to_local().copy_(own_shard(master, tensor))
-                    else:
-                        own.copy_(tensor)
-                    optimizer.state[master][moment] = own
+                    own.to_local().copy_(own_shard(master, tensor))
+                else:
+                    own.copy_(tensor)
+                steps = torch.tensor(float(state["optimizer_steps"]), device=master.device)
+                optimizer.state[master] |= {"step": steps, moment: own}
     return state
 
 
