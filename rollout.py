@@ -262,7 +262,7 @@ def step_metrics(rows, mini_batches, token_sums, times, runtime):
         "num_tokens": completion_tokens + sum(row["prompt_tokens"] for row in rows),
     }
     sums = runtime.sum_by_name(token_sums)
-    metrics["loss"], num_tokens = sums.pop("loss"), sums.pop("tokens")
+    metrics["loss"], num_tokens = sums.pop("loss"), max(sums.pop("tokens"), 1)
     means = {name: total / num_tokens for name, total in sums.items()}
     # Effective sample size as a share of the tokens: (sum of weights)^2 / (n * sum of squares).
     name = "sampling/importance_sampling_ratio"
