@@ -22,6 +22,7 @@ from numbers import Integral
 
 import torch
 
+from kernels import HAS_CPU_KERNELS
 from kernels.logprob import matmul_fp32
 from kv_cache import new_cache
 from model import Model, pack_groups, split_by_budget
@@ -103,10 +104,11 @@ class Session:
         self.stops = torch.tensor([*settings.stop_token_ids], dtype=torch.long, device=self.device)
         self.head = model.head_weight.T  # (hidden_size, vocab)
         if self.device.type == "cpu" and weight.dtype == torch.bfloat16:
-            from kernels.cpu import with_reordered_weights
-
-            self.model = with_reordered_weights(model)
             self.head = self.head.float()  # once, and not for each token
+            if HAS_CPU_KERNELS:
+                from kernels.cpu import with_reordered_weights
+
+                self.model = with_reordered_weights(model)
 
     # ---- admit ----
 

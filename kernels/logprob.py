@@ -12,6 +12,8 @@ logprob_triton.py (one pass over a row instead of six).
 
 import torch
 
+from kernels import HAS_CPU_KERNELS
+
 # One buffer of this size holds the logits of a chunk. A larger chunk reads and writes the weight's
 # gradient less often. On two CPU cores nothing is gained beyond 64 MiB.
 CHUNK_BYTES = {"cpu": 64 << 20, "cuda": 1 << 30}
@@ -155,10 +157,12 @@ def matmul_fp32(a, b, out, accumulate=False):
     beta = 1 if accumulate else 0  # with 0 the former content of out is ignored, NaN too
     if a.dtype == out.dtype:
         torch.addmm(out, a, b, beta=beta, out=out)
-    elif not a.is_cuda:
+    elif not a.is_cuda and HAS_CPU_KERNELS:
         from kernels import cpu
 
         cpu.matmul_fp32(a, b, out, beta)
+    elif not a.is_cuda:
+        torch.addmm(out, a.float(), b.float(), beta=beta, out=out)
     elif accumulate:
         torch.addmm(out, a, b, out_dtype=out.dtype, out=out)
     else:

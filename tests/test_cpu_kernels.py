@@ -1,4 +1,10 @@
-"""kernels/cpu.py and kv_cache.py: each operation against its plain lines."""
+"""kernels/cpu.py and kv_cache.py: each operation against its plain lines, and without the file."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +15,7 @@ from kernels import cpu, logprob
 from sampler import generate
 
 torch.set_num_threads(1)
+ROOT = Path(__file__).parents[1]
 has_bf16 = torch.cpu._is_avx512_bf16_supported()
 
 
@@ -20,6 +27,50 @@ def random_prompts(count, longest):
 
 def flat(results, field):
     return [value for row in results for completion in row for value in getattr(completion, field)]
+
+
+SCRIPT = """
+import json, sys, torch
+import kernels
+from model import Model, pack_groups
+from sampler import generate
+torch.set_num_threads(1)
+model = Model.from_pretrained(sys.argv[1], dtype=torch.bfloat16)
+prompts = [list(range(5 + k, 60 + 9 * k)) for k in range(4)]
+rows = generate(model, prompts, 2, 60, temperature=0)
+texts = [[completion.tokens for completion in row] for row in rows]
+pack = pack_groups(list(zip(prompts, texts)))
+logprobs, entropy = model.logprobs(pack, 0.7)
+(logprobs.sum() + entropy.sum()).backward()
+print(json.dumps({
+    "exists": kernels.HAS_CPU_KERNELS,
+    "greedy": texts,
+    "sampled": [x for row in rows for completion in row for x in completion.logprobs],
+    "logprobs": logprobs.tolist(),
+    "entropy": entropy.tolist(),
+    "gradient": [weight.grad.norm().item() for weight in model.parameters()],
+}))
+"""
+
+
+def run_script(folder):
+    command = [sys.executable, "-c", SCRIPT, str(ROOT / "tiny" / "judge")]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_everything_works_without_the_file(tmp_path):
+    for path in ROOT.glob("*.py"):
+        shutil.copy(path, tmp_path)
+    shutil.copytree(ROOT / "kernels", tmp_path / "kernels", ignore=lambda *_: ["__pycache__"])
+    (tmp_path / "kernels" / "cpu.py").unlink()
+    found, expected = run_script(tmp_path), run_script(ROOT)
+    assert expected["exists"] and not found["exists"]
+    assert found["greedy"] == expected["greedy"]
+    for name in ("sampled", "logprobs", "entropy"):
+        assert found[name] == pytest.approx(expected[name], abs=1e-4), name
+    assert found["gradient"] == pytest.approx(expected["gradient"], rel=1e-2)
 
 
 @pytest.mark.parametrize("block", [1, 16, 256])
