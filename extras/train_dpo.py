@@ -20,11 +20,14 @@ from dataclasses import asdict, dataclass
 from typing import Literal, Optional
 
 import cli
+from chat import load_tokenizer, stop_token_ids
 from checkpoint import check_model_folder, resolve_model
 from cli import BadInput, note, setting
 from data import load_pairs
-from runlog import check_run
+from progress import summarize
+from runlog import check_run, find_run, open_run, record, reporter
 from seeding import stable_hash
+from train_sft import encode_row, packs_of, row_size, row_stream, usable_rows
 
 
 @dataclass
@@ -139,28 +142,16 @@ def add_judgments(pairs, path, consistent_only=False):
         pair.label = "ab".index(row["winner"]) if trusted else None
 
 
-if __name__ == "__main__":  # arguments and files are checked before the slow imports
-    CHECKED = cli.run(lambda: check(cli.parse_settings(Settings, description=__doc__)))
-
-import torch  # noqa: E402
-import torch.nn.functional as F  # noqa: E402
-
-from chat import load_tokenizer, stop_token_ids  # noqa: E402
-from distributed import load_model, new_policy, restore, save_checkpoint, start  # noqa: E402
-from model import pack_groups  # noqa: E402
-from progress import summarize  # noqa: E402
-from runlog import find_run, open_run, record, reporter  # noqa: E402
-from train_sft import encode_row, packs_of, row_size, row_stream, usable_rows  # noqa: E402
-
-
 def dpo_terms(logps, ref_logps, beta):
     """(losses, chosen rewards, rejected rewards), (pairs,) each (DPO, equations 5 and 7).
 
     logps, ref_logps (2 * pairs,): summed log-probs, chosen and rejected alternating. A reward is
     beta times the log-ratio to the reference.
     """
+    from torch.nn.functional import logsigmoid
+
     chosen, rejected = (beta * (logps - ref_logps)).view(-1, 2).unbind(1)
-    return -F.logsigmoid(chosen - rejected), chosen, rejected
+    return -logsigmoid(chosen - rejected), chosen, rejected
 
 
 def summed_logps(model, pack, num_sequences):
@@ -175,6 +166,10 @@ def train_step(policy, reference, optimizer, rows, settings):
     The loss is the mean over the pairs of all processes. Returns TRL's metrics; rewards/accuracies
     is the share of pairs whose chosen answer has the higher reward.
     """
+    import torch
+
+    from model import pack_groups
+
     runtime = policy.runtime
     (num_pairs,) = runtime.sum(len(rows))
     packs = list(packs_of(rows, settings.micro_batch_tokens))
@@ -218,7 +213,13 @@ def encode_pair(pair, tokenizer, end):
     return prompt, [chosen, rejected], f"pair {pair.id}"
 
 
-def train(settings, folder, pairs, hashes):
+def main(settings):
+    settings, folder, pairs, hashes = check(settings)
+
+    import torch  # only now: bad input is answered at once
+
+    from distributed import load_model, new_policy, restore, save_checkpoint, start
+
     if settings.model == "tiny":
         torch.set_num_threads(1)
     with start(settings.device, settings.dtype) as runtime:
@@ -270,6 +271,6 @@ def train(settings, folder, pairs, hashes):
 
 if __name__ == "__main__":
     cli.run(
-        lambda: train(*CHECKED),
+        lambda: main(cli.parse_settings(Settings, description=__doc__)),
         memory="lower --micro_batch_tokens, or set --gradient_checkpointing",
     )

@@ -1,6 +1,7 @@
 """Shared fixtures: the real model, where it is at hand, and servers on the loopback."""
 
 import os
+import signal
 import threading
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from loopback import Server
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")  # as cli.run does, before torch computes
+# A shell starts a job in the background with Ctrl-C ignored, and the tests of Ctrl-C would fail.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -257,17 +257,15 @@ def test_dpo_names_the_pairs(damaged, tmp_path, capsys):
         for n in range(3)
     ]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    train_dpo.train(
-        *train_dpo.check(
-            train_dpo.Settings(
-                model=damaged,
-                train_data=str(tmp_path / "pairs.jsonl"),
-                output_dir=str(tmp_path / "run"),
-                max_steps=3,
-                batch_size=1,
-                device="cpu",
-                dtype="float32",
-            )
+    train_dpo.main(
+        train_dpo.Settings(
+            model=damaged,
+            train_data=str(tmp_path / "pairs.jsonl"),
+            output_dir=str(tmp_path / "run"),
+            max_steps=3,
+            batch_size=1,
+            device="cpu",
+            dtype="float32",
         )
     )
     assert sorted(row["skipped_steps"] for row in rows_of(tmp_path / "run")) == [0, 0, 1]
