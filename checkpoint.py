@@ -24,7 +24,8 @@ INDEX = "model.safetensors.index.json"
 
 def is_embedded(name):
     """Whether a model name is one of the models in tiny/."""
-    return str(name) == "tiny" or str(name).startswith("tiny-")
+    name = str(name)
+    return name == "tiny" or (name.startswith("tiny-") and (TINY / name[5:]).is_dir())
 
 
 def resolve_model(name, flag="--model"):
@@ -68,7 +69,7 @@ def is_from_elsewhere(folder):
 
 
 def rope_parameters(config):
-    """RoPE as transformers 5 spells and reads it: an older rope_scaling stands above it."""
+    """RoPE as transformers 5 spells and reads it: an older rope_scaling takes precedence."""
     rope = {"rope_theta": config.get("rope_theta", 10000.0)}
     rope |= config.get("rope_scaling") or config.get("rope_parameters") or {}
     rope.setdefault("rope_type", rope.get("type", "default"))  # the oldest spelling
@@ -135,8 +136,8 @@ def stored_weights(weights):
 def save_model_folder(folder, weights, config, adapter=None):
     """Writes config.json and model.safetensors, which transformers and vLLM load.
 
-    weights: {parameter name: tensor}; {}: they are there, in fp32. config: the content of
-    config.json. adapter: the model's own, if any; then it alone is saved, for PEFT.
+    weights: {parameter name: tensor}; {} if others have written them already, in fp32.
+    config: that of config.json. adapter: the model's own, if any; it alone is then saved, for PEFT.
     """
     from safetensors.torch import save_file  # imports torch
 

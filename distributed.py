@@ -4,8 +4,8 @@ Weights are always kept in fp32: at a learning rate of 1e-6 a bf16 weight does n
 compute copy that sampler and trainer share. One process keeps both copies itself. Several processes
 keep fp32 shards (FSDP2), which are cast when they are gathered.
 
-No random state is saved: every draw (data order, placement, sampling) is a function of the seed,
-the step and an item's id.
+No random state is saved: every draw (data order, placement, sampling) is a function of the seed
+and of what it is for, such as an epoch, a step or an item's id.
 """
 
 import contextlib
@@ -215,27 +215,27 @@ def save_checkpoint(folder, step, policy, optimizer, tokenizer, judge_style=None
     """
     runtime = policy.runtime
     final = Path(folder) / f"checkpoint-{step}"
-    partial = final.with_name(final.name + ".partial")
+    unfinished = final.with_name(final.name + ".partial")
     if runtime.is_main:
-        shutil.rmtree(partial, ignore_errors=True)
-        (partial / "trainer").mkdir(parents=True)
+        shutil.rmtree(unfinished, ignore_errors=True)
+        (unfinished / "trainer").mkdir(parents=True)
     runtime.barrier()
     weights, hashes = {}, {}
     if runtime.world_size > 1 and not policy.model.adapter:  # an adapter is one small file
         from sharding import write_share
 
-        hashes = write_share(partial, policy, optimizer)
+        hashes = write_share(unfinished, policy, optimizer)
     else:
         weights, moments = gather_state(policy, optimizer, policy.masters)
         if runtime.is_main:
-            save_file(moments, partial / "trainer" / "optimizer.safetensors")
+            save_file(moments, unfinished / "trainer" / "optimizer.safetensors")
     if runtime.is_main:
-        write_model(partial, policy, weights, tokenizer, judge_style)
-        write_state(partial, step, optimizer, hashes, drawn)
-        for path in partial.rglob("*"):
+        write_model(unfinished, policy, weights, tokenizer, judge_style)
+        write_state(unfinished, step, optimizer, hashes, drawn)
+        for path in unfinished.rglob("*"):
             sync(path)
         shutil.rmtree(final, ignore_errors=True)  # a damaged one that was passed over
-        partial.rename(final)
+        unfinished.rename(final)
         sync(final.parent)
     runtime.barrier()
 

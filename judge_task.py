@@ -52,9 +52,10 @@ def comparison_stream(pairs, seed, both_orders=False):
     """Comparisons without end: each epoch shows every pair once, in a new random order.
 
     Comparisons come in couples: one has the better answer in the first place, the other has it in
-    the second (an odd pair stays alone at the end of an epoch). This balances each step, not only
-    each epoch. After a few unbalanced steps a weak judge always names one place, and equal rewards
-    teach it nothing. both_orders: each pair comes twice, in one order and then in the other.
+    the second. An odd pair stays alone at the end of an epoch. So each step of an even number of
+    prompts is balanced, up to one couple that an odd pair has shifted. After a few unbalanced steps
+    a weak judge always names one place, and equal rewards teach it nothing. both_orders: each pair
+    comes twice, in one order and then in the other.
     """
     for epoch in itertools.count():
         orders = balanced_orders(pairs, seed=f"{seed}:{epoch}")

@@ -43,7 +43,8 @@ class Config:
         self.num_layers = raw["num_hidden_layers"]
         self.num_heads = raw["num_attention_heads"]
         self.num_kv_heads = raw.get("num_key_value_heads") or self.num_heads
-        is_qwen2, self.qk_norm = raw["model_type"] == "qwen2", raw["model_type"] == "qwen3"
+        is_qwen2 = raw["model_type"] == "qwen2"
+        self.qk_norm = raw["model_type"] == "qwen3"
         default_head_dim = 128 if self.qk_norm else self.hidden_size // self.num_heads
         self.head_dim = raw.get("head_dim") or default_head_dim
         self.norm_eps = raw.get("rms_norm_eps", 1e-6)

@@ -100,7 +100,7 @@ def show_progress(rows, num_steps, warned):
 
 
 def summarize(output_dir, settings):
-    """Notes what a run has learned and what to do next. Then it prints its checkpoint."""
+    """Notes what a run has learned and what to do next."""
     rows = [row for _, row in read_json_lines(output_dir / "metrics.jsonl")]
     minutes = sum(row.get("step_time", 0) for row in rows) / 60
     checkpoint = output_dir / f"checkpoint-{settings.max_steps}"

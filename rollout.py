@@ -155,7 +155,7 @@ class MicroBatch:
     totals: tuple  # completions and tokens of the update, over all processes
     old_logprobs: torch.Tensor | None = None  # (targets,) before the first update of the step
     ref_logprobs: torch.Tensor | None = None  # (targets,) of the reference model
-    counts: float = 1.0  # 0.0: it counts for nothing, but the other processes need this pass
+    scale: float = 1.0  # 0.0 for a filler, which only keeps the other processes company
 
 
 def mini_batches(groups, settings, runtime):
@@ -196,7 +196,7 @@ def micro_batches(groups, all_groups, settings, runtime):
         filler = Group(None, [], [0], 0, completions=[Completion([0], [0.0], "stop")])
         filler.advantages = [0.0]
         batches.append(micro_batch([filler], totals, runtime.device))
-        batches[-1].counts = 0.0
+        batches[-1].scale = 0.0
     return batches
 
 
@@ -229,7 +229,7 @@ def micro_batch(groups, totals, device):
 
 @torch.no_grad()
 def add_logprobs(model, reference, mini_batches, settings):
-    """Fills in ref_logprobs, and old_logprobs of all mini-batches that see an update before."""
+    """Fills in ref_logprobs, and old_logprobs of all updates but the first: weights move before."""
     for number, batches in enumerate(mini_batches):
         for batch in batches:
             if number > 0:
@@ -272,7 +272,7 @@ def step_metrics(rows, mini_batches, token_sums, times, runtime):
     gaps = []  # between trainer and sampler
     for batch in itertools.chain(*mini_batches):
         gap = (batch.old_logprobs - batch.sampling_logprobs).abs().max()
-        gaps.append(batch.counts * gap.item())
+        gaps.append(batch.scale * gap.item())
     metrics["sampling/logp_diff_max"] = runtime.max(max(gaps))
 
     started, sampled, rewarded, ready, updated = times

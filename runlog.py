@@ -114,7 +114,8 @@ def check_run(settings, **data):
         raise BadInput(f"--report_to: pip install {settings.report_to}, which is missing")
     if settings.resume and not settings.output_dir:
         raise BadInput("--resume: needs --output_dir, the folder of the run to continue")
-    hashes, origin = {}, {"name": None, "source": None}  # on which no hash depends
+    hashes = {}
+    origin = {"name": None, "source": None}  # where data lie is not what they are
     for flag, items in data.items():
         rows = (item if isinstance(item, tuple) else vars(item) | origin for item in items)
         hashes[flag] = f"{stable_hash(*(stable_hash(repr(row)) for row in rows)):016x}"
@@ -211,7 +212,7 @@ def record(folder, rows, row, runtime, source):
     """Adds a step's metrics to `rows` and metrics.jsonl; returns the row as written.
 
     num_tokens of the step become those of the run. skipped_steps is 1 where loss or gradient norm
-    are not finite, so that `Policy.step` left the weights alone. source: what the step was computed
+    are not finite: then `Policy.step` did not make that update. source: what the step was computed
     from. Raises FloatingPointError after three such steps in a row, when all is on disk.
     """
     row["num_tokens"] += rows[-1].get("num_tokens", 0) if rows else 0

@@ -113,9 +113,9 @@ def check_placeholders(text, path):
 def judge_messages(style, query, first, second, row=()):
     """The messages that ask a judge about two answers. row: a dict that may hold OPTIONAL texts.
 
-    `query` is a text or a list of messages. Several messages become a transcript, which the prompt
-    shows once for both answers, so its labels cannot tell which answer is better. All placeholders
-    are filled in one pass, so an answer with the text "{answer_2}" keeps it.
+    `query` is a text or a list of messages. Several messages become a transcript. The prompt shows
+    it once: two transcripts, one for each answer, could tell by their labels which one is better.
+    All placeholders are filled in one pass, so an answer with the text "{answer_2}" keeps it.
     """
     if not isinstance(query, str):
         query = transcript(query)

@@ -11,8 +11,8 @@ rewards train a solver of questions (solve_task.py). Six things differ from the 
 
 1. The prompt of a group is computed once, in the sampler (kv_cache.py) and in the trainer
    (model.pack_groups): one packed sequence `[prompt | completion 1 | ... | completion G]`.
-2. The first update needs no pass for old log-probs: they are the current ones. Further updates
-   keep them (`num_iterations`), or get them before the first one (`num_mini_batches`).
+2. The first update needs no pass for old log-probs: they are the current ones. `num_iterations`
+   keeps them fixed. With `num_mini_batches`, a pass before the first update computes the others.
 3. The KL term is off by default (beta 0), and then no reference model is in memory.
 4. The loss is divided by counts of the whole update, over all micro-batches and processes
    (`sequence_weights`).
@@ -55,7 +55,7 @@ class Settings:
     train_data: Optional[str] = setting(None, "pairs: a file, a folder or a hub name (data.py)")
     eval_data: Optional[str] = setting(None, "held-out pairs, PATH or NAME=PATH,...; or none")
     output_dir: Optional[str] = setting(None, "folder of the run; new under out/ if not given")
-    style: Optional[str] = setting(None, "prompt in prompts/, or a file; default: its training's")
+    style: Optional[str] = setting(None, "a file, or a name in prompts/; default: the model's own")
     reward: str = setting(
         "verdict",
         "of a judge: verdict, consistency, MODULE:FUNCTION (code of yours); of a solver: answer, "
@@ -78,7 +78,10 @@ class Settings:
     epsilon: float = setting(0.2, "lower clip of the probability ratio: 1 - epsilon")
     epsilon_high: Optional[float] = setting(None, "upper clip; default: epsilon (DAPO: 0.28)")
     loss_type: Literal["grpo", "dapo", "dr_grpo"] = setting("grpo", "how tokens are averaged")
-    scale_rewards: Literal["auto", "group", "none"] = setting("auto", "divide by the group's std")
+    scale_rewards: Literal["auto", "group", "none"] = setting(
+        "auto",
+        "divide advantages by the std of their group; auto: not for dr_grpo and --reward judge",
+    )
     lora_rank: int = setting(0, "train only a LoRA adapter of this rank; 0: all weights")
     num_iterations: int = setting(1, "updates on each batch of rollouts")
     num_mini_batches: int = setting(1, "updates that share a step's prompts out (RM-R1: 8)")
@@ -121,7 +124,7 @@ def sequence_weights(lengths, loss_type, num_sequences, num_tokens, max_completi
     micro-batches and processes, groups with equal rewards included.
 
         grpo      1 / (length * num_sequences)                  mean of the sequences' means
-        dapo      1 / num_tokens                                mean over all tokens of the step
+        dapo      1 / num_tokens                                mean over all tokens of the update
                                                                 (DAPO, arXiv 2503.14476, eq. 8)
         dr_grpo   1 / (max_completion_length * num_sequences)   no division by the own length
                                                                 (Dr. GRPO, arXiv 2503.20783)
@@ -133,7 +136,7 @@ def sequence_weights(lengths, loss_type, num_sequences, num_tokens, max_completi
 
 
 def policy_losses(logprobs, old_logprobs, advantages, epsilon, epsilon_high):
-    """The clipped surrogate of PPO (eq. 7) at each completion token; everything is (targets,).
+    """The clipped surrogate of PPO (arXiv 1707.06347, eq. 7), (targets,) as all it takes.
 
     -min(ratio * A, clip(ratio, 1 - epsilon, 1 + epsilon_high) * A)
     """
@@ -166,7 +169,7 @@ def grpo_loss(logprobs, batch, settings):
     weights = sequence_weights(
         batch.lengths, settings.loss_type, *batch.totals, settings.max_completion_length
     )
-    return batch.counts * (losses * weights[sequence_ids]).sum()
+    return batch.scale * (losses * weights[sequence_ids]).sum()
 
 
 def importance_weights(old_logprobs, sampling_logprobs):
@@ -197,7 +200,7 @@ def token_sums(logprobs, entropy, batch, settings):
         f"{name}/clipped_ratio": importance >= IMPORTANCE_CAP,
         f"{name}/squares": importance.double().square(),
     }
-    return {name: batch.counts * value.double().sum() for name, value in values.items()}
+    return {name: batch.scale * value.double().sum() for name, value in values.items()}
 
 
 # ---- before torch is imported ----
@@ -222,7 +225,7 @@ def fill_in(settings):
     folder = resolve_model(settings.model)
     defaults = dict(TINY_DEFAULTS if is_embedded(settings.model) else DEFAULTS)
     config = check_model_folder(folder)
-    if settings.reward != "judge":  # whose judge has a style of its own
+    if settings.reward != "judge":  # a solver's prompt is its question; the style is its judge's
         defaults["style"] = default_style(folder, config)
     if settings.train_data is not None:  # the embedded data has its own held-out part
         defaults["eval_data"] = "held_out"
@@ -236,7 +239,7 @@ def fill_in(settings):
 
 
 def check_numbers(settings):
-    """Raises BadInput for a number that is too small, too large or none."""
+    """Raises BadInput for a number out of its range, and for NaN."""
     at_least = {"num_generations": 2, "temperature": 0.01, "beta": 0.0, "seed": -math.inf}
     at_least |= dict.fromkeys(["dynamic_sampling", "lora_rank", "eval_every"], 0)
     for name, value in vars(settings).items():
@@ -300,30 +303,30 @@ def main(settings):
             policy.masters.values(), lr=settings.learning_rate, weight_decay=0.0, fused=True
         )
         # `drawn` prompts of the stream belong to the steps before.
-        first_step, drawn = restore(checkpoint, policy, optimizer, settings.prompts_per_step)
+        steps_done, drawn = restore(checkpoint, policy, optimizer, settings.prompts_per_step)
         reference = None
         if settings.beta > 0:
             reference = load_model(settings.model, runtime, runtime.dtype).requires_grad_(False)
         train_items = rollout.drop_long(policy, task, train_items, settings, "--train_data")
         eval_items = rollout.drop_long(policy, task, eval_items, settings, "--eval_data")
-        last_step = first_step if checkpoint else -1  # -1: keep no row, not even that of step 0
-        rows = open_run(output_dir, dataclasses.asdict(settings), last_step, runtime, hashes)
+        kept = steps_done if checkpoint else -1  # rows up to this step; -1: none
+        rows = open_run(output_dir, dataclasses.asdict(settings), kept, runtime, hashes)
         note(
             f"{settings.max_steps} steps of {settings.prompts_per_step} prompts x "
             f"{settings.num_generations} completions, {runtime.world_size} process(es), "
             f"{runtime.device.type}, {str(runtime.dtype)[6:]}: {output_dir}"
         )
-        rollouts = output_dir / "rollouts"
+        rollouts, report, warned = output_dir / "rollouts", reporter(settings), {}
         if eval_items and not checkpoint:
             row = rollout.evaluate(policy, task, eval_items, settings, rollouts / "eval-0.jsonl")
             rows.append({"step": 0} | row)
             if runtime.is_main:
                 append_rows(output_dir / "metrics.jsonl", rows)
             note(f"before training, on {len(eval_items)} held-out items: {progress_line(rows[0])}")
-        report, warned = reporter(settings), {}
+            report(0, rows[0])
 
         stream = itertools.islice(task.stream(train_items), drawn, None)
-        for step in range(first_step + 1, settings.max_steps + 1):
+        for step in range(steps_done + 1, settings.max_steps + 1):
             # 1. Draw the prompts of this step. Each process takes some of them.
             started = time.perf_counter()
             items = list(itertools.islice(stream, settings.prompts_per_step))

@@ -60,7 +60,7 @@ def parse_verdict(text, style):
     return places.pop() if len(places) == 1 else None
 
 
-def read_verdict(text, style, num_tokens, finish_reason, count_tokens=None):
+def read_verdict(text, style, num_tokens, finish_reason, count_tokens=len):
     """The record of a game, without its order, from a text with "<think>" in front.
 
     status: "truncated" where the text was cut off (finish_reason "length"), else "valid" or

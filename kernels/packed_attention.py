@@ -15,9 +15,10 @@ def packed_attention(pack):
     lengths = [length for length, _ in pack.pieces]
     masks = []  # of each piece
     for piece, (length, prompt) in enumerate(pack.pieces):
-        masks.append({"is_causal": True})
-        if piece != prompt:
-            masks[piece] = causal_mask(length, lengths[prompt] + length, pack.tokens.device)
+        if piece == prompt:
+            masks.append({"is_causal": True})
+        else:
+            masks.append(causal_mask(length, lengths[prompt] + length, pack.tokens.device))
 
     def attend(layer, queries, keys, values):
         queries = queries.split(lengths)  # of each piece (its tokens, heads, head_dim)

@@ -105,7 +105,7 @@ def test_metrics_count_scored_completions():
             {"reward": reward, "tokens": 2, "finish_reason": "stop"} for reward in rewards_of_group
         ]
         rows.append({"prompt_tokens": 1, "completions": games})
-    batch = SimpleNamespace(old_logprobs=torch.zeros(1), sampling_logprobs=torch.zeros(1), counts=1)
+    batch = SimpleNamespace(old_logprobs=torch.zeros(1), sampling_logprobs=torch.zeros(1), scale=1)
     sums = {"loss": 0.0, "tokens": 4, "sampling/importance_sampling_ratio/mean": 4.0}
     sums["sampling/importance_sampling_ratio/squares"] = 4.0
     found = step_metrics(rows, [[batch]], sums, range(5), ALONE)
