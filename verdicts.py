@@ -21,7 +21,7 @@ from styles import Style, load_style
 NUM_ANSWERS = 2
 BOTH_ORDERS = [0, 1], [1, 0]  # order[0]: index of the answer that is shown first
 BOXES = {"Assistant 1": 1, "Assistant 2": 2, "Tie": "tie"}
-BOXED = re.compile(r"\\boxed\{\s*(Assistant 1|Assistant 2|Tie)\s*\}")
+BOXED = re.compile(rf"\\boxed\{{\s*({'|'.join(BOXES)})\s*\}}")
 ANSWER_TAG = re.compile(r"<answer>\[\[([AB])\]\]</answer>")
 
 # ---- from a text to a verdict ----
@@ -121,7 +121,8 @@ class Judgment:
 
 def vote_of(game):
     """The index of the answer that a game's verdict names, "tie", or None."""
-    return game["order"][game["verdict"] - 1] if game["verdict"] in (1, 2) else game["verdict"]
+    verdict = game["verdict"]
+    return game["order"][verdict - 1] if isinstance(verdict, int) else verdict
 
 
 def majority(votes):
