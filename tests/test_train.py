@@ -339,11 +339,7 @@ def few_steps(module, folder, data, **settings):
         common |= dict(max_completion_length=8)
     else:
         common |= dict(batch_size=2)
-    given = module.Settings(**common | settings)
-    if module is train_dpo:
-        module.train(*module.check(given))
-    else:
-        module.main(given)
+    module.main(module.Settings(**common | settings))
 
 
 @pytest.mark.parametrize("module", [train_grpo, train_sft, train_dpo])
