@@ -148,6 +148,9 @@ def check_same_run(folder, settings, data):
             earlier.get("data", {}).pop(name, None)
     before = {field.name: field.default for field in dataclasses.fields(settings)} | before
     settings = vars(settings)
+    for name in ("warmup_steps", "eval_temperature"):  # flags that train_grpo.py had
+        if before.get(name) and name not in settings:
+            note(f"{config}: --{name} {before[name]} is no longer followed: see docs/changes.md")
     # the same content may lie elsewhere
     free = [*MAY_CHANGE, *(data.keys() & earlier.get("data", {}).keys())]
     fixed = {name: value for name, value in settings.items() if name not in free}

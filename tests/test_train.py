@@ -372,9 +372,12 @@ def test_a_resumed_run_needs_its_data_and_may_have_other_memory_flags(
 
     config = json.loads((run / "config.json").read_text())
     del config["data"]  # as older versions wrote it
+    config["settings"]["eval_temperature"] = 0.9  # a flag that is gone
     (run / "config.json").write_text(json.dumps(config))
     few_steps(module, run, moved, **more)
-    assert "config.json: holds no hash of the data" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "config.json: holds no hash of the data" in said
+    assert "--eval_temperature 0.9 is no longer followed" in said
 
 
 def test_another_prompt_behind_the_same_path_is_refused(small_data, tmp_path):
