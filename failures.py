@@ -74,7 +74,7 @@ def exit_code(error, memory=""):
         print_failure(" ".join(str(error).split()), is_first)
         return 2
     if isinstance(error, ModuleNotFoundError):
-        print_failure(f"{error}: install it with pip")
+        print_failure(f"{error}: pip install it, or all of requirements.txt")
         return 1
     advice = advice_on(error, memory)
     if advice is None:

@@ -21,7 +21,7 @@ from styles import Style, load_style
 NUM_ANSWERS = 2
 BOTH_ORDERS = [0, 1], [1, 0]  # order[0]: index of the answer that is shown first
 BOXES = {"Assistant 1": 1, "Assistant 2": 2, "Tie": "tie"}
-BOXED = re.compile(rf"\\boxed\{{\s*({'|'.join(BOXES)})\s*\}}")
+BOXED = re.compile(r"\\boxed\{\s*(Assistant 1|Assistant 2|Tie)\s*\}")
 ANSWER_TAG = re.compile(r"<answer>\[\[([AB])\]\]</answer>")
 
 # ---- from a text to a verdict ----
