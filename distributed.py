@@ -75,7 +75,7 @@ def start(device="auto", dtype="auto"):
     Without torchrun this process is alone. Raises BadInput for a GPU that is not there.
     """
     world_size = int(os.environ.get("WORLD_SIZE", 1))
-    rank = int(os.environ.get("RANK", 0))
+    rank = int(os.environ.get("RANK", 0)) if world_size > 1 else 0
     device = choose_device(device)
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))

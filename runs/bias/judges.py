@@ -13,15 +13,17 @@ import math
 import re
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "reward"))
-from rewards_tiny import draw, is_right, number, question_of  # noqa: E402
+from rewards_tiny import (  # noqa: E402
+    draw,
+    is_right,
+    number,
+    question_of,
+    simulated_judge,
+)
 
-from data import place  # noqa: E402
-from judge import as_pair  # noqa: E402
 from rewards import compare_groups  # noqa: E402
-from verdicts import BOTH_ORDERS, conclude  # noqa: E402
 
 WORDING = "! "  # how this policy sounds sure of itself
 FEATURES = {
@@ -56,7 +58,7 @@ def preference(name, question, answers):
 
 
 def biased_judge(name, seed=0):
-    """What `compare_groups` asks of a Judge: `judge`, `seed`, and no tokenizer."""
+    """The judge FEATURE_A_B, which plays games without a model."""
 
     def game(pair, order, vote):
         shown = [pair.answers[index] for index in order]
@@ -65,15 +67,7 @@ def biased_judge(name, seed=0):
         )
         return {"order": list(order), "verdict": 1 if first else 2}
 
-    def judge(pairs, num_votes=1, both_orders=True, temperature=0.6, max_completion_length=1024):
-        judgments = []
-        for pair in map(as_pair, pairs):
-            orders = BOTH_ORDERS if both_orders else [place(pair, seed)]
-            games = [game(pair, order, vote) for order in orders for vote in range(num_votes)]
-            judgments.append(conclude(games))
-        return judgments
-
-    return SimpleNamespace(judge=judge, seed=seed, tokenizer=None)
+    return simulated_judge(game, seed)
 
 
 def __getattr__(name):

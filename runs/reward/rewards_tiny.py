@@ -96,8 +96,22 @@ def noisy_verdict(kind, accuracy, question, shown, *keys):
     return better if kind == "longer" or draw(*keys, "error") < accuracy else 3 - better
 
 
+def simulated_judge(game, seed):
+    """What `compare_groups` asks of a Judge; game(pair, order, vote) gives its record of a game."""
+
+    def judge(pairs, num_votes=1, both_orders=True, temperature=0.6, max_completion_length=1024):
+        judgments = []
+        for pair in map(as_pair, pairs):
+            orders = BOTH_ORDERS if both_orders else [place(pair, seed)]
+            games = [game(pair, order, vote) for order in orders for vote in range(num_votes)]
+            judgments.append(conclude(games))
+        return judgments
+
+    return SimpleNamespace(judge=judge, seed=seed, tokenizer=None)
+
+
 def noisy_judge(kind, accuracy, seed=0):
-    """What `judge_reward` asks of a Judge: `judge`, `seed`, and no tokenizer."""
+    """A judge of a kind and an accuracy; see the top of this file."""
 
     def game(pair, order, vote):
         question, shown = question_of(pair.messages), [pair.answers[index] for index in order]
@@ -109,15 +123,7 @@ def noisy_judge(kind, accuracy, seed=0):
         turned = shown[0] != pair.answers[order[0]]
         return {"order": list(order), "verdict": 3 - verdict if turned else verdict}
 
-    def judge(pairs, num_votes=1, both_orders=True, temperature=0.6, max_completion_length=1024):
-        judgments = []
-        for pair in map(as_pair, pairs):
-            orders = BOTH_ORDERS if both_orders else [place(pair, seed)]
-            games = [game(pair, order, vote) for order in orders for vote in range(num_votes)]
-            judgments.append(conclude(games))
-        return judgments
-
-    return SimpleNamespace(judge=judge, seed=seed, tokenizer=None)
+    return simulated_judge(game, seed)
 
 
 def __getattr__(name):
