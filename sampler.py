@@ -193,30 +193,28 @@ class Session:
 
     def retire(self):
         """Takes finished rows out and keeps their completions."""
+        limit = self.settings.max_new_tokens
         stopped = self.rows.stopped[: len(self.running)].tolist()  # the host waits here
-        finished = []
-        for index, row in enumerate(self.running):
-            if stopped[index] or row.num_drawn >= self.settings.max_new_tokens:
-                row.completion = self.completion(index)
-                finished.append(index)
-        if finished:
-            self.remove_rows(finished)
+        drawn = [row.num_drawn for row in self.running]
+        finished = [row for row, count in enumerate(drawn) if stopped[row] or count >= limit]
+        if not finished:
+            return
+        tokens = self.rows.tokens[finished, :limit].tolist()  # of all at once: one wait
+        logprobs = self.rows.logprobs[finished, :limit].tolist()
+        for row, row_tokens, row_logprobs in zip(finished, tokens, logprobs):
+            self.running[row].completion = self.completion(row_tokens, row_logprobs)
+        self.remove_rows(finished)
 
-    def completion(self, row: int):
+    def completion(self, tokens: list[int], logprobs: list[float]):
         """The Completion of a row. What stands after its first stop token is cut off."""
-        limit, reason = self.settings.max_new_tokens, "length"
-        tokens = self.rows.tokens[row, :limit].tolist()
-        for index, token in enumerate(tokens):
-            if token in self.settings.stop_token_ids:
-                limit, reason = index + 1, "stop"
-                break
-        logprobs = self.rows.logprobs[row, :limit].tolist()
-        if not all(map(math.isfinite, logprobs)):
+        ends = [n for n, token in enumerate(tokens, 1) if token in self.settings.stop_token_ids]
+        length, reason = (ends[0], "stop") if ends else (len(tokens), "length")
+        if not all(map(math.isfinite, logprobs[:length])):
             raise FloatingPointError(
                 "the model's logits are not finite: its weights are damaged, or training has "
                 "diverged"
             )
-        return Completion(tokens[:limit], logprobs, reason)
+        return Completion(tokens[:length], logprobs[:length], reason)
 
     def remove_rows(self, rows: list[int]):
         """Takes rows out. The last running row moves to the place of each."""
