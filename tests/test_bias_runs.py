@@ -1,6 +1,7 @@
 """The map of biases (runs/bias): judges, audit and tables, by hand and on invented runs."""
 
 import importlib
+import json
 import math
 import sys
 from pathlib import Path
@@ -107,3 +108,13 @@ def test_the_plan_is_that_of_the_rules():
     names = bias.plan()
     assert len(names) == len(set(names)) == 162
     assert sum(name.startswith("length") for name in names) == 30
+
+
+def test_the_measures_of_a_policys_answers(monkeypatch, tmp_path):
+    monkeypatch.setattr(bias.study, "OUT", tmp_path)
+    rows = [json.loads(line) for line in bias.study.data("answers").read_text().splitlines()]
+    texts = [f"<think>x</think>! {rows[0]['answer']}", "1", ""]
+    games = [{"id": f"answers-{n}", "text": text} for n, text in enumerate(texts, 1)]
+    (tmp_path / "eval.jsonl").write_text("\n".join(map(json.dumps, games)))
+    found = bias.described("wording_1_2", tmp_path / "eval.jsonl")
+    assert found == {"right": 1 / 3, "answered": 2 / 3, "feature": 1 / 3}

@@ -23,6 +23,7 @@ from judges import FEATURES, WORDING, biased_judge, is_right, leads, parse  # no
 from measures import mean, read_rows, write_rows  # noqa: E402
 from study import finished, save, train  # noqa: E402
 
+from data import load_questions  # noqa: E402
 from rewards import final_answer  # noqa: E402
 
 OUT = study.OUT = Path(os.environ.get("OUT", ROOT / "out/bias")).resolve()
@@ -75,7 +76,8 @@ def run(name):
 
 def described(judge, path):
     """Shares of right and of finished answers, and the mean of the judge's feature."""
-    texts = {row["id"]: row["question"] for row in read_rows(study.data("answers"))}
+    questions = load_questions(study.data("answers"))
+    texts = {question.id: question.messages[-1]["content"] for question in questions}
     rows = read_rows(path)
     answers = [final_answer(row["text"]) for row in rows]
     feature = FEATURES[parse(judge)[0]]
