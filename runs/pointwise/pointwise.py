@@ -17,13 +17,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / part) for part in ("runs/pointwise", "runs/rationale", "runs/reward")]
-import judges  # noqa: E402
+import strategies  # noqa: E402
 import student  # noqa: E402
 import study  # noqa: E402
 from answers import sample  # noqa: E402
-from judges import STEPS, STRATEGIES, kind_of, world  # noqa: E402
 from measures import mean, read_rows, write_rows  # noqa: E402
 from rewards_tiny import is_right  # noqa: E402
+from strategies import STEPS, STRATEGIES, kind_of, world  # noqa: E402
 from study import finished, save, train  # noqa: E402
 
 OUT = study.OUT = Path(os.environ.get("OUT", ROOT / "out/pointwise")).resolve()
@@ -53,8 +53,8 @@ def data(name):
     makers = {
         "questions": lambda: itertools.islice(student.questions(False), 8000),
         "answers": lambda: itertools.islice(student.questions(True), 1000),
-        "dev": lambda: world.pairs("pointwise dev", 1000, False, **judges.SUMS),
-        "test": lambda: world.pairs("pointwise test", 1000, True, **judges.SUMS),
+        "dev": lambda: world.pairs("pointwise dev", 1000, False, **strategies.SUMS),
+        "test": lambda: world.pairs("pointwise test", 1000, True, **strategies.SUMS),
     }
     if not path.exists():
         write_rows(path, makers[name]())
@@ -66,7 +66,7 @@ def judge(kind, start, seed):
     name = f"{kind}_{start}-{seed}"
     rows, per_pair = OUT / f"data/{name}.jsonl", 1 if kind == "pairwise" else 2
     if not rows.exists():
-        write_rows(rows, itertools.islice(judges.rows(kind, seed), per_pair * PAIRS))
+        write_rows(rows, itertools.islice(strategies.rows(kind, seed), per_pair * PAIRS))
     flags = {"model": ROOT / f"tiny/{start}", "train_data": rows, "seed": seed}
     if seed == "dev":
         flags["seed"] = 0
@@ -80,9 +80,9 @@ def accuracy(kind, folder, pairs):
     """{strategy: share of pairs in which the better answer gets the higher value, ties a half}."""
     rows, found = read_rows(data(pairs)), {}
     questions, groups = [row["query"] for row in rows], [[row["a"], row["b"]] for row in rows]
-    strategies = ["opponents_1"] if kind == "pairwise" else ["votes_1", "votes_4"]
-    for strategy in strategies:
-        values = judges.values_of(judges.load(kind, folder), strategy, questions, groups)
+    for strategy in ["opponents_1"] if kind == "pairwise" else ["votes_1", "votes_4"]:
+        loaded = strategies.load(kind, folder)
+        values = strategies.values_of(loaded, strategy, questions, groups)
         leads = [pair[row["label"]] - pair[1 - row["label"]] for pair, row in zip(values, rows)]
         found[strategy] = mean((lead > 0) + 0.5 * (lead == 0) for lead in leads)
     return found
@@ -99,13 +99,13 @@ def picks(start, seed):
     found["any"] = {"right": [any(group) for group in right]}
     for strategy in STRATEGIES:
         kind = kind_of(strategy)
-        loaded = judges.load(kind, judge(kind, start, seed))
-        values = judges.values_of(loaded, strategy, questions, groups)
+        loaded = strategies.load(kind, judge(kind, start, seed))
+        values = strategies.values_of(loaded, strategy, questions, groups)
         picked = []
         for question, group, own in zip(questions, right, values):
             best = [index for index, value in enumerate(own) if value == max(own)]
             picked.append(group[random.Random(f"tie:{seed}:{question}").choice(best)])
-        found[strategy] = {"right": picked, "usage": judges.usage_of(loaded)}
+        found[strategy] = {"right": picked, "usage": strategies.usage_of(loaded)}
     return found
 
 
@@ -136,7 +136,7 @@ def run(name):
         start, strategy = cell.split("_", 1)
         judge(kind_of(strategy), start, seed)  # makes it
         reward = f"{start}_{seed}_{strategy}"
-        result = policy(name, f"runs.pointwise.judges:{reward}", seed)
+        result = policy(name, f"runs.pointwise.strategies:{reward}", seed)
         result["usage"] = json.loads((OUT / "usage" / f"{reward}.json").read_text())
     save(name, result)
 

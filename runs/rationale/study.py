@@ -229,6 +229,7 @@ def collect(log):
         found[path.stem] = json.loads(path.read_text())
     if found:
         text = "".join(json.dumps(found[name]) + "\n" for name in sorted(found))
+        log.parent.mkdir(exist_ok=True)
         log.write_bytes(gzip.compress(text.encode(), mtime=0))
     return found
 

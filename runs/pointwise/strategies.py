@@ -1,6 +1,6 @@
 """Two kinds of judge that learn from the same pairs, and ways to value a group of answers.
 
-    OUT=FOLDER python train_grpo.py --reward solve:runs.pointwise.judges:weak_0_votes_2 ...
+    OUT=FOLDER python train_grpo.py --reward solve:runs.pointwise.strategies:weak_0_votes_2 ...
 
 A *pairwise* judge says which of two answers is better. A *pointwise* judge scores one answer by
 itself. A strategy is how many votes or matches a group gets: see STRATEGIES. A reward is named
