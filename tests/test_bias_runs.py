@@ -93,7 +93,7 @@ def invented():
 def test_the_page_has_every_table(monkeypatch, tmp_path):
     monkeypatch.setattr(table, "DRAWS", 20)
     monkeypatch.setattr(table, "HERE", tmp_path)
-    monkeypatch.setattr(table, "collect", lambda log: invented())
+    monkeypatch.setattr(table.STUDY, "collect", invented)
     table.main()
     page = (tmp_path / "table.md").read_text()
     assert (tmp_path / "map.png").exists()
@@ -111,8 +111,8 @@ def test_the_plan_is_that_of_the_rules():
 
 
 def test_the_measures_of_a_policys_answers(monkeypatch, tmp_path):
-    monkeypatch.setattr(bias.study, "OUT", tmp_path)
-    rows = [json.loads(line) for line in bias.study.data("answers").read_text().splitlines()]
+    monkeypatch.setattr(bias.STUDY, "out", tmp_path)
+    rows = [json.loads(line) for line in bias.STUDY.answers(400).read_text().splitlines()]
     texts = [f"<think>x</think>! {rows[0]['answer']}", "1", ""]
     games = [{"id": f"answers-{n}", "text": text} for n, text in enumerate(texts, 1)]
     (tmp_path / "eval.jsonl").write_text("\n".join(map(json.dumps, games)))

@@ -138,7 +138,7 @@ def value_of(strategy, costs):
 
 def test_the_page_has_every_table(monkeypatch, tmp_path):
     monkeypatch.setattr(table, "HERE", tmp_path)
-    monkeypatch.setattr(table, "collect", lambda log: invented())
+    monkeypatch.setattr(table.STUDY, "collect", invented)
     table.main()
     page = (tmp_path / "table.md").read_text()
     assert (tmp_path / "tokens.png").exists() and "Judges from tiny/weak: 5 seeds" in page

@@ -348,7 +348,7 @@ def test_the_page_has_every_table(monkeypatch, tmp_path):
     results = invented(lambda kind, accuracy, score: 0.3 * accuracy)
     monkeypatch.setattr(table, "DRAWS", 20)
     monkeypatch.setattr(table, "HERE", tmp_path)
-    monkeypatch.setattr(table, "collect", lambda log: results)
+    monkeypatch.setattr(table.STUDY, "collect", lambda: results)
     table.main()
     page = (tmp_path / "table.md").read_text()
     assert "| base | verdict | 90 | 3 | 0.9" in page and (tmp_path / "worth.png").exists()

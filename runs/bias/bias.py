@@ -4,30 +4,27 @@
     python runs/bias/bias.py digit wor    those whose name contains one of these texts
     python runs/bias/bias.py list         their names, in order, and which are finished
 
-Trainings go to OUT/runs and results to OUT/results (OUT: out/bias). What is there is used again.
+Files go to OUT (out/bias), see runs/studies.py.
 """
 
 import itertools
-import os
 import random
 import shutil
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / part) for part in ("runs/bias", "runs/rationale", "runs/reward")]
+sys.path[:0] = [str(ROOT / part) for part in ("runs", "runs/bias", "runs/reward")]
 import student  # noqa: E402
-import study  # noqa: E402
 from answers import sample  # noqa: E402
 from judges import FEATURES, WORDING, biased_judge, is_right, leads, parse  # noqa: E402
-from measures import mean, read_rows, write_rows  # noqa: E402
-from study import finished, save, train  # noqa: E402
+from measures import mean, read_rows  # noqa: E402
+from studies import POLICY, Study  # noqa: E402
 
 from data import load_questions  # noqa: E402
 from rewards import final_answer  # noqa: E402
 
-OUT = study.OUT = Path(os.environ.get("OUT", ROOT / "out/bias")).resolve()
-LOG = ROOT / "runs/bias/logs/results.jsonl.gz"
+STUDY = Study("bias")
 SFT = """--max_steps 200 --batch_size 32 --learning_rate 5e-4 --schedule cosine --dtype float32
     --save_every 200"""
 SEEDS = 0, 1, 2
@@ -54,29 +51,27 @@ def policy_rows():
 
 
 def base_policy():
-    rows = OUT / "data/policy.jsonl"
-    if not rows.exists():
-        write_rows(rows, itertools.islice(policy_rows(), 6400))
-    return train("train_sft.py", "policy", SFT, model=ROOT / "tiny/student", train_data=rows)
+    rows = STUDY.rows("policy", lambda: itertools.islice(policy_rows(), 6400))
+    return STUDY.train("train_sft.py", "policy", SFT, model=ROOT / "tiny/student", train_data=rows)
 
 
 def run(name):
     """Trains a policy with the judge's reward; saves what it gained, and the judge's audit."""
     judge, seed = name.split("-")
-    files = {"train_data": study.data("questions"), "eval_data": study.data("answers")}
-    flags = f"{study.POLICY} --scale_rewards none --reward solve:runs.bias.judges:{judge}"
-    last = train("train_grpo.py", name, flags, model=base_policy(), seed=seed, **files)
+    files = {"train_data": STUDY.questions(), "eval_data": STUDY.answers(400)}
+    flags = f"{POLICY} --scale_rewards none --reward solve:runs.bias.judges:{judge}"
+    last = STUDY.train("train_grpo.py", name, flags, model=base_policy(), seed=seed, **files)
     first, end = (last.parent / f"rollouts/eval-{step}.jsonl" for step in (0, 40))
     result = {"before": described(judge, first), "after": described(judge, end)}
     if seed == "0":
         result["audit"] = audit(judge)
-    save(name, result)
+    STUDY.save(name, result)
     shutil.rmtree(last.parent)
 
 
 def described(judge, path):
     """Shares of right and of finished answers, and the mean of the judge's feature."""
-    questions = load_questions(study.data("answers"))
+    questions = load_questions(STUDY.answers(400))
     texts = {question.id: question.messages[-1]["content"] for question in questions}
     rows = read_rows(path)
     answers = [final_answer(row["text"]) for row in rows]
@@ -143,15 +138,5 @@ def edited(text, rng):
     )
 
 
-def main(wanted):
-    study.collect(LOG)
-    for name in plan():
-        if wanted == ["list"]:
-            print(name, "finished" if finished(name) else "")
-        elif not finished(name) and any(part in name for part in wanted or [""]):
-            print(name, flush=True)
-            run(name)
-
-
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    STUDY.main(plan(), run, sys.argv[1:])

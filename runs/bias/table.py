@@ -4,10 +4,9 @@ python runs/bias/table.py     OUT/results -> logs/results.jsonl.gz -> table.md, 
 """
 
 import numpy as np
-from bias import FEATURES, LOG, ROOT, SEEDS, plan
+from bias import FEATURES, ROOT, SEEDS, STUDY, plan
 from judges import parse
 from measures import as_text, markdown_table
-from study import collect
 
 HERE = ROOT / "runs/bias"
 RUIN = -0.05  # change of the share of right answers
@@ -151,7 +150,7 @@ def draw(cells):
 
 
 def main():
-    results, rng = collect(LOG), np.random.default_rng(0)
+    results, rng = STUDY.collect(), np.random.default_rng(0)
     cells = cells_of(results)
     biased = [judge for judge in cells if min(parse(judge)[1:]) > 0]
     done = sum(name in results for name in plan())

@@ -7,9 +7,8 @@ import math
 
 import numpy as np
 from measures import as_text, estimate, markdown_table, mean
-from pointwise import LOG, ROOT, SEEDS, STARTS, plan
+from pointwise import ROOT, SEEDS, STARTS, STUDY, plan
 from strategies import STRATEGIES
-from study import collect
 
 from extras.intervals import mean_interval
 
@@ -224,7 +223,7 @@ def draw(results, seeds):
 
 
 def main():
-    results = collect(LOG)
+    results = STUDY.collect()
     done = sum(name in results for name in plan())
     parts = ["# Pointwise or pairwise? Tables"]
     parts += [f"Finished: {done} of {len(plan())} planned runs.", "## The judges"]

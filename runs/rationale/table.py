@@ -8,7 +8,7 @@ Results that are gone from OUT stay in the log. Parts whose runs are missing are
 import numpy as np
 from checker import ROOT
 from measures import as_text, difference, markdown_table
-from study import CORRUPTED, LOG, collect, plan
+from study import CORRUPTED, STUDY, plan
 
 HERE = ROOT / "runs/rationale"
 MEASURES = {
@@ -225,7 +225,7 @@ def draw(judges):
 
 
 def main():
-    results = collect(LOG)
+    results = STUDY.collect()
     done, judges = sum(name in results for name in plan()), judges_of(results)
     parts = ["# Are the reasons right? Tables", f"Finished: {done} of {len(plan())} planned runs."]
     parts += ["## Judges", judge_table(results), "## RL", rl_table(results)]
