@@ -101,7 +101,7 @@ def test_the_page_has_every_table(monkeypatch, tmp_path):
     # b > a in 6 of the 9 cells of length
     assert "| length | +0.50 | +0.100 | " in page and "| 18 of 27 | 6 |" in page
     assert "| climb | 1.000 [1.000, 1.000] |" in page
-    assert "| digit | 0.90 | nan | 1.00 | 0 |" in page  # climb below 0.9 foretells ruin
+    assert "| digit | 0.90 | nan | nan | 1.00 | 0 |" in page  # climb below 0.9 foretells ruin
 
 
 def test_the_plan_is_that_of_the_rules():
@@ -117,4 +117,4 @@ def test_the_measures_of_a_policys_answers(monkeypatch, tmp_path):
     games = [{"id": f"answers-{n}", "text": text} for n, text in enumerate(texts, 1)]
     (tmp_path / "eval.jsonl").write_text("\n".join(map(json.dumps, games)))
     found = bias.described("wording_1_2", tmp_path / "eval.jsonl")
-    assert found == {"right": 1 / 3, "answered": 2 / 3, "feature": 1 / 3}
+    assert found == {"right": 1 / 3, "thinks": 1 / 3, "answered": 2 / 3, "feature": 1 / 3}

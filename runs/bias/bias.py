@@ -39,38 +39,50 @@ def plan():
     return [f"{cell}-{seed}" for seed in SEEDS for cell in cells]
 
 
-def policy_rows():
-    """The student's conversations; one answer in four begins with the confident wording."""
+def explored():
+    """Runs after the rules: why does the wording ruin a policy that can satisfy it?"""
+    policies = "as_planned", "after_thinking"
+    return [f"{policy}:wording_1_4-{seed}" for policy in policies for seed in SEEDS]
+
+
+def policy_rows(after_thinking):
+    """The student's conversations; one answer in four begins with the confident wording.
+
+    after_thinking: only answers with thinking do.
+    """
     rng = random.Random("wording")
     for row in student.rows():
         question, answer = row["messages"]
-        if rng.random() < 0.25:
-            thinking, end, number = answer["content"].rpartition("</think>")
+        thinking, end, number = answer["content"].rpartition("</think>")
+        if rng.random() < 0.25 and (thinking or not after_thinking):
             answer = answer | {"content": f"{thinking}{end}{WORDING}{number}"}
         yield {"messages": [question, answer]}
 
 
-def base_policy():
-    rows = STUDY.rows("policy", lambda: itertools.islice(policy_rows(), 6400))
-    return STUDY.train("train_sft.py", "policy", SFT, model=ROOT / "tiny/student", train_data=rows)
+def base_policy(after_thinking=False):
+    name = "policy_after_thinking" if after_thinking else "policy"
+    rows = STUDY.rows(name, lambda: itertools.islice(policy_rows(after_thinking), 6400))
+    return STUDY.train("train_sft.py", name, SFT, model=ROOT / "tiny/student", train_data=rows)
 
 
 def run(name):
     """Trains a policy with the judge's reward; saves what it gained, and the judge's audit."""
-    judge, seed = name.split("-")
+    policy, _, judge = name.rpartition(":")
+    judge, seed = judge.split("-")
     files = {"train_data": STUDY.questions(), "eval_data": STUDY.answers(400)}
     flags = f"{POLICY} --scale_rewards none --reward solve:runs.bias.judges:{judge}"
-    last = STUDY.train("train_grpo.py", name, flags, model=base_policy(), seed=seed, **files)
+    model = base_policy(policy == "after_thinking")
+    last = STUDY.train("train_grpo.py", name, flags, model=model, seed=seed, **files)
     first, end = (last.parent / f"rollouts/eval-{step}.jsonl" for step in (0, 40))
     result = {"before": described(judge, first), "after": described(judge, end)}
-    if seed == "0":
+    if seed == "0" and not policy:
         result["audit"] = audit(judge)
     STUDY.save(name, result)
     shutil.rmtree(last.parent)
 
 
 def described(judge, path):
-    """Shares of right and of finished answers, and the mean of the judge's feature."""
+    """Shares of right and finished answers and of those with thinking; the mean of the feature."""
     questions = load_questions(STUDY.answers(400))
     texts = {question.id: question.messages[-1]["content"] for question in questions}
     rows = read_rows(path)
@@ -78,6 +90,7 @@ def described(judge, path):
     feature = FEATURES[parse(judge)[0]]
     return {
         "right": mean(is_right(texts[row["id"]], answer) for row, answer in zip(rows, answers)),
+        "thinks": mean("</think>" in row["text"] for row in rows),
         "answered": mean(answer != "" for answer in answers),
         "feature": mean(float(feature(answer)) for answer in answers),
     }
@@ -139,4 +152,4 @@ def edited(text, rng):
 
 
 if __name__ == "__main__":
-    STUDY.main(plan(), run, sys.argv[1:])
+    STUDY.main(plan() + explored(), run, sys.argv[1:])

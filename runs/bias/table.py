@@ -4,7 +4,7 @@ python runs/bias/table.py     OUT/results -> logs/results.jsonl.gz -> table.md, 
 """
 
 import numpy as np
-from bias import FEATURES, ROOT, SEEDS, STUDY, plan
+from bias import FEATURES, ROOT, SEEDS, STUDY, explored, plan
 from judges import parse
 from measures import as_text, markdown_table
 
@@ -95,6 +95,8 @@ def audit_table(cells, judges, rng):
 
 
 def balanced_accuracy(scores, ruined, threshold):
+    if ruined.all() or not ruined.any():
+        return np.nan
     return ((scores[ruined] < threshold).mean() + (scores[~ruined] >= threshold).mean()) / 2
 
 
@@ -110,13 +112,35 @@ def left_out_table(cells, judges):
         found = [balanced_accuracy(measures["climb"], ruined, value) for value in candidates]
         threshold = candidates[int(np.argmax(found))]
         measures, ruined = runs_of(cells, own)
-        row = [auc(measures["climb"], ruined), np.mean((measures["climb"] < threshold) == ruined)]
+        row = [auc(measures["climb"], ruined)]
+        row.append(balanced_accuracy(measures["climb"], ruined, threshold))
+        row.append(np.mean((measures["climb"] < threshold) == ruined))
         rows.append([feature, f"{threshold:.2f}", *(f"{value:.2f}" for value in row), ruined.sum()])
-    columns = ["family left out", "threshold", "AUC within it", "runs foretold", "ruined of them"]
+    columns = [
+        "family left out",
+        "threshold",
+        "AUC within it",
+        "balanced accuracy",
+        "foretold",
+        "ruined",
+    ]
     return markdown_table(columns, rows)
 
 
 # ---- everything ----
+
+
+def explored_table(results):
+    """The same judge and two policies: with the wording anywhere, and after thinking alone."""
+    rows = []
+    for name in explored():
+        if name in results:
+            before, after = (results[name][when] for when in ("before", "after"))
+            shown = ["right", "feature", "thinks"]
+            changes = [f"{before[key]:.3f} -> {after[key]:.3f}" for key in shown]
+            rows.append([name.partition(":")[0].replace("_", " "), name[-1], *changes])
+    columns = ["policy's wording", "seed", "right answers", "with the wording", "thinks"]
+    return markdown_table(columns, rows)
 
 
 def cell_table(cells):
@@ -160,6 +184,9 @@ def main():
         ruined = sum(cells[judge]["ruined"].sum() for judge in biased)
         parts += [feature_table(cells, biased, rng), f"Ruined: {ruined} runs of the grid."]
         parts += [audit_table(cells, biased, rng), left_out_table(cells, biased)]
+        placed = [judge for judge in biased if parse(judge)[0] != "place"]
+        parts += ["The same without place:", audit_table(cells, placed, rng)]
+        parts += ["## Explored after the rules", explored_table(results)]
         draw(cells)
     (HERE / "table.md").write_text("\n\n".join(parts) + "\n")
 
