@@ -72,7 +72,7 @@ class KVCache:
         # The queries to a prompt lie side by side, to meet its keys in one product: with rows in
         # slots 0, 1, 0 the ranks are 0, 0, 1.
         ranks = [row_slots[:row].count(slot) for row, slot in enumerate(row_slots)]
-        self.slots, self.ranks = torch.tensor(row_slots), torch.tensor(ranks)  # (n,)
+        self.row_slots, self.ranks = torch.tensor(row_slots), torch.tensor(ranks)  # (n,)
         self.num_slots, self.width = max(row_slots) + 1, max(ranks) + 1
         self.prompt_mask = mask_beyond(torch.tensor(self.prompt_lengths[: self.num_slots]))
 
@@ -93,12 +93,12 @@ class KVCache:
 
             # the queries to a prompt lie side by side: (slots, width, kv_heads, group, head_dim)
             table = queries.new_zeros(self.num_slots, self.width, *queries.shape[1:])
-            table[self.slots, self.ranks] = queries
+            table[self.row_slots, self.ranks] = queries
             table = table.transpose(1, 2).flatten(2, 3)  # (slots, kv_heads, width * group, ...)
             results = []
             for result in self.prompts.attend(layer, table, self.prompt_mask):
                 result = result.unflatten(2, (self.width, -1)).transpose(1, 2)
-                results.append(result[self.slots, self.ranks])  # (n, kv_heads, group, ...)
+                results.append(result[self.row_slots, self.ranks])  # (n, kv_heads, group, ...)
             shared, shared_lse = results
 
             # the share of the softmax that lies on the prompt, as in FlashDecoding

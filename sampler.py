@@ -90,7 +90,7 @@ class Session:
         self.model, self.prompts, self.settings = model, prompts, settings
         # Long prompts first: prompts that run together are similar in length, and the longest work
         # does not start last.
-        self.waiting = deque(sorted(generations, key=lambda row: -len(prompts[row.prompt])))
+        self.waiting = deque(sorted(generations, key=lambda one: -len(prompts[one.prompt])))
         self.device, self.num_rows = model.device, num_rows
         longest_prompt = max(map(len, prompts))
         self.cache = new_cache(model, num_slots, longest_prompt, num_rows, settings.max_new_tokens)
@@ -130,15 +130,15 @@ class Session:
             return
         self.prefill(new_prompts)
         new_rows = slice(len(self.running), len(self.running) + len(arrivals))
-        prompt_lengths = [len(self.prompts[row.prompt]) for row in arrivals]
-        self.rows.start(new_rows, [row.stream for row in arrivals], prompt_lengths)
+        prompt_lengths = [len(self.prompts[one.prompt]) for one in arrivals]
+        self.rows.start(new_rows, [one.stream for one in arrivals], prompt_lengths)
         self.running += arrivals
         self.arrange()
         # every generation draws its own first token from its prompt's last hidden state
-        slots = [self.slots.index(row.prompt) for row in arrivals]
+        slots = [self.slots.index(one.prompt) for one in arrivals]
         self.append_tokens(self.last_hidden[slots], new_rows)
-        for row in arrivals:
-            row.num_drawn = 1
+        for generation in arrivals:
+            generation.num_drawn = 1
 
     def prefill(self, new_prompts: list[int]):
         """Computes prompts: their keys and values, and their last hidden states."""
@@ -153,7 +153,7 @@ class Session:
 
     def arrange(self):
         """Tells the cache which prompt every running row has. It changes as rows come and go."""
-        row_slots = [self.slots.index(row.prompt) for row in self.running]
+        row_slots = [self.slots.index(one.prompt) for one in self.running]
         empty_slots = [slot for slot, prompt in enumerate(self.slots) if prompt is None]
         self.cache.arrange(row_slots, empty_slots)
 
@@ -162,8 +162,8 @@ class Session:
     def decode(self):
         """Draws a token for every running row; on a GPU several."""
         self.cache.decode(self)
-        for row in self.running:
-            row.num_drawn += self.cache.steps
+        for generation in self.running:
+            generation.num_drawn += self.cache.steps
 
     def step(self, num_rows: int):
         """Draws a token for the first rows. The host does not wait for the device here."""
@@ -195,7 +195,7 @@ class Session:
         """Takes finished rows out and keeps their completions."""
         limit = self.settings.max_new_tokens
         stopped = self.rows.stopped[: len(self.running)].tolist()  # the host waits here
-        drawn = [row.num_drawn for row in self.running]
+        drawn = [one.num_drawn for one in self.running]
         finished = [row for row, count in enumerate(drawn) if stopped[row] or count >= limit]
         if not finished:
             return
@@ -224,7 +224,7 @@ class Session:
             self.rows.move(last, row)
             self.running[row] = self.running[last]
             self.running.pop()
-        in_use = {row.prompt for row in [*self.running, *itertools.islice(self.waiting, 1)]}
+        in_use = {one.prompt for one in [*self.running, *itertools.islice(self.waiting, 1)]}
         self.slots = [prompt if prompt in in_use else None for prompt in self.slots]
         self.arrange()
 
