@@ -37,7 +37,9 @@ class Study:
     def rows(self, name, make):
         """The path of a data file; make(): its rows, if it is missing."""
         path = self.out / "data" / f"{name}.jsonl"
-        return path if path.exists() else write_rows(path, make())
+        if not path.exists():
+            write_rows(path.with_suffix(".part"), make()).rename(path)
+        return path
 
     def questions(self):
         """The path of the questions, without answers, that policies learn from."""
@@ -45,7 +47,9 @@ class Study:
 
     def answers(self, count):
         """The path of the held-out questions, with answers."""
-        return self.rows("answers", lambda: itertools.islice(student.questions(True), count))
+        return self.rows(
+            f"answers_{count}", lambda: itertools.islice(student.questions(True), count)
+        )
 
     def train(self, program, name, options, **flags):
         """The last checkpoint of a training, made if it is missing."""

@@ -10,7 +10,6 @@ Files go to OUT (out/pointwise), see runs/studies.py.
 import functools
 import itertools
 import json
-import random
 import shutil
 import sys
 from pathlib import Path
@@ -69,8 +68,11 @@ def accuracy(kind, folder, pairs):
 
 
 def picks(start, seed):
-    """{strategy: {right, of each question; usage}}: who picks among eight answers of the policy."""
-    questions = [row["question"] for row in read_rows(STUDY.answers(1000))[:300]]
+    """{strategy: {right, usage}}: who picks among eight answers of the policy.
+
+    right: for each question, the chance that the pick is right where the best draw lots.
+    """
+    questions = [row["question"] for row in read_rows(STUDY.answers(1000))[300:600]]
     groups = sample(ROOT / "tiny/student", questions, 8)
     right = []
     for question, group in zip(questions, groups):
@@ -82,9 +84,9 @@ def picks(start, seed):
         loaded = strategies.load(kind, judge(kind, start, seed))
         values = strategies.values_of(loaded, strategy, questions, groups)
         picked = []
-        for question, group, own in zip(questions, right, values):
-            best = [index for index, value in enumerate(own) if value == max(own)]
-            picked.append(group[random.Random(f"tie:{seed}:{question}").choice(best)])
+        for group, own in zip(right, values):
+            best = [is_good for is_good, value in zip(group, own) if value == max(own)]
+            picked.append(mean(best))
         found[strategy] = {"right": picked, "usage": strategies.usage_of(loaded)}
     return found
 

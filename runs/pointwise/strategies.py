@@ -1,10 +1,10 @@
 """Two kinds of judge that learn from the same pairs, and ways to value a group of answers.
 
-    OUT=FOLDER python train_grpo.py --reward solve:runs.pointwise.strategies:weak_0_votes_2 ...
+    OUT=FOLDER python train_grpo.py --reward solve:runs.pointwise.strategies:weak_1_votes_2 ...
 
 A *pairwise* judge says which of two answers is better. A *pointwise* judge scores one answer by
 itself. A strategy is how many votes or matches a group gets: see STRATEGIES. A reward is named
-START_SEED_STRATEGY; `study.py` has made its judge. What the judge wrote is counted in OUT/usage.
+START_SEED_STRATEGY; `pointwise.py` has made its judge. What the judge wrote is counted in OUT/usage.
 """
 
 import functools
@@ -13,17 +13,20 @@ import os
 import random
 import re
 import sys
+from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tiny"), str(ROOT / "runs/reward")]
 import world  # noqa: E402
 
+from data import Pair  # noqa: E402
 from extras.rank_file import rank_together  # noqa: E402
 from extras.score import Scorer  # noqa: E402
 from judge import Judge  # noqa: E402
 from rewards import compare_groups, final_answer, group_spans, match_rewards, score_without_judge  # noqa: E402
 from schedules import run_schedule  # noqa: E402
+from seeding import stable_hash  # noqa: E402
 from tournament import knockout  # noqa: E402
 
 SUMS = {"levels": (2, 3), "share_lines": 0}
@@ -46,7 +49,9 @@ def rows(kind, seed):
     rng = random.Random(f"pointwise:{seed}")
     while True:
         _, _, queries, tasks, answers, held_out = world.siblings(rng, **SUMS)
-        for index in () if held_out else (0, 1):
+        if held_out:
+            continue
+        for index in (0, 1):
             order = rng.choice([[0, 1], [1, 0]])
             shown = [answers[place] for place in order]
             if kind == "pairwise":
@@ -75,7 +80,9 @@ def rating(task, answer, scale):
         if digit != expected:
             break
         fitting += 1
-    score = int(value == right) if scale == "binary" else 4 if value == right else min(fitting, 3)
+    score = SCALES[scale] if value == right else 0
+    if scale == "graded" and value != right:
+        score = min(fitting, 3)
     return f"<think> {' '.join(parts)}</think>\\boxed{{{score}}}"
 
 
@@ -140,17 +147,23 @@ def rated(scorer, prompts, groups, votes):
 
 
 def matches_of(prompt, answers, judge):
-    """play(pairs) for `knockout` and `run_schedule`: one game a match."""
+    """play(pairs) for `knockout` and `run_schedule`: one game a match, one order."""
+    met = Counter()
 
     def play(pairs):
-        scores = [score_without_judge(answers[i], answers[j]) for i, j in pairs]
-        unjudged = [number for number, score in enumerate(scores) if score is None]
-        asked = [(prompt, *(answers[player] for player in pairs[number])) for number in unjudged]
+        scores, asked = {}, {}
+        for number, (i, j) in enumerate(pairs):
+            scores[number] = score_without_judge(answers[i], answers[j])
+            if scores[number] is None:
+                met[i, j] += 1  # a pair that meets again gets a new game
+                name = f"{stable_hash(prompt, answers, i, j, met[i, j]):016x}"
+                asked[number] = Pair(name, prompt, (answers[i], answers[j]))
         if asked:
-            judgments = judge.judge(asked, both_orders=False, max_completion_length=LIMIT)
-            for number, judgment in zip(unjudged, judgments):
+            pairs = list(asked.values())
+            judgments = judge.judge(pairs, both_orders=False, max_completion_length=LIMIT)
+            for number, judgment in zip(asked, judgments):
                 scores[number] = judgment.p_first
-        return scores
+        return list(scores.values())
 
     return play
 
@@ -179,10 +192,10 @@ def judge_folder(kind, start, seed):
 
 
 def __getattr__(name):
-    """The reward START_SEED_STRATEGY, such as base_0_opponents_2."""
+    """The reward START_SEED_STRATEGY, such as base_1_opponents_2."""
     found = re.fullmatch(rf"(base|weak)_(\d+)_({'|'.join(STRATEGIES)})", name)
     if not found:
-        raise AttributeError(f"{name}: a reward is START_SEED_STRATEGY, such as weak_0_votes_2")
+        raise AttributeError(f"{name}: a reward is START_SEED_STRATEGY, such as weak_1_votes_2")
     start, seed, strategy = found.groups()
     kind = kind_of(strategy)
     folder = judge_folder(kind, start, seed)
