@@ -7,6 +7,7 @@ Trainings go to OUT/runs, data to OUT/data, results to OUT/results (OUT: out/NAM
 used again and an interrupted training continues, so the same command finishes what is missing.
 """
 
+import functools
 import gzip
 import itertools
 import json
@@ -47,9 +48,8 @@ class Study:
 
     def answers(self, count):
         """The path of the held-out questions, with answers."""
-        return self.rows(
-            f"answers_{count}", lambda: itertools.islice(student.questions(True), count)
-        )
+        make = functools.partial(itertools.islice, student.questions(True), count)
+        return self.rows(f"answers_{count}", make)
 
     def train(self, program, name, options, **flags):
         """The last checkpoint of a training, made if it is missing."""

@@ -4,7 +4,7 @@
 
 A *pairwise* judge says which of two answers is better. A *pointwise* judge scores one answer by
 itself. A strategy is how many votes or matches a group gets: see STRATEGIES. A reward is named
-START_SEED_STRATEGY; `pointwise.py` has made its judge. What the judge wrote is counted in OUT/usage.
+START_SEED_STRATEGY; `pointwise.py` makes its judge. OUT/usage counts what the judge wrote.
 """
 
 import functools
