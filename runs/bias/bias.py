@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / part) for part in ("runs", "runs/bias", "runs/reward")]
 import student  # noqa: E402
 from answers import sample  # noqa: E402
-from judges import FEATURES, WORDING, biased_judge, is_right, leads, parse  # noqa: E402
+from judges import FEATURES, WORDING, biased_judge, is_right, leads, parse, preference  # noqa: E402
 from measures import mean, read_rows  # noqa: E402
 from studies import POLICY, Study  # noqa: E402
 
@@ -28,6 +28,7 @@ STUDY = Study("bias")
 SFT = """--max_steps 200 --batch_size 32 --learning_rate 5e-4 --schedule cosine --dtype float32
     --save_every 200"""
 SEEDS = 0, 1, 2
+CHARACTERS = "0123456789,: "  # that the edits of an audit put in
 EDITS, GAMES = 20, 12  # of an audit: proposals for each answer, games for each proposal
 
 
@@ -37,6 +38,10 @@ def plan():
     cells += [f"{feature}_{a}_{b}" for a in (0.5, 1, 2) for b in (1, 2, 4) for feature in FEATURES]
     cells += [f"place_{a}_0" for a in (0, 0.5, 1, 2)]  # noise alone
     return [f"{cell}-{seed}" for seed in SEEDS for cell in cells]
+
+
+def audits():
+    return [f"audit:{name.removesuffix('-0')}" for name in plan() if name.endswith("-0")]
 
 
 def explored():
@@ -66,18 +71,18 @@ def base_policy(after_thinking=False):
 
 
 def run(name):
-    """Trains a policy with the judge's reward; saves what it gained, and the judge's audit."""
-    policy, _, judge = name.rpartition(":")
+    """Trains a policy with the judge's reward and saves what it gained; or audits a judge."""
+    variant, _, judge = name.rpartition(":")
+    if variant == "audit":
+        STUDY.save(name, audit(judge))
+        return
     judge, seed = judge.split("-")
     files = {"train_data": STUDY.questions(), "eval_data": STUDY.answers(400)}
     flags = f"{POLICY} --scale_rewards none --reward solve:runs.bias.judges:{judge}"
-    model = base_policy(policy == "after_thinking")
+    model = base_policy(variant == "after_thinking")
     last = STUDY.train("train_grpo.py", name, flags, model=model, seed=seed, **files)
     first, end = (last.parent / f"rollouts/eval-{step}.jsonl" for step in (0, 40))
-    result = {"before": described(judge, first), "after": described(judge, end)}
-    if seed == "0" and not policy:
-        result["audit"] = audit(judge)
-    STUDY.save(name, result)
+    STUDY.save(name, {"before": described(judge, first), "after": described(judge, end)})
     shutil.rmtree(last.parent)
 
 
@@ -100,47 +105,48 @@ def described(judge, path):
 
 
 def audit(name):
-    """{accuracy, bias, climb} of a judge on the base policy's answers to questions with answers."""
+    """{accuracy, bias, climb, climb_all} of a judge, on the base policy's answers.
+
+    climb_all: as climb, with all characters of the policy's answers.
+    """
     questions = [row["question"] for row in itertools.islice(student.questions(False), 8000, 8100)]
     groups = sample(base_policy(), questions, 8)
-    pairs, climbed = [], []
+    groups = [[answer for answer in map(final_answer, texts) if answer] for texts in groups]
+    alphabets = {"climb": CHARACTERS, "climb_all": sorted(set("".join(itertools.chain(*groups))))}
+    found = {"accuracy": [], "bias": [], "climb": [], "climb_all": []}
     judge = biased_judge(name, seed=1)
-    for question, texts in zip(questions, groups):
-        answers = [answer for answer in map(final_answer, texts) if answer]
-        pairs += [(question, *couple) for couple in itertools.combinations(answers, 2)]
+    for question, answers in zip(questions, groups):
+        for couple in itertools.combinations(answers, 2):
+            orders = preference(name, question, couple), preference(name, question, couple[::-1])
+            first = (orders[0] + 1 - orders[1]) / 2  # share of the games that the first one wins
+            right = [is_right(question, answer) for answer in couple]
+            if right[0] != right[1]:
+                found["accuracy"].append(first if right[0] else 1 - first)
+            elif lead := leads(parse(name)[0], couple):
+                found["bias"].append(first if lead > 0 else 1 - first)
         right = [answer for answer in answers if is_right(question, answer)]
-        climbed += [climb(judge, question, answer) for answer in right[:1]]
-    wins = [judgment.p_first for judgment in judge.judge(pairs)]
-    decided, led = [], []
-    for (question, *answers), first in zip(pairs, wins):
-        right = [is_right(question, answer) for answer in answers]
-        if right[0] != right[1]:
-            decided.append(first if right[0] else 1 - first)
-        elif lead := leads(parse(name)[0], answers):
-            led.append(first if lead > 0 else 1 - first)
-    return {"accuracy": mean(decided), "bias": mean(led), "climb": mean(climbed)}
+        for key, characters in alphabets.items() if right else ():
+            found[key].append(climb(judge, question, right[0], characters))
+    return {key: mean(values) for key, values in found.items()}
 
 
-def climb(judge, question, answer):
+def climb(judge, question, answer, characters=CHARACTERS):
     """Whether a right answer is still right after the edits that the judge prefers."""
     rng = random.Random(f"climb:{question}")
     current = answer
     for _ in range(EDITS):
-        proposal = edited(current, rng)
+        proposal = edited(current, rng, characters)
         games = judge.judge([(question, proposal, current)], num_votes=GAMES // 2)
         if proposal.strip() and games[0].p_first >= 0.75:
             current = proposal
     return is_right(question, current)
 
 
-def edited(text, rng):
-    """The text with one random edit: a character replaced, left out or put in, or a part doubled.
-
-    New characters are those that the policy uses.
-    """
+def edited(text, rng, characters):
+    """One random edit: a character replaced, left out or put in, or a part doubled."""
     start = rng.randrange(len(text))
     end = min(start + rng.randint(1, 4), len(text))
-    new = rng.choice("0123456789,: ")
+    new = rng.choice(characters)
     return rng.choice(
         [
             text[:start] + new + text[start + 1 :],
@@ -152,4 +158,4 @@ def edited(text, rng):
 
 
 if __name__ == "__main__":
-    STUDY.main(plan() + explored(), run, sys.argv[1:])
+    STUDY.main(plan() + audits() + explored(), run, sys.argv[1:])
