@@ -97,7 +97,11 @@ def test_the_lead_at_equal_tokens_by_hand():
     values |= {"opponents_1": 0.1, "opponents_2": 0.2, "opponents_4": 0.3, "opponents_7": 0.4}
     # 160 lies beyond the end of the line, where 0.4 stays
     assert table.lead_at_equal_tokens(tokens, values) == pytest.approx(0.1)
-    assert table.interpolated([10, 40], [0.0, 1.0], 20) == pytest.approx(0.5)  # over log tokens
+    assert table.on_line([10, 40], [0.0, 1.0], 20) == pytest.approx(0.5)  # over log tokens
+
+
+def usage_of(tokens):
+    return {"completion_tokens": tokens, "prompt_tokens": tokens, "calls": tokens / 40}
 
 
 def invented():
@@ -108,12 +112,11 @@ def invented():
         what, _, rest = name.partition("_")
         cell = rest.split("-")[0]
         if what in ("judge", "scale"):
-            results[name] = {"opponents_1": 0.9} if "pairwise" in cell else {"votes_1": 0.9}
+            results[name] = (
+                {"opponents_1": 0.9} if "pairwise" in cell else {"votes_1": 0.9, "votes_4": 0.95}
+            )
         elif what == "pick":
-            usages = {
-                strategy: {"completion_tokens": 300 * cost, "prompt_tokens": 300 * cost}
-                for strategy, cost in costs.items()
-            }
+            usages = {strategy: usage_of(300 * cost) for strategy, cost in costs.items()}
             results[name] = {
                 strategy: {
                     "right": (rng.random(300) < value_of(strategy, costs)).tolist(),
@@ -127,8 +130,7 @@ def invented():
             after = 0.4 + (value_of(strategy, costs) if strategy in costs else 0)
             results[name] = {"before": 0.4, "after": after}
             if strategy in costs:
-                usage = {"completion_tokens": 640 * costs[strategy], "prompt_tokens": 0}
-                results[name]["usage"] = usage
+                results[name]["usage"] = usage_of(640 * costs[strategy])
     return results
 
 
@@ -144,8 +146,12 @@ def test_the_page_has_every_table(monkeypatch, tmp_path):
     assert (tmp_path / "tokens.png").exists() and "Judges from tiny/weak: 5 seeds" in page
     # 0.1 at 200 and at 400 tokens; at 800 the line has ended: 0.1 + 0.1 * log2(800 / 700)
     lead = 0.1 + 0.1 * math.log2(800 / 700) / 3
-    assert f"P1: pointwise minus pairwise, gain at equal tokens | {lead:.3f} [{lead:.3f}," in page
+    assert f"gain of the policy, by completions | {lead:.3f} [{lead:.3f}," in page
     assert "| pairwise | opponents 1 | 0.900 [0.900, 0.900] |" in page
+    # 1,500 of 2,400 answers were scored: if all are paid for, it takes 1.6 times the tokens
+    usages = {"votes_1": {"pick": [usage_of(300 * 200)]}}
+    assert table.mean_tokens(usages, "votes_1", "pick", "copies") == pytest.approx(200 * 1.6)
+    assert table.mean_tokens(usages, "votes_1", "pick", "prompts") == pytest.approx(400)
     assert "Finished: 132 of 132" in page
 
 

@@ -15,155 +15,140 @@ from extras.intervals import mean_interval
 HERE = ROOT / "runs/pointwise"
 VOTES = "votes_1", "votes_2", "votes_4"
 OPPONENTS = "opponents_1", "opponents_2", "opponents_4", "opponents_7"
-GROUPS = {"pick": 300, "policy": 640}  # that the judge has valued in one run
-ROLES = {"pick": "right picks", "policy": "gain of the policy"}
+GROUPS = {"pick": 300, "policy": 640}  # of eight answers, that the judge has valued in one run
+TITLES = {"pick": "right picks", "policy": "gain of the policy"}
 
 
-def seeds_of(results, start):
+def finished_seeds(results, start):
     """The seeds whose picks and policies are all there."""
     names = [f"policy_{start}_{strategy}" for strategy in STRATEGIES]
     names += [f"pick_{start}", "policy_oracle", "policy_coin"]
     return [seed for seed in SEEDS if all(f"{name}-{seed}" in results for name in names)]
 
 
-def gain(result):
-    return result["after"] - result["before"]
+def gains(results, name, seeds):
+    runs = [results[f"policy_{name}-{seed}"] for seed in seeds]
+    return np.array([run["after"] - run["before"] for run in runs])
 
 
-def tokens_of(usage, groups, with_prompts=False):
-    """Judge tokens for one group."""
-    total = usage["completion_tokens"] + with_prompts * usage["prompt_tokens"]
-    return total / groups
+def read(results, start, seeds):
+    """{strategy: {role: values}}, {strategy: {role: usages}}; one entry a seed.
+
+    The values of picks are (seeds, questions), those of policies (seeds,).
+    """
+    values, usages = {}, {}
+    for name in STRATEGIES:
+        picks = [results[f"pick_{start}-{seed}"][name] for seed in seeds]
+        policies = [results[f"policy_{start}_{name}-{seed}"] for seed in seeds]
+        values[name] = {
+            "pick": np.array([pick["right"] for pick in picks], float),
+            "policy": gains(results, f"{start}_{name}", seeds),
+        }
+        usages[name] = {
+            "pick": [pick["usage"] for pick in picks],
+            "policy": [policy["usage"] for policy in policies],
+        }
+    return values, usages
 
 
-def interpolated(tokens, values, at):
-    """Values at the tokens `at`, on the line through points over log tokens; ends go on flat."""
+def mean_tokens(usages, name, role, count):
+    """Judge tokens for a group of eight, the mean over seeds.
+
+    count: "completions"; "prompts", which adds those; or "copies": a pointwise judge pays for
+    equal answers each time.
+    """
+    tokens = []
+    for usage in usages[name][role]:
+        total = usage["completion_tokens"]
+        if count == "prompts":
+            total += usage["prompt_tokens"]
+        if count == "copies" and name in VOTES:
+            votes = int(name.removeprefix("votes_"))
+            total *= 8 * GROUPS[role] * votes / usage["calls"]
+        tokens.append(total / GROUPS[role])
+    return mean(tokens)
+
+
+# ---- differences ----
+
+
+def on_line(tokens, values, at):
+    """The value at the tokens `at`, on the line through points over log tokens; ends go on flat."""
     order = np.argsort(tokens)
     return np.interp(np.log(at), np.log(tokens)[order], np.asarray(values)[order])
 
 
 def lead_at_equal_tokens(tokens, values):
     """Pointwise minus pairwise, the mean over the numbers of votes. Both: {strategy: number}."""
-    line = [[found[name] for name in OPPONENTS] for found in (tokens, values)]
-    return mean(values[name] - interpolated(*line, tokens[name]) for name in VOTES)
+    line = [tokens[name] for name in OPPONENTS], [values[name] for name in OPPONENTS]
+    return mean(values[name] - on_line(*line, tokens[name]) for name in VOTES)
 
 
-def usage_of(results, role, start, strategy, seed):
-    if role == "pick":
-        return results[f"pick_{start}-{seed}"][strategy]["usage"]
-    return results[f"policy_{start}_{strategy}-{seed}"]["usage"]
-
-
-def mean_tokens(results, role, start, strategy, seeds, with_prompts=False):
-    usages = [usage_of(results, role, start, strategy, seed) for seed in seeds]
-    return mean(tokens_of(usage, GROUPS[role], with_prompts) for usage in usages)
-
-
-def with_interval(values):
-    """Mean and Student's interval over seeds."""
+def over_seeds(values):
+    """Mean and Student's interval."""
     return np.mean(values), *(mean_interval(values) if len(values) > 1 else (math.nan, math.nan))
 
 
-# ---- picks: an array (seeds, questions) of each strategy ----
-
-
-def picked(results, start, seeds):
-    rows = [results[f"pick_{start}-{seed}"] for seed in seeds]
-    names = ["first", "any", *STRATEGIES]
-    return {name: np.array([row[name]["right"] for row in rows], float) for name in names}
-
-
-def pick_lead(results, start, seeds, with_prompts=False):
-    """P2: bootstrap over seeds and questions."""
-    right = picked(results, start, seeds)
+def pointwise_lead(values, usages, role, count):
+    """P1 and P2 with an interval: over paired seeds, of picks over seeds and questions."""
     names = VOTES + OPPONENTS
-    tokens = {
-        name: mean_tokens(results, "pick", start, name, seeds, with_prompts) for name in names
-    }
+    tokens = {name: mean_tokens(usages, name, role, count) for name in names}
 
-    def lead(*values):
-        return lead_at_equal_tokens(tokens, dict(zip(names, values)))
+    def lead(*numbers):
+        return lead_at_equal_tokens(tokens, dict(zip(names, numbers)))
 
-    return estimate(lead, *(right[name] for name in names))
+    grids = [values[name][role] for name in names]
+    return estimate(lead, *grids) if role == "pick" else over_seeds(list(map(lead, *grids)))
 
 
-def knockout_lead(results, start, seeds):
+def knockout_lead(values, usages):
     """P3, first half: knockout's right picks minus those of the better line at its tokens."""
-    right = picked(results, start, seeds)
-    tokens = {name: mean_tokens(results, "pick", start, name, seeds) for name in STRATEGIES}
+    tokens = {name: mean_tokens(usages, name, "pick", "completions") for name in STRATEGIES}
 
-    def on_line(names, values):
-        return interpolated([tokens[name] for name in names], values, tokens["knockout"])
+    def line_at_knockout(names, shares):
+        return on_line([tokens[name] for name in names], shares, tokens["knockout"])
 
-    lines = VOTES, OPPONENTS
-    best = max(lines, key=lambda names: on_line(names, [right[name].mean() for name in names]))
-    grids = right["knockout"], *(right[name] for name in best)
-    return estimate(lambda knockout, *values: knockout - on_line(best, values), *grids)
+    def height(names):
+        return line_at_knockout(names, [values[name]["pick"].mean() for name in names])
 
-
-# ---- policies: one number a seed ----
+    best = max(VOTES, OPPONENTS, key=height)
+    grids = [values[name]["pick"] for name in ("knockout", *best)]
+    return estimate(lambda share, *shares: share - line_at_knockout(best, shares), *grids)
 
 
-def gains(results, start, strategy, seeds):
-    return [gain(results[f"policy_{start}_{strategy}-{seed}"]) for seed in seeds]
+def claims(values, usages):
+    """One row for each number that decides a claim."""
 
+    def gain_difference(first, second):
+        return over_seeds(values[first]["policy"] - values[second]["policy"])
 
-def gain_lead(results, start, seeds, with_prompts=False):
-    """P1: Student's interval over paired seeds."""
-    leads = []
-    for seed in seeds:
-        names = VOTES + OPPONENTS
-        found = {name: gains(results, start, name, [seed])[0] for name in names}
-        tokens = {
-            name: mean_tokens(results, "policy", start, name, [seed], with_prompts)
-            for name in names
-        }
-        leads.append(lead_at_equal_tokens(tokens, found))
-    return with_interval(leads)
-
-
-def gain_difference(results, start, seeds, first, second):
-    one, other = (gains(results, start, name, seeds) for name in (first, second))
-    return with_interval([a - b for a, b in zip(one, other)])
+    found = {}
+    for claim, role in ("P1", "policy"), ("P2", "pick"):
+        for count in ("completions", "prompts", "copies"):
+            title = f"{claim}: pointwise minus pairwise, {TITLES[role]}, by {count}"
+            found[title] = pointwise_lead(values, usages, role, count)
+    found["P3: knockout minus the better line, right picks"] = knockout_lead(values, usages)
+    found["P3: knockout minus opponents 2, gain"] = gain_difference("knockout", "opponents_2")
+    found["P4: opponents 7 minus opponents 2, gain"] = gain_difference("opponents_7", "opponents_2")
+    return markdown_table(["", "difference"], [[name, as_text(row)] for name, row in found.items()])
 
 
 # ---- tables ----
 
 
-def claims(results, start, seeds):
-    """One row for each number that decides a claim."""
-
-    def policies(*names):
-        return gain_difference(results, start, seeds, *names)
-
-    own = results, start, seeds
-    return [
-        ["P1: pointwise minus pairwise, gain at equal tokens", as_text(gain_lead(*own))],
-        ["P1, prompts counted", as_text(gain_lead(*own, True))],
-        ["P2: pointwise minus pairwise, right picks at equal tokens", as_text(pick_lead(*own))],
-        ["P2, prompts counted", as_text(pick_lead(*own, True))],
-        ["P3: knockout minus the better line, right picks", as_text(knockout_lead(*own))],
-        ["P3: knockout minus opponents 2, gain", as_text(policies("knockout", "opponents_2"))],
-        ["P4: opponents 7 minus 2, gain", as_text(policies("opponents_7", "opponents_2"))],
-    ]
-
-
-def strategy_table(results, start, seeds):
-    right, rows = picked(results, start, seeds), []
+def strategy_table(values, usages):
+    columns, rows = ["strategy"], []
+    for role in ("pick", "policy"):
+        columns += ["tokens a group", "with prompts", TITLES[role]]
     for name in STRATEGIES:
         row = [name.replace("_", " ")]
-        for role in ROLES:
-            for with_prompts in (False, True):
-                found = mean_tokens(results, role, start, name, seeds, with_prompts)
-                row.append(f"{found:.0f}")
-            values = with_interval(gains(results, start, name, seeds))
-            if role == "pick":
-                values = estimate(lambda share: share, right[name])
-            row.append(as_text(values))
+        for role in ("pick", "policy"):
+            for count in ("completions", "prompts"):
+                row.append(f"{mean_tokens(usages, name, role, count):.0f}")
+            found = values[name][role]
+            interval = estimate(lambda share: share, found) if role == "pick" else over_seeds(found)
+            row.append(as_text(interval))
         rows.append(row)
-    columns = ["strategy"]
-    for title in ROLES.values():
-        columns += ["tokens a group", "with prompts", title]
     return markdown_table(columns, rows)
 
 
@@ -171,28 +156,29 @@ def judge_table(results):
     """Share of test pairs that the judges order rightly, mean over seeds."""
     rows = []
     for start in STARTS:
-        for kind in ("pairwise", "graded"):
+        for kind, strategies in ("pairwise", ["opponents_1"]), ("graded", ["votes_1", "votes_4"]):
             names = [f"judge_{kind}_{start}-{seed}" for seed in SEEDS]
             found = [results[name] for name in names if name in results]
-            for strategy in found[0].keys() - {"name"} if found else ():
-                values = [result[strategy] for result in found]
-                rows.append(
-                    [start, kind, strategy.replace("_", " "), as_text(with_interval(values))]
-                )
-    return markdown_table(["from", "judge", "", "pairs in the right order"], sorted(rows))
+            for strategy in strategies if found else ():
+                shares = over_seeds([result[strategy] for result in found])
+                rows.append([start, kind, strategy.replace("_", " "), as_text(shares)])
+    return markdown_table(["from", "judge", "", "pairs in the right order"], rows)
 
 
 def without_judge(results, start, seeds):
-    right, rows = picked(results, start, seeds), []
-    for name in ("oracle", "coin"):
-        values = [gain(results[f"policy_{name}-{seed}"]) for seed in seeds]
-        rows.append([f"gain with the reward {name}", as_text(with_interval(values))])
-    rows.append(["right: the first answer", f"{right['first'].mean():.3f}"])
-    rows.append(["right: any of the eight", f"{right['any'].mean():.3f}"])
+    rows = [
+        [f"gain with the reward {name}", as_text(over_seeds(gains(results, name, seeds)))]
+        for name in ("oracle", "coin")
+    ]
+    for name, title in ("first", "the first answer"), ("any", "any of the eight"):
+        rows.append(
+            [f"right: {title}", f"{mean(results[f'pick_{start}-{seeds[0]}'][name]['right']):.3f}"]
+        )
     return markdown_table(["", ""], rows)
 
 
-def draw(results, seeds):
+def draw(cells):
+    """cells: {start: what `read` returns}."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 6.4), layout="constrained")
@@ -203,39 +189,37 @@ def draw(results, seeds):
         ("knockout",): ("knockout", "#009E73", "^"),
         ("halving",): ("halving", "#CC79A7", "v"),
     }
-    for column, start in enumerate(STARTS):
-        for axes, (role, title) in zip(plots[:, column], ROLES.items()):
-            right = picked(results, start, seeds[start])
+    qualities = {"base": "good judges", "weak": "worse judges"}
+    for column, (start, (values, usages)) in enumerate(cells.items()):
+        for axes, role in zip(plots[:, column], ("pick", "policy")):
             for names, (label, color, line) in looks.items():
-                tokens = [mean_tokens(results, role, start, name, seeds[start]) for name in names]
-                values = [gains(results, start, name, seeds[start]) for name in names]
-                if role == "pick":
-                    values = [right[name].mean(axis=1) for name in names]
-                spread = [np.std(value, ddof=1) / len(value) ** 0.5 for value in values]
-                means = [np.mean(value) for value in values]
-                axes.errorbar(tokens, means, spread, fmt=line, color=color, label=label, capsize=2)
-            axes.set(xscale="log", ylabel=title if column == 0 else "")
-        quality = {"base": "good judges", "weak": "worse judges"}[start]
-        plots[0, column].set_title(f"{quality}, from tiny/{start}")
+                tokens = [mean_tokens(usages, name, role, "completions") for name in names]
+                seeds = [values[name][role].reshape(len(values[name][role]), -1) for name in names]
+                means = [found.mean() for found in seeds]
+                errors = [found.mean(1).std(ddof=1) / len(found) ** 0.5 for found in seeds]
+                axes.errorbar(tokens, means, errors, fmt=line, color=color, label=label, capsize=2)
+            axes.set(xscale="log", ylabel="" if column else TITLES[role])
+        plots[0, column].set_title(f"{qualities[start]}, from tiny/{start}")
         plots[1, column].set_xlabel("judge tokens for a group of eight answers")
     plots[0, 0].legend()
     figure.savefig(HERE / "tokens.png", dpi=120)
 
 
 def main():
-    results = STUDY.collect()
+    results, cells = STUDY.collect(), {}
     done = sum(name in results for name in plan())
     parts = ["# Pointwise or pairwise? Tables"]
     parts += [f"Finished: {done} of {len(plan())} planned runs.", "## The judges"]
     parts += [judge_table(results)]
-    seeds = {start: seeds_of(results, start) for start in STARTS}
-    for start, own in seeds.items():
-        parts += [f"## Judges from tiny/{start}: {len(own)} seeds"]
-        if len(own) > 1:
-            parts += [markdown_table(["", "difference"], claims(results, start, own))]
-            parts += [strategy_table(results, start, own), without_judge(results, start, own)]
-    if min(map(len, seeds.values())) > 1:
-        draw(results, seeds)
+    for start in STARTS:
+        seeds = finished_seeds(results, start)
+        parts += [f"## Judges from tiny/{start}: {len(seeds)} seeds"]
+        if len(seeds) > 1:
+            cells[start] = read(results, start, seeds)
+            parts += [claims(*cells[start]), strategy_table(*cells[start])]
+            parts += [without_judge(results, start, seeds)]
+    if len(cells) == len(STARTS):
+        draw(cells)
     (HERE / "table.md").write_text("\n\n".join(parts) + "\n")
 
 
