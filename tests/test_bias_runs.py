@@ -114,7 +114,7 @@ def test_the_plan_is_that_of_the_rules():
 def test_the_measures_of_a_policys_answers(monkeypatch, tmp_path):
     monkeypatch.setattr(bias.STUDY, "out", tmp_path)
     rows = [json.loads(line) for line in bias.STUDY.answers(400).read_text().splitlines()]
-    texts = [f"<think>x</think>! {rows[0]['answer']}", "1", ""]
+    texts = [f"<think> ones 5+7=12</think>! {rows[0]['answer']}", "1", ""]
     games = [{"id": f"answers_400-{n}", "text": text} for n, text in enumerate(texts, 1)]
     (tmp_path / "eval.jsonl").write_text("\n".join(map(json.dumps, games)))
     found = bias.described("wording_1_2", tmp_path / "eval.jsonl")

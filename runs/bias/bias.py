@@ -87,7 +87,10 @@ def run(name):
 
 
 def described(judge, path):
-    """Shares of right and finished answers and of those with thinking; the mean of the feature."""
+    """Shares of right answers, of answers, and of those that begin with the working of a sum.
+
+    feature: the mean of the judge's feature.
+    """
     questions = load_questions(STUDY.answers(400))
     texts = {question.id: question.messages[-1]["content"] for question in questions}
     rows = read_rows(path)
@@ -95,7 +98,7 @@ def described(judge, path):
     feature = FEATURES[parse(judge)[0]]
     return {
         "right": mean(is_right(texts[row["id"]], answer) for row, answer in zip(rows, answers)),
-        "thinks": mean("</think>" in row["text"] for row in rows),
+        "thinks": mean(row["text"].startswith("<think> ones ") for row in rows),
         "answered": mean(answer != "" for answer in answers),
         "feature": mean(float(feature(answer)) for answer in answers),
     }

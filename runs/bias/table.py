@@ -155,7 +155,13 @@ def explored_table(results):
             shown = ["right", "feature", "thinks"]
             changes = [f"{before[key]:.3f} -> {after[key]:.3f}" for key in shown]
             rows.append([name.partition(":")[0].replace("_", " "), name[-1], *changes])
-    columns = ["policy's wording", "seed", "right answers", "with the wording", "thinks"]
+    columns = [
+        "policy's wording",
+        "seed",
+        "right answers",
+        "with the wording",
+        "begins with working",
+    ]
     return markdown_table(columns, rows)
 
 
