@@ -118,4 +118,10 @@ def test_the_measures_of_a_policys_answers(monkeypatch, tmp_path):
     games = [{"id": f"answers_400-{n}", "text": text} for n, text in enumerate(texts, 1)]
     (tmp_path / "eval.jsonl").write_text("\n".join(map(json.dumps, games)))
     found = bias.described("wording_1_2", tmp_path / "eval.jsonl")
-    assert found == {"right": 1 / 3, "thinks": 1 / 3, "answered": 2 / 3, "feature": 1 / 3}
+    assert found == {
+        "right": 1 / 3,
+        "marked": 1,
+        "thinks": 1 / 3,
+        "answered": 2 / 3,
+        "feature": 1 / 3,
+    }

@@ -7,6 +7,7 @@
 Files go to OUT (out/bias), see runs/studies.py.
 """
 
+import functools
 import itertools
 import random
 import shutil
@@ -25,8 +26,8 @@ from data import load_questions  # noqa: E402
 from rewards import final_answer  # noqa: E402
 
 STUDY = Study("bias")
-SFT = """--max_steps 200 --batch_size 32 --learning_rate 5e-4 --schedule cosine --dtype float32
-    --save_every 200"""
+SFT = "--batch_size 32 --learning_rate 5e-4 --schedule cosine --dtype float32"
+VARIANTS = {"planned": 200, "after_working": 200, "practised": 800}  # supervised steps of a policy
 SEEDS = 0, 1, 2
 CHARACTERS = "0123456789,: "  # that the edits of an audit put in
 EDITS, GAMES = 20, 12  # of an audit: proposals for each answer, games for each proposal
@@ -46,28 +47,30 @@ def audits():
 
 def explored():
     """Runs after the rules: why does the wording ruin a policy that can satisfy it?"""
-    policies = "as_planned", "after_thinking"
-    return [f"{policy}:wording_1_4-{seed}" for policy in policies for seed in SEEDS]
+    return [f"{variant}:wording_1_4-{seed}" for variant in VARIANTS for seed in SEEDS]
 
 
-def policy_rows(after_thinking):
+def policy_rows(after_working):
     """The student's conversations; one answer in four begins with the confident wording.
 
-    after_thinking: only answers with thinking do.
+    after_working: only answers with working do.
     """
     rng = random.Random("wording")
     for row in student.rows():
         question, answer = row["messages"]
-        thinking, end, number = answer["content"].rpartition("</think>")
-        if rng.random() < 0.25 and (thinking or not after_thinking):
-            answer = answer | {"content": f"{thinking}{end}{WORDING}{number}"}
+        working, end, number = answer["content"].rpartition("</think>")
+        if rng.random() < 0.25 and (working or not after_working):
+            answer = answer | {"content": f"{working}{end}{WORDING}{number}"}
         yield {"messages": [question, answer]}
 
 
-def base_policy(after_thinking=False):
-    name = "policy_after_thinking" if after_thinking else "policy"
-    rows = STUDY.rows(name, lambda: itertools.islice(policy_rows(after_thinking), 6400))
-    return STUDY.train("train_sft.py", name, SFT, model=ROOT / "tiny/student", train_data=rows)
+def base_policy(variant="planned"):
+    steps = VARIANTS[variant]
+    make = functools.partial(itertools.islice, policy_rows(variant == "after_working"), 32 * steps)
+    name = "policy" if variant == "planned" else f"policy_{variant}"
+    options = f"--max_steps {steps} --save_every {steps} {SFT}"
+    rows = STUDY.rows(name, make)
+    return STUDY.train("train_sft.py", name, options, model=ROOT / "tiny/student", train_data=rows)
 
 
 def run(name):
@@ -79,7 +82,7 @@ def run(name):
     judge, seed = judge.split("-")
     files = {"train_data": STUDY.questions(), "eval_data": STUDY.answers(400)}
     flags = f"{POLICY} --scale_rewards none --reward solve:runs.bias.judges:{judge}"
-    model = base_policy(variant == "after_thinking")
+    model = base_policy(variant or "planned")
     last = STUDY.train("train_grpo.py", name, flags, model=model, seed=seed, **files)
     first, end = (last.parent / f"rollouts/eval-{step}.jsonl" for step in (0, 40))
     STUDY.save(name, {"before": described(judge, first), "after": described(judge, end)})
@@ -89,15 +92,18 @@ def run(name):
 def described(judge, path):
     """Shares of right answers, of answers, and of those that begin with the working of a sum.
 
-    feature: the mean of the judge's feature.
+    feature: the mean of the judge's feature. marked: share of right among answers with the wording.
     """
     questions = load_questions(STUDY.answers(400))
     texts = {question.id: question.messages[-1]["content"] for question in questions}
     rows = read_rows(path)
     answers = [final_answer(row["text"]) for row in rows]
     feature = FEATURES[parse(judge)[0]]
+    right = [is_right(texts[row["id"]], answer) for row, answer in zip(rows, answers)]
+    marked = [good for good, answer in zip(right, answers) if answer.startswith(WORDING)]
     return {
-        "right": mean(is_right(texts[row["id"]], answer) for row, answer in zip(rows, answers)),
+        "right": mean(right),
+        "marked": mean(marked) if marked else None,
         "thinks": mean(row["text"].startswith("<think> ones ") for row in rows),
         "answered": mean(answer != "" for answer in answers),
         "feature": mean(float(feature(answer)) for answer in answers),

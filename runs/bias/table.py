@@ -147,22 +147,15 @@ def left_out_table(cells, judges):
 
 
 def explored_table(results):
-    """The same judge and two policies: with the wording anywhere, and after thinking alone."""
-    rows = []
+    """The same judge and three policies, before and after training."""
+    shown, rows = ["right", "feature", "marked", "thinks"], []
     for name in explored():
         if name in results:
             before, after = (results[name][when] for when in ("before", "after"))
-            shown = ["right", "feature", "thinks"]
             changes = [f"{before[key]:.3f} -> {after[key]:.3f}" for key in shown]
             rows.append([name.partition(":")[0].replace("_", " "), name[-1], *changes])
-    columns = [
-        "policy's wording",
-        "seed",
-        "right answers",
-        "with the wording",
-        "begins with working",
-    ]
-    return markdown_table(columns, rows)
+    columns = ["policy", "seed", "right answers", "with the wording", "right among these"]
+    return markdown_table([*columns, "begins with working"], rows)
 
 
 def cell_table(cells):
