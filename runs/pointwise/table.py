@@ -4,13 +4,17 @@ python runs/pointwise/table.py     OUT/results -> logs/results.jsonl.gz -> table
 """
 
 import math
+import sys
+from pathlib import Path
 
 import numpy as np
-from measures import as_text, estimate, markdown_table, mean
-from pointwise import ROOT, SEEDS, STARTS, STUDY, plan
-from strategies import STRATEGIES
 
-from extras.intervals import mean_interval
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from measures import as_text, estimate, markdown_table, mean  # noqa: E402
+from pointwise import ROOT, SEEDS, STARTS, STUDY, plan  # noqa: E402
+from strategies import STRATEGIES  # noqa: E402
+
+from extras.intervals import mean_interval  # noqa: E402
 
 HERE = ROOT / "runs/pointwise"
 VOTES = "votes_1", "votes_2", "votes_4"
