@@ -81,9 +81,9 @@ def invented():
     for name in bias.plan():
         feature, a, b = judges.parse(name.split("-")[0])
         ruined = feature == "length" and b > a > 0
-        after = {"right": 0.1 if ruined else 0.4, "feature": 1.0, "answered": 1.0}
+        after = {"right": 0.1 if ruined else 0.4, "feature": 1.0}
         results[name] = {
-            "before": {"right": 0.3, "feature": 0.5, "answered": 1.0},
+            "before": {"right": 0.3, "feature": 0.5},
             "after": after,
         }
         audit = {"accuracy": 0.5 + a / 5, "bias": 0.6, "climb": 0.2 if ruined else 0.9}
@@ -118,10 +118,4 @@ def test_the_measures_of_a_policys_answers(monkeypatch, tmp_path):
     games = [{"id": f"answers_400-{n}", "text": text} for n, text in enumerate(texts, 1)]
     (tmp_path / "eval.jsonl").write_text("\n".join(map(json.dumps, games)))
     found = bias.described("wording_1_2", tmp_path / "eval.jsonl")
-    assert found == {
-        "right": 1 / 3,
-        "marked": 1,
-        "thinks": 1 / 3,
-        "answered": 2 / 3,
-        "feature": 1 / 3,
-    }
+    assert found == {"right": 1 / 3, "marked": 1, "thinks": 1 / 3, "feature": 1 / 3}

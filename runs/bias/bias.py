@@ -90,7 +90,7 @@ def run(name):
 
 
 def described(judge, path):
-    """Shares of right answers, of answers, and of those that begin with the working of a sum.
+    """Shares of right answers and of those that begin with the working of a sum.
 
     feature: the mean of the judge's feature. marked: share of right among answers with the wording.
     """
@@ -105,7 +105,6 @@ def described(judge, path):
         "right": mean(right),
         "marked": mean(marked) if marked else None,
         "thinks": mean(row["text"].startswith("<think> ones ") for row in rows),
-        "answered": mean(answer != "" for answer in answers),
         "feature": mean(float(feature(answer)) for answer in answers),
     }
 
@@ -134,8 +133,9 @@ def audit(name):
             elif lead := leads(parse(name)[0], couple):
                 found["bias"].append(first if lead > 0 else 1 - first)
         right = [answer for answer in answers if is_right(question, answer)]
-        for key, characters in alphabets.items() if right else ():
-            found[key].append(climb(judge, question, right[0], characters))
+        if right:
+            for key, characters in alphabets.items():
+                found[key].append(climb(judge, question, right[0], characters))
     return {key: mean(values) for key, values in found.items()}
 
 

@@ -93,9 +93,8 @@ def picks(start, seed):
 
 def policy(name, reward, seed):
     """The policy's share of right answers before and after, and what its judge has written."""
-    shutil.rmtree(
-        STUDY.out / "runs" / name, ignore_errors=True
-    )  # half a run would count half the usage
+    # A run that continues would count the usage of its second half alone: start anew.
+    shutil.rmtree(STUDY.out / "runs" / name, ignore_errors=True)
     files = {"train_data": STUDY.questions(), "eval_data": STUDY.answers(1000)}
     flags = {"reward": f"solve:{reward}", "seed": seed, "model": ROOT / "tiny/student"}
     options = f"{POLICY} --scale_rewards none"
