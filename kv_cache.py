@@ -45,20 +45,21 @@ class KVCache:
         """The last running row takes the place of one that is over."""
         self.rows.move_row(last, row)
 
-    def prefill_attention(self, pack, slots):
+    def prefill_attention(self, pack, slots, places):
         """Returns the `attend` function for a Pack of prompts, one for each of the slots.
 
-        It stores their keys and values in the slots.
+        It stores their keys and values in the slots. places: where each prompt's tokens stand.
         """
         token_slots = []
-        for slot, (length, _) in zip(slots, pack.pieces):
-            self.prompt_lengths[slot] = length
-            token_slots += [slot] * length
-        index = self.prompts.index(torch.tensor(token_slots), pack.positions)
+        for slot, of_prompt in zip(slots, places):
+            self.prompt_lengths[slot] = len(of_prompt)
+            token_slots += [slot] * len(of_prompt)
+        tokens = torch.tensor([token for of_prompt in places for token in of_prompt])
+        index = self.prompts.index(torch.tensor(token_slots), pack.positions[tokens])
         attend_to_pack = packed_attention(pack)
 
         def attend(layer, queries, keys, values):
-            self.prompts.write(layer, index, keys, values)
+            self.prompts.write(layer, index, keys[tokens], values[tokens])
             return attend_to_pack(layer, queries, keys, values)
 
         return attend

@@ -156,18 +156,24 @@ class PagedCache:
 
     # ---- attention ----
 
-    def prefill_attention(self, pack, slots):
-        """Returns the `attend` function for a Pack of prompts. It stores them in the slots."""
-        places = []  # of each token
-        for slot, (length, _) in zip(slots, pack.pieces):
+    def prefill_attention(self, pack, slots, places):
+        """Returns the `attend` function for a Pack of prompts. It stores them in the slots.
+
+        places: where each prompt's tokens stand in the pack.
+        """
+        targets = []  # of each token
+        for slot, of_prompt in zip(slots, places):
+            length = len(of_prompt)
             pages = self.take(pages_for(length))
             self.prompt_lengths[slot], self.prompt_pages[slot] = length, pages
-            places += [page * PAGE + token for page in pages for token in range(PAGE)][:length]
-        places = torch.tensor(places, device=self.device)
+            targets += [page * PAGE + token for page in pages for token in range(PAGE)][:length]
+        targets = torch.tensor(targets, device=self.device)
+        sources = torch.tensor([i for of_prompt in places for i in of_prompt], device=self.device)
         attend_to_pack = packed_attention(pack)
 
         def attend(layer, queries, keys, values):
-            self.pages[layer].flatten(1, 2)[:, places] = torch.stack((keys, values))
+            stored = torch.stack((keys, values))[:, sources]
+            self.pages[layer].flatten(1, 2)[:, targets] = stored
             return attend_to_pack(layer, queries, keys, values)
 
         return attend

@@ -16,6 +16,7 @@ prompt, its generation and its position alone, not on the other rows. A stop tok
 import itertools
 import math
 import operator
+import os
 from collections import deque
 from dataclasses import dataclass
 from numbers import Integral
@@ -23,13 +24,14 @@ from numbers import Integral
 import torch
 
 from kernels import HAS_CPU_KERNELS
-from kernels.logprob import matmul_fp32
+from kernels.logprob import matmul_fp32, row_tiles
 from kv_cache import new_cache
 from model import Model, pack_groups, split_by_budget
 from seeding import hash64, uniforms
 
 MOST_ROWS = 256  # that run at once
 PREFILL_TOKENS = 8192  # prompts that are computed together hold at most this many tokens
+LEAST_SHARED = 64  # tokens at the beginning of prompts, to be computed once
 
 
 @dataclass
@@ -102,13 +104,11 @@ class Session:
         weight = model.embed_tokens.weight  # of the dtype of hidden states
         self.last_hidden = weight.new_zeros(num_slots, model.config.hidden_size)  # of each prompt
         self.stops = torch.tensor([*settings.stop_token_ids], dtype=torch.long, device=self.device)
-        self.head = model.head_weight.T  # (hidden_size, vocab)
-        if self.device.type == "cpu" and weight.dtype == torch.bfloat16:
-            self.head = self.head.float()  # once, and not for each token
-            if HAS_CPU_KERNELS:
-                from kernels.cpu import with_reordered_weights
+        if self.device.type == "cpu" and weight.dtype == torch.bfloat16 and HAS_CPU_KERNELS:
+            from kernels import cpu
 
-                self.model = with_reordered_weights(model)
+            self.model = cpu.with_reordered_weights(model)
+            self.logits = cpu.fp32_linear(model.head_weight)
 
     # ---- admit ----
 
@@ -144,12 +144,11 @@ class Session:
         """Computes prompts: their keys and values, and their last hidden states."""
         lengths = [len(prompt) for prompt in self.prompts]
         for batch in split_by_budget(new_prompts, lengths.__getitem__, PREFILL_TOKENS):
-            pack = pack_groups([(self.prompts[prompt], []) for prompt in batch], self.device)
+            pack, places = pack_prompts([self.prompts[prompt] for prompt in batch], self.device)
             slots = [self.slots.index(prompt) for prompt in batch]
-            attend = self.cache.prefill_attention(pack, slots)
+            attend = self.cache.prefill_attention(pack, slots, places)
             hidden = self.model(pack.tokens, pack.positions, attend)  # (tokens, hidden_size)
-            last = [end - 1 for end in itertools.accumulate(lengths[prompt] for prompt in batch)]
-            self.last_hidden[slots] = hidden[last]
+            self.last_hidden[slots] = hidden[[of_prompt[-1] for of_prompt in places]]
 
     def arrange(self):
         """Tells the cache which prompt every running row has. It changes as rows come and go."""
@@ -174,13 +173,24 @@ class Session:
         hidden = self.model(newest, None if self.cache.rotates else positions, attend)
         self.append_tokens(hidden, slice(0, num_rows))  # from (rows, hidden_size)
 
+    def logits(self, hidden: torch.Tensor):
+        """(rows, vocab) in fp32: the product of token_logprobs."""
+        weight = self.model.head_weight
+        logits = torch.empty(len(hidden), len(weight), device=self.device)
+        return matmul_fp32(hidden, weight.T, out=logits)
+
     def append_tokens(self, hidden: torch.Tensor, rows: slice):
         """Draws the next token of a slice of rows from hidden states (rows, hidden_size)."""
+        logits = self.logits(hidden)
+        for tile in row_tiles(logits):
+            first = rows.start + tile.start
+            self.draw(logits[tile], slice(first, first + len(logits[tile])))
+
+    def draw(self, logits: torch.Tensor, rows: slice):
+        """Draws the next token of a slice of rows from their logits (rows, vocab)."""
         state, settings = self.rows, self.settings
         column = state.num_generated[rows][:, None]  # (rows, 1): rows differ in length
         uniform = state.uniforms[rows].gather(1, column)[:, 0]
-        logits = torch.empty(len(hidden), self.head.shape[1], device=self.device)
-        matmul_fp32(hidden, self.head, out=logits)  # the product of token_logprobs
         tokens, logprobs = sample_tokens(logits, settings.temperature, settings.top_p, uniform)
         state.tokens[rows].scatter_(1, column, tokens[:, None])
         state.logprobs[rows].scatter_(1, column, logprobs[:, None])
@@ -227,6 +237,38 @@ class Session:
         in_use = {one.prompt for one in [*self.running, *itertools.islice(self.waiting, 1)]}
         self.slots = [prompt if prompt in in_use else None for prompt in self.slots]
         self.arrange()
+
+
+def pack_prompts(prompts, device):
+    """Packs prompts -> (Pack, of each prompt: where its tokens stand in the pack).
+
+    Prompts that begin with the same tokens share them: a system message, or the question of both
+    orders of a pair. They are computed once. A prompt joins the group before it if that saves more.
+    """
+    groups = []  # (number of shared tokens, indices of the prompts that share them)
+    for index in sorted(range(len(prompts)), key=prompts.__getitem__):
+        shared, members = groups[-1] if groups else (0, [])
+        if members:
+            # every prompt keeps one token of its own, whose hidden state predicts the next one
+            begin = [prompts[member][:-1][:shared] for member in (members[0], index)]
+            common = len(os.path.commonprefix(begin))
+            if common >= LEAST_SHARED and common * len(members) > shared * (len(members) - 1):
+                groups[-1] = common, [*members, index]
+                continue
+        groups.append((len(prompts[index]), [index]))
+
+    packed, places, num_tokens = [], [None] * len(prompts), 0
+    for shared, members in groups:
+        packed.append((prompts[members[0]][:shared], []))
+        begin = range(num_tokens, num_tokens + shared)
+        num_tokens += shared
+        for index in members:
+            own = prompts[index][shared:]
+            if own:
+                packed[-1][1].append([*own, 0])  # a pack is without the last token of a completion
+            places[index] = [*begin, *range(num_tokens, num_tokens + len(own))]
+            num_tokens += len(own)
+    return pack_groups(packed, device), places
 
 
 def sample_tokens(logits, temperature, top_p, uniform):
