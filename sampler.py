@@ -31,7 +31,7 @@ from seeding import hash64, uniforms
 
 MOST_ROWS = 256  # that run at once
 PREFILL_TOKENS = 8192  # prompts that are computed together hold at most this many tokens
-LEAST_SHARED = 64  # tokens at the beginning of prompts, to be computed once
+LEAST_SAVED = 64  # tokens that a prompt must save to share the beginning of others
 
 
 @dataclass
@@ -144,6 +144,7 @@ class Session:
         """Computes prompts: their keys and values, and their last hidden states."""
         lengths = [len(prompt) for prompt in self.prompts]
         for batch in split_by_budget(new_prompts, lengths.__getitem__, PREFILL_TOKENS):
+            batch.sort(key=self.prompts.__getitem__)  # prompts that begin alike become neighbours
             pack, places = pack_prompts([self.prompts[prompt] for prompt in batch], self.device)
             slots = [self.slots.index(prompt) for prompt in batch]
             attend = self.cache.prefill_attention(pack, slots, places)
@@ -240,35 +241,40 @@ class Session:
 
 
 def pack_prompts(prompts, device):
-    """Packs prompts -> (Pack, of each prompt: where its tokens stand in the pack).
+    """Packs sorted prompts -> (Pack, of each prompt: where its tokens stand in the pack).
 
-    Prompts that begin with the same tokens share them: a system message, or the question of both
-    orders of a pair. They are computed once. A prompt joins the group before it if that saves more.
+    Prompts that begin alike share their first tokens: a system message, or the question of both
+    orders of a pair. A prompt joins the group before it where that saves LEAST_SAVED tokens more.
     """
-    groups = []  # (number of shared tokens, indices of the prompts that share them)
-    for index in sorted(range(len(prompts)), key=prompts.__getitem__):
-        shared, members = groups[-1] if groups else (0, [])
-        if members:
-            # every prompt keeps one token of its own, whose hidden state predicts the next one
-            begin = [prompts[member][:-1][:shared] for member in (members[0], index)]
-            common = len(os.path.commonprefix(begin))
-            if common >= LEAST_SHARED and common * len(members) > shared * (len(members) - 1):
-                groups[-1] = common, [*members, index]
-                continue
-        groups.append((len(prompts[index]), [index]))
-
-    packed, places, num_tokens = [], [None] * len(prompts), 0
-    for shared, members in groups:
-        packed.append((prompts[members[0]][:shared], []))
-        begin = range(num_tokens, num_tokens + shared)
-        num_tokens += shared
-        for index in members:
-            own = prompts[index][shared:]
-            if own:
-                packed[-1][1].append([*own, 0])  # a pack is without the last token of a completion
-            places[index] = [*begin, *range(num_tokens, num_tokens + len(own))]
-            num_tokens += len(own)
+    groups = []
+    for prompt in prompts:
+        joined = [*groups[-1], prompt] if groups else [prompt]
+        if len(joined) > 1 and saved_tokens(joined) - saved_tokens(joined[:-1]) >= LEAST_SAVED:
+            groups[-1] = joined
+        else:
+            groups.append([prompt])
+    packed, places, end = [], [], 0
+    for group in groups:
+        shared = num_shared(group) if len(group) > 1 else len(group[0])
+        own = [prompt[shared:] for prompt in group]
+        # a pack is without the last token of a completion: 0 stands for it
+        packed.append((group[0][:shared], [[*tokens, 0] for tokens in own if tokens]))
+        beginning = range(end, end + shared)
+        end += shared
+        for tokens in own:
+            places.append([*beginning, *range(end, end + len(tokens))])
+            end += len(tokens)
     return pack_groups(packed, device), places
+
+
+def num_shared(prompts):
+    """How many first tokens sorted prompts have in common. The last token of a prompt is its own:
+    its hidden state predicts the next one."""
+    return len(os.path.commonprefix([prompts[0][:-1], prompts[-1][:-1]]))
+
+
+def saved_tokens(prompts):
+    return (len(prompts) - 1) * num_shared(prompts)
 
 
 def sample_tokens(logits, temperature, top_p, uniform):
