@@ -13,6 +13,7 @@ import torch
 from kernels.packed_attention import packed_attention
 
 BLOCK = 64  # tokens: attention computes whole blocks
+MOST_BLOCKS = 8  # in a table: those of a longer one hold more tokens
 
 
 def new_cache(model, *sizes):
@@ -75,7 +76,7 @@ class KVCache:
         ranks = [row_slots[:row].count(slot) for row, slot in enumerate(row_slots)]
         self.row_slots, self.ranks = torch.tensor(row_slots), torch.tensor(ranks)  # (n,)
         self.num_slots, self.width = max(row_slots) + 1, max(ranks) + 1
-        self.prompt_mask = mask_beyond(torch.tensor(self.prompt_lengths[: self.num_slots]))
+        self.prompt_mask = self.prompts.mask_beyond(self.prompt_lengths[: self.num_slots])
 
     def decode(self, session):
         """Draws a token for every running row of a sampler.Session."""
@@ -84,7 +85,7 @@ class KVCache:
     def decode_attention(self, positions, own_lengths):
         """Returns `attend` for a new token in each of n rows. They have stored own_lengths (n,)."""
         index = self.rows.index(torch.arange(len(own_lengths)), own_lengths)
-        own_mask = mask_beyond(own_lengths + 1)  # a new token sees itself
+        own_mask = self.rows.mask_beyond(own_lengths + 1)  # a new token sees itself
 
         def attend(layer, queries, keys, values):
             self.rows.write(layer, index, keys, values)
@@ -110,30 +111,25 @@ class KVCache:
         return attend
 
 
-def mask_beyond(lengths):
-    """(rows, tokens), to be added to scores: 0 for the first `lengths` tokens, else -inf."""
-    num_blocks = math.ceil(int(lengths.max()) / BLOCK)
-    is_hidden = torch.arange(BLOCK * num_blocks) >= lengths[:, None]
-    return torch.zeros(is_hidden.shape).masked_fill_(is_hidden, -torch.inf)
-
-
 class KeyValueTable:
     """Keys and values of many rows, in one tensor, and attention to them.
 
-    table: (layers, keys or values, blocks, rows, kv_heads, BLOCK, head_dim). A block of all rows is
+    table: (layers, keys or values, blocks, rows, kv_heads, block, head_dim). A block of all rows is
     contiguous: bf16 products of such matrices are up to three times as fast as those of a part of a
-    longer table.
+    longer table. Each block is a call, so there are not too many.
     """
 
     def __init__(self, model, num_rows, num_tokens):
-        config, num_blocks = model.config, math.ceil(num_tokens / BLOCK)
-        shape = (config.num_layers, 2, num_blocks, num_rows, config.num_kv_heads, BLOCK)
+        config = model.config
+        self.block = BLOCK * math.ceil(num_tokens / (MOST_BLOCKS * BLOCK))  # tokens
+        num_blocks = math.ceil(num_tokens / self.block)
+        shape = (config.num_layers, 2, num_blocks, num_rows, config.num_kv_heads, self.block)
         # zeros: padding must be finite
         self.table = model.embed_tokens.weight.new_zeros(*shape, config.head_dim)
 
     def index(self, rows, positions):
         """Where `write` stores the tokens at rows (n,) and positions (n,)."""
-        return positions // BLOCK, rows, slice(None), positions % BLOCK
+        return positions // self.block, rows, slice(None), positions % self.block
 
     def write(self, layer, index, keys, values):
         """Stores keys and values, both (n, kv_heads, head_dim), at n places of the table."""
@@ -142,6 +138,13 @@ class KeyValueTable:
 
     def move_row(self, source, target):
         self.table[:, :, :, target] = self.table[:, :, :, source]
+
+    def mask_beyond(self, lengths):
+        """(rows, tokens), to be added to scores: 0 for the first `lengths` tokens, else -inf."""
+        lengths = torch.as_tensor(lengths)
+        num_blocks = math.ceil(int(lengths.max()) / self.block)
+        is_hidden = torch.arange(self.block * num_blocks) >= lengths[:, None]
+        return torch.zeros(is_hidden.shape).masked_fill_(is_hidden, -torch.inf)
 
     def attend(self, layer, queries, mask):
         """Attends to the first tokens of the first rows. But for rounding it equals
@@ -153,8 +156,8 @@ class KeyValueTable:
         log-sum-exp, (rows, kv_heads, queries, 1), lets two results be merged. Both are in fp32.
         """
         num_rows, num_tokens = mask.shape
-        # both (blocks, rows * kv_heads, BLOCK, head_dim)
-        keys, values = self.table[layer, :, : num_tokens // BLOCK, :num_rows].flatten(2, 3)
+        # both (blocks, rows * kv_heads, block, head_dim)
+        keys, values = self.table[layer, :, : num_tokens // self.block, :num_rows].flatten(2, 3)
         flat_queries = queries.flatten(0, 1)  # (rows * kv_heads, queries, head_dim)
         scores = [torch.bmm(flat_queries, block.transpose(1, 2)).float() for block in keys]
         scores = torch.cat(scores, dim=-1)  # (rows * kv_heads, queries, tokens)
@@ -163,6 +166,6 @@ class KeyValueTable:
         highest = scores.amax(dim=-1, keepdim=True)
         weights = scores.sub_(highest).exp_()
         total = weights.sum(dim=-1, keepdim=True)
-        weights = weights.to(queries.dtype).flatten(0, 1).split(BLOCK, dim=-1)
+        weights = weights.to(queries.dtype).flatten(0, 1).split(self.block, dim=-1)
         output = sum(torch.bmm(*pair).float() for pair in zip(weights, values))
         return output.view(queries.shape) / total, highest + total.log()

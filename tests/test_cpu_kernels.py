@@ -128,6 +128,22 @@ def test_matmul_in_fp32_of_bf16_matrices(rows, columns, accumulate, monkeypatch)
         torch.testing.assert_close(out.double(), expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("is_fast", [True, False])
+@pytest.mark.parametrize("rows", [1, 9])
+def test_a_linear_layer_in_fp32_of_bf16_matrices(rows, is_fast, monkeypatch):
+    if is_fast and not has_bf16:
+        pytest.skip("needs a processor that multiplies bf16")
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: is_fast)
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(301, 48, generator=generator).bfloat16()
+    x = torch.randn(rows, 48, generator=generator).bfloat16()
+    with torch.inference_mode():
+        found = cpu.fp32_linear(weight)(x)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), x.double() @ weight.double().T, atol=1e-5, rtol=0)
+    assert torch.backends.mkldnn.matmul.fp32_precision == "none"  # as before
+
+
 @pytest.mark.skipif(not has_bf16, reason="needs a processor that multiplies bf16")
 def test_reordered_weights_give_the_plain_products(monkeypatch):
     model, calls = random_model("qwen2", torch.bfloat16), []

@@ -1,5 +1,6 @@
 """The sampler: independent rows, the trainer's log-probs, stopping, refilling, random numbers."""
 
+import copy
 import math
 
 import numpy as np
@@ -8,8 +9,9 @@ import torch
 import transformers
 
 import kv_cache
+import sampler
 from model import Model, pack_groups
-from sampler import Completion, generate, sample_tokens
+from sampler import Completion, generate, pack_prompts, sample_tokens
 from seeding import hash64, signed, uniforms
 
 torch.set_num_threads(1)
@@ -70,6 +72,41 @@ def test_logprobs_are_the_trainers_with_ragged_prompts_and_refilled_rows(model, 
         .item()
     )
     assert gap <= 1e-4
+
+
+def test_prompts_that_begin_alike_are_packed_once(monkeypatch):
+    monkeypatch.setattr(sampler, "LEAST_SAVED", 2)
+    prompts = [[1, 1, 1, 2], [1, 1, 1, 3], [1, 1, 5], [7, 7, 7], [7, 7, 7], [9, 1, 1]]
+    pack, places = pack_prompts(prompts, "cpu")
+    # The third would share two tokens with the first two. That saves 4 in place of 3: one more.
+    assert pack.tokens.tolist() == [1, 1, 1, 2, 3, 1, 1, 5, 7, 7, 7, 7, 9, 1, 1]
+    assert pack.positions.tolist() == [0, 1, 2, 3, 3, 0, 1, 2, 0, 1, 2, 2, 0, 1, 2]
+    assert pack.pieces == [(3, 0), (1, 0), (1, 0), (3, 3), (2, 4), (1, 4), (1, 4), (3, 7)]
+    assert places[1] == [0, 1, 2, 4] and places[4] == [8, 9, 11]
+    for prompt, own in zip(prompts, places):
+        assert pack.tokens[own].tolist() == prompt
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_prompts_that_begin_alike_get_the_completions_of_prompts_alone(model, dtype, monkeypatch):
+    model = copy.deepcopy(model).to(dtype)
+    system, ends = random_prompts(1, seed=4)[0] + [3] * 100, random_prompts(6, seed=5)
+    prompts = [system + end for end in ends] + [system, system, ends[0]]
+    computed = []
+    real = sampler.pack_prompts
+    monkeypatch.setattr(
+        sampler, "pack_prompts", lambda *a: (computed.append(real(*a)), computed[-1])[1]
+    )
+    together = generate(model, prompts, 2, 20, seed=1)
+    num_together = sum(len(pack.tokens) for pack, _ in computed)
+    assert num_together < sum(map(len, prompts)) - 6 * 100
+    monkeypatch.setattr(sampler, "LEAST_SAVED", math.inf)
+    alone = generate(model, prompts, 2, 20, seed=1)
+    if dtype == torch.float32:
+        assert flat(together, "tokens") == flat(alone, "tokens")
+        assert flat(together) == pytest.approx(flat(alone), abs=1e-4)
+    gap = trainer_logprobs(model, prompts, together, 1.0) - torch.tensor(flat(together))
+    assert gap.abs().max() <= (1e-4 if dtype == torch.float32 else 0.1)
 
 
 def test_real_model_logprobs_are_the_trainers(real_model):
