@@ -5,8 +5,9 @@
 The loop has three stages: `admit` fills free rows with waiting generations, `decode` draws a token
 for every running row, `retire` takes finished rows out.
 
-What makes it fast: the rows of a prompt share its keys and values, and finished rows make room for
-waiting ones. On a GPU the host looks for them every few steps, so the GPU does not wait.
+What makes it fast: the rows of a prompt share its keys and values, prompts that begin alike are
+computed once up to where they differ, and finished rows make room for waiting ones. On a GPU the
+host looks for them every few steps, so the GPU does not wait.
 
 What makes it exact: log-probs are those of kernels.logprob.token_logprobs (fp32 log-softmax of
 logits / temperature over the vocabulary). The random number of a token depends on the seed of its

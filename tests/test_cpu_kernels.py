@@ -73,13 +73,14 @@ def test_everything_works_without_the_file(tmp_path):
     assert found["gradient"] == pytest.approx(expected["gradient"], rel=1e-2)
 
 
-@pytest.mark.parametrize("block", [1, 16, 256])
-def test_key_blocks_of_any_size_give_the_same_tokens(monkeypatch, block):
+@pytest.mark.parametrize("block, most_blocks", [(1, 100), (16, 8), (256, 8), (16, 1)])
+def test_key_blocks_of_any_size_give_the_same_tokens(monkeypatch, block, most_blocks):
     """Blocks of one token, blocks that end inside rows and prompts, and one block for all."""
     model, prompts = random_model("qwen2"), random_prompts(7, longest=70)
     options = dict(stop_token_ids=range(0, 211, 40), seed=3, max_rows=5)
     expected = generate(model, prompts, 6, 80, **options)
     monkeypatch.setattr(kv_cache, "BLOCK", block)
+    monkeypatch.setattr(kv_cache, "MOST_BLOCKS", most_blocks)
     found = generate(model, prompts, 6, 80, **options)
     assert flat(found, "tokens") == flat(expected, "tokens")
     assert max(len(completion.tokens) for row in found for completion in row) > 64
