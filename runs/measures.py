@@ -18,6 +18,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from cli import BadInput  # noqa: E402
 from extras import scoring  # noqa: E402
 from extras.results import read_result  # noqa: E402
 from verdicts import vote_of  # noqa: E402
@@ -34,6 +35,8 @@ def forced_rows(path):
     """The rows of a folder's forced.json (runs/qwen/forced.py), or of its gzipped copy."""
     path = Path(path)
     if path.is_dir():
+        if not (path / "forced.json").exists():
+            raise BadInput(f"{path}: has no forced.json: run runs/qwen/forced.py {path} first")
         return json.loads((path / "forced.json").read_text())["rows"]
     return json.loads(gzip.decompress(path.read_bytes()))["rows"]
 

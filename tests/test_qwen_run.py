@@ -209,6 +209,8 @@ def test_games_are_forced_and_tabulated(tmp_path):
     assert shown.returncode == 0, shown.stderr
     assert "share no question" in shown.stdout and "| one | 20 | 10 | " in shown.stdout
     assert "| two | 0.000 [0.000, 0.000] | 0.000 [0.000, 0.000] |" in shown.stdout
+    missing = call("runs/qwen/table.py", pairs["train"], pairs["test"], f"one={tmp_path}")
+    assert missing.returncode == 2 and "has no forced.json" in missing.stderr
     mixed = call("runs/qwen/table.py", pairs["test"], pairs["test"], f"one={out}")
     assert mixed.returncode == 2 and "in both sets" in mixed.stderr
 
