@@ -96,10 +96,13 @@ def table(answers, own_path, *named):
     own = {} if own_path == "none" else {row["id"]: row for row in read_rows(own_path)}
     lengths = [len(text) for row in own.values() for text in row["candidates"]]
     budget = round(mean(spent) * CHARACTERS_PER_TOKEN / mean(lengths)) if own else 0
-    found = []
+    found, by_right = [], {"1 or 2": [], "3 or more": []}
     for row in read_rows(answers):
         judged = {name: picked.get(row["id"]) for name, picked in judges.items()}
         found.append({"id": row["id"]} | picks(row, judged, own.get(row["id"]), budget))
+        if None not in judged.values():
+            many_are_right = row["status"].count("right") > 2
+            by_right["3 or more" if many_are_right else "1 or 2"].append(found[-1])
     cells = {name: grid([found], name, "id") for name in found[0] if name != "id"}
     lines = []
     for name, own_cells in cells.items():
@@ -108,6 +111,13 @@ def table(answers, own_path, *named):
         lines.append([name, *map(as_text, intervals)])
     print(f"{len(found)} questions; a knockout takes {mean(spent):.0f} tokens on average\n")
     columns = ["picked by", "right", "- first answer", "- majority"]
+    print(measures.markdown_table(columns, lines))
+    print("\nOf the questions with right and wrong results, how many are picked right:\n")
+    lines, names = [], ["majority", *judges]
+    for kind, rows in by_right.items():
+        either = sum(any(row[name] for name in names) for row in rows)
+        lines.append([kind, len(rows), *(sum(row[name] for row in rows) for name in names), either])
+    columns = ["right answers", "questions", *names, "any of them"]
     print(measures.markdown_table(columns, lines))
 
 
