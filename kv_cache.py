@@ -13,7 +13,7 @@ import torch
 from kernels.packed_attention import packed_attention
 
 BLOCK = 64  # tokens: attention computes whole blocks
-MOST_BLOCKS = 8  # in a table: those of a longer one hold more tokens
+MOST_BLOCKS = 8  # of the longest prompt: each is a call, so a long prompt has longer ones
 
 
 def new_cache(model, *sizes):
@@ -34,8 +34,10 @@ class KVCache:
     def __init__(self, model, num_slots, prompt_length, num_rows, num_tokens):
         """Reserves slots for prompts of prompt_length tokens and rows for num_tokens tokens."""
         self.num_rows = num_rows
-        self.prompts = KeyValueTable(model, num_slots, prompt_length)
-        self.rows = KeyValueTable(model, num_rows, num_tokens)
+        prompt_block = BLOCK * math.ceil(prompt_length / (MOST_BLOCKS * BLOCK))
+        self.prompts = KeyValueTable(model, num_slots, prompt_length, prompt_block)
+        # most completions end far below num_tokens: they should not pay for a long block
+        self.rows = KeyValueTable(model, num_rows, num_tokens, BLOCK)
         self.prompt_lengths = [1] * num_slots  # one visible token keeps an empty softmax finite
 
     def admits(self, prompt_length):
@@ -116,14 +118,13 @@ class KeyValueTable:
 
     table: (layers, keys or values, blocks, rows, kv_heads, block, head_dim). A block of all rows is
     contiguous: bf16 products of such matrices are up to three times as fast as those of a part of a
-    longer table. Each block is a call, so there are not too many.
+    longer table.
     """
 
-    def __init__(self, model, num_rows, num_tokens):
-        config = model.config
-        self.block = BLOCK * math.ceil(num_tokens / (MOST_BLOCKS * BLOCK))  # tokens
-        num_blocks = math.ceil(num_tokens / self.block)
-        shape = (config.num_layers, 2, num_blocks, num_rows, config.num_kv_heads, self.block)
+    def __init__(self, model, num_rows, num_tokens, block):
+        self.block = block  # tokens
+        config, num_blocks = model.config, math.ceil(num_tokens / block)
+        shape = (config.num_layers, 2, num_blocks, num_rows, config.num_kv_heads, block)
         # zeros: padding must be finite
         self.table = model.embed_tokens.weight.new_zeros(*shape, config.head_dim)
 

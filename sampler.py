@@ -20,6 +20,7 @@ import operator
 import os
 from collections import deque
 from dataclasses import dataclass
+from functools import partial
 from numbers import Integral
 
 import torch
@@ -105,6 +106,7 @@ class Session:
         weight = model.embed_tokens.weight  # of the dtype of hidden states
         self.last_hidden = weight.new_zeros(num_slots, model.config.hidden_size)  # of each prompt
         self.stops = torch.tensor([*settings.stop_token_ids], dtype=torch.long, device=self.device)
+        self.logits = partial(fp32_logits, model.head_weight)
         if self.device.type == "cpu" and weight.dtype == torch.bfloat16 and HAS_CPU_KERNELS:
             from kernels import cpu
 
@@ -175,12 +177,6 @@ class Session:
         hidden = self.model(newest, None if self.cache.rotates else positions, attend)
         self.append_tokens(hidden, slice(0, num_rows))  # from (rows, hidden_size)
 
-    def logits(self, hidden: torch.Tensor):
-        """(rows, vocab) in fp32: the product of token_logprobs."""
-        weight = self.model.head_weight
-        logits = torch.empty(len(hidden), len(weight), device=self.device)
-        return matmul_fp32(hidden, weight.T, out=logits)
-
     def append_tokens(self, hidden: torch.Tensor, rows: slice):
         """Draws the next token of a slice of rows from hidden states (rows, hidden_size)."""
         logits = self.logits(hidden)
@@ -246,6 +242,7 @@ def pack_prompts(prompts, device):
 
     Prompts that begin alike share their first tokens: a system message, or the question of both
     orders of a pair. A prompt joins the group before it where that saves LEAST_SAVED tokens more.
+    It keeps its last token, whose hidden state predicts the next one.
     """
     groups = []
     for prompt in prompts:
@@ -269,13 +266,18 @@ def pack_prompts(prompts, device):
 
 
 def num_shared(prompts):
-    """How many first tokens sorted prompts have in common. The last token of a prompt is its own:
-    its hidden state predicts the next one."""
+    """How many tokens all of some sorted prompts begin with, the last one of each left out."""
     return len(os.path.commonprefix([prompts[0][:-1], prompts[-1][:-1]]))
 
 
 def saved_tokens(prompts):
     return (len(prompts) - 1) * num_shared(prompts)
+
+
+def fp32_logits(weight, hidden):
+    """The product of token_logprobs: weight (vocab, hidden_size), result (rows, vocab)."""
+    logits = torch.empty(len(hidden), len(weight), device=hidden.device)
+    return matmul_fp32(hidden, weight.T, out=logits)
 
 
 def sample_tokens(logits, temperature, top_p, uniform):

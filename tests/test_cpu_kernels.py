@@ -95,7 +95,7 @@ def test_key_blocks_of_any_size_give_the_same_tokens(monkeypatch, block, most_bl
 def test_attention_to_a_table_equals_a_softmax():
     model, generator = random_model("qwen2"), torch.Generator().manual_seed(0)
     config, num_rows, num_tokens = model.config, 3, 128
-    table = kv_cache.KeyValueTable(model, 5, 192)
+    table = kv_cache.KeyValueTable(model, 5, 192, kv_cache.BLOCK)
     shape = (num_rows, num_tokens, config.num_kv_heads, config.head_dim)
     keys, values = (torch.randn(shape, generator=generator) for _ in range(2))
     for position in range(num_tokens):
