@@ -318,7 +318,8 @@ def test_dashes_and_underscores_are_alike():
 def test_torchrun_ends_with_the_line(tmp_path):
     """Of all that torchrun prints about a failure, the last lines say what was wrong."""
     command = ["torchrun", "--nproc_per_node", "2", "train_grpo.py", "--top_p", "3"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    env = os.environ | {"OMP_NUM_THREADS": "1"}  # without it torchrun begins with a warning
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
     line = "train_grpo.py: unknown argument '--top_p': --help lists every flag"
     assert done.returncode == 1 and done.stderr.startswith(line)
     assert line in done.stderr[-1500:] and done.stderr.count("Traceback") == 1  # torchrun's own

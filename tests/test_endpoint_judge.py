@@ -208,7 +208,7 @@ def test_what_judging_took(serve):
     usage = judge.backend.usage
     assert (usage.calls, usage.retries) == (12, len(server.seen) - 12) and usage.retries > 0
     assert (usage.prompt_tokens, usage.completion_tokens) == (6 * 90, 6 * 10 + 6 * 7)
-    assert usage.uncounted == 6 and usage.seconds > 0.02
+    assert usage.uncounted == 6 and usage.seconds > 0
     usage.seconds = 1.25
     usage.prices = 2.0, 10.0
     assert usage.in_words() == (
