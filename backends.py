@@ -152,14 +152,21 @@ class LocalBackend:
 
 
 def load_model(folder, device, dtype, adapter=None):
+    """A Model that only samples: on a CPU its weights are put in a faster order for good."""
     import torch
 
+    from kernels import HAS_CPU_KERNELS
     from model import Model, choose_device, compute_dtype
 
     device = choose_device(device)
     if not isinstance(dtype, torch.dtype):
         dtype = compute_dtype(dtype or "auto", device)
-    return Model.from_pretrained(folder, device, dtype, adapter).to(dtype)  # the adapter too
+    model = Model.from_pretrained(folder, device, dtype, adapter).to(dtype)  # the adapter too
+    if device.type == "cpu" and dtype == torch.bfloat16 and HAS_CPU_KERNELS:
+        from kernels import cpu
+
+        cpu.reorder_weights(model)
+    return model
 
 
 # ---- how far a long judging is ----

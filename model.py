@@ -137,6 +137,7 @@ class Model(nn.Module):
         self.config = config
         self.adapter = adapter  # a lora.Adapter, or None
         self.gradient_checkpointing = False
+        self.fp32_head = None  # set by kernels/cpu.py
         self.frequencies = inverse_frequencies(config)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Block(config) for _ in range(config.num_layers))

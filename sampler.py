@@ -91,6 +91,12 @@ class Session:
     """The work of one generate call: the rows that run, their keys and values, and the model."""
 
     def __init__(self, model, prompts, settings, generations, num_rows, num_slots):
+        weight = model.embed_tokens.weight  # of the dtype of hidden states
+        if weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and HAS_CPU_KERNELS:
+            from kernels import cpu
+
+            model = cpu.with_reordered_weights(model)
+        self.logits = model.fp32_head or partial(fp32_logits, model.head_weight)
         self.model, self.prompts, self.settings = model, prompts, settings
         # Long prompts first: prompts that run together are similar in length, and the longest work
         # does not start last.
@@ -103,15 +109,8 @@ class Session:
         self.rows = Rows(self.cache.num_rows, num_columns, self.device)
         self.running: list[Generation] = []  # in rows 0 to n - 1
         self.slots: list[int | None] = [None] * num_slots  # the prompt in each slot
-        weight = model.embed_tokens.weight  # of the dtype of hidden states
         self.last_hidden = weight.new_zeros(num_slots, model.config.hidden_size)  # of each prompt
         self.stops = torch.tensor([*settings.stop_token_ids], dtype=torch.long, device=self.device)
-        self.logits = partial(fp32_logits, model.head_weight)
-        if self.device.type == "cpu" and weight.dtype == torch.bfloat16 and HAS_CPU_KERNELS:
-            from kernels import cpu
-
-            self.model = cpu.with_reordered_weights(model)
-            self.logits = cpu.fp32_linear(model.head_weight)
 
     # ---- admit ----
 

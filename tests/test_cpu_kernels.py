@@ -12,6 +12,7 @@ from tiny_models import random_model
 
 import kv_cache
 from kernels import cpu, logprob
+from model import pack_groups
 from sampler import generate
 
 torch.set_num_threads(1)
@@ -145,25 +146,53 @@ def test_a_linear_layer_in_fp32_of_bf16_matrices(rows, is_fast, monkeypatch):
     assert torch.backends.mkldnn.matmul.fp32_precision == "none"  # as before
 
 
+def spied(monkeypatch, name):
+    """A list that grows with each call of a function of kernels.cpu."""
+    calls, function = [], getattr(cpu, name)
+
+    def spy(*arguments):
+        calls.append(arguments)
+        return function(*arguments)
+
+    monkeypatch.setattr(cpu, name, spy)
+    return calls
+
+
 @pytest.mark.skipif(not has_bf16, reason="needs a processor that multiplies bf16")
 def test_reordered_weights_give_the_plain_products(monkeypatch):
-    model, calls = random_model("qwen2", torch.bfloat16), []
-    x = torch.randn(8, 48).bfloat16()
+    model, x = random_model("qwen2", torch.bfloat16), torch.randn(8, 48).bfloat16()
+    reordered = model.with_weights(model.state_dict())
+    cpu.reorder_weights(reordered)
     with torch.inference_mode():
         plain = model.layers[0].self_attn.q_proj(x)
-        reordered = cpu.with_reordered_weights(model)
         assert torch.equal(reordered.layers[0].self_attn.q_proj(x), plain)
     assert reordered.head_weight.data_ptr() == model.head_weight.data_ptr()  # no second copy
-    reordered_linear = cpu.reordered_linear
-
-    def spy(weight, bias, x):
-        calls.append(len(x))
-        return reordered_linear(weight, bias, x)
-
-    monkeypatch.setattr(cpu, "reordered_linear", spy)
+    calls = spied(monkeypatch, "reordered_linear")
     results = generate(model, random_prompts(3, 40), 2, 10, seed=1)
     assert len(calls) > 100
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     calls.clear()
     without = generate(model, random_prompts(3, 40), 2, 10, seed=1)
     assert flat(without, "tokens") == flat(results, "tokens") and not calls
+
+
+@pytest.mark.skipif(not has_bf16, reason="needs a processor that multiplies bf16")
+def test_a_model_that_only_samples_is_reordered_once(monkeypatch):
+    """It holds no weight twice, and its tokens and log-probs are those of the model it was."""
+    model, prompts = random_model("qwen2", torch.bfloat16), random_prompts(3, 40)
+    calls = spied(monkeypatch, "reorder_weights")
+    expected = [generate(model, prompts, 2, 10, seed=seed) for seed in (1, 2)]
+    assert len(calls) == 2 and model.fp32_head is None  # a copy each time: it may be trained
+    pack = pack_groups([(prompts[0], [[3, 4, 5]])])
+    with torch.inference_mode():
+        plain, _ = model.logprobs(pack)
+    ready = cpu.with_reordered_weights(model)
+    assert cpu.with_reordered_weights(ready) is ready
+    assert all(name.endswith(("norm.weight", ".bias")) for name in ready.layers.state_dict())
+    found = [generate(ready, prompts, 2, 10, seed=seed) for seed in (1, 2)]
+    assert len(calls) == 3
+    for ours, theirs in zip(found, expected):
+        assert flat(ours, "tokens") == flat(theirs, "tokens")
+        assert flat(ours, "logprobs") == flat(theirs, "logprobs")
+    with torch.inference_mode():
+        assert torch.equal(ready.logprobs(pack)[0], plain)

@@ -303,7 +303,8 @@ def test_a_judge_loads_an_adapter_either_way(folder, tmp_path):
     policy = stirred(folder)
     adapter = saved(policy, tmp_path, "rrm_short")
     options = {"dtype": "float32"}
-    judges = Judge(folder, adapter=adapter, **options), Judge(adapter, **options), Judge(folder)
+    judges = [Judge(folder, adapter=adapter, **options), Judge(adapter, **options)]
+    judges.append(Judge(folder, **options))
     assert [judge.style.name for judge in judges] == ["rrm_short", "rrm_short", "rrm"]
     given, named, base = (loss_of(judge.backend.model.float()).item() for judge in judges)
     assert given == named == pytest.approx(loss_of(policy.model).item(), abs=1e-4)
