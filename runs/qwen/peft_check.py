@@ -17,20 +17,27 @@ from data import load_pairs  # noqa: E402
 from judge import Judge  # noqa: E402
 from sampler import Completion  # noqa: E402
 
+ROWS = 10  # of transformers' batches, padded on the left
 
-def their_game(model, backend, prompt, length):
-    """What transformers writes after a prompt, read as judge.py reads its own completions."""
+
+def their_games(model, backend, prompts, length):
+    """What transformers writes after each prompt, read as judge.py reads its own completions."""
     stops = list(backend.stops)
     options = {"do_sample": False, "pad_token_id": stops[0], "eos_token_id": stops}
-    ids = torch.tensor([prompt])
+    longest = max(map(len, prompts))
+    ids = torch.tensor([[stops[0]] * (longest - len(prompt)) + prompt for prompt in prompts])
+    mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
     with torch.inference_mode():
-        output = model.generate(
-            ids, attention_mask=torch.ones_like(ids), max_new_tokens=length, **options
-        )
-    tokens = output[0, len(prompt) :].tolist()
-    reason = "stop" if tokens[-1] in stops else "length"
-    (game,) = backend.read(prompt, [Completion(tokens, [], reason)])
-    return game
+        output = model.generate(ids, attention_mask=mask, max_new_tokens=length, **options)
+    games = []
+    for prompt, tokens in zip(prompts, output[:, longest:].tolist()):
+        ends = [place for place, token in enumerate(tokens) if token in stops]
+        if ends:
+            completion = Completion(tokens[: ends[0] + 1], [], "stop")
+        else:
+            completion = Completion(tokens, [], "length")
+        games += backend.read(prompt, [completion])
+    return games
 
 
 def main(base, adapter, path, number, length):
@@ -46,11 +53,12 @@ def main(base, adapter, path, number, length):
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
     model = PeftModel.from_pretrained(model, adapter).eval()
     same_verdicts = same_texts = 0
-    for pair, prompt, (own,) in zip(pairs, prompts, ours):
-        theirs = their_game(model, judge.backend, prompt, length)
-        same_verdicts += theirs["verdict"] == own["verdict"]
-        same_texts += theirs["text"] == own["text"]
-        print(f"{pair.id}: peft {theirs['verdict']}, judge.py {own['verdict']}", flush=True)
+    for start in range(0, len(pairs), ROWS):
+        theirs = their_games(model, judge.backend, prompts[start : start + ROWS], length)
+        for pair, (own,), game in zip(pairs[start:], ours[start:], theirs):
+            same_verdicts += game["verdict"] == own["verdict"]
+            same_texts += game["text"] == own["text"]
+            print(f"{pair.id}: peft {game['verdict']}, judge.py {own['verdict']}", flush=True)
     print(f"{same_verdicts} of {len(pairs)} verdicts and {same_texts} texts are the same")
 
 
