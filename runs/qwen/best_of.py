@@ -18,7 +18,7 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
 
 import measures  # noqa: E402
-from chains import number, result_of  # noqa: E402
+from chains import number, own_result, result_of  # noqa: E402
 from measures import as_text, difference, grid, mean, read_rows, write_rows  # noqa: E402
 
 from cli import run  # noqa: E402
@@ -61,11 +61,36 @@ def most_frequent(results):
     return counts.most_common(1)[0][0] if counts else None
 
 
+def stated_most(results, games):
+    """The one of the answers' results that most games state as the judge's own result.
+
+    Of several, the one that more answers have, then the earliest.
+    """
+    answers = Counter(result for result in results if result is not None)
+    stated = Counter(own_result(game["text"]) for game in games)
+    return max(answers, key=lambda result: (stated[result], answers[result]))
+
+
+def judge_picks(row, judges):
+    """{who picks: whether the picked answer is right}, None for a question that needs no judge."""
+    answers = [(result, is_right) for _, result, is_right in checked(row)]
+    picked = {}
+    for name, judged in judges.items():
+        question = judged.get(row["id"])
+        by_results = f"{name}: the result it states most"
+        picked[name] = picked[by_results] = None
+        if question is not None:
+            games = [game for match in question["matches"] for game in match["games"]]
+            picked[name] = question["scores"][question["pick"]] == 1
+            most = stated_most((result for result, _ in answers), games)
+            picked[by_results] = (most, True) in answers
+    return picked
+
+
 def picks(row, judged, own, budget):
     """{who picks: whether the picked answer of a question is right}.
 
-    judged: {judge: whether its pick is right}, None for a question that needs no judge. own: the
-    row of the judge's own solutions, or None.
+    judged: from `judge_picks`. own: the row of the judge's own solutions, or None.
     """
     answers = [(result, is_right) for _, result, is_right in checked(row)]
     right = [status == "right" for status in row["status"]]
@@ -87,18 +112,18 @@ def picks(row, judged, own, budget):
 
 
 def table(answers, own_path, *named):
-    judges, spent = {}, []  # {judge: {id of a question: whether its pick is right}}
+    judges, spent = {}, []  # {judge: {id of a question: its row of results.json}}
     for name, _, folder in (text.partition("=") for text in named):
         judges[name] = {}
         for row in read_result(f"{folder}/results.json", "results", None)["rows"]:
-            judges[name][row["id"]] = row["scores"][row["pick"]] == 1
+            judges[name][row["id"]] = row
             spent.append(sum(game["tokens"] for match in row["matches"] for game in match["games"]))
     own = {} if own_path == "none" else {row["id"]: row for row in read_rows(own_path)}
     lengths = [len(text) for row in own.values() for text in row["candidates"]]
     budget = round(mean(spent) * CHARACTERS_PER_TOKEN / mean(lengths)) if own else 0
     found, by_right = [], {"1 or 2": [], "3 or more": []}
     for row in read_rows(answers):
-        judged = {name: picked.get(row["id"]) for name, picked in judges.items()}
+        judged = judge_picks(row, judges)
         found.append({"id": row["id"]} | picks(row, judged, own.get(row["id"]), budget))
         if None not in judged.values():
             many_are_right = row["status"].count("right") > 2
@@ -113,7 +138,7 @@ def table(answers, own_path, *named):
     columns = ["picked by", "right", "- first answer", "- majority"]
     print(measures.markdown_table(columns, lines))
     print("\nOf the questions with right and wrong results, how many are picked right:\n")
-    lines, names = [], ["majority", *judges]
+    lines, names = [], ["majority", *judged]
     for kind, rows in by_right.items():
         either = sum(any(row[name] for name in names) for row in rows)
         lines.append([kind, len(rows), *(sum(row[name] for row in rows) for name in names), either])

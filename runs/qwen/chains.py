@@ -43,6 +43,12 @@ def number(text):
     return float(found[-1].replace(",", "")) if found else None
 
 
+def own_result(judgment):
+    """The result that a judgment states as its own, as a number or None."""
+    own = re.search("My result: (.*)", judgment)
+    return number(own[1]) if own else None
+
+
 def chain(pair, solution, reference):
     """The messages of a prompt and its judgment; None where a result cannot be read off."""
     results = [result_of(answer) for answer in pair.answers]

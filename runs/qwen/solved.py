@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
 
-from chains import number, result_of  # noqa: E402
+from chains import number, own_result, result_of  # noqa: E402
 from measures import forced_rows, markdown_table, mean  # noqa: E402
 
 from cli import run  # noqa: E402
@@ -26,8 +26,7 @@ KINDS = "right answer", "wrong answer", "neither", "not stated"
 
 def kind_of(text, right, wrong):
     """Which answer's result the judge states as its own. right, wrong: those results."""
-    own = re.search("My result: (.*)", text)
-    own = number(own[1]) if own else None
+    own = own_result(text)
     if own is None:
         return "not stated"
     return {right: "right answer", wrong: "wrong answer"}.get(own, "neither")
