@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
 
+from backends import for_sampling
 from checkpoint import check_model_folder
 from data import Pair, load_pairs
 from extras.probe import QUESTIONS
@@ -143,7 +144,7 @@ def rollout_seconds(sizes, prompts, rows, new_tokens, itemsize, operations, band
 
 
 def load_both(folder, device, dtype):
-    """(our Model, transformers' model without its sampling defaults); they share their weights."""
+    """(our Model as a judge loads it, transformers' model without its sampling defaults)."""
     peer = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device).eval()
     peer.generation_config = GenerationConfig(pad_token_id=0)
     with torch.device("meta"):
@@ -152,7 +153,7 @@ def load_both(folder, device, dtype):
     model.load_state_dict(
         {name: weights[name] for name, _ in model.named_parameters()}, assign=True
     )
-    return model, peer
+    return for_sampling(model), peer
 
 
 def random_prompts(settings, vocab_size):
