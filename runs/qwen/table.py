@@ -6,7 +6,9 @@ Each name stands for the folder of an evaluation with its forced.json (forced.py
 forced.json in logs/. Only games of the test pairs count. Columns: right (no verdict counts as
 wrong), forced (it counts as the likelier one), both (right in both orders), verdicts written,
 verdicts for the first place, tokens of a game. The differences are to the first judge and to
-logistic regression on the words of the answers, trained on the same pairs.
+logistic regression on the words of the answers, trained on the same pairs. In the last table a game
+is right only where it takes no more tokens than the budget: a lower --max_completion_length would
+cut it off.
 """
 
 import sys
@@ -17,7 +19,7 @@ import numpy as np
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
 
 from gsm8k_sets import words_of  # noqa: E402
-from measures import accuracy, as_text, difference, forced_rows, grid, markdown_table  # noqa: E402
+from measures import accuracy, as_text, difference, forced_rows, grid, markdown_table, mean  # noqa: E402
 
 from cli import BadInput, run  # noqa: E402
 from data import load_pairs  # noqa: E402
@@ -26,6 +28,7 @@ from extras.scoring import decided  # noqa: E402
 from verdicts import vote_of  # noqa: E402
 
 COLUMNS = "right", "forced", "both", "verdict", "first", "tokens"
+BUDGETS = 80, 120, 160, 200, 240, 280, 320  # tokens of a game
 
 
 def games_of(rows):
@@ -94,6 +97,11 @@ def tables(train, test, judges):
         gaps = [difference(cells[column], grids[first][column]) for column in COLUMNS[:2]]
         rows.append([name, *map(as_text, gaps), as_text(difference(cells["right"], words))])
     yield markdown_table(["less", f"right - {first}", f"forced - {first}", "right - words"], rows)
+    rows = []
+    for name, own in games.items():
+        shares = (mean(g["right"] and g["tokens"] <= budget for g in own) for budget in BUDGETS)
+        rows.append([name, *(f"{share:.3f}" for share in shares)])
+    yield markdown_table(["right within tokens", *BUDGETS], rows)
 
 
 def main(train_path, test_path, *named):
