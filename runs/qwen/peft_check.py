@@ -1,9 +1,9 @@
 """The same greedy verdicts from transformers with peft as from judge.py.
 
-    python runs/qwen/peft_check.py models/qwen2.5-coder-1.5b ADAPTER PAIRS 50 320
+    python runs/qwen/peft_check.py models/qwen2.5-coder-1.5b ADAPTER PAIRS 50 320 float32
 
-On the first 50 pairs, one game each, of at most 320 tokens. Both get the same prompt ids. bf16 is
-rounded differently in the two, so a text may change at a near tie. Compared are the verdicts.
+On the first 50 pairs, one game each, of at most 320 tokens. Both get the same prompt ids. bfloat16
+is rounded differently in the two, so a text may change at a near tie, and its verdict with it.
 """
 
 import sys
@@ -17,7 +17,7 @@ from data import load_pairs  # noqa: E402
 from judge import Judge  # noqa: E402
 from sampler import Completion  # noqa: E402
 
-ROWS = 10  # of transformers' batches, padded on the left
+ROWS = 25  # of transformers' batches, padded on the left
 
 
 def their_games(model, backend, prompts, length):
@@ -40,17 +40,17 @@ def their_games(model, backend, prompts, length):
     return games
 
 
-def main(base, adapter, path, number, length):
+def main(base, adapter, path, number, length, dtype):
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
     length = int(length)
-    judge = Judge(base, adapter=adapter, dtype="bfloat16")
+    judge = Judge(base, adapter=adapter, dtype=dtype)
     pairs = load_pairs(path)[: int(number)]
     prompts = [judge.encode(pair, [0, 1], length) for pair in pairs]
     ours = judge.backend.generate(prompts, [(0,)] * len(prompts), 1, length, 0)
     judge.backend.model = None  # memory for the other one
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=getattr(torch, dtype))
     model = PeftModel.from_pretrained(model, adapter).eval()
     same_verdicts = same_texts = 0
     for start in range(0, len(pairs), ROWS):
