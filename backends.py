@@ -1,6 +1,6 @@
-"""The two backends of a judge, a model on this machine and one on a server, and their progress.
+"""A judge's backend on this machine, what every backend must have, and progress.
 
-Both have a style, a tokenizer (None for a server), a context, and the same methods:
+Backends have a style, a tokenizer (None for a server), a context, and the same methods:
 
     check_texts(pairs)     notes what the user should know before these texts are judged
     encode(messages)       a prompt
@@ -46,7 +46,7 @@ class Usage:
     prices: tuple = ()  # of a million prompt tokens and completion tokens
 
     def count(self, prompts, completions, seconds):
-        """Adds a call of `sampler.generate`: prompts [tokens], completions [prompt][generation]."""
+        """Adds what `sampler.generate` did: prompts [tokens], completions [prompt][generation]."""
         self.calls += sum(map(len, completions))
         self.prompt_tokens += sum(map(len, prompts))
         self.completion_tokens += sum(len(one.tokens) for group in completions for one in group)

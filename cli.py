@@ -152,10 +152,10 @@ def parse_json(text, place, kind=(dict,)):
 
 def read_json_lines(path, flag="file"):
     """Yields (line number from 1, JSON object) of a JSON-lines file. Raises BadInput."""
-    yield from json_lines(read_text(path, flag), path)
+    yield from parse_lines(read_text(path, flag), path)
 
 
-def json_lines(text, path):
+def parse_lines(text, path):
     """The same for the text of a file; blank lines are passed over.
 
     Lines end at "\\n" alone: `str.splitlines` would also cut inside strings, at U+2028 for one.

@@ -12,7 +12,7 @@ import sys
 import zlib
 from pathlib import Path
 
-from cli import BadInput, decode, json_lines, parse_json, read_text
+from cli import BadInput, decode, parse_json, parse_lines, read_text
 from formats import find_format
 from tables import read_csv
 
@@ -41,7 +41,7 @@ def file_rows(path):
     if kind == ".json":
         yield from json_rows(path, text)
     elif kind == ".jsonl":
-        yield from line_rows(json_lines(text, path))
+        yield from line_rows(parse_lines(text, path))
     else:
         yield from line_rows(read_csv(path, text)[1])
 
@@ -70,7 +70,7 @@ def json_rows(path, text):
         value = parse_json(text, path, (dict, list))
     except BadInput as error:
         if "(Extra data" in str(error):
-            return line_rows(json_lines(text, path))
+            return line_rows(parse_lines(text, path))
         raise
     if isinstance(value, dict):
         lists = [entry for entry in value.values() if isinstance(entry, list)]

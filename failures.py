@@ -103,7 +103,9 @@ def describe(error):
     text = " ".join(f"{type(error).__name__}: {error}".split())[:500]
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if Path(frame.filename).resolve().parent == ROOT]
-    return f"{text} ({Path(own[-1].filename).name} line {own[-1].lineno})"
+    names = [Path(frame.filename).name for frame in own]
+    doing = "while sampling, " if "sampler.py" in names else ""
+    return f"{text} ({doing}{names[-1]} line {own[-1].lineno})"
 
 
 def print_failure(text, is_first=True):

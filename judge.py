@@ -279,7 +279,7 @@ def prices_of(settings):
 
 
 def check_judge(settings):
-    """Checks JudgeSettings before torch is imported, and fills in `style`.
+    """Checks JudgeSettings before torch is imported, and fills in `style` and `adapter`.
 
     Returns the model's folder, None with --base_url.
     """

@@ -13,7 +13,7 @@ import torch
 from kernels.packed_attention import packed_attention
 
 BLOCK = 64  # tokens: attention computes whole blocks
-MOST_BLOCKS = 2  # of the longest prompt: each is a call, so a long prompt has longer ones
+MOST_BLOCKS = 2  # of the longest prompt: a block costs a call, so longer prompts get longer blocks
 
 
 def new_cache(model, *sizes):

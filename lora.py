@@ -73,7 +73,7 @@ def first_value(name, shape, seed):
 
 @dataclass(frozen=True)
 class Adapter:
-    """A and B of a model's layers, where they come from, and PEFT's adapter_config.json."""
+    """Where A and B of a model's layers come from, and PEFT's adapter_config.json."""
 
     config: dict
     folder: Path | None = None  # that holds A and B; None: they are new

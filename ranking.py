@@ -199,12 +199,12 @@ def cache_names(settings, folder, candidates):
 
     folder: the model's folder, None for a server.
     """
-    both_orders = True
     origin = [
         None if folder else [settings.base_url, settings.model],
         rests_on(settings),
         settings.query,
-        (settings.num_votes, both_orders, settings.temperature, settings.max_completion_length),
+        # True: both orders
+        (settings.num_votes, True, settings.temperature, settings.max_completion_length),
         settings.seed,
         settings.device,
         settings.dtype,

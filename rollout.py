@@ -192,7 +192,7 @@ def micro_batches(groups, all_groups, settings, runtime):
     divided = chunks(groups, settings.micro_batch_tokens)
     batches = [micro_batch(chunk, totals, runtime.device) for chunk in divided]
     # Gathering sharded weights needs every process, in the same order.
-    for _ in range(len(batches), int(runtime.max(len(batches)))):
+    for _ in range(len(batches), runtime.max(len(batches))):
         filler = Group(None, [], [0], 0, completions=[Completion([0], [0.0], "stop")])
         filler.advantages = [0.0]
         batches.append(micro_batch([filler], totals, runtime.device))

@@ -245,9 +245,8 @@ def pack_prompts(prompts, device):
     """
     groups = []
     for prompt in prompts:
-        joined = [*groups[-1], prompt] if groups else [prompt]
-        if len(joined) > 1 and saved_tokens(joined) - saved_tokens(joined[:-1]) >= LEAST_SAVED:
-            groups[-1] = joined
+        if groups and saved_tokens([*groups[-1], prompt]) - saved_tokens(groups[-1]) >= LEAST_SAVED:
+            groups[-1].append(prompt)
         else:
             groups.append([prompt])
     packed, places, end = [], [], 0
@@ -274,7 +273,7 @@ def saved_tokens(prompts):
 
 
 def fp32_logits(weight, hidden):
-    """The product of token_logprobs: weight (vocab, hidden_size), result (rows, vocab)."""
+    """hidden @ weight.T (vocab, hidden_size) in fp32, as in token_logprobs: (rows, vocab)."""
     logits = torch.empty(len(hidden), len(weight), device=hidden.device)
     return matmul_fp32(hidden, weight.T, out=logits)
 
@@ -283,7 +282,7 @@ def sample_tokens(logits, temperature, top_p, uniform):
     """Draws one token per row -> (tokens, logprobs), both (rows,).
 
     logits: fp32 (rows, vocab). uniform: one number in [0, 1) per row. The log-probs, in nats, are
-    those of all tokens, also below top_p 1; at temperature 0 (greedy) those of temperature 1.
+    those before top_p cuts the distribution; at temperature 0 (greedy) those of temperature 1.
     """
     probs = (logits / (temperature or 1)).softmax(dim=-1)
     if temperature == 0:
@@ -339,14 +338,14 @@ def check_arguments(model, prompts, settings, seeds):
 
 
 def row_budget(model, num_tokens, prompt_length, num_generations):
-    """How many rows run at once: as many as fit into 4 GiB with their share of the prompts."""
+    """How many rows run at once: at most MOST_ROWS, on a CPU only as many as fit into 4 GiB."""
     config, weight = model.config, model.embed_tokens.weight
     kv_size = config.num_layers * config.num_kv_heads * config.head_dim
     # `generate` makes twice as many slots as complete groups, but not more than rows
     slots_per_row = min(1, 2 / num_generations)
     tokens_per_row = num_tokens + prompt_length * slots_per_row
     fitting = 2**32 // (2 * kv_size * weight.element_size() * tokens_per_row)
-    # a GPU takes memory only as rows grow (paged_cache.py)
+    # on a GPU the rows share a pool of pages (paged_cache.py)
     return MOST_ROWS if weight.is_cuda else max(1, min(MOST_ROWS, int(fitting)))
 
 

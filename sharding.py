@@ -82,11 +82,7 @@ def deal_groups(groups, runtime):
     for group in groups:
         own.append(replace(group, item=None, messages=[], records=[]))
     everyone = sorted(itertools.chain(*runtime.gather(own)), key=lambda group: group.number)
-    sizes = []
-    for group in everyone:
-        completions = sum(len(completion.tokens) for completion in group.completions)
-        sizes.append(len(group.prompt) + completions)
-    shares = deal(sizes, runtime.world_size)
+    shares = deal([group.num_tokens() for group in everyone], runtime.world_size)
     return [group for group, share in zip(everyone, shares) if share == runtime.rank]
 
 

@@ -56,12 +56,17 @@ def default_style(folder, config, adapter=None):
     return name
 
 
+def known_styles():
+    """{name: file} of prompts/."""
+    return {file.stem: file for file in (Path(__file__).parent / "prompts").glob("*.txt")}
+
+
 def load_style(name_or_path):
     """The style of prompts/NAME.txt, or of the user's own file.
 
     Raises BadInput with the line that is wrong.
     """
-    known = {file.stem: file for file in (Path(__file__).parent / "prompts").glob("*.txt")}
+    known = known_styles()
     path = known.get(str(name_or_path), Path(name_or_path))
     if re.fullmatch(r"\w{1,99}", str(path)) and not path.exists():
         raise BadInput(

@@ -11,8 +11,8 @@ rewards train a solver of questions (solve_task.py). Six things differ from the 
 
 1. The prompt of a group is computed once, in the sampler (kv_cache.py) and in the trainer
    (model.pack_groups): one packed sequence `[prompt | completion 1 | ... | completion G]`.
-2. The first update needs no pass for old log-probs: they are the current ones. `num_iterations`
-   keeps them fixed. With `num_mini_batches`, a pass before the first update computes the others.
+2. Old log-probs are those before a step's first update. That update computes them itself; with
+   `num_mini_batches`, a pass before it computes those of the others.
 3. The KL term is off by default (beta 0), and then no reference model is in memory.
 4. The loss is divided by counts of the whole update, over all micro-batches and processes
    (`sequence_weights`).
@@ -136,7 +136,7 @@ def sequence_weights(lengths, loss_type, num_sequences, num_tokens, max_completi
 
 
 def policy_losses(logprobs, old_logprobs, advantages, epsilon, epsilon_high):
-    """The clipped surrogate of PPO (arXiv 1707.06347, eq. 7), (targets,) as all it takes.
+    """The clipped surrogate of PPO (arXiv 1707.06347, eq. 7) of each target, (targets,).
 
     -min(ratio * A, clip(ratio, 1 - epsilon, 1 + epsilon_high) * A)
     """
@@ -200,7 +200,7 @@ def token_sums(logprobs, entropy, batch, settings):
         f"{name}/clipped_ratio": importance >= IMPORTANCE_CAP,
         f"{name}/squares": importance.double().square(),
     }
-    return {name: batch.scale * value.double().sum() for name, value in values.items()}
+    return {metric: batch.scale * value.double().sum() for metric, value in values.items()}
 
 
 # ---- before torch is imported ----
@@ -216,12 +216,12 @@ def prepare(settings):
     task = make_task(settings)
     train, held_out = load_items(task, settings)
     styles = [] if settings.style is None else [load_style(settings.style)]
-    content = {"train_data": train, "eval_data": held_out, "style": styles}
-    return settings, task, train, held_out, check_run(settings, **content)
+    hashes = check_run(settings, train_data=train, eval_data=held_out, style=styles)
+    return settings, task, train, held_out, hashes
 
 
 def fill_in(settings):
-    """The settings with every default filled in that depends on another setting."""
+    """The settings with the defaults that depend on model, data, reward or loss."""
     folder = resolve_model(settings.model)
     defaults = dict(TINY_DEFAULTS if is_embedded(settings.model) else DEFAULTS)
     config = check_model_folder(folder)
@@ -401,6 +401,6 @@ def main(settings):
 if __name__ == "__main__":
     cli.run(
         lambda: main(cli.parse_settings(Settings, description=__doc__)),
-        memory="in sampler.py lower --max_completion_length or --prompts_per_step, elsewhere "
+        memory="while sampling lower --max_completion_length in a new run, else "
         "--micro_batch_tokens, or set --gradient_checkpointing",
     )

@@ -291,7 +291,7 @@ def train_step(policy, optimizer, batch, settings):
     own_rows = batch[runtime.rank :: runtime.world_size]
     packs = list(packs_of(own_rows, settings.micro_batch_tokens))
     # Gathering sharded weights needs every process: one with fewer packs adds empty ones.
-    packs += [[]] * (int(runtime.max(len(packs))) - len(packs))
+    packs += [[]] * (runtime.max(len(packs)) - len(packs))
     (num_tokens,) = runtime.sum(sum(len(completion) for _, (completion,), _ in own_rows))
     loss_sum = torch.zeros((), device=runtime.device)
     for rows in packs:

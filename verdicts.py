@@ -60,14 +60,14 @@ def parse_verdict(text, style):
     return places.pop() if len(places) == 1 else None
 
 
-def read_verdict(text, style, num_tokens, finish_reason, count_tokens=len):
+def read_verdict(text, style, num_tokens, finish_reason, count_tokens=None):
     """The record of a game, without its order, from a text with "<think>" in front.
 
     status: "truncated" where the text was cut off (finish_reason "length"), else "valid" or
     "unparsable". A text that was cut off has no verdict, even where a box was already closed: its
     continuation might have contradicted it, and a judge in training should learn to stop.
     Thinking ends with the last </think>, else with the first verdict, else never.
-    count_tokens(end): the generated tokens in text[:end].
+    count_tokens(end): the generated tokens in text[:end]; needed where thinking ends.
     """
     verdict, status = None, "truncated"
     if finish_reason != "length":

@@ -7,8 +7,9 @@ A judge as reward runs on other GPUs: `vllm serve JUDGE`, and for the training `
 --judge_model JUDGE@http://HOST:8000/v1`. The time of its judgments is not included here.
 
 Memory of P parameters on W GPUs: 16 P / W + 2 P + keys and values + activations, in bytes. Every
-GPU holds the whole bf16 model while it samples. So 7B is the largest size for 80 GB: 32B takes
-66 GB before the first key is stored. 32B needs 32 GPUs of 141 GB.
+GPU holds the whole bf16 model while it samples, and keys and values take half of what is free then.
+So 7B is the largest size that trains well on 80 GB: 32B takes 66 GB before the first key is stored,
+and wants 32 GPUs of 141 GB.
 
 The time of a rollout is that of its longest completion: rows that end leave a GPU with less work,
 but a step still reads all weights.
@@ -212,7 +213,7 @@ def room_for_rows(parts, row_bytes, gpus, settings):
         raise BadInput(
             f"--gpus {gpus}: needs {needed:.0f} GB a GPU of {settings.gpu_memory} GB: {advice}"
         )
-    return room
+    return max(row_bytes, room / 2)  # the sampler takes half of what is free (paged_cache.py)
 
 
 def lengths_of(count, mean, longest):

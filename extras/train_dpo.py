@@ -174,7 +174,7 @@ def train_step(policy, reference, optimizer, rows, settings):
     (num_pairs,) = runtime.sum(len(rows))
     packs = list(packs_of(rows, settings.micro_batch_tokens))
     sums = torch.zeros(6, dtype=torch.float64)
-    for index in range(int(runtime.max(len(packs)))):
+    for index in range(runtime.max(len(packs))):
         # A process with fewer packs computes fillers: gathering shards needs every process.
         is_real = index < len(packs)
         pairs = packs[index] if is_real else [([0], [[0], [0]])]

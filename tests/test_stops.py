@@ -15,7 +15,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import COIN, make_model_folder, make_scripted_folder, make_tokenizer
+from tiny_models import (
+    COIN,
+    make_model_folder,
+    make_scripted_folder,
+    make_tokenizer,
+    random_model,
+)
 
 import cli
 import distributed
@@ -23,6 +29,7 @@ import elo
 import judge
 import judge_file
 import ranking
+import sampler
 import tournament
 import train_grpo
 import train_sft
@@ -407,6 +414,16 @@ def failure(error, capsys, **options):
     return told
 
 
+def sampling_without_memory():
+    model = random_model("qwen2")
+
+    def no_memory(*_):
+        raise MemoryError
+
+    model.norm.register_forward_hook(no_memory)
+    sampler.generate(model, [[1, 2]], 1, 2)
+
+
 def test_too_little_memory_names_what_to_lower(capsys):
     told = failure(
         lambda: torch.empty(1 << 55), capsys, memory="lower --micro_batch_tokens"
@@ -417,6 +434,8 @@ def test_too_little_memory_names_what_to_lower(capsys):
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has ..."),
         capsys,
     )
+    told = failure(sampling_without_memory, capsys)  # wherever below the sampler it happens
+    assert "(while sampling, model.py line" in told
     with pytest.raises(RuntimeError, match="shapes"):  # any other keeps its traceback
         cli.run(lambda: (_ for _ in ()).throw(RuntimeError("shapes do not fit")))
 

@@ -1,12 +1,16 @@
 """styles.py: the files in prompts/, a user's own files, and how their placeholders are filled."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from tiny_models import random_model
 
 import chat
+import distributed
 from cli import BadInput
 from styles import Style, judge_messages, load_style
 
@@ -145,6 +149,21 @@ def test_chat_imports_no_torch():
         subprocess.run([sys.executable, "-c", command], cwd=Path(chat.__file__).parent).returncode
         == 0
     )
+
+
+def test_a_checkpoint_keeps_the_style_that_was_trained(tmp_path, monkeypatch):
+    """The name of a style wins over a file of that name here, as in load_style."""
+    model = random_model("qwen2")
+    policy = SimpleNamespace(model=model, folder=tmp_path)
+    tokenizer = SimpleNamespace(save_pretrained=lambda folder: None)
+    monkeypatch.chdir(tmp_path)
+    for name, kept in (("rrm", "rrm"), ("own", "judge_style.txt")):
+        Path(name).write_text("=== user\n{query}{answer_1}{answer_2}")
+        folder = tmp_path / f"checkpoint-{name}"
+        folder.mkdir()
+        distributed.write_model(folder, policy, model.state_dict(), tokenizer, name)
+        assert json.loads((folder / "config.json").read_text())["judge_style"] == kept
+        assert (folder / "judge_style.txt").exists() == (name == "own")
 
 
 def test_unknown_styles():
