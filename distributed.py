@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from checkpoint import save_model_folder, with_adapter
 from model import Model, choose_device, compute_dtype
 from runlog import sha256, sync, write_json
-from styles import known_styles
+from styles import STYLES
 
 MOMENTS = "exp_avg", "exp_avg_sq"  # of AdamW
 
@@ -260,7 +260,7 @@ def write_model(folder, policy, weights, tokenizer, judge_style):
     config = dict(policy.model.config.raw)
     if judge_style is not None:
         config["judge_style"] = judge_style
-        if judge_style not in known_styles():  # the user's prompt goes along
+        if judge_style not in STYLES:  # the user's prompt goes along
             shutil.copy(judge_style, folder / "judge_style.txt")
             config["judge_style"] = "judge_style.txt"
     save_model_folder(folder, weights, config, policy.model.adapter)

@@ -21,6 +21,7 @@ from pathlib import Path
 from cli import BadInput, parse_json, read_text
 from data import OPTIONAL, text_or_number
 
+STYLES = {file.stem: file for file in (Path(__file__).parent / "prompts").glob("*.txt")}
 PLACEHOLDERS = ("query", "answer_1", "answer_2")
 VERDICT_RULES = ("boxed", "boxed_or_tie", "answer_tag")
 
@@ -56,22 +57,16 @@ def default_style(folder, config, adapter=None):
     return name
 
 
-def known_styles():
-    """{name: file} of prompts/."""
-    return {file.stem: file for file in (Path(__file__).parent / "prompts").glob("*.txt")}
-
-
 def load_style(name_or_path):
     """The style of prompts/NAME.txt, or of the user's own file.
 
     Raises BadInput with the line that is wrong.
     """
-    known = known_styles()
-    path = known.get(str(name_or_path), Path(name_or_path))
+    path = STYLES.get(str(name_or_path), Path(name_or_path))
     if re.fullmatch(r"\w{1,99}", str(path)) and not path.exists():
         raise BadInput(
             f"--style: no style is called {name_or_path!r}: "
-            f"choose one of {', '.join(sorted(known))}, or give the path of a file"
+            f"choose one of {', '.join(sorted(STYLES))}, or give the path of a file"
         )
     verdict, sections, section = None, {"system": [], "user": []}, None
     for number, line in enumerate(read_text(path, "--style").split("\n"), start=1):
