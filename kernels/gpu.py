@@ -1,8 +1,11 @@
-"""Whether Triton works on this machine's GPU: what needs it asks here first."""
+"""What works on this machine's GPU, and attention in a pack that only newer versions have."""
 
 import functools
+import inspect
+import itertools
 
 import torch
+from torch.nn.attention.varlen import varlen_attn
 
 from cli import note
 
@@ -20,3 +23,36 @@ def triton_works(device):
         note(f"Triton does not work here, so PyTorch's slower operations run: {reason[0]}")
         return False
     return True
+
+
+def varlen_attention(pack, by_pieces):
+    """Returns the `attend` function of a Pack that computes all of its pieces in one call.
+
+    It equals by_pieces, that of kernels.packed_attention, and leaves to it what flash attention
+    cannot do: fp32, and fewer key heads than query heads before PyTorch 2.13. Each piece has its
+    queries and the keys that it sees: those of a prompt are copied for each of its completions.
+    """
+    if "enable_gqa" not in inspect.signature(varlen_attn).parameters:
+        return by_pieces
+    lengths = [length for length, _ in pack.pieces]
+    starts = [0, *itertools.accumulate(lengths)]
+    seen, seen_starts = [], [0]  # the tokens that each piece sees, piece after piece
+    for piece, (_, prompt) in enumerate(pack.pieces):
+        for part in sorted({prompt, piece}):
+            seen += range(starts[part], starts[part + 1])
+        seen_starts.append(len(seen))
+    device = pack.tokens.device
+    seen = torch.tensor(seen, device=device)
+    sizes = [torch.tensor(x, dtype=torch.int32, device=device) for x in (starts, seen_starts)]
+    sizes += [max(lengths), max(b - a for a, b in itertools.pairwise(seen_starts))]
+
+    def attend(layer, queries, keys, values):
+        if queries.dtype == torch.float32:
+            return by_pieces(layer, queries, keys, values)
+        shared = keys.shape[1] != queries.shape[1]
+        keys, values = keys.index_select(0, seen), values.index_select(0, seen)
+        # causal, and the last query of a piece sees all of its keys
+        options = dict(window_size=(-1, 0), enable_gqa=shared)
+        return varlen_attn(queries, keys, values, *sizes, **options)
+
+    return attend

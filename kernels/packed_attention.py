@@ -30,15 +30,15 @@ def packed_attention(pack):
             if piece != prompt:
                 piece_keys = torch.cat((keys[prompt], piece_keys))
                 piece_values = torch.cat((values[prompt], piece_values))
-            output = attention(
-                heads_first(queries[piece]),  # (1, heads, queries, head_dim)
-                heads_first(piece_keys),
-                heads_first(piece_values),
-                **masks[piece],
-            )
+            three = map(heads_first, (queries[piece], piece_keys, piece_values))
+            output = attention(*three, **masks[piece])  # (1, heads, its tokens, head_dim)
             outputs.append(output[0].transpose(0, 1))  # (its tokens, heads, head_dim)
         return torch.cat(outputs)  # (tokens, heads, head_dim)
 
+    if pack.tokens.is_cuda:
+        from kernels.gpu import varlen_attention
+
+        return varlen_attention(pack, attend)  # in one call, where there is such a call
     return attend
 
 

@@ -18,6 +18,7 @@ from extras.bench import SHAPES
 from judge import Judge
 from kernels.gpu import triton_works
 from kernels.logprob import token_logprobs
+from kernels.packed_attention import packed_attention
 from model import Config, Model, pack_groups
 
 ROOT = Path(__file__).parents[1]
@@ -26,6 +27,7 @@ QWEN = {"model_type": "qwen2", "max_position_embeddings": 32768} | SHAPES["qwen2
 # What a decode step of Qwen2-1.5B launches: for each of its 28 layers, and outside of them.
 # Ratchets: they may only fall. A replayed CUDA graph is one launch.
 LAUNCHES_A_LAYER, LAUNCHES_BESIDE = 16, 42
+TRAINING_LAUNCHES_A_LAYER = 118  # forward and backward of a pack, however many pieces it has
 
 
 @pytest.fixture(autouse=True)
@@ -110,6 +112,22 @@ def test_launches_of_a_decode_step(gpu, monkeypatch):
     assert a_layer <= LAUNCHES_A_LAYER and beside <= LAUNCHES_BESIDE
 
 
+def test_launches_of_training(gpu):
+    """A forward pass over 4 prompts and 64 completions of 100 tokens, and its gradient."""
+    pack = pack_groups([([1] * 100, [[1] * 101] * 16)] * 4, "cuda")
+
+    def launches(layers):
+        model = model_of(layers).requires_grad_(True)
+        attend = packed_attention(pack)
+        gpu.forget()
+        model(pack.tokens, pack.positions, attend).sum().backward()
+        return sum(gpu.launches.values())
+
+    a_layer = launches(2) - launches(1)
+    print(f"{a_layer} launches a layer for forward and backward of 68 pieces")
+    assert a_layer <= TRAINING_LAUNCHES_A_LAYER
+
+
 def test_eight_steps_are_eight_replays_of_a_graph(gpu, monkeypatch):
     decodes, decode = [], sampler.Session.decode
 
@@ -170,7 +188,7 @@ def test_packed_attention_and_logprobs(gpu):
     for name, weight in model.named_parameters():
         found = weight.grad.shape, weight.grad.dtype, weight.grad.device
         assert found == (weight.shape, torch.bfloat16, CUDA), name
-    assert not gpu.reads and not gpu.copies_in
+    assert not gpu.reads and len(gpu.copies_in) == 3  # where pieces lie, once for all layers
     assert gpu.launches["forward_kernel"] == gpu.launches["backward_kernel"] == 1
 
 

@@ -1,10 +1,13 @@
 """packed_attention, on a CPU and as on a GPU, against the mask that defines it."""
 
+import itertools
+
 import pytest
 import torch
 from masked import masked_attention
 
-from kernels.packed_attention import packed_attention
+from kernels import gpu
+from kernels.packed_attention import attention, heads_first, packed_attention
 from model import pack_groups
 
 torch.set_num_threads(1)
@@ -40,6 +43,43 @@ def test_forward_and_backward_equal_the_mask(kv_heads, dtype):
         for expected_tensor, found_tensor in zip(expected, found):
             tolerance = 1e-12 if dtype == torch.float64 else 2e-5
             torch.testing.assert_close(found_tensor, expected_tensor, rtol=0, atol=tolerance)
+
+
+def varlen_attn(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, window_size, enable_gqa):
+    """torch.nn.attention.varlen.varlen_attn, of which a CPU has no kernel, sequence by sequence."""
+    assert window_size == (-1, 0) and enable_gqa == (query.shape[1] != key.shape[1])
+    assert {x.dtype for x in (cu_seq_q, cu_seq_k)} == {torch.int32}
+    assert max_q == cu_seq_q.diff().max() and max_k == cu_seq_k.diff().max()
+    outputs = []
+    for own, seen in zip(itertools.pairwise(cu_seq_q), itertools.pairwise(cu_seq_k)):
+        queries = query[slice(*own)]
+        keys, values = (x[slice(*seen)] for x in (key, value))
+        mask = torch.ones(len(queries), len(keys), dtype=torch.bool)
+        mask = mask.tril(len(keys) - len(queries))  # aligned at the last query and the last key
+        output = attention(*map(heads_first, (queries, keys, values)), attn_mask=mask)
+        outputs.append(output[0].transpose(0, 1))
+    return torch.cat(outputs)
+
+
+@pytest.mark.parametrize("kv_heads", [2, 6])
+def test_all_pieces_in_one_call(kv_heads, monkeypatch):
+    """What a GPU runs in bf16, with the call's definition in its place."""
+    monkeypatch.setattr(gpu, "varlen_attn", varlen_attn)
+    for seed in range(3):
+        pack = pack_groups(random_groups(seed))
+        one_call = gpu.varlen_attention(pack, None)
+        expected = outputs_and_gradients(masked_attention(pack), pack, kv_heads, torch.float64)
+        found = outputs_and_gradients(one_call, pack, kv_heads, torch.float64)
+        for expected_tensor, found_tensor in zip(expected, found):
+            torch.testing.assert_close(found_tensor, expected_tensor, rtol=0, atol=1e-12)
+
+
+def test_where_one_call_cannot_do_it_pieces_are_computed(monkeypatch):
+    pack, queries = pack_groups(random_groups(0)), torch.zeros(3, 2, 8)
+    one_call = gpu.varlen_attention(pack, lambda *tensors: "by pieces")
+    assert one_call(0, queries, queries, queries) == "by pieces"  # fp32
+    monkeypatch.setattr(gpu, "varlen_attn", lambda query, is_causal: None)  # an older PyTorch
+    assert gpu.varlen_attention(pack, "by pieces") == "by pieces"
 
 
 def test_the_mask_is_the_formula_of_its_docstring():
