@@ -31,7 +31,8 @@ NEW_TOKENS, PROMPT_TOKENS, REPEATS = 300, 600, 2
 def llama_arm(path, prompts):
     from llama_cpp import Llama
 
-    model = Llama(path, n_ctx=2048, n_threads=torch.get_num_threads(), verbose=False)
+    threads = dict.fromkeys(("n_threads", "n_threads_batch"), torch.get_num_threads())
+    model = Llama(path, n_ctx=2048, verbose=False, **threads)
 
     def write():
         model.reset()
@@ -72,6 +73,8 @@ def main(folder, gguf, pairs):
         tokens = sum(map(len, runs[name][-1]["result"]))
         checks[name] = (f"{tokens} tokens", tokens == 2 * NEW_TOKENS)
     rows = rows_of(runs, 0.0, device, checks, prompt_tokens=sum(map(len, prompts)))
+    for row in rows:
+        del row["of_limit"]  # no limit was calculated
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, pair {pair.id}")
     show(rows)
 
