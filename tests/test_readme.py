@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import math
 import os
 import re
 import shlex
@@ -247,6 +248,17 @@ def test_leave_one_out_by_hand(tmp_path):
     rewards = torch.tensor([[1.0, -1.0, -1.0], [1.0, 1.0, 1.0]])
     expected = torch.tensor([[2.0, -1.0, -1.0], [0.0, 0.0, 0.0]])
     assert torch.allclose(train_grpo.group_advantages(rewards, "none"), expected)
+
+
+def test_cispo_by_hand(tmp_path):
+    """CISPO, arXiv 2506.13585, eq. 4: the gradient is that of min(ratio, cap) * A * log-prob."""
+    train_grpo = changed(tmp_path, "detach")
+    old = torch.tensor([-1.0, -1.0, -1.0], dtype=torch.float64)
+    logprobs = (old + torch.tensor([0.0, 2.0, -2.0])).requires_grad_()  # ratios 1, 7.39, 0.135
+    advantages = torch.tensor([1.0, 1.0, -2.0], dtype=torch.float64)
+    train_grpo.policy_losses(logprobs, old, advantages, 0.2, 0.5).sum().backward()
+    expected = torch.tensor([-1.0, -1.5, 2 * math.exp(-2)], dtype=torch.float64)
+    assert torch.allclose(logprobs.grad, expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
