@@ -3,12 +3,14 @@
     python runs/qwen/table.py train_pairs.jsonl test_pairs.jsonl base=out/qwen/games/test-base ...
 
 Each name stands for the folder of an evaluation with its forced.json (forced.py), or for a gzipped
-forced.json in logs/. Only games of the test pairs count. Columns: right (no verdict counts as
-wrong), forced (it counts as the likelier one), both (right in both orders), verdicts written,
-verdicts for the first place, tokens of a game. The differences are to the first judge and to
-logistic regression on the words of the answers, trained on the same pairs. In the last table a game
-is right only where it takes no more tokens than the budget: a lower --max_completion_length would
-cut it off.
+forced.json in logs/. Of A+B, B replaces the pairs of A that it has too: those whose games were cut
+off, judged again with more tokens. Only games of the test pairs count.
+
+Columns: right (no verdict counts as wrong), forced (it counts as the likelier one), both (right in
+both orders), verdicts written, verdicts for the first place, tokens of a game. The differences are
+to the first judge and to logistic regression on the words of the answers, trained on the same
+pairs. In the last table a game is right only where it takes no more tokens than the budget: a lower
+--max_completion_length would cut it off.
 """
 
 import sys
@@ -112,8 +114,9 @@ def main(train_path, test_path, *named):
     check_apart(train, test)
     print(f"{len(train)} training and {len(test)} test pairs share no question.")
     judges, ids = {}, {pair.id for pair in test}
-    for name, _, path in (text.partition("=") for text in named):
-        judges[name] = [row for row in forced_rows(path) if row["id"] in ids]
+    for name, _, paths in (text.partition("=") for text in named):
+        rows = {row["id"]: row for path in paths.split("+") for row in forced_rows(path)}
+        judges[name] = [row for row in rows.values() if row["id"] in ids]
     for table in tables(train, test, judges):
         print(f"\n{table}")
 
