@@ -30,7 +30,7 @@ from extras.scoring import decided  # noqa: E402
 from verdicts import vote_of  # noqa: E402
 
 COLUMNS = "right", "forced", "both", "verdict", "first", "tokens"
-BUDGETS = 80, 120, 160, 200, 240, 280, 320  # tokens of a game
+BUDGETS = 80, 120, 160, 200, 240, 320, 512  # tokens of a game
 
 
 def games_of(rows):
