@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Our sampler beside transformers' `generate` on a CPU: rows x prompt lengths x two models, bf16.
-# A quarter of an hour on two quiet cores; the result is runs/bench/cpu_grid.log. 16 and 64 rows of
+# 25 minutes on two quiet cores; the result is runs/bench/cpu_grid.log. 16 and 64 rows of
 # 4,000 tokens are left out: a call of `generate` would take up to ten minutes.
 #   bash runs/bench_grid.sh
 # MODELS: a folder with smollm2 and qwen2.5-coder-0.5b, as extras.fetch makes them.
