@@ -22,11 +22,15 @@ import changed  # noqa: E402
 import gsm8k_sets  # noqa: E402
 import openai_pairs  # noqa: E402
 import solved  # noqa: E402
+import votes  # noqa: E402
 
 # Other folders of runs/ have a table.py too, so this one is not imported by its name.
 table_spec = importlib.util.spec_from_file_location("qwen_table", ROOT / "runs/qwen/table.py")
 table = importlib.util.module_from_spec(table_spec)
 table_spec.loader.exec_module(table)
+
+
+PAIR = {"id": "p", "query": "How many?", "a": "It is 7.", "b": "It is 8.", "label": 1}
 
 
 def call(*arguments):
@@ -155,6 +159,37 @@ def test_openai_pairs_hide_the_label(tmp_path):
 )
 def test_styles_load(name):
     assert load_style(name).verdict == "boxed"
+
+
+def test_votes_by_hand(tmp_path):
+    """Answer a says 7 and is wrong, answer b says 8 and is right; two games in each order."""
+    pairs = write(tmp_path / "pairs.jsonl", [PAIR])
+    games = [
+        {"order": order, "verdict": verdict, "status": "valid", "text": f"My result: {own}"}
+        for order, verdict, own in (
+            ([0, 1], 2, 8),  # right
+            ([0, 1], 1, 8),  # wrong, although its own result is right
+            ([1, 0], 1, 9),  # right, with a result that neither answer has
+            ([1, 0], None, 7),
+        )
+    ]
+    found = votes.votes_of(load_pairs(pairs)[0], games)
+    assert found == ([[1, -1], [1, 0]], [[1, 1], [0, -1]])
+    # verdicts: the first games are two right ones, the second -1 + 0; all four: 1
+    assert votes.shares_right([found[0]], 1).tolist() == [[0.5]]
+    assert votes.shares_right([found[0]], 2).tolist() == [[1.0]]
+    # own results: 1 + 0, and a tie of 1 - 1
+    assert votes.shares_right([found[1]], 1).tolist() == [[0.75]]
+
+    results = tmp_path / "results.json"
+    results.write_text(json.dumps({"rows": [{"id": "p", "matches": [{"games": games}]}]}))
+    shown = call("runs/qwen/votes.py", pairs, f"one={results}")
+    assert shown.returncode == 0, shown.stderr
+    assert "| one | 1 | 2 | 1.000 [1.000, 1.000] | 0.500 [0.500, 0.500] |" in shown.stdout
+    games.pop()
+    results.write_text(json.dumps({"rows": [{"id": "p", "matches": [{"games": games}]}]}))
+    uneven = call("runs/qwen/votes.py", pairs, f"one={results}")
+    assert uneven.returncode == 2 and "unlike numbers of votes: [1, 2]" in uneven.stderr
 
 
 # ---- tables ----

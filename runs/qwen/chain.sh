@@ -9,8 +9,10 @@
 #   bash runs/qwen/chain.sh prompts    the untrained 1.5B with its prompt and with others
 #   bash runs/qwen/chain.sh format     supervised, on the 1.5B's own right solutions
 #   bash runs/qwen/chain.sh train      GRPO from there
+#   bash runs/qwen/chain.sh direct     a judge that does not think, supervised, on the same pairs
 #   bash runs/qwen/chain.sh judge      games of the base, of format and of the trained judge
 #   bash runs/qwen/chain.sh best_of    base and trained judge pick among 8 answers to a question
+#   bash runs/qwen/chain.sh votes      8 votes of the trained judge in each order
 #   bash runs/qwen/chain.sh table
 #
 # DATA holds gsm8k/. On a CPU that does other work give one thread. A GPU needs no change.
@@ -91,6 +93,15 @@ train)
         --prompts_per_step 4 --num_generations 8 --max_steps "${STEPS:-14}" --save_every 1 \
         --seed "${SEED:-0}" $(resumed "$name")
     ;;
+direct)
+    python runs/qwen/direct.py "$out/pairs_grpo.jsonl" "$out/direct.jsonl"
+    python train_sft.py --model "$judge" --train_data "$out/direct.jsonl" \
+        --output_dir "$out/direct" --judge_style direct_short "${lora[@]}" --learning_rate 5e-4 \
+        --micro_batch_tokens 1536 --batch_size 8 --max_steps 29 --save_every 5 $(resumed direct)
+    for pairs in ${PAIRS:-openai pairs_test}; do
+        forced_games "games/$pairs-direct" "$pairs" direct_short --adapter "$(newest direct)"
+    done
+    ;;
 judge)
     for pairs in ${PAIRS:-openai pairs_test}; do
         forced_games "games/$pairs-base" "$pairs" "$base_style"
@@ -103,6 +114,10 @@ best_of)
     games best/base candidates "$base_style" --strategy knockout
     games "best/$name" candidates "$style" --strategy knockout --adapter "$(newest "$name")"
     ;;
+votes)
+    games votes pairs_test "$style" --adapter "$(newest "$name")" --num_votes 8 --limit 96
+    python runs/qwen/votes.py "$out/pairs_test.jsonl" "$name=$out/votes/results.json"
+    ;;
 table)
     for pairs in ${PAIRS:-openai pairs_test}; do
         python runs/qwen/table.py "$out/pairs_grpo.jsonl" "$out/$pairs.jsonl" \
@@ -112,5 +127,5 @@ table)
     python runs/qwen/best_of.py table "$out/answers_test.jsonl" "${OWN:-none}" \
         base="$out/best/base" "$name=$out/best/$name"
     ;;
-*) sed -n 2,19p "$0" && exit 2 ;;
+*) sed -n 2,21p "$0" && exit 2 ;;
 esac
