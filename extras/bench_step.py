@@ -13,7 +13,7 @@ import torch
 import rollout
 import train_grpo
 from chat import load_tokenizer
-from cli import BadInput
+from cli import BadInput, note
 from distributed import Policy, start
 from extras.bench_training import distance
 from extras.peers import (
@@ -75,6 +75,7 @@ def trl_trainer(settings, folder, groups, device, dtype, scratch, callback):
     import trl
     from datasets import Dataset
 
+    note(f"TRL {trl.__version__}")
     options = trl.GRPOConfig(
         str(scratch),
         num_generations=settings.generations,

@@ -30,8 +30,10 @@ class Rates:
     """What a GPU does in a second, and how much of it this code reaches.
 
     rate          value            source
-    products      790e12           measured on an H200 (large bf16 products); by --rates
-    bandwidth     3.0e12, 4.3e12   measured on an H100 of 80 GB, an H200; by --rates
+    products      790e12           measured with PyTorch alone on an H200 (large bf16 products);
+                                   by --rates
+    bandwidth     3.0e12, 4.3e12   measured with PyTorch alone on an H100 of 80 GB, on an H200;
+                                   by --rates
     decoding      0.65             assumed: the share of the roofline that a step of decoding
                                    reaches; by --rates
     launch        1.3e-6           published: seconds of a kernel in a CUDA graph (Hazy Research)

@@ -25,7 +25,6 @@ run_all() {
     bench packing --dtype float32 --repeats 2 --grid 4/256/128
     bench step --dtype bfloat16 --repeats 2 ${data[@]+"${data[@]}"}
     bench judge --dtype bfloat16 --repeats 1 --pairs "${JUDGE_PAIRS:-10}" ${data[@]+"${data[@]}"}
-    bench plan --random_shape qwen2-7b
 }
 mkdir -p runs/bench
 run_all | tee runs/bench/cpu.log

@@ -5,8 +5,8 @@
 
 The prompts are those of `rrm`, of about 600 tokens each. Every arm writes 300 tokens to each of
 them; no token ends a text, so all do the same work. The arms run by turns in one process. The GGUF
-file is the quantised one that `extras.fetch` makes bf16 weights of (Q4_K_M, a third of their size).
-Without its argument (`none`) llama-cpp-python is left out.
+file is the publisher's of Q4_K_M (Qwen/Qwen2.5-Coder-1.5B-Instruct-GGUF), a third of the size of
+the bf16 weights. With `none` in its place llama-cpp-python is left out. `gunzip -k` the pairs first.
 """
 
 import sys

@@ -90,7 +90,7 @@ train)
         --eval_data none --output_dir "$out/$name" --style "$style" --temperature 1 \
         --reward consistency \
         --max_completion_length 320 --learning_rate 5e-5 --micro_batch_tokens 2304 \
-        --prompts_per_step 4 --num_generations 8 --max_steps "${STEPS:-14}" --save_every 1 \
+        --prompts_per_step 4 --num_generations 8 --max_steps "${STEPS:-5}" --save_every 1 \
         --seed "${SEED:-0}" $(resumed "$name")
     ;;
 direct)

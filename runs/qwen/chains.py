@@ -44,8 +44,12 @@ def number(text):
 
 
 def own_result(judgment):
-    """The result that a judgment states as its own, as a number or None."""
-    own = re.search("My result: (.*)", judgment)
+    """The result that a judgment states as its own, as a number or None.
+
+    The base writes "My result is 24", as its example does. Trained judges write "My result: 24",
+    and later "My result is that of Assistant 1".
+    """
+    own = re.search("My result(?:: | is (?!that of))(.*)", judgment)
     return number(own[1]) if own else None
 
 
