@@ -155,13 +155,12 @@ def read_adapter(folder):
         is_variant = value and field not in PLAIN_FIELDS
         if is_variant or value not in PLAIN_VALUES.get(field, [value]):
             raise BadInput(f"{path}: {field} is {value!r:.80}: only plain LoRA can be used")
-    for field, kind in (("r", int), ("lora_alpha", (int, float))):
-        if not isinstance(config.get(field), kind) or config[field] <= 0:
-            raise BadInput(
-                f"{path}: {field} is {config.get(field)!r:.80}: expected a number above 0"
-            )
+    for field, kinds in (("r", [int]), ("lora_alpha", [int, float])):
+        value = config.get(field)
+        if type(value) not in kinds or not 0 < value < math.inf:
+            raise BadInput(f"{path}: {field} is {value!r:.80}: expected a number above 0")
     layers = config.get("target_modules")
-    if not isinstance(layers, list) or not set(layers) <= set(LAYERS):
+    if not isinstance(layers, list) or any(layer not in LAYERS for layer in layers):
         raise BadInput(f"{path}: target_modules is {layers!r:.80}: expected some of {LAYERS}")
     return Adapter(config, folder)
 
@@ -184,9 +183,11 @@ def find_adapter(folder, adapter):
         raise BadInput(f"--model: {folder} is an adapter itself: give its base model")
     if not (folder / "config.json").exists():
         raise BadInput(f"--model: {folder} is an adapter: give --model BASE --adapter {folder}")
-    name = own.config.get("base_model_name_or_path")
+    name, field = own.config.get("base_model_name_or_path"), "base_model_name_or_path"
     try:
-        return resolve_model(name, f"{folder / CONFIG}: base_model_name_or_path"), own
+        if not isinstance(name, str):
+            raise BadInput(f"{folder / CONFIG}: {field} is {name!r:.80}: expected a model")
+        return resolve_model(name, f"{folder / CONFIG}: {field}"), own
     except BadInput as error:
         raise BadInput(f"{error}; or give --model BASE --adapter {folder}") from error
 

@@ -1,5 +1,6 @@
 """What models write for `extras.make_data`: answers of a policy, and judgments of a teacher."""
 
+import math
 import os
 import re
 import sys
@@ -98,6 +99,10 @@ def sample(settings, store):
     for name in ("num_answers", "max_completion_length", "concurrency", "chunk"):
         if getattr(settings, name) < 1:
             raise BadInput(f"--{name}: must be at least 1, got {getattr(settings, name)}")
+    if settings.limit is not None and settings.limit < 1:
+        raise BadInput(f"--limit: must be at least 1, got {settings.limit}")
+    if not 0 <= settings.temperature < math.inf:
+        raise BadInput(f"--temperature: must be 0 or more, got {settings.temperature}")
     if settings.num_answers > 1 and settings.temperature == 0:
         raise BadInput("--temperature: at 0 all answers to a question are equal: give more")
     check_prices(settings)

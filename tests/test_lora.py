@@ -340,7 +340,11 @@ def test_files_hold_the_adapter_alone(folder, tmp_path):
         ({"target_modules": ["lm_head"]}, "target_modules"),
         ({"target_modules": "all-linear"}, "target_modules"),
         ({"r": 0}, "field 'r'|r is 0"),
+        ({"r": True}, "r is True: expected a number above 0"),
         ({"lora_alpha": "8"}, "lora_alpha"),
+        ({"lora_alpha": float("nan")}, "lora_alpha is nan"),
+        ({"lora_alpha": float("inf")}, "lora_alpha is inf"),
+        ({"target_modules": [["q_proj"]]}, "target_modules"),
         ({"target_modules": ["q_proj"]}, "expected nothing"),  # the file has more
     ],
 )
@@ -367,6 +371,10 @@ def test_what_does_not_fit_is_refused(folder, tmp_path):
     broken["base_model_name_or_path"] = "/nowhere/base"
     (adapter / lora.CONFIG).write_text(json.dumps(broken))
     with pytest.raises(BadInput, match="or give --model BASE --adapter"):
+        Model.from_pretrained(adapter)
+    broken["base_model_name_or_path"] = None
+    (adapter / lora.CONFIG).write_text(json.dumps(broken))
+    with pytest.raises(BadInput, match="base_model_name_or_path is None: expected a model"):
         Model.from_pretrained(adapter)
     (adapter / lora.WEIGHTS).write_bytes(b"half a file")
     with pytest.raises(BadInput, match="not a complete safetensors file"):

@@ -726,6 +726,12 @@ def test_bad_input_is_one_line(tmp_path):
         (["chains", *good, "--model", "m", "--base_url", "http://h", "--style", "nix"], "no style"),
         (["label", *good], "--judged"),
         (["sample", *good, "--model", "m", "--base_url", "nix"], "no address"),
+        (
+            ["sample", *good, "--model", "tiny", "--limit", "0"],
+            "--limit: must be at least 1, got 0",
+        ),
+        (["sample", *good, "--model", "tiny", "--temperature", "nan"], "--temperature: .* got nan"),
+        (["pairs", *good, "--pairs_per_question", "-1"], "must be at least 1, got -1"),
     ]:
         with pytest.raises(BadInput, match=words):
             make_data.main(arguments)
@@ -734,6 +740,35 @@ def test_bad_input_is_one_line(tmp_path):
     with pytest.raises(BadInput, match="was not made by this command"):
         make_data.main(["clean", *good])
     assert Store.__doc__ and (tmp_path / "o.jsonl").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "change, complaint",
+    [
+        ({"candidates": "abc"}, "candidates is 'abc': expected one text for each"),
+        ({"candidates": [1, 2]}, r"candidates is \[1, 2\]"),
+        ({"status": None}, "status is None"),
+        ({"status": ["right"]}, r"status is \['right'\]: expected one text for each"),
+        ({"messages": []}, r"messages is \[\]: expected a list of messages"),
+        ({"messages": "hello"}, "messages is 'hello'"),
+    ],
+)
+def test_answers_that_do_not_fit_are_refused(tmp_path, change, complaint):
+    row = {
+        "id": "q",
+        "messages": [{"role": "user", "content": "1+1"}],
+        "answer": "2",
+        "source": "s",
+        "candidates": ["2", "3"],
+        "status": ["right", "wrong"],
+        "generators": ["m", "m"],
+    }
+    answers = write(tmp_path / "answers.jsonl", [row | change])
+    with pytest.raises(BadInput, match=f"answers.jsonl line 1: {complaint}"):
+        make_data.main(["pairs", "--data", str(answers), "--out", str(tmp_path / "o.jsonl")])
+    answers.write_text("")
+    with pytest.raises(BadInput, match="holds no answers"):
+        make_data.main(["pairs", "--data", str(answers), "--out", str(tmp_path / "o.jsonl")])
 
 
 def test_a_file_that_cannot_be_written_is_refused_before_a_model_is_loaded(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """runs/qwen: questions never move between sets, forced verdicts, tables worked by hand."""
 
+import gzip
 import importlib.util
 import json
 import subprocess
@@ -181,15 +182,68 @@ def test_votes_by_hand(tmp_path):
     # own results: 1 + 0, and a tie of 1 - 1
     assert votes.shares_right([found[1]], 1).tolist() == [[0.75]]
 
-    results = tmp_path / "results.json"
-    results.write_text(json.dumps({"rows": [{"id": "p", "matches": [{"games": games}]}]}))
+    results, row = tmp_path / "results.json", {"id": "p", "question": "q", "scores": [0, 1]}
+    results.write_text(json.dumps({"rows": [row | {"matches": [{"games": games}]}]}))
     shown = call("runs/qwen/votes.py", pairs, f"one={results}")
     assert shown.returncode == 0, shown.stderr
     assert "| one | 1 | 2 | 1.000 [1.000, 1.000] | 0.500 [0.500, 0.500] |" in shown.stdout
     games.pop()
-    results.write_text(json.dumps({"rows": [{"id": "p", "matches": [{"games": games}]}]}))
+    results.write_text(json.dumps({"rows": [row | {"matches": [{"games": games}]}]}))
     uneven = call("runs/qwen/votes.py", pairs, f"one={results}")
     assert uneven.returncode == 2 and "unlike numbers of votes: [1, 2]" in uneven.stderr
+
+
+@pytest.mark.parametrize(
+    "script, arguments, complaint",
+    [
+        ("table.py", "", "missing a required argument: 'train_path': the head of"),
+        ("table.py", "pairs.jsonl other.jsonl", "no judge is given: write NAME=PATH"),
+        ("table.py", "pairs.jsonl other.jsonl log.gz", "write NAME=PATH"),
+        ("table.py", "pairs.jsonl other.jsonl x=nothere", "nothere: cannot be read"),
+        ("table.py", "pairs.jsonl other.jsonl x=empty.gz", "empty.gz"),
+        ("table.py", "pairs.jsonl other.jsonl x=log.gz y=else.gz", "y: 0 of the 1 test pairs"),
+        ("solved.py", "other.jsonl", "no judge is given"),
+        ("solved.py", "pairs.jsonl x=log.gz", "has no game of a pair in pairs.jsonl"),
+        ("votes.py", "pairs.jsonl x=log.gz", "has no pair of pairs.jsonl"),
+        ("votes.py", "other.jsonl x=broken.gz", "broken.gz: cannot be read"),
+        ("votes.py", "other.jsonl x=shape.gz", "its rows are not those of evaluate.py"),
+        ("votes.py", "other.jsonl x=log.gz x=log.gz", "with another name for each judge"),
+        ("best_of.py", "rank pairs.jsonl out", "rank: write prepare ANSWERS OUT"),
+        ("best_of.py", "prepare pairs.jsonl out", "pairs.jsonl line 1: has no messages"),
+        ("best_of.py", "table answers.jsonl none x=folder", "x: question q was not judged"),
+        ("direct.py", "nothere out", "nothere"),
+        ("chains.py", "other.jsonl pairs.jsonl out", "pairs.jsonl line 1: has no messages"),
+        ("chains.py", "other.jsonl half.jsonl out", "half.jsonl line 1"),
+        ("gsm8k_sets.py", "other.jsonl out", "other.jsonl line 1: has no question"),
+    ],
+)
+def test_bad_input_is_one_line(tmp_path, script, arguments, complaint):
+    games = [
+        {"order": order, "verdict": 1, "status": "valid", "text": "", "tokens": 3}
+        for order in ([0, 1], [1, 0])
+    ]
+    row = {"id": "o", "question": "q", "scores": [0, 1], "matches": [{"games": games}]}
+    log = json.dumps({"rows": [row]}).encode()
+    (tmp_path / "folder").mkdir()
+    files = {
+        "folder/results.json": log,
+        "log.gz": gzip.compress(log),
+        "else.gz": gzip.compress(log.replace(b'"o"', b'"else"')),
+        "broken.gz": gzip.compress(log)[:-9],
+        "empty.gz": gzip.compress(b""),
+        "shape.gz": gzip.compress(b'{"rows": 5}'),
+        "pairs.jsonl": json.dumps(PAIR).encode(),
+        "other.jsonl": json.dumps(PAIR | {"id": "o", "query": "Where?"}).encode(),
+        "answers.jsonl": json.dumps(ANSWERS).encode(),
+        "half.jsonl": b"{half",
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    command = [sys.executable, str(ROOT / "runs/qwen" / script), *arguments.split()]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2, done.stderr
+    assert complaint in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 # ---- tables ----

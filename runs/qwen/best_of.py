@@ -19,11 +19,21 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
 
 import measures  # noqa: E402
 from chains import number, own_result, result_of  # noqa: E402
-from measures import as_text, difference, grid, mean, read_rows, write_rows  # noqa: E402
+from measures import (  # noqa: E402
+    as_text,
+    command,
+    difference,
+    grid,
+    mean,
+    named_paths,
+    read_rows,
+    result_rows,
+    write_rows,
+)
 
-from cli import run  # noqa: E402
-from extras.results import read_result  # noqa: E402
+from cli import BadInput  # noqa: E402
 
+FIELDS = "id", "messages", "candidates", "status"  # of a row of answers
 CHARACTERS_PER_TOKEN = 3  # of the judge's own solutions, whose tokens are not stored
 
 
@@ -36,18 +46,27 @@ def checked(row):
     ]
 
 
+def candidates_of(row):
+    """(answers, scores): the first answer with each result. Empty where no judge is needed."""
+    candidates = {}  # {result: (answer, score)}
+    for answer, result, right in checked(row):
+        candidates.setdefault(result, (answer, float(right)))
+    scores = [score for _, score in candidates.values()]
+    if len(set(scores)) < 2:
+        return [], []
+    return [answer for answer, _ in candidates.values()], scores
+
+
 def prepare(answers, out):
     """Writes the questions that a judge can get right or wrong, for evaluate.py."""
     questions = []
-    for row in read_rows(answers):
-        candidates = {}  # {result: (answer, score)}
-        for answer, result, right in checked(row):
-            candidates.setdefault(result, (answer, float(right)))
-        scores = [score for _, score in candidates.values()]
-        if len(set(scores)) == 2:
-            texts = [answer for answer, _ in candidates.values()]
+    for row in read_rows(answers, FIELDS):
+        texts, scores = candidates_of(row)
+        if texts:
             question = {"id": row["id"], "messages": row["messages"]}
             questions.append(question | {"candidates": texts, "scores": scores})
+    if not questions:
+        raise BadInput(f"{answers}: no question has right and wrong answers")
     write_rows(out, questions)
     print(f"{len(questions)} questions have right and wrong candidates")
 
@@ -79,6 +98,8 @@ def judge_picks(row, judges):
         question = judged.get(row["id"])
         by_results = f"{name}: the result it states most"
         picked[name] = picked[by_results] = None
+        if question is None and candidates_of(row)[0]:
+            raise BadInput(f"{name}: question {row['id']} was not judged: finish the evaluation")
         if question is not None:
             games = [game for match in question["matches"] for game in match["games"]]
             picked[name] = question["scores"][question["pick"]] == 1
@@ -113,16 +134,16 @@ def picks(row, judged, own, budget):
 
 def table(answers, own_path, *named):
     judges, spent = {}, []  # {judge: {id of a question: its row of results.json}}
-    for name, _, folder in (text.partition("=") for text in named):
+    for name, folder in named_paths(named).items():
         judges[name] = {}
-        for row in read_result(f"{folder}/results.json", "results", None)["rows"]:
+        for row in result_rows(Path(folder) / "results.json"):
             judges[name][row["id"]] = row
             spent.append(sum(game["tokens"] for match in row["matches"] for game in match["games"]))
-    own = {} if own_path == "none" else {row["id"]: row for row in read_rows(own_path)}
+    own = {} if own_path == "none" else {row["id"]: row for row in read_rows(own_path, FIELDS)}
     lengths = [len(text) for row in own.values() for text in row["candidates"]]
     budget = round(mean(spent) * CHARACTERS_PER_TOKEN / mean(lengths)) if own else 0
     found, by_right = [], {"1 or 2": [], "3 or more": []}
-    for row in read_rows(answers):
+    for row in read_rows(answers, FIELDS):
         judged = judge_picks(row, judges)
         found.append({"id": row["id"]} | picks(row, judged, own.get(row["id"]), budget))
         if None not in judged.values():
@@ -146,5 +167,14 @@ def table(answers, own_path, *named):
     print(measures.markdown_table(columns, lines))
 
 
+def main(action, answers, other, *named):
+    if action == "table":
+        table(answers, other, *named)
+    elif action == "prepare" and not named:
+        prepare(answers, other)
+    else:
+        raise BadInput(f"{action}: write prepare ANSWERS OUT or table ANSWERS OWN NAME=FOLDER ...")
+
+
 if __name__ == "__main__":
-    run(lambda: {"prepare": prepare, "table": table}[sys.argv[1]](*sys.argv[2:]))
+    command(main)

@@ -94,7 +94,8 @@ train)
         --seed "${SEED:-0}" $(resumed "$name")
     ;;
 direct)
-    python runs/qwen/direct.py "$out/pairs_grpo.jsonl" "$out/direct.jsonl"
+    cat "$out"/pairs_{train,grpo}.jsonl > "$out/pairs_direct.jsonl"
+    python runs/qwen/direct.py "$out/pairs_direct.jsonl" "$out/direct.jsonl"
     python train_sft.py --model "$judge" --train_data "$out/direct.jsonl" \
         --output_dir "$out/direct" --judge_style direct_short "${lora[@]}" --learning_rate 5e-4 \
         --micro_batch_tokens 1536 --batch_size 8 --max_steps 29 --save_every 5 $(resumed direct)

@@ -13,8 +13,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from measures import read_rows, write_rows  # noqa: E402
+from measures import command, read_rows, write_rows  # noqa: E402
 
+from cli import BadInput  # noqa: E402
 from data import load_pairs  # noqa: E402
 from extras.equality import candidates  # noqa: E402
 from seeding import uniform  # noqa: E402
@@ -76,8 +77,9 @@ def balanced(chains):
 
 
 def main(pairs, solutions, out):
-    own = {row["messages"][-1]["content"]: row for row in read_rows(solutions)}
-    chains = {1: [], 2: []}
+    own, chains = {}, {1: [], 2: []}
+    for row in read_rows(solutions, ("messages", "answer", "candidates", "status")):
+        own[row["messages"][-1]["content"]] = row
     for pair in load_pairs(pairs):
         row = own.get(pair.messages[-1]["content"])
         solution = row and shortest_right(row)
@@ -86,9 +88,11 @@ def main(pairs, solutions, out):
             if messages:
                 chains[pair.label + 1].append(messages)
     chosen = balanced(chains)
+    if not chosen:
+        raise BadInput(f"{solutions}: no right solution fits the pairs of both labels in {pairs}")
     write_rows(out, [{"messages": messages} for messages in chosen])
     print(f"{len(chosen)} chains; by verdict: {len(chains[1])}, {len(chains[2])}")
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    command(main)

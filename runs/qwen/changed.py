@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from measures import read_rows, write_rows  # noqa: E402
+from measures import command, read_rows, write_rows  # noqa: E402
 
 MARK = re.compile(r"<<([^=<>]+)=([^<>]+)>>")
 NUMBER = re.compile(r"\d+(?:\.\d+)?")
@@ -105,7 +105,7 @@ def new_number(number, rng):
 
 
 def main(source, target):
-    rows, kept = read_rows(source), []
+    rows, kept = read_rows(source, ("question", "answer")), []
     for row in rows:
         changed = change(row["question"], row["answer"])
         if changed:
@@ -115,4 +115,4 @@ def main(source, target):
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    command(main)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from measures import write_rows  # noqa: E402
+from measures import command, write_rows  # noqa: E402
 
 from data import load_pairs  # noqa: E402
 from seeding import uniform  # noqa: E402
@@ -32,4 +32,4 @@ def main(pairs, out):
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    command(main)

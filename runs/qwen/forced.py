@@ -10,9 +10,10 @@ that often forgets its verdict is otherwise compared by its format alone.
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import cli  # noqa: E402
+from measures import command  # noqa: E402
+
 from extras.benchmarks import load  # noqa: E402
 from extras.evaluate import Settings  # noqa: E402
 from extras.forced_verdicts import read_verdicts  # noqa: E402
@@ -41,4 +42,4 @@ def main(folder):
 
 
 if __name__ == "__main__":
-    cli.run(lambda: main(*sys.argv[1:]))
+    command(main)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from measures import read_rows, write_rows  # noqa: E402
+from measures import command, read_rows, write_rows  # noqa: E402
 
 SHARES = {"test": 0.15, "dev": 0.05}  # train: the rest
 
@@ -37,7 +37,7 @@ def set_of(question):
 
 def main(source, folder):
     sets = {"train": [], "dev": [], "test": []}
-    for row in read_rows(source):
+    for row in read_rows(source, ["question"]):
         sets[set_of(row["question"])].append(row)
     for name, rows in sets.items():
         write_rows(Path(folder) / f"{name}.jsonl", rows)
@@ -45,4 +45,4 @@ def main(source, folder):
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    command(main)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from measures import read_rows  # noqa: E402
+from measures import command, read_rows  # noqa: E402
 
 from extras.mixture import as_json, choose_pairs  # noqa: E402
 
@@ -33,11 +33,12 @@ def row_of(number, row):
 
 
 def main(source, out, limit):
-    pairs, counts = choose_pairs([row_of(*entry) for entry in enumerate(read_rows(source))])
+    rows = read_rows(source, ["question", *GENERATORS])
+    pairs, counts = choose_pairs([row_of(*entry) for entry in enumerate(rows)])
     pairs = pairs[: int(limit)]  # in the order of a hash
     Path(out).write_text("\n".join(map(as_json, pairs)) + "\n", encoding="utf-8")
     print(f"{len(pairs)} pairs of {counts}")
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    command(main)

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from measures import command  # noqa: E402
 
 from data import load_pairs  # noqa: E402
 from judge import Judge  # noqa: E402
@@ -63,4 +65,4 @@ def main(base, adapter, path, number, length, dtype):
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    command(main)

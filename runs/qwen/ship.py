@@ -13,7 +13,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from measures import command  # noqa: E402
 
 from lora import PREFIX, WEIGHTS, read_adapter  # noqa: E402
 
@@ -32,4 +34,4 @@ def main(checkpoint, folder, base):
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    command(main)

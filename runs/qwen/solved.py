@@ -15,9 +15,9 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
 
 from chains import number, own_result, result_of  # noqa: E402
-from measures import forced_rows, markdown_table, mean  # noqa: E402
+from measures import command, forced_rows, markdown_table, mean, named_paths  # noqa: E402
 
-from cli import run  # noqa: E402
+from cli import BadInput  # noqa: E402
 from data import load_pairs  # noqa: E402
 from verdicts import vote_of  # noqa: E402
 
@@ -48,12 +48,14 @@ def game_rows(pair, row):
 
 def main(pairs, *named):
     by_id, rows = {pair.id: pair for pair in load_pairs(pairs)}, []
-    for name, _, path in (text.partition("=") for text in named):
+    for name, path in named_paths(named).items():
         games = defaultdict(list)
         for row in forced_rows(path):
             pair = by_id.get(row["id"])  # None: a game of another set
             for game in game_rows(pair, row) if pair else ():
                 games[game["kind"]].append(game)
+        if not games:
+            raise BadInput(f"{path}: has no game of a pair in {pairs}: give its test file")
         for kind in KINDS:
             if games[kind]:
                 shares = (mean(game[key] for game in games[kind]) for key in ("right", "read"))
@@ -62,4 +64,4 @@ def main(pairs, *named):
 
 
 if __name__ == "__main__":
-    run(lambda: main(*sys.argv[1:]))
+    command(main)

@@ -21,9 +21,19 @@ import numpy as np
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
 
 from gsm8k_sets import words_of  # noqa: E402
-from measures import accuracy, as_text, difference, forced_rows, grid, markdown_table, mean  # noqa: E402
+from measures import (  # noqa: E402
+    accuracy,
+    as_text,
+    command,
+    difference,
+    forced_rows,
+    grid,
+    markdown_table,
+    mean,
+    named_paths,
+)
 
-from cli import BadInput, run  # noqa: E402
+from cli import BadInput  # noqa: E402
 from data import load_pairs  # noqa: E402
 from extras.mixture import answers_apart, fit_blind  # noqa: E402
 from extras.scoring import decided  # noqa: E402
@@ -113,13 +123,20 @@ def main(train_path, test_path, *named):
     )
     check_apart(train, test)
     print(f"{len(train)} training and {len(test)} test pairs share no question.")
-    judges, ids = {}, {pair.id for pair in test}
-    for name, _, paths in (text.partition("=") for text in named):
+    judges, ids, first_asked = {}, {pair.id for pair in test}, None
+    for name, paths in named_paths(named).items():
         rows = {row["id"]: row for path in paths.split("+") for row in forced_rows(path)}
         judges[name] = [row for row in rows.values() if row["id"] in ids]
+        asked = {row["id"] for row in judges[name]}
+        first_asked = first_asked or asked
+        if not asked or asked != first_asked:
+            raise BadInput(
+                f"{name}: {len(asked)} of the {len(ids)} test pairs are in {paths}, not the "
+                f"{len(first_asked)} of the first judge: give a test file that all judges share"
+            )
     for table in tables(train, test, judges):
         print(f"\n{table}")
 
 
 if __name__ == "__main__":
-    run(lambda: main(*sys.argv[1:]))
+    command(main)

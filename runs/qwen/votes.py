@@ -2,24 +2,32 @@
 
     python runs/qwen/votes.py test_pairs.jsonl trained=out/qwen/votes/results.json
 
-The file may be gzipped.
+The file may be gzipped. A verdict by force (forced.py) is no vote.
 
 N games of each order are cut into N / k blocks of k. Each block decides its pair by the majority of
 its 2 k votes. Of a tie half counts as right. `verdicts` counts the verdicts, and `own results`
 counts whose result each game states as its own. The differences are to one vote in each order.
 """
 
-import gzip
-import json
 import sys
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
 
 from chains import number, own_result, result_of  # noqa: E402
-from measures import accuracy, as_text, difference, grid, markdown_table, mean  # noqa: E402
+from measures import (  # noqa: E402
+    accuracy,
+    as_text,
+    command,
+    difference,
+    grid,
+    markdown_table,
+    mean,
+    named_paths,
+    result_rows,
+)
 
-from cli import BadInput, run  # noqa: E402
+from cli import BadInput  # noqa: E402
 from data import load_pairs  # noqa: E402
 from verdicts import vote_of  # noqa: E402
 
@@ -31,7 +39,8 @@ def votes_of(pair, games):
     by_verdict, by_result = {}, {}
     for game in games:
         order = tuple(game["order"])
-        verdict = {pair.label: 1, 1 - pair.label: -1}.get(vote_of(game), 0)
+        vote = None if game.get("forced") else vote_of(game)
+        verdict = {pair.label: 1, 1 - pair.label: -1}.get(vote, 0)
         result = {right: 1, wrong: -1}.get(own_result(game["text"]), 0)
         by_verdict.setdefault(order, []).append(verdict)
         by_result.setdefault(order, []).append(result)
@@ -49,18 +58,12 @@ def shares_right(pairs, size):
     return grid([rows], "right", "pair")
 
 
-def rows_of(path, by_id):
-    """The rows of a results.json whose pair is known."""
-    content = Path(path).read_bytes()
-    if path.endswith(".gz"):
-        content = gzip.decompress(content)
-    return [row for row in json.loads(content)["rows"] if row["id"] in by_id]
-
-
 def main(pairs, *named):
     by_id, table = {pair.id: pair for pair in load_pairs(pairs)}, []
-    for name, _, path in (text.partition("=") for text in named):
-        rows = rows_of(path, by_id)
+    for name, path in named_paths(named).items():
+        rows = [row for row in result_rows(path) if row["id"] in by_id]
+        if not rows:
+            raise BadInput(f"{path}: has no pair of {pairs}: give its test file")
         games = [votes_of(by_id[row["id"]], row["matches"][0]["games"]) for row in rows]
         counts = {len(votes) for by_verdict, _ in games for votes in by_verdict}
         if len(counts) != 1:
@@ -77,4 +80,4 @@ def main(pairs, *named):
 
 
 if __name__ == "__main__":
-    run(lambda: main(*sys.argv[1:]))
+    command(main)
