@@ -49,7 +49,7 @@ def default_style(folder, config, adapter=None):
     name = str(config.get("judge_style") or "rrm")
     if folder is not None and re.fullmatch(r"[\w.-]{1,99}", name) and (folder / name).is_file():
         return str(folder / name)
-    if not re.fullmatch(r"\w{1,99}", name):
+    if name not in STYLES:
         raise BadInput(
             f"{folder or 'model'}/config.json: judge_style is {name!r:.80}: "
             "expected the name of a style, or of a file beside it"

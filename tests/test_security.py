@@ -482,6 +482,7 @@ def test_paths_inside_data_are_texts(tmp_path, watch, serve, monkeypatch, capsys
         "x" * 5000,
         "\0",
         "file:///etc/passwd",
+        "no_style_of_ours",
     ],
 )
 def test_a_model_names_its_own_prompt_and_no_other_file(tmp_path, watch, name):
