@@ -183,7 +183,8 @@ def find_adapter(folder, adapter):
         raise BadInput(f"--model: {folder} is an adapter itself: give its base model")
     if not (folder / "config.json").exists():
         raise BadInput(f"--model: {folder} is an adapter: give --model BASE --adapter {folder}")
-    name, field = own.config.get("base_model_name_or_path"), "base_model_name_or_path"
+    field = "base_model_name_or_path"
+    name = own.config.get(field)
     try:
         if not isinstance(name, str):
             raise BadInput(f"{folder / CONFIG}: {field} is {name!r:.80}: expected a model")

@@ -138,6 +138,12 @@ def test_games_by_the_judges_own_result():
     assert [row["read"] for row in rows] == [True, False, True, True, False]
 
 
+def test_a_result_is_read_in_the_words_of_the_base_too():
+    assert chains.own_result("My result: $1,250.00\nMy result is that of Assistant 2.") == 1250
+    assert chains.own_result("Own solution: 4 + 3\nMy result is 7.") == 7
+    assert chains.own_result("My result is that of Assistant 2.") is None
+
+
 def test_openai_pairs_hide_the_label(tmp_path):
     rows = []
     for number in range(8):
@@ -198,7 +204,7 @@ def test_votes_by_hand(tmp_path):
     [
         ("table.py", "", "missing a required argument: 'train_path': the head of"),
         ("table.py", "pairs.jsonl other.jsonl", "no judge is given: write NAME=PATH"),
-        ("table.py", "pairs.jsonl other.jsonl log.gz", "write NAME=PATH"),
+        ("table.py", "pairs.jsonl other.jsonl log.gz", "log.gz: write NAME=PATH"),
         ("table.py", "pairs.jsonl other.jsonl x=nothere", "nothere: cannot be read"),
         ("table.py", "pairs.jsonl other.jsonl x=empty.gz", "empty.gz"),
         ("table.py", "pairs.jsonl other.jsonl x=log.gz y=else.gz", "y: 0 of the 1 test pairs"),
