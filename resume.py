@@ -113,7 +113,7 @@ def style_hash(name):
 # ---- a training run ----
 
 # What a resumed run may change: it decides nothing but rounding, and where and how long to train.
-MAY_CHANGE = """output_dir max_steps save_every report_to resume micro_batch_tokens
+MAY_CHANGE = """output_dir max_steps save_every keep report_to resume micro_batch_tokens
     gradient_checkpointing""".split()
 
 

@@ -46,7 +46,6 @@ TINY_DEFAULTS = dict(
     prompts_per_step=32, max_completion_length=96, max_steps=150, learning_rate=1e-4
 )
 IMPORTANCE_CAP = 2.0  # upper bound of the importance weight between sampler and trainer
-KEEP = 0  # checkpoints that stay, besides the best one; 0: all
 
 
 @dataclass
@@ -91,6 +90,7 @@ class Settings:
     eval_every: int = setting(50, "steps between evaluations; 0: never", "run")
     eval_limit: int = setting(200, "held-out pairs at most, of each set")
     save_every: int = setting(50, "steps between checkpoints; the last step is saved too")
+    keep: int = setting(0, "checkpoints that stay, besides the best one; 0: all")
     resume: bool = setting(False, "continue from the newest checkpoint in output_dir, if any")
     seed: int = setting(0, "decides data order, placement and sampling")
     report_to: Literal["none", "tensorboard", "wandb"] = setting("none", "send metrics there too")
@@ -241,7 +241,7 @@ def fill_in(settings):
 def check_numbers(settings):
     """Raises BadInput for a number out of its range, and for NaN."""
     at_least = {"num_generations": 2, "temperature": 0.01, "beta": 0.0, "seed": -math.inf}
-    at_least |= dict.fromkeys(["dynamic_sampling", "lora_rank", "eval_every"], 0)
+    at_least |= dict.fromkeys(["dynamic_sampling", "lora_rank", "eval_every", "keep"], 0)
     for name, value in vars(settings).items():
         if type(value) is int or (type(value) is float and name in at_least):
             smallest = at_least.get(name, 1)
@@ -286,7 +286,7 @@ def main(settings):
     import rollout
     from distributed import load_model, new_policy, restore, save_checkpoint, start
 
-    if KEEP:
+    if settings.keep:
         from resume import prune
     if settings.dynamic_sampling:
         from training_options import redraw
@@ -391,8 +391,8 @@ def main(settings):
             if step % settings.save_every == 0 or is_last:
                 style = task.judge_style
                 save_checkpoint(output_dir, step, policy, optimizer, tokenizer, style, drawn)
-                if KEEP and runtime.is_main:
-                    prune(output_dir, KEEP, rows)
+                if settings.keep and runtime.is_main:
+                    prune(output_dir, settings.keep, rows)
         if runtime.is_main:
             summarize(output_dir, settings)
             print(output_dir / f"checkpoint-{settings.max_steps}")  # the result: the trained model

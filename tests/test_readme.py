@@ -298,7 +298,7 @@ def test_changed_training(tmp_path):
     (tmp_path / "train_grpo.py").write_text(text, encoding="utf-8")
     flags = (
         "--max_steps 4 --prompts_per_step 4 --num_generations 4 --scale_rewards none "
-        "--num_iterations 2 --epsilon 3e-4 --epsilon_high 4e-4 --eval_every 0 --save_every 1"
+        "--num_iterations 2 --epsilon 3e-4 --epsilon_high 4e-4 --eval_every 0"
     )
     command = [sys.executable, str(tmp_path / "train_grpo.py"), *flags.split()]
     run_folder = tmp_path / "run"
@@ -312,8 +312,6 @@ def test_changed_training(tmp_path):
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in read(run_folder / "metrics.jsonl").splitlines()]
     assert [row["learning_rate"] for row in rows] == pytest.approx([1e-5, 2e-5, 3e-5, 2.5e-5])
-    kept = sorted(path.name for path in run_folder.glob("checkpoint-*"))
-    assert kept == ["checkpoint-3", "checkpoint-4"]
     assert all(row["grad_norm"] > 0 for row in rows)
 
 
