@@ -14,6 +14,8 @@ from kernels.packed_attention import packed_attention
 
 BLOCK = 64  # tokens: attention computes whole blocks
 MOST_BLOCKS = 2  # of the longest prompt: a block costs a call, so longer prompts get longer blocks
+SMALL = 400_000  # numbers in the queries x tokens, below which one slow call beats twenty fast ones
+attend_in_one_call = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
 
 def new_cache(model, *sizes):
@@ -38,7 +40,7 @@ class KVCache:
         self.prompts = KeyValueTable(model, num_slots, prompt_length, prompt_block)
         # most completions end far below num_tokens: they should not pay for a long block
         self.rows = KeyValueTable(model, num_rows, num_tokens, BLOCK)
-        self.prompt_lengths = [1] * num_slots  # one visible token keeps an empty softmax finite
+        self.prompt_lengths = torch.ones(num_slots, dtype=torch.long)  # not 0: softmax would be NaN
 
     def admits(self, prompt_length):
         """Whether there is memory for one more row: it is reserved for all slots and rows."""
@@ -53,12 +55,11 @@ class KVCache:
 
         It stores their keys and values in the slots. places: where each prompt's tokens stand.
         """
-        token_slots = []
-        for slot, of_prompt in zip(slots, places):
-            self.prompt_lengths[slot] = len(of_prompt)
-            token_slots += [slot] * len(of_prompt)
+        lengths = torch.tensor([len(of_prompt) for of_prompt in places])
+        self.prompt_lengths[slots] = lengths
         tokens = torch.tensor([token for of_prompt in places for token in of_prompt])
-        index = self.prompts.index(torch.tensor(token_slots), pack.positions[tokens])
+        token_slots = torch.tensor(slots).repeat_interleave(lengths)
+        index = self.prompts.index(token_slots, pack.positions[tokens])
         attend_to_pack = packed_attention(pack)
 
         def attend(layer, queries, keys, values):
@@ -69,8 +70,7 @@ class KVCache:
 
     def arrange(self, row_slots, empty_slots):
         """Tells the slot of each running row, and the slots whose prompts are no longer needed."""
-        for slot in empty_slots:
-            self.prompt_lengths[slot] = 1
+        self.prompt_lengths[empty_slots] = 1
         if not row_slots:
             return
         # The queries to a prompt lie side by side, to meet its keys in one product: with rows in
@@ -142,7 +142,6 @@ class KeyValueTable:
 
     def mask_beyond(self, lengths):
         """(rows, tokens), to be added to scores: 0 for the first `lengths` tokens, else -inf."""
-        lengths = torch.as_tensor(lengths)
         num_blocks = math.ceil(int(lengths.max()) / self.block)
         is_hidden = torch.arange(self.block * num_blocks) >= lengths[:, None]
         return torch.zeros(is_hidden.shape).masked_fill_(is_hidden, -torch.inf)
@@ -157,12 +156,16 @@ class KeyValueTable:
         log-sum-exp, (rows, kv_heads, queries, 1), lets two results be merged. Both are in fp32.
         """
         num_rows, num_tokens = mask.shape
-        # both (blocks, rows * kv_heads, block, head_dim)
-        keys, values = self.table[layer, :, : num_tokens // self.block, :num_rows].flatten(2, 3)
+        table = self.table[layer, :, : num_tokens // self.block, :num_rows]
+        if queries.numel() * num_tokens < SMALL:
+            keys, values = table.movedim(1, 3).flatten(3, 4)  # (rows, kv_heads, tokens, head_dim)
+            mask = mask[:, None, None].expand(-1, 1, queries.shape[2], -1)
+            output, lse = attend_in_one_call(queries, keys, values, attn_mask=mask)
+            return output.float(), lse[..., None]
+        keys, values = table.flatten(2, 3)  # (blocks, rows * kv_heads, block, head_dim)
         flat_queries = queries.flatten(0, 1)  # (rows * kv_heads, queries, head_dim)
-        scores = [torch.bmm(flat_queries, block.transpose(1, 2)).float() for block in keys]
-        scores = torch.cat(scores, dim=-1)  # (rows * kv_heads, queries, tokens)
-        scores = scores.view(*queries.shape[:3], num_tokens)
+        scores = torch.cat([torch.bmm(flat_queries, block.mT) for block in keys], dim=-1)
+        scores = scores.float().view(*queries.shape[:3], num_tokens)
         torch.add(mask[:, None, None], scores, alpha=queries.shape[-1] ** -0.5, out=scores)
         highest = scores.amax(dim=-1, keepdim=True)
         weights = scores.sub_(highest).exp_()

@@ -217,9 +217,7 @@ def chunks(groups, budget):
 
 def micro_batch(groups, totals, device):
     completions = [completion for group in groups for completion in group.completions]
-    packed = []
-    for group in groups:
-        packed.append((group.prompt, [completion.tokens for completion in group.completions]))
+    packed = [(group.prompt, [c.tokens for c in group.completions]) for group in groups]
     advantages = [advantage for group in groups for advantage in group.advantages]
     lengths = [float(len(completion.tokens)) for completion in completions]
     logprobs = [logprob for completion in completions for logprob in completion.logprobs]

@@ -98,8 +98,7 @@ class Session:
             model = cpu.with_reordered_weights(model)
         self.logits = model.fp32_head or partial(fp32_logits, model.head_weight)
         self.model, self.prompts, self.settings = model, prompts, settings
-        # Long prompts first: prompts that run together are similar in length, and the longest work
-        # does not start last.
+        # Long prompts first: those that run together are similar, and the longest start first.
         self.waiting = deque(sorted(generations, key=lambda one: -len(prompts[one.prompt])))
         self.device, self.num_rows = model.device, num_rows
         longest_prompt = max(map(len, prompts))

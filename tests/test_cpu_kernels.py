@@ -76,12 +76,16 @@ def test_everything_works_without_the_file(tmp_path):
 
 @pytest.mark.parametrize("block, most_blocks", [(1, 100), (16, 8), (256, 8), (16, 1)])
 def test_key_blocks_of_any_size_give_the_same_tokens(monkeypatch, block, most_blocks):
-    """Blocks of one token, blocks that end inside rows and prompts, and one block for all."""
+    """Blocks of one token, blocks that end inside rows and prompts, and one block for all.
+
+    They are compared with the call that small tables get.
+    """
     model, prompts = random_model("qwen2"), random_prompts(7, longest=70)
     options = dict(stop_token_ids=range(0, 211, 40), seed=3, max_rows=5)
     expected = generate(model, prompts, 6, 80, **options)
     monkeypatch.setattr(kv_cache, "BLOCK", block)
     monkeypatch.setattr(kv_cache, "MOST_BLOCKS", most_blocks)
+    monkeypatch.setattr(kv_cache, "SMALL", 0)
     found = generate(model, prompts, 6, 80, **options)
     assert flat(found, "tokens") == flat(expected, "tokens")
     assert max(len(completion.tokens) for row in found for completion in row) > 64
@@ -93,7 +97,9 @@ def test_key_blocks_of_any_size_give_the_same_tokens(monkeypatch, block, most_bl
     )
 
 
-def test_attention_to_a_table_equals_a_softmax():
+@pytest.mark.parametrize("is_small", [True, False])
+def test_attention_to_a_table_equals_a_softmax(is_small, monkeypatch):
+    monkeypatch.setattr(kv_cache, "SMALL", 10**9 if is_small else 0)
     model, generator = random_model("qwen2"), torch.Generator().manual_seed(0)
     config, num_rows, num_tokens = model.config, 3, 128
     table = kv_cache.KeyValueTable(model, 5, 192, kv_cache.BLOCK)
