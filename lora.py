@@ -80,11 +80,19 @@ class Adapter:
     seed: int = 0  # of new ones
 
     def add_to(self, model):
-        """Freezes a model, and gives its layers A and B, which have no values yet."""
+        """Freezes a model, and gives its layers A and B, which have no values yet.
+
+        Raises BadInput for a rank above the model's hidden size.
+        """
         import torch
 
         model.requires_grad_(False)
         rank, alpha = self.config["r"], self.config["lora_alpha"]
+        if rank > model.config.hidden_size:
+            raise BadInput(
+                f"LoRA rank {rank}: is above the model's hidden size, {model.config.hidden_size}: "
+                "give a lower --lora_rank, or another adapter"
+            )
         for name, layer in model.layers.named_modules():
             if name.rpartition(".")[2] in self.config["target_modules"]:
                 out_features, in_features = layer.weight.shape

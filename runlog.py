@@ -126,8 +126,6 @@ def check_run(settings, **data):
     # Only the first process looks: the others might already see what it writes.
     if settings.output_dir is None or os.environ.get("RANK", "0") != "0":
         return hashes
-    if not settings.output_dir.strip():
-        raise BadInput("--output_dir: is empty: give a folder (is a variable of the shell unset?)")
     folder = Path(settings.output_dir)
     parent = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):

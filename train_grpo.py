@@ -249,10 +249,9 @@ def check_numbers(settings):
                 raise BadInput(f"--{name}: must be at least {smallest}, got {value}")
         elif type(value) is float and not 0 < value < math.inf:
             raise BadInput(f"--{name}: must be above 0, got {value}")
-    if settings.num_mini_batches > settings.prompts_per_step:
-        raise BadInput(
-            f"--num_mini_batches: at most {settings.prompts_per_step}, the prompts of a step"
-        )
+    num_prompts = settings.prompts_per_step
+    if settings.num_mini_batches > num_prompts:
+        raise BadInput(f"--num_mini_batches: at most {num_prompts}, the prompts of a step")
 
 
 def load_items(task, settings):

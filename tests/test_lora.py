@@ -412,6 +412,14 @@ def test_another_alpha(folder, tmp_path):
         assert model.layers[0].self_attn.q_proj.lora_scale == scale
 
 
+def test_a_rank_above_the_hidden_size_is_refused(folder):
+    hidden_size = json.loads((folder / "config.json").read_text())["hidden_size"]
+    for rank in (hidden_size + 1, 10**23):
+        adapter = lora.new_adapter(train_sft.Settings(model=str(folder), lora_rank=rank))
+        with pytest.raises(BadInput, match=f"LoRA rank {rank}: .*, {hidden_size}: .*--lora_rank"):
+            Model.from_pretrained(folder, adapter=adapter)
+
+
 @pytest.mark.parametrize("module", [train_grpo, train_sft, train_dpo])
 def test_a_negative_rank_is_refused(module, tmp_path):
     data = tmp_path / "pairs.jsonl"
