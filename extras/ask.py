@@ -203,6 +203,11 @@ def sample_chunk(model, tokenizer, folder, questions, context, settings, usage):
     stops = stop_token_ids(tokenizer, folder)
     prompts = [encode_chat(tokenizer, prompt_of(question, settings)) for question in questions]
     fits = [len(prompt) + settings.max_completion_length <= context for prompt in prompts]
+    if not all(fits):
+        note(
+            f"{fits.count(False)} of {len(fits)} questions are refused: their prompt and "
+            f"--max_completion_length exceed the model's context of {context} tokens"
+        )
     seeds = [hash64(settings.seed, stable_hash(question.id)) for question in questions]
     fitting, started = [prompt for prompt, fit in zip(prompts, fits) if fit], time.perf_counter()
     sampled = generate(

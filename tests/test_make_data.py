@@ -376,6 +376,14 @@ def test_a_server_that_fails_leaves_the_rest_for_the_next_call(tmp_path, monkeyp
     ]  # refused for good: kept as such
 
 
+def test_questions_that_do_not_fit_the_context_are_said(tmp_path, capsys):
+    questions, out = write(tmp_path / "q.jsonl", QUESTIONS[:2]), tmp_path / "a.jsonl"
+    flags = f"--model tiny-base --num_answers 2 --max_completion_length 4095 --out {out}"
+    make_data.main(["sample", "--data", str(questions), *flags.split()])
+    assert "2 of 2 questions are refused: " in capsys.readouterr().err
+    assert [row["status"] for row in read(out)] == [["refused"] * 2] * 2
+
+
 def test_sampling_that_is_killed_goes_on_to_the_same_result(tmp_path, monkeypatch, capsys):
     """Our sampler ends after its first chunk, with half a line at the end of its file."""
     model = make_model_folder(tmp_path / "model")
