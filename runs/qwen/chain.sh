@@ -15,6 +15,10 @@
 #   bash runs/qwen/chain.sh votes      8 votes of the trained judge in each order
 #   bash runs/qwen/chain.sh table
 #
+# The judge of 0.5B learns from the same files, with the stages format, train and judge:
+#   mkdir out/small && cp out/qwen/{pairs,own}_*.jsonl out/small/
+#   export OUT=out/small JUDGE=models/qwen2.5-coder-0.5b FORMAT_STEPS=20 STEPS=28 PAIRS=pairs_test
+#
 # DATA holds gsm8k/. On a CPU that does other work give one thread. A GPU needs no change.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -83,7 +87,8 @@ format)
     python runs/qwen/chains.py "$out/pairs_train.jsonl" "$out/own_train.jsonl" "$out/chains.jsonl"
     python train_sft.py --model "$judge" --train_data "$out/chains.jsonl" \
         --output_dir "$out/format" --judge_style "$style" "${lora[@]}" --learning_rate 5e-4 \
-        --micro_batch_tokens 1536 --batch_size 4 --max_steps 10 --save_every 2 $(resumed format)
+        --micro_batch_tokens 1536 --batch_size 4 --max_steps "${FORMAT_STEPS:-10}" --save_every 2 \
+        $(resumed format)
     ;;
 train)
     python train_grpo.py --model "$(newest format)" --train_data "$out/pairs_grpo.jsonl" \
