@@ -1,14 +1,16 @@
 r"""Judgments for the format stage: the model's own right solution, both results, the verdict.
 
-    python runs/qwen/chains.py PAIRS SOLUTIONS OUT
+    python runs/qwen/chains.py PAIRS SOLUTIONS OUT [both]
 
 SOLUTIONS: answers of the judge's own model to the questions of PAIRS (extras.make_data sample).
 A pair gives a chain where one of them is right: the shortest, then the final result of each answer,
-then the verdict. There are as many chains for the first answer as for the second.
+then the verdict. There are as many chains for the first answer as for the second. With `both`
+every pair gives two chains, one in each order, which differ in the places alone.
 """
 
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -76,7 +78,11 @@ def balanced(chains):
     return sorted(chosen, key=lambda chain: uniform(f"chain:{chain[-1]['content']}"))
 
 
-def main(pairs, solutions, out):
+def swapped(pair):
+    return replace(pair, answers=pair.answers[::-1], label=1 - pair.label)
+
+
+def main(pairs, solutions, out, orders="one"):
     own, chains = {}, {1: [], 2: []}
     for row in read_rows(solutions, ("messages", "answer", "candidates", "status")):
         own[row["messages"][-1]["content"]] = row
@@ -84,9 +90,10 @@ def main(pairs, solutions, out):
         row = own.get(pair.messages[-1]["content"])
         solution = row and shortest_right(row)
         if solution and pair.label in (0, 1):
-            messages = chain(pair, solution, row["answer"])
-            if messages:
-                chains[pair.label + 1].append(messages)
+            for shown in [pair, swapped(pair)] if orders == "both" else [pair]:
+                messages = chain(shown, solution, row["answer"])
+                if messages:
+                    chains[shown.label + 1].append(messages)
     chosen = balanced(chains)
     if not chosen:
         raise BadInput(f"{solutions}: no right solution fits the pairs of both labels in {pairs}")
