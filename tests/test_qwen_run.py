@@ -112,6 +112,17 @@ def test_chains_are_own_right_solutions_and_balanced(tmp_path):
     ]
     assert all("How many? " in messages[0]["content"] for messages in found)
 
+    chains.main(*map(str, paths), "both")
+    found = [json.loads(line)["messages"] for line in out.read_text().splitlines()]
+    texts = [messages[-1]["content"] for messages in found]
+    for solution in ("A long way to 1250.", "It is 1250."):
+        own = sorted(text for text in texts if text.startswith(solution))
+        assert own == [
+            f"{solution}\n\n{results.format('1,250', 7)}{verdict.format(1)}",
+            f"{solution}\n\n{results.format(7, '1,250')}{verdict.format(2)}",
+        ]
+    assert len(texts) == 4
+
 
 def test_games_by_the_judges_own_result():
     """Answer a says 7 and is wrong, answer b says 1,250 and is right."""
