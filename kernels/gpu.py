@@ -28,11 +28,13 @@ def triton_works(device):
 def varlen_attention(pack, by_pieces):
     """Returns the `attend` function of a Pack that computes all of its pieces in one call.
 
-    It equals by_pieces, that of kernels.packed_attention, and leaves to it what flash attention
-    cannot do: fp32, and fewer key heads than query heads before PyTorch 2.13. Each piece has its
-    queries and the keys that it sees: those of a prompt are copied for each of its completions.
+    It equals by_pieces, that of kernels.packed_attention, and leaves to it what the call cannot do:
+    fp32, and all of it before PyTorch 2.11. Each piece has its queries and the keys that it sees:
+    those of a prompt are copied for each of its completions. Before PyTorch 2.13 the call wants as
+    many key heads as query heads, so each key head is copied for its query heads too.
     """
-    if "enable_gqa" not in inspect.signature(varlen_attn).parameters:
+    options = inspect.signature(varlen_attn).parameters
+    if "window_size" not in options:
         return by_pieces
     lengths = [length for length, _ in pack.pieces]
     starts = [0, *itertools.accumulate(lengths)]
@@ -49,10 +51,13 @@ def varlen_attention(pack, by_pieces):
     def attend(layer, queries, keys, values):
         if queries.dtype == torch.float32:
             return by_pieces(layer, queries, keys, values)
-        shared = keys.shape[1] != queries.shape[1]
         keys, values = keys.index_select(0, seen), values.index_select(0, seen)
-        # causal, and the last query of a piece sees all of its keys
-        options = dict(window_size=(-1, 0), enable_gqa=shared)
-        return varlen_attn(queries, keys, values, *sizes, **options)
+        chosen = {"window_size": (-1, 0)}  # causal; the last query of a piece sees all of its keys
+        group = queries.shape[1] // keys.shape[1]
+        if "enable_gqa" in options:
+            chosen["enable_gqa"] = group > 1
+        elif group > 1:
+            keys, values = (x.repeat_interleave(group, dim=1) for x in (keys, values))
+        return varlen_attn(queries, keys, values, *sizes, **chosen)
 
     return attend

@@ -61,10 +61,17 @@ def varlen_attn(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, window_s
     return torch.cat(outputs)
 
 
+def varlen_attn_of_2_11(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, window_size):
+    assert query.shape[1] == key.shape[1]
+    sizes = cu_seq_q, cu_seq_k, max_q, max_k
+    return varlen_attn(query, key, value, *sizes, window_size=window_size, enable_gqa=False)
+
+
+@pytest.mark.parametrize("call", [varlen_attn, varlen_attn_of_2_11])
 @pytest.mark.parametrize("kv_heads", [2, 6])
-def test_all_pieces_in_one_call(kv_heads, monkeypatch):
+def test_all_pieces_in_one_call(kv_heads, call, monkeypatch):
     """What a GPU runs in bf16, with the call's definition in its place."""
-    monkeypatch.setattr(gpu, "varlen_attn", varlen_attn)
+    monkeypatch.setattr(gpu, "varlen_attn", call)
     for seed in range(3):
         pack = pack_groups(random_groups(seed))
         one_call = gpu.varlen_attention(pack, None)
@@ -78,7 +85,7 @@ def test_where_one_call_cannot_do_it_pieces_are_computed(monkeypatch):
     pack, queries = pack_groups(random_groups(0)), torch.zeros(3, 2, 8)
     one_call = gpu.varlen_attention(pack, lambda *tensors: "by pieces")
     assert one_call(0, queries, queries, queries) == "by pieces"  # fp32
-    monkeypatch.setattr(gpu, "varlen_attn", lambda query, is_causal: None)  # an older PyTorch
+    monkeypatch.setattr(gpu, "varlen_attn", lambda query, is_causal: None)  # PyTorch 2.10
     assert gpu.varlen_attention(pack, "by pieces") == "by pieces"
 
 
