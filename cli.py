@@ -61,8 +61,8 @@ def parse_settings(settings_class, argv=None, description=""):
             raise BadInput(f"--{name} is given 2 times: give it once")
         if not has_value:
             value = value_after(name, types[name], arguments)
-        is_optional = getattr(settings_class, name) is None
-        if is_optional and not value.strip() and name not in ("a", "b"):  # answers may be empty
+        may_be_empty = getattr(settings_class, name) == "" or name in ("a", "b", "instruction")
+        if not value.strip() and not may_be_empty:
             raise BadInput(f"--{name} is empty: give a value (is a variable of the shell unset?)")
         given[name] = convert(value, types[name], name)
     return settings_class(**given)

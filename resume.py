@@ -315,4 +315,6 @@ def prune(folder, keep, rows):
     for step in sorted(steps)[:-keep]:
         if step != best:
             path = folder / f"checkpoint-{step}"
-            shutil.rmtree(path.rename(path.with_name(path.name + ".partial")))
+            path.rename(path.with_name(path.name + ".partial"))
+    for path in folder.glob("checkpoint-*.partial"):  # also what an earlier kill left
+        shutil.rmtree(path)

@@ -17,7 +17,7 @@ from torch.distributed.fsdp import (
 
 from checkpoint import INDEX, read_weights, stored_weights
 from model import Model
-from runlog import sha256, write_json
+from runlog import sha256, sync, write_json
 
 
 def load_shards(folder, runtime, dtype, adapter):
@@ -104,6 +104,7 @@ def write_share(folder, policy, optimizer):
     for name, tensors in ((f"model-{part}", weights), (f"trainer/optimizer-{part}", moments)):
         if tensors:
             save_file(tensors, folder / name, metadata={"format": "pt"})
+            sync(folder / name)  # the first process may be on another machine
             hashes[name] = sha256(folder / name)
     num_bytes = sum(tensor.nbytes for tensor in weights.values())
     parts = runtime.gather((hashes, dict.fromkeys(weights, f"model-{part}"), num_bytes))

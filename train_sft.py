@@ -58,6 +58,7 @@ class Settings:
         group="run",
     )
     save_every: int = setting(100, "steps between checkpoints; the last step is always saved")
+    keep: int = setting(0, "checkpoints that stay; 0: all")
     resume: bool = setting(False, "continue from the newest checkpoint in output_dir, or start")
     seed: int = setting(0, "decides the order of the rows")
     report_to: Literal["none", "tensorboard", "wandb"] = setting(
@@ -83,7 +84,7 @@ def check(settings):
     for name in ("learning_rate", "max_grad_norm"):
         if not 0 < getattr(settings, name) < math.inf:
             raise BadInput(f"--{name}: must be above 0, got {getattr(settings, name)}")
-    for name in ("warmup_steps", "weight_decay", "lora_rank"):
+    for name in ("warmup_steps", "weight_decay", "lora_rank", "keep"):
         if not 0 <= getattr(settings, name) < math.inf:
             raise BadInput(f"--{name}: must not be negative, got {getattr(settings, name)}")
     if settings.train_data is None:
@@ -236,6 +237,7 @@ def main(settings):
     import torch  # only now: bad input is answered at once
 
     from distributed import new_policy, restore, save_checkpoint, start
+    from resume import prune
 
     if is_embedded(settings.model):
         torch.set_num_threads(1)  # products this small are faster on one thread
@@ -272,6 +274,8 @@ def main(settings):
             if step % settings.save_every == 0 or step == settings.max_steps:
                 style = settings.judge_style
                 save_checkpoint(output_dir, step, policy, optimizer, tokenizer, style)
+                if settings.keep and runtime.is_main:
+                    prune(output_dir, settings.keep, log)
         if runtime.is_main:
             summarize(output_dir, settings)
             print(output_dir / f"checkpoint-{settings.max_steps}")

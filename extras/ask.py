@@ -205,7 +205,7 @@ def sample_chunk(model, tokenizer, folder, questions, context, settings, usage):
     fits = [len(prompt) + settings.max_completion_length <= context for prompt in prompts]
     if not all(fits):
         note(
-            f"{fits.count(False)} of {len(fits)} questions are refused: their prompt and "
+            f"{fits.count(False)} of the next {len(fits)} questions are refused: their prompt and "
             f"--max_completion_length exceed the model's context of {context} tokens"
         )
     seeds = [hash64(settings.seed, stable_hash(question.id)) for question in questions]

@@ -139,6 +139,7 @@ def versions(device):
         found["machine"] = torch.cuda.get_device_name(device)
         found["gpu_gb"] = torch.cuda.get_device_properties(device).total_memory / 1e9
     for name in ("triton", "liger_kernel", "flash_attn"):
+        found[name] = "not installed"
         if importlib.util.find_spec(name):
             found[name] = importlib.metadata.version(name.replace("_", "-"))
     return found

@@ -43,6 +43,16 @@ GOALS = {  # on one H100 or H200
 }
 
 
+def with_goal(run, row, name, metric):
+    """The row, on a GPU with the goal of one of its metrics and whether it is reached."""
+    if run.device.type != "cuda" or name not in GOALS:
+        return row
+    value, goal = row[metric], GOALS[name]
+    if metric == "seconds":
+        return row | {"goal": f"{metric} <= {goal}", "reached": value <= goal}
+    return row | {"goal": f"{metric} >= {goal}", "reached": value >= goal}
+
+
 def failure(error):
     text = str(error).strip().splitlines() or [""]
     return {"error": f"{type(error).__name__}: {text[0]:.300}", "ok": False}
@@ -213,7 +223,8 @@ def logprob(run):
         seconds = statistics.median(one["seconds"] for one in runs)
         row |= {"vocab": vocab, "seconds": seconds, "of_limit": products * bare / seconds}
         row["peak_mib"] = max(one["peak_bytes"] for one in runs) / 2**20
-        yield row | ({"goal": GOALS["logprob forward"]} if name == "ours" and products == 1 else {})
+        is_ours = name == "ours" and products == 1
+        yield with_goal(run, row, "logprob forward", "seconds") if is_ours else row
 
 
 # ---- decoding ----
@@ -268,8 +279,7 @@ def own_decode(run, name, model, rows):
     row = {"arm": "ours", "model": name, "rows": rows, "prompt_tokens": len(prompts[0])}
     row |= {"new_tokens": new_tokens, "tokens_per_second": rows * (new_tokens - 1) / seconds}
     row |= {"step_ms": 1e3 * seconds / (new_tokens - 1), "of_limit": floor / seconds}
-    goal = GOALS.get(f"decode {name} {rows}")
-    return row | ({"goal": goal} if goal else {})
+    return with_goal(run, row, f"decode {name} {rows}", "tokens_per_second")
 
 
 def peer_decode(run, name, peer, rows):
@@ -305,7 +315,7 @@ def packing(run):
         if row["arm"] == "shared prompt":
             row["mfu"] = row["of_limit"] * mfu(run, run.limits[0], 1)
         if row["arm"] == "packed":
-            row["goal"] = GOALS["packing"]
+            row = with_goal(run, row, "packing", "ratio")
         yield row
 
 
@@ -350,5 +360,6 @@ def step(run):
     row = {"model": run.sizes.model, "prompts": prompts, "generations": generations}
     row |= {"prompt_tokens": prompt_tokens, "new_tokens": new_tokens, "rollout_s": rollout_s}
     row |= {"update_s": update_s, "step_s": rollout_s + update_s, "peak_gb": max(peaks) / 1e9}
+    row["rollout_tokens_per_second"] = targets / rollout_s
     row["update_mfu"] = mfu(run, operations, update_s)
-    yield row | {"rollout_tokens_per_second": targets / rollout_s, "goal": GOALS["step"]}
+    yield with_goal(run, row, "step", "update_mfu")

@@ -301,7 +301,7 @@ def command(settings, gpus):
         f"--prompts_per_step {settings.prompts or max(128, gpus)}",
         f"--num_generations {settings.generations}",
         f"--max_completion_length {settings.new_tokens}",
-        f"--micro_batch_tokens {settings.micro_batch_tokens}",
+        f"--micro_batch_tokens {settings.micro_batch_tokens} --keep 2",
     ]
     if settings.gradient_checkpointing:
         words.append("--gradient_checkpointing")

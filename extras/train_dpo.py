@@ -67,6 +67,7 @@ class Settings:
     save_every: int = setting(
         100, "steps between checkpoints; the last step is always saved", group="run"
     )
+    keep: int = setting(0, "checkpoints that stay; 0: all")
     resume: bool = setting(
         False, "continue from the newest checkpoint in output_dir, or start there"
     )
@@ -88,8 +89,9 @@ def check(settings):
     for name in ("learning_rate", "beta", "max_grad_norm"):
         if not 0 < getattr(settings, name) < float("inf"):
             raise BadInput(f"--{name}: must be above 0, got {getattr(settings, name)}")
-    if settings.lora_rank < 0:
-        raise BadInput(f"--lora_rank: must not be negative, got {settings.lora_rank}")
+    for name in ("lora_rank", "keep"):
+        if getattr(settings, name) < 0:
+            raise BadInput(f"--{name}: must not be negative, got {getattr(settings, name)}")
     if settings.train_data is None:
         raise BadInput("--train_data: give preference pairs (a file, a folder or a hub name)")
     if settings.consistent_only and settings.judgments is None:
@@ -219,6 +221,7 @@ def main(settings):
     import torch  # only now: bad input is answered at once
 
     from distributed import load_model, new_policy, restore, save_checkpoint, start
+    from resume import prune
 
     if settings.model == "tiny":
         torch.set_num_threads(1)
@@ -264,6 +267,8 @@ def main(settings):
             )
             if step % settings.save_every == 0 or step == settings.max_steps:
                 save_checkpoint(output_dir, step, policy, optimizer, tokenizer)
+                if settings.keep and runtime.is_main:
+                    prune(output_dir, settings.keep, written)
         if runtime.is_main:
             summarize(output_dir, settings)
             print(output_dir / f"checkpoint-{settings.max_steps}")

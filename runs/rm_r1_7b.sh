@@ -41,4 +41,4 @@ $run train_grpo.py --model "$model" --style "$style" --train_data "$data" --outp
     --max_steps "$(( $(wc -l < "$data") / 1024 ))" --prompts_per_step 1024 --num_mini_batches 8 --max_prompt_length 4096 \
     --num_generations 7 --temperature 1.0 --max_completion_length 8192 \
     --learning_rate "$rate" --beta 0.001 --epsilon 0.2 --max_grad_norm 1.0 --loss_type grpo --scale_rewards group \
-    --micro_batch_tokens 32768 --gradient_checkpointing --eval_every 0 --save_every 12
+    --micro_batch_tokens 32768 --gradient_checkpointing --eval_every 0 --save_every 12 --keep 2

@@ -39,4 +39,4 @@ torchrun --nnodes "$nodes" --nproc_per_node 8 --rdzv_backend c10d --rdzv_endpoin
     --model "$base" --style rrm --train_data "$out/train.jsonl" --output_dir "$out/7b" --resume \
     --max_steps 720 --prompts_per_step 128 --num_generations 8 --temperature 1.0 --max_completion_length 8192 \
     --learning_rate 1e-6 --beta 0.001 --epsilon 0.2 --loss_type grpo --scale_rewards group \
-    --micro_batch_tokens 32768 --gradient_checkpointing --eval_every 0 --save_every 60
+    --micro_batch_tokens 32768 --gradient_checkpointing --eval_every 0 --save_every 60 --keep 2

@@ -141,6 +141,7 @@ CASES = {
     "output_dir is a file": ({"run": "1"}, TRAIN, ["--output_dir", "file"]),
     "output_dir empty": ({}, ["train_grpo.py", "--output_dir", ""], ["--output_dir", "empty"]),
     "an empty value": ({}, [*JUDGE, "--base_url", ""], ["--base_url is empty", "unset"]),
+    "an empty model": ({}, ["judge.py", "--pairs", "x", "--model", ""], ["--model is empty"]),
     "a value of blanks": ({}, [*TRAIN, "--judge_model", " "], ["--judge_model is empty"]),
     "empty predictions": ({}, ["evaluate.py", "--predictions", ""], ["--predictions is empty"]),
     "output_dir cannot be made": (

@@ -380,7 +380,7 @@ def test_questions_that_do_not_fit_the_context_are_said(tmp_path, capsys):
     questions, out = write(tmp_path / "q.jsonl", QUESTIONS[:2]), tmp_path / "a.jsonl"
     flags = f"--model tiny-base --num_answers 2 --max_completion_length 4095 --out {out}"
     make_data.main(["sample", "--data", str(questions), *flags.split()])
-    assert "2 of 2 questions are refused: " in capsys.readouterr().err
+    assert "2 of the next 2 questions are refused: " in capsys.readouterr().err
     assert [row["status"] for row in read(out)] == [["refused"] * 2] * 2
 
 

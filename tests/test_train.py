@@ -441,20 +441,23 @@ def test_a_folder_that_is_deleted_ends_the_training(small_data, tmp_path, monkey
         few_steps(train_grpo, run, tmp_path / "pairs.jsonl", max_steps=4, save_every=1)
 
 
-def test_keep_leaves_the_last_checkpoints_and_a_resumed_run_may_change_it(small_data, tmp_path):
-    data, run = tmp_path / "pairs.jsonl", tmp_path / "run"
+@pytest.mark.parametrize("module", [train_grpo, train_sft, train_dpo])
+def test_keep_leaves_the_last_checkpoints_and_a_resumed_run_may_change_it(
+    module, small_data, tmp_path
+):
+    data, run = tmp_path / small_data[module.__name__.split(".")[-1]], tmp_path / "run"
 
     def checkpoints():
         return sorted(path.name for path in run.glob("checkpoint-*"))
 
-    few_steps(train_grpo, run, data, max_steps=3, save_every=1, keep=2)
+    few_steps(module, run, data, max_steps=3, save_every=1, keep=2)
     assert checkpoints() == ["checkpoint-2", "checkpoint-3"]
-    few_steps(train_grpo, run, data, max_steps=4, save_every=1, resume=True)
+    few_steps(module, run, data, max_steps=4, save_every=1, resume=True)
     assert checkpoints() == ["checkpoint-2", "checkpoint-3", "checkpoint-4"]
-    few_steps(train_grpo, run, data, max_steps=5, save_every=1, keep=1, resume=True)
+    few_steps(module, run, data, max_steps=5, save_every=1, keep=1, resume=True)
     assert checkpoints() == ["checkpoint-5"]
     with pytest.raises(BadInput, match="--keep"):
-        few_steps(train_grpo, tmp_path / "other", data, keep=-1)
+        few_steps(module, tmp_path / "other", data, keep=-1)
 
 
 def test_sft_with_a_constant_learning_rate_may_go_on_for_longer(small_data, tmp_path):

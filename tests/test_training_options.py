@@ -222,6 +222,7 @@ def test_the_last_checkpoints_and_the_best_one_stay(tmp_path):
     assert left[10] == [10, 15] and left[20] == [20, 25] and left[30] == [20, 30, 35]
     assert left[40] == [40, 45] and left[60] == [40, 60, 65]
     (tmp_path / "checkpoint-99").mkdir()  # damaged, of a step that is still to come
+    (tmp_path / "checkpoint-7.partial" / "trainer").mkdir(parents=True)  # of a call that was killed
     prune(tmp_path, 1, rows)
     assert sorted(path.name[11:] for path in tmp_path.iterdir()) == ["40", "65", "99"]
 
