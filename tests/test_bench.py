@@ -15,7 +15,7 @@ import sampler
 import train_grpo
 from cli import BadInput
 from distributed import Policy, Runtime
-from extras import bench, bench_gpu, bench_step, bench_training, peers, plan
+from extras import bench, bench_gpu, bench_gpu_parts, bench_step, bench_training, peers, plan
 from kernels.packed_attention import packed_attention
 from model import Config, Model, pack_groups
 from rollout import Group
@@ -282,6 +282,18 @@ def test_everything_on_a_gpu(tmp_path, capsys):
     decoded = [(row["arm"], row["rows"]) for row in rows if row["part"] == "decode"]
     assert decoded == [("ours", 1), ("generate", 1), ("ours", 4), ("generate", 4)]
     assert all(row["tokens_per_second"] > 0 for row in rows if row["part"] == "decode")
+
+
+def test_goals_stand_with_their_metric_and_on_a_gpu_alone():
+    rows = {"tokens_per_second": 700.0, "seconds": 0.02}
+    run = SimpleNamespace(device=torch.device("cuda"))
+    decode = bench_gpu_parts.with_goal(run, rows, "decode qwen2-1.5b 1", "tokens_per_second")
+    assert decode == rows | {"goal": "tokens_per_second >= 600", "reached": True}
+    logprob = bench_gpu_parts.with_goal(run, rows, "logprob forward", "seconds")
+    assert logprob == rows | {"goal": "seconds <= 0.016", "reached": False}
+    assert bench_gpu_parts.with_goal(run, rows, "decode qwen2-7b 1", "seconds") == rows
+    run.device = torch.device("cpu")
+    assert bench_gpu_parts.with_goal(run, rows, "logprob forward", "seconds") == rows
 
 
 def test_a_part_that_fails_leaves_its_error(tmp_path, capsys, monkeypatch):
