@@ -149,6 +149,19 @@ def test_games_by_the_judges_own_result():
     assert [row["read"] for row in rows] == [True, False, True, True, False]
 
 
+def test_games_of_a_training_by_the_judges_own_result(tmp_path, capsys):
+    pair = {"id": "p", "query": "How many?", "a": "It is 7.", "b": "Answer: 1,250", "label": 1}
+    text = "My result: {}\nResult of Assistant 1: 1250\nResult of Assistant 2: 7"
+    games = [(1250, 1), (1250, 2), (7, 2), (1250, None)]
+    completions = [{"text": text.format(own), "verdict": verdict} for own, verdict in games]
+    row = {"id": "p", "order": [1, 0], "completions": completions}
+    rollouts = write(tmp_path / "rollouts.jsonl", [row])
+    solved.main(str(write(tmp_path / "pairs.jsonl", [pair])), f"grpo={rollouts}")
+    printed = capsys.readouterr().out
+    assert "| grpo | right answer | 3 | 0.333 | 1.000 |" in printed
+    assert "| grpo | wrong answer | 1 | 0.000 | 1.000 |" in printed
+
+
 def test_a_result_is_read_in_the_words_of_the_base_too():
     assert chains.own_result("My result: $1,250.00\nMy result is that of Assistant 2.") == 1250
     assert chains.own_result("Own solution: 4 + 3\nMy result is 7.") == 7

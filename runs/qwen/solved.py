@@ -1,10 +1,11 @@
 """What a judge gets right and wrong: does its own result agree with the right answer?
 
     python runs/qwen/solved.py test_pairs.jsonl format=out/qwen/games/pairs_test-format
+    python runs/qwen/solved.py train_pairs.jsonl grpo=rollouts.jsonl    games of a training
 
 A row is a kind of game: the judge's own result is that of the right answer, of the wrong one, of
 neither, or is not stated. `read`: both results of the answers were read off as they are. A verdict
-by force counts as none (forced.py).
+by force counts as none (forced.py). rollouts.jsonl: files rollouts/STEP.jsonl of a run, joined.
 """
 
 import re
@@ -15,7 +16,14 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
 
 from chains import number, own_result, result_of  # noqa: E402
-from measures import command, forced_rows, markdown_table, mean, named_paths  # noqa: E402
+from measures import (  # noqa: E402
+    command,
+    forced_rows,
+    markdown_table,
+    mean,
+    named_paths,
+    read_rows,
+)
 
 from cli import BadInput  # noqa: E402
 from data import load_pairs  # noqa: E402
@@ -46,11 +54,20 @@ def game_rows(pair, row):
             }
 
 
+def rollout_rows(path):
+    """The games of a training as rows of a results.json."""
+    rows = []
+    for group in read_rows(path, ("id", "order", "completions")):
+        games = [game | {"order": group["order"]} for game in group["completions"]]
+        rows.append({"id": group["id"], "matches": [{"games": games}]})
+    return rows
+
+
 def main(pairs, *named):
     by_id, rows = {pair.id: pair for pair in load_pairs(pairs)}, []
     for name, path in named_paths(named).items():
         games = defaultdict(list)
-        for row in forced_rows(path):
+        for row in rollout_rows(path) if path.endswith(".jsonl") else forced_rows(path):
             pair = by_id.get(row["id"])  # None: a game of another set
             for game in game_rows(pair, row) if pair else ():
                 games[game["kind"]].append(game)
