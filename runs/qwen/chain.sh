@@ -17,7 +17,8 @@
 #
 # The judge of 0.5B learns from the same files, with the stages format, train and judge:
 #   mkdir out/small && cp out/qwen/{pairs,own}_*.jsonl out/small/
-#   export OUT=out/small JUDGE=models/qwen2.5-coder-0.5b FORMAT_STEPS=20 STEPS=28 PAIRS=pairs_test
+#   export OUT=out/small JUDGE=models/qwen2.5-coder-0.5b PAIRS=pairs_test
+#   export ORDERS=both FORMAT_STEPS=48 STEPS=12 RATE=1e-4
 #
 # DATA holds gsm8k/. On a CPU that does other work give one thread. A GPU needs no change.
 set -euo pipefail
@@ -84,7 +85,8 @@ prompts)
     games prompts/solve_example pairs_train "$base_style" --limit 12
     ;;
 format)
-    python runs/qwen/chains.py "$out/pairs_train.jsonl" "$out/own_train.jsonl" "$out/chains.jsonl"
+    python runs/qwen/chains.py "$out/pairs_train.jsonl" "$out/own_train.jsonl" "$out/chains.jsonl" \
+        "${ORDERS:-one}"
     python train_sft.py --model "$judge" --train_data "$out/chains.jsonl" \
         --output_dir "$out/format" --judge_style "$style" "${lora[@]}" --learning_rate 5e-4 \
         --micro_batch_tokens 1536 --batch_size 4 --max_steps "${FORMAT_STEPS:-10}" --save_every 2 \
@@ -94,7 +96,7 @@ train)
     python train_grpo.py --model "$(newest format)" --train_data "$out/pairs_grpo.jsonl" \
         --eval_data none --output_dir "$out/$name" --style "$style" --temperature 1 \
         --reward consistency \
-        --max_completion_length 320 --learning_rate 5e-5 --micro_batch_tokens 2304 \
+        --max_completion_length 320 --learning_rate "${RATE:-5e-5}" --micro_batch_tokens 2304 \
         --prompts_per_step 4 --num_generations 8 --max_steps "${STEPS:-5}" --save_every 1 \
         --seed "${SEED:-0}" $(resumed "$name")
     ;;
@@ -133,5 +135,5 @@ table)
     python runs/qwen/best_of.py table "$out/answers_test.jsonl" "${OWN:-none}" \
         base="$out/best/base" "$name=$out/best/$name"
     ;;
-*) sed -n 2,21p "$0" && exit 2 ;;
+*) sed -n 2,22p "$0" && exit 2 ;;
 esac
