@@ -312,7 +312,7 @@ BAD_COMMANDS = [
     (["--matches", "./none.csv"], "none.csv"),
     (["--matches", "BAD"], "bad.csv line 3: score is '2'"),
     (["--matches", "M", "--candidates", "C"], "--candidates: --matches rates what has been"),
-    (["--query", " ", "--candidates", "C"], "--query is missing or empty"),
+    (["--query", " ", "--candidates", "C"], "--query is empty"),
     (["--query", "q", "--candidates", "EMPTY"], "empty.txt is empty"),
     (["--query", "q", "--candidates", "C", "--schedule", "best"], "best"),
     (["--query", "q", "--candidates", "C", "--games", "5"], "--games"),
