@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Our sampler beside transformers' `generate` on a CPU: rows x prompt lengths x two models, bf16.
-# On two quiet cores. 16 and 64 rows of 4,000 tokens are left out: `generate` takes up to an hour.
+# On two quiet cores. 16 and 64 rows of 4,000 tokens are left out: they take long.
 #   bash runs/bench_grid.sh few     1, 2 and 4 rows, 13 minutes -> runs/bench/cpu_grid_few.log
 #   bash runs/bench_grid.sh many    16 and 64 rows, 15 minutes -> runs/bench/cpu_grid_many.log
 # MODELS: a folder with smollm2 and qwen2.5-coder-0.5b, as extras.fetch makes them.
