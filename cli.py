@@ -28,12 +28,13 @@ class BadInput(Exception):
 BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
-def setting(default, text, group=None):
+def setting(default, text, group=None, may_be_empty=False):
     """A field of a settings dataclass: its default and the line that --help prints.
 
     group: the heading in --help of this setting and of those after it.
     """
-    return dataclasses.field(default=default, metadata={"help": text, "group": group})
+    metadata = {"help": text, "group": group, "may_be_empty": may_be_empty}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def parse_settings(settings_class, argv=None, description=""):
@@ -61,8 +62,8 @@ def parse_settings(settings_class, argv=None, description=""):
             raise BadInput(f"--{name} is given 2 times: give it once")
         if not has_value:
             value = value_after(name, types[name], arguments)
-        may_be_empty = getattr(settings_class, name) == "" or name in ("a", "b", "instruction")
-        if not value.strip() and not may_be_empty:
+        field = settings_class.__dataclass_fields__[name]
+        if not value.strip() and not field.metadata["may_be_empty"]:
             raise BadInput(f"--{name} is empty: give a value (is a variable of the shell unset?)")
         given[name] = convert(value, types[name], name)
     return settings_class(**given)

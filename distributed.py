@@ -271,8 +271,7 @@ def write_model(folder, policy, weights, tokenizer, judge_style):
 
 
 def write_state(folder, step, optimizer, hashes, drawn):
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    for path in files:
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         name = str(path.relative_to(folder))
         hashes[name] = hashes.get(name) or sha256(path)
     state = {

@@ -324,8 +324,8 @@ class JudgeCommandSettings(JudgeSettings):
         "what was asked; @path reads a file, - standard input (so for --a and --b)",
         group="what to judge",
     )
-    a: Optional[str] = setting(None, "one answer")
-    b: Optional[str] = setting(None, "the other answer")
+    a: Optional[str] = setting(None, "one answer", may_be_empty=True)
+    b: Optional[str] = setting(None, "the other answer", may_be_empty=True)
     reference: Optional[str] = setting(
         None, "a right answer, for styles with {reference}; rows may have a column of this name"
     )

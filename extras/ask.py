@@ -82,7 +82,9 @@ class Sample(Asking):
     max_completion_length: int = setting(
         1024, "at most so many tokens of an answer; longer ones are counted and make no pair"
     )
-    instruction: str = setting(BOXING, "added after each question; empty: nothing")
+    instruction: str = setting(
+        BOXING, "added after each question; empty: nothing", may_be_empty=True
+    )
     limit: Optional[int] = setting(None, "only so many questions, chosen by a hash")
     chunk: int = setting(
         CHUNK, "questions that our sampler answers and writes together: a kill loses no more"

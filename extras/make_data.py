@@ -38,11 +38,14 @@ from verdicts import vote_of
 @dataclass
 class Clean(Base):
     drop_sources: str = setting(
-        "", "sources to leave out (the field source of a row), joined by commas"
+        "",
+        "sources to leave out (the field source of a row), joined by commas",
+        may_be_empty=True,
     )
     against: str = setting(
         "",
         "benchmarks, joined by commas: removes pairs that share half the 8-grams of a question",
+        may_be_empty=True,
     )
     sample: Optional[int] = setting(None, "keep only so many, chosen by a hash")
 

@@ -42,7 +42,9 @@ class RewardSettings:
     scale: Literal[SCALES] = setting(
         "shrunk", "from matches to rewards: see match_rewards in rewards.py"
     )
-    stop: str = setting("", "text to remove from the end of completions, such as <|im_end|>")
+    stop: str = setting(
+        "", "text to remove from the end of completions, such as <|im_end|>", may_be_empty=True
+    )
     group_size: Optional[int] = setting(
         None, "completions of a prompt that wait for each other; default: requests have full groups"
     )
