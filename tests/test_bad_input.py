@@ -17,6 +17,9 @@ import pytest
 
 import cli
 import failures
+from extras.ask import Sample
+from extras.make_data import Clean
+from judge import JudgeCommandSettings
 
 ROOT = Path(__file__).parents[1]
 PAIR = {"query": "347+586", "a": "933", "b": "923", "label": 0}
@@ -317,6 +320,14 @@ def test_dashes_and_underscores_are_alike():
         check=True,
     )
     assert len(json.loads(done.stdout)["games"]) == 4
+
+
+def test_an_empty_text_is_a_value_where_its_setting_says_so():
+    assert cli.parse_settings(JudgeCommandSettings, ["--a", "", "--b="]).a == ""
+    assert cli.parse_settings(Sample, ["--instruction", ""]).instruction == ""
+    assert cli.parse_settings(Clean, ["--against", "", "--drop_sources", " "]).against == ""
+    with pytest.raises(cli.BadInput, match="--data is empty"):
+        cli.parse_settings(Clean, ["--data", ""])
 
 
 def test_torchrun_ends_with_the_line(tmp_path):
