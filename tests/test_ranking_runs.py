@@ -4,6 +4,7 @@ import gzip
 import json
 import math
 import random
+import re
 import sys
 from collections import Counter
 from itertools import combinations
@@ -12,21 +13,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_models import COIN, make_scripted_folder
 
 import strengths
 from cli import BadInput
-from data import Pair
+from extras import evaluate
 from extras.intervals import binomial_interval, mid_p, wilson
-from judge import Judge
-from verdicts import vote_of
 
 torch.set_num_threads(1)
 ROOT = Path(__file__).parents[1]
 RANKING = ROOT / "runs" / "ranking"
 sys.path.insert(0, str(RANKING))
 
-import record  # noqa: E402
 import replay  # noqa: E402
 import simulate  # noqa: E402
 
@@ -152,59 +149,6 @@ def test_the_numbers_of_the_vote_study():
     assert checked == 36
 
 
-# ---- recording ----
-
-
-@pytest.fixture(scope="module")
-def coin(tmp_path_factory):
-    return make_scripted_folder(tmp_path_factory.mktemp("models") / "coin", COIN)
-
-
-def test_recording_a_judge(coin, tmp_path):
-    questions = tmp_path / "q.jsonl"
-    rows = [
-        {"query": f"What is {n} + {n}?", "candidates": [str(2 * n), "no", str(2 * n), "ü"]}
-        for n in range(3)
-    ]
-    questions.write_text("".join(json.dumps(row | {"scores": [1, 0, 1, 0]}) + "\n" for row in rows))
-
-    def run(name, *more):
-        arguments = f"--questions {questions} --model {coin} --num_votes 2 --device cpu".split()
-        arguments += "--max_completion_length 40 --dtype float32".split()
-        record.main([*arguments, "--out", str(tmp_path / name), *more])
-        return (tmp_path / name).read_bytes()
-
-    complete = run("a.jsonl.gz")
-    lines = gzip.decompress(complete).split(b"\n")
-    assert len(lines) == 4 and not list(tmp_path.glob("*.partial"))
-    for length in (5, len(lines[0]) + 1, len(lines[0] + lines[1]) + 2):  # what a kill can leave
-        (tmp_path / "b.jsonl.gz.partial").write_bytes(gzip.decompress(complete)[:length])
-        assert run("b.jsonl.gz") == complete
-        (tmp_path / "b.jsonl.gz").unlink()
-    row = json.loads(lines[1])
-    pair = Pair(f"{row['id']} 1-3", [{"role": "user", "content": rows[1]["query"]}], ("no", "ü"))
-    judge = Judge(str(coin), device="cpu", dtype="float32")
-    games = judge.judge([pair], num_votes=2, max_completion_length=40)[0].games
-    votes = [vote_of(game) for game in games]
-    letters = "".join({0: "1", 1: "0", None: "?"}[vote] for vote in votes)
-    assert row["votes"]["1-3"] == [letters[:2], letters[2:]]
-    tokens = [game["tokens"] for game in games]
-    assert row["tokens"]["1-3"] == [tokens[:2], tokens[2:]]
-    assert row["votes"]["0-2"] == [] == row["tokens"]["0-2"]
-    assert row["texts"] == rows[1]["candidates"] and row["settings"]["num_votes"] == 2
-    read = replay.read_recording(tmp_path / "a.jsonl.gz")
-    assert read[1]["votes"][1, 3] == [votes[:2], votes[2:]]
-    # settings that differ are not mixed, and a finished recording is not written over
-    (tmp_path / "b.jsonl.gz.partial").write_bytes(lines[0] + b"\n")
-    for name, more, words in [
-        ("b.jsonl.gz", ["--seed", "1"], "line 1 was recorded with other settings"),
-        ("a.jsonl.gz", [], "exists"),
-        ("c.jsonl", [], ".jsonl.gz"),
-    ]:
-        with pytest.raises(BadInput, match=words):
-            run(name, *more)
-
-
 # ---- replay ----
 
 
@@ -256,7 +200,7 @@ def test_replay_of_simulated_judges():
 
 
 def test_the_recording_of_the_embedded_judge_gives_its_log():
-    rows = replay.read_recording(RANKING / "tiny.jsonl.gz")
+    rows = replay.read_recording(RANKING / "tiny.json.gz")
     line = " | ".join(map(str, replay.measure(rows, "knockout", None, 1, 2)))
     log = (RANKING / "tiny.log").read_text().replace("never | ", "")
     assert line in log
@@ -264,23 +208,66 @@ def test_the_recording_of_the_embedded_judge_gives_its_log():
     assert f"a vote is right {accuracy:.3f}" in log and f"with a wrong one {again:.3f}" in log
 
 
+QUESTION = {"id": "a", "question": "q", "scores": [0.0, 1.0, 0.0]}
+
+
+def game(order, verdict, tokens=9):
+    return {"order": order, "verdict": verdict, "tokens": tokens}
+
+
+def written(path, matches):
+    rows = [QUESTION | {"matches": matches}]
+    path.write_bytes(gzip.compress(json.dumps({"rows": rows}).encode()))
+    return str(path)
+
+
+def test_the_votes_of_a_results_file(tmp_path):
+    """evaluate.py names the better answer of a pair first: [1, 0]."""
+    turned = [game([0, 1], 1), game([0, 1], None), game([1, 0], 1, 5), game([1, 0], 2, 4)]
+    equal = [game([0, 1], "tie", 0), game([1, 0], "tie", 0)]
+    plain = [game([0, 1], 2, 6), game([1, 0], "tie", 7), game([0, 1], 1), game([1, 0], 1)]
+    matches = [
+        {"pair": [1, 0], "games": turned},
+        {"pair": [0, 2], "games": equal},
+        {"pair": [1, 2], "games": plain},
+    ]
+    (row,) = replay.read_recording(written(tmp_path / "r.json.gz", matches))
+    assert row["votes"] == {(0, 1): [[0, 1], [1, None]], (0, 2): [], (1, 2): [[1, 0], [None, 1]]}
+    assert row["tokens"] == {(0, 1): [[5, 4], [9, 9]], (0, 2): [], (1, 2): [[6, 9], [7, 9]]}
+    assert row["scores"] == QUESTION["scores"]
+
+
 @pytest.mark.parametrize(
-    "change, words",
+    "changed_games, words",
     [
-        ({"votes": {}}, "KeyError"),
-        ({"votes": {"0-1": ["12", "11"]}}, "KeyError"),
-        ({"scores": None}, "TypeError"),
-        ({"votes": {"0-1": ["11", "1"]}}, "equally many votes"),
-        ({"votes": {"0-1": []}}, "equally many votes"),
-        ({"tokens": {}}, "KeyError"),
+        (None, "pairs without a game"),
+        ([game([0, 1], 1)], "equally many votes in both orders"),
+        ([{"order": [0, 1], "verdict": 1}], "a game without its tokens"),
     ],
 )
-def test_damaged_recordings(tmp_path, change, words):
-    row = {"id": "a", "scores": [1, 0], "votes": {"0-1": ["11", "10"]}, "tokens": {"0-1": [[], []]}}
-    path = tmp_path / "r.jsonl.gz"
-    path.write_bytes(gzip.compress(json.dumps(row | change).encode()))
+def test_results_that_cannot_be_replayed(tmp_path, changed_games, words):
+    both = [game([0, 1], 1), game([1, 0], 1)]
+    matches = [{"pair": pair, "games": both} for pair in ([0, 1], [0, 2])]
+    if changed_games is not None:
+        matches.append({"pair": [1, 2], "games": changed_games})
+    path = written(tmp_path / "r.json.gz", matches)
     with pytest.raises(BadInput, match=words):
-        replay.main([str(path)])
-    path.write_bytes(path.read_bytes()[:20])
-    with pytest.raises(BadInput, match="cannot read"):
-        replay.main([str(path)])
+        replay.main([path])
+    Path(path).write_bytes(Path(path).read_bytes()[:20])
+    with pytest.raises(BadInput, match="cannot be read"):
+        replay.main([path])
+
+
+def test_evaluate_records_a_judge_and_replay_plays_it(tmp_path, capsys):
+    rows = [
+        {"query": f"{n}+{n}", "candidates": [str(2 * n), "7", "9"], "scores": [1, 0, 0]}
+        for n in (11, 12)
+    ]
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    flags = ["--data", tmp_path / "q.jsonl", "--output_dir", tmp_path / "out", "--num_votes", "2"]
+    evaluate.main(["--benchmark", "pairs", "--strategy", "elo", *map(str, flags)])
+    capsys.readouterr()
+    replay.main([str(tmp_path / "out" / "results.json"), "--trials", "1"])
+    table = capsys.readouterr().out
+    assert "2 questions, 2 votes in each order" in table
+    assert re.search(r"full +\| all +\| 2 +\| 12.0", table)

@@ -1,62 +1,68 @@
 """Plays every schedule on recorded matches. No model is needed.
 
-    python runs/ranking/replay.py recording.jsonl.gz --trials 5
+    python evaluate.py --benchmark pairs --data questions.jsonl --strategy elo --num_votes 5 \\
+        --output_dir out/all_pairs
+    python runs/ranking/replay.py out/all_pairs/results.json --trials 5
 
-record.py made the recording. The table shows how often one of the best answers is picked, and
-after how many judge generations. A match takes the next num_votes of its recorded votes in each
-order. Each trial starts at its own place in the votes. After the last vote the first one comes
-again, so a pair that meets too often repeats old verdicts.
+The first command judges every pair of a question's answers in both orders. The table shows how
+often one of the best answers is picked, and after how many judge generations. A match takes the
+next num_votes of its recorded votes in each order. Each trial starts at its own place in the votes.
+After the last vote the first one comes again, so a pair that meets too often repeats old verdicts.
 """
 
 import argparse
-import gzip
+import math
 import random
 import sys
 from collections import Counter
-from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 
 sys.path[:0] = [str(parent) for parent in Path(__file__).parents[1:3]]
 
-from measures import markdown_table  # noqa: E402
+from measures import markdown_table, result_rows  # noqa: E402
 
 import cli  # noqa: E402
 from cli import BadInput  # noqa: E402
 from elo import elo  # noqa: E402
 from schedules import SCHEDULES, run_schedule  # noqa: E402
 from tournament import knockout  # noqa: E402
-from verdicts import first_share  # noqa: E402
-
-VOTES = {"1": 0, "0": 1, "?": None}  # the index of the answer: "1" is for the first of the key
+from verdicts import first_share, vote_of  # noqa: E402
 
 
 def read_recording(path):
-    """[{scores, votes, tokens}, ...], one a question whose answers differ in quality.
+    """[{scores, votes, tokens}, ...] of a results.json, one a question whose answers differ.
 
-    votes: {(i, j): [votes with i first, votes with j first]}, or [] for equal answers;
-    tokens: the same with the length of each completion. Raises BadInput for another file.
+    votes: {(i, j): [votes with i first, votes with j first]}, or [] for equal texts. A vote is 0
+    for i, 1 for j and None for neither. tokens: the same with the length of each completion.
+    Raises BadInput for another file, and where a pair or a vote is missing.
     """
-    rows = []
-    try:
-        with gzip.open(path, "rt", encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                rows.append(read_question(cli.parse_json(line, f"{path} line {number}")))
-    except (OSError, EOFError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise BadInput(f"cannot read {path} ({error!r}): give a recording of record.py") from error
-    lengths = {len(order) for row in rows for orders in row["votes"].values() for order in orders}
-    if len(lengths) != 1:
-        raise BadInput(f"{path}: pairs need equally many votes, one at least: record them alike")
-    return [row for row in rows if len(set(row["scores"])) > 1]
+    rows = [row for row in result_rows(path) if len(set(row["scores"])) > 1]
+    recorded = [recorded_votes(row, path) for row in rows]
+    lengths = {len(order) for row in recorded for both in row["votes"].values() for order in both}
+    if len(lengths) > 1:
+        raise BadInput(f"{path}: pairs need equally many votes in both orders: judge them alike")
+    return recorded
 
 
-def read_question(row):
+def recorded_votes(row, path):
     votes, tokens = {}, {}
-    for i, j in combinations(range(len(row["scores"])), 2):
-        orders = row["votes"][f"{i}-{j}"]
-        votes[i, j] = [[VOTES[vote] for vote in order] for order in orders]
-        tokens[i, j] = row["tokens"][f"{i}-{j}"]
+    for match in row["matches"]:
+        i, j = pair = tuple(sorted(match["pair"]))
+        votes[pair], tokens[pair] = [[], []], [[], []]
+        for game in match["games"]:
+            if "tokens" not in game:
+                raise BadInput(f"{path}: question {row['id']} has a game without its tokens")
+            shown = [match["pair"][answer] for answer in game["order"]]
+            vote = vote_of(game)
+            winner = match["pair"][vote] if vote in (0, 1) else None
+            votes[pair][shown.index(i)].append({i: 0, j: 1}.get(winner))
+            tokens[pair][shown.index(i)].append(game["tokens"])
+        if not any(map(sum, tokens[pair])):  # nobody judged equal texts
+            votes[pair] = tokens[pair] = []
+    if len(votes) < math.comb(len(row["scores"]), 2):
+        raise BadInput(f"{path}: question {row['id']} has pairs without a game: --strategy elo")
     return {"scores": row["scores"], "votes": votes, "tokens": tokens}
 
 
@@ -143,10 +149,10 @@ def vote_errors(rows):
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("recording")
+    parser.add_argument("results", help="results.json of evaluate.py --strategy elo; or .json.gz")
     parser.add_argument("--trials", type=int, default=5, help="of every schedule on every question")
     options = parser.parse_args(argv)
-    rows = read_recording(options.recording)
+    rows = read_recording(options.results)
     if not rows:
         raise BadInput("the answers of each question are equally good: there is nothing to pick")
     best = np.mean([row["scores"].count(max(row["scores"])) / len(row["scores"]) for row in rows])
