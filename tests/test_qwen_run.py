@@ -72,6 +72,18 @@ def test_changed_numbers_by_hand():
     assert result == str(ann + boxes * size) != "43"
 
 
+def test_changed_questions_of_some_pairs_alone(tmp_path):
+    answer = "5*6=<<5*6=30>>30\n#### 30"
+    rows = [{"question": f"{name} buys 5 boxes of 6 pens.", "answer": answer} for name in "ABC"]
+    source, target = write(tmp_path / "test.jsonl", rows), tmp_path / "changed.jsonl"
+    pair = {"messages": [{"role": "user", "content": rows[1]["question"]}]}
+    changed.main(source, target, write(tmp_path / "pairs.jsonl", [pair]))
+    (line,) = target.read_text().splitlines()
+    assert json.loads(line)["question"].startswith("B buys")
+    changed.main(source, target)
+    assert len(target.read_text().splitlines()) == 3
+
+
 @pytest.mark.parametrize(
     "question, answer",
     [
@@ -384,3 +396,14 @@ def test_a_knockout_picks_among_different_results(tmp_path):
     right = np.mean([row["scores"][row["pick"]] for row in results["rows"]] + [0])
     assert f"| coin | {right:.3f} [" in shown.stdout
     assert "| oracle (any is right) | 0.750 [" in shown.stdout
+
+
+def test_the_answer_picked_is_the_winner_or_the_one_with_the_highest_elo():
+    def match(pair, *verdicts):
+        games = [{"order": list(o), "verdict": v} for o, v in zip(([0, 1], [1, 0]), verdicts)]
+        return {"pair": pair, "games": games}
+
+    matches = [match([0, 1], 2, 1), match([2, 0], 1, None), match([2, 1], 2, 1)]
+    judged = {"pick": None, "scores": [0, 1, 0], "matches": matches}
+    assert best_of.answer_picked(judged) == 1  # two wins; answer 2 has one and a half of a draw
+    assert best_of.answer_picked(judged | {"pick": 2}) == 2

@@ -32,6 +32,8 @@ from measures import (  # noqa: E402
 )
 
 from cli import BadInput  # noqa: E402
+from elo import elo  # noqa: E402
+from verdicts import first_share, vote_of  # noqa: E402
 
 FIELDS = "id", "messages", "candidates", "status"  # of a row of answers
 CHARACTERS_PER_TOKEN = 3  # of the judge's own solutions, whose tokens are not stored
@@ -90,6 +92,17 @@ def stated_most(results, games):
     return max(answers, key=lambda result: (stated[result], answers[result]))
 
 
+def answer_picked(judged):
+    """The winner of a knockout; where all pairs were judged, the answer with the highest Elo."""
+    if judged["pick"] is not None:
+        return judged["pick"]
+    matches = []
+    for match in judged["matches"]:
+        matches.append((*match["pair"], first_share([vote_of(game) for game in match["games"]])))
+    ratings = elo(matches, len(judged["scores"]))
+    return ratings.index(max(ratings))
+
+
 def judge_picks(row, judges):
     """{who picks: whether the picked answer is right}, None for a question that needs no judge."""
     answers = [(result, is_right) for _, result, is_right in checked(row)]
@@ -102,7 +115,7 @@ def judge_picks(row, judges):
             raise BadInput(f"{name}: question {row['id']} was not judged: finish the evaluation")
         if question is not None:
             games = [game for match in question["matches"] for game in match["games"]]
-            picked[name] = question["scores"][question["pick"]] == 1
+            picked[name] = question["scores"][answer_picked(question)] == 1
             most = stated_most((result for result, _ in answers), games)
             picked[by_results] = (most, True) in answers
     return picked
@@ -155,7 +168,7 @@ def table(answers, own_path, *named):
         intervals = [measures.accuracy(own_cells)]
         intervals += [difference(own_cells, cells[other]) for other in ("first answer", "majority")]
         lines.append([name, *map(as_text, intervals)])
-    print(f"{len(found)} questions; a knockout takes {mean(spent):.0f} tokens on average\n")
+    print(f"{len(found)} questions; judging one takes {mean(spent):.0f} tokens on average\n")
     columns = ["picked by", "right", "- first answer", "- majority"]
     print(measures.markdown_table(columns, lines))
     print("\nOf the questions with right and wrong results, how many are picked right:\n")

@@ -1,6 +1,7 @@
 """GSM8K questions with other numbers, so that a memorised answer is a wrong one.
 
     python runs/qwen/changed.py out/qwen/questions/test.jsonl out/qwen/questions/changed.jsonl
+    python runs/qwen/changed.py TEST CHANGED out/qwen/pairs_test.jsonl    # of these pairs alone
 
 GSM8K's solutions mark their arithmetic, as in <<48/2=24>>. A whole number that the question has
 once, in digits, and that a mark uses gets a new value. The marks are computed again, where a mark
@@ -104,8 +105,11 @@ def new_number(number, rng):
     return rng.choice([value for value in range(low, high + 1) if value != number])
 
 
-def main(source, target):
+def main(source, target, pairs=None):
     rows, kept = read_rows(source, ("question", "answer")), []
+    if pairs:
+        of_pairs = {pair["messages"][-1]["content"] for pair in read_rows(pairs, ("messages",))}
+        rows = [row for row in rows if row["question"] in of_pairs]
     for row in rows:
         changed = change(row["question"], row["answer"])
         if changed:
