@@ -147,8 +147,7 @@ def save_model_folder(folder, weights, config, adapter=None):
         adapter.save(folder, weights, config)
         return
     if weights:
-        stored = stored_weights(weights)
-        save_file(stored, folder / "model.safetensors", metadata={"format": "pt"})
+        save_file(stored_weights(weights), folder / "model.safetensors", metadata={"format": "pt"})
     dtype = next((str(tensor.dtype)[6:] for tensor in weights.values()), "float32")
     config = {key: value for key, value in config.items() if key != "torch_dtype"}  # its old name
     write_json(folder / "config.json", config | {"dtype": dtype})

@@ -63,7 +63,7 @@ def parse_settings(settings_class, argv=None, description=""):
         if not has_value:
             value = value_after(name, types[name], arguments)
         field = settings_class.__dataclass_fields__[name]
-        if not value.strip() and not field.metadata["may_be_empty"]:
+        if not value.strip() and not field.metadata.get("may_be_empty"):
             raise BadInput(f"--{name} is empty: give a value (is a variable of the shell unset?)")
         given[name] = convert(value, types[name], name)
     return settings_class(**given)

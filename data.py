@@ -14,7 +14,6 @@ import os
 import re
 from collections import Counter
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 
 from cli import BadInput, note, read_json_lines
@@ -171,15 +170,15 @@ def unique_id(identity, used):
     return unique
 
 
-def load_pairs(name_or_path, split="train", limit=None, keep_ties=False):
-    """The pairs of files, a folder or a hub dataset, in their order; at most `limit`.
+def load_pairs(name_or_path, split="train", keep_ties=False):
+    """The pairs of files, a folder or a hub dataset, in their order.
 
     Dropped and counted: ties, and answers that differ only in outer whitespace. With `keep_ties`
     both stay, except equal answers of which a label calls one better. Raises BadInput.
     """
     dropped = Counter({"ties": 0, "identical answers": 0})
     items = items_of(name_or_path, split, dropped)
-    return collect(kept_pairs(items, keep_ties, dropped), limit, "pairs", name_or_path, dropped)
+    return collect(kept_pairs(items, keep_ties, dropped), "pairs", name_or_path, dropped)
 
 
 def kept_pairs(items, keep_ties, dropped):
@@ -199,20 +198,18 @@ def kept_pairs(items, keep_ties, dropped):
                 yield pair
 
 
-def load_questions(name_or_path, split="train", limit=None):
+def load_questions(name_or_path, split="train"):
     """The same as questions; a Pair becomes a question with two candidates. Raises BadInput."""
     import questions
 
     dropped = Counter()
     items = questions.questions_of(items_of(name_or_path, split, dropped), dropped)
-    return collect(items, limit, "questions", name_or_path, dropped)
+    return collect(items, "questions", name_or_path, dropped)
 
 
-def collect(items, limit, noun, name, dropped):
-    """The list of the first `limit` items, with a note of what was read and dropped."""
-    if limit is not None and limit < 1:
-        raise BadInput(f"limit is {limit}: ask for one or more of the {noun}, or leave it out")
-    kept = list(islice(items, limit))
+def collect(items, noun, name, dropped):
+    """The list of the items, with a note of what was read and dropped."""
+    kept = list(items)
     remarks = [f"{number} {what} dropped" for what, number in dropped.items()]
     wrong = [item.id for item in kept if item.meta.pop(CONTRADICTION, None) is not None]
     if wrong:
@@ -220,7 +217,7 @@ def collect(items, limit, noun, name, dropped):
     if not kept:
         raise BadInput(
             f"{name}: no {noun} left ({', '.join(remarks) or 'nothing dropped'}): "
-            f"give a file of {noun}, or keep its ties"
+            f"give a file of {noun}"
         )
     if any(item.meta.get("test_set") == "GSM8K" for item in kept):
         remarks.append("the questions are TEST questions of GSM8K")

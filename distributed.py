@@ -1,8 +1,8 @@
 """What a training script needs around its loop: torchrun, device, FSDP2, fp32 masters, checkpoints.
 
-Weights are always kept in fp32: at a learning rate of 1e-6 a bf16 weight does not move. bf16 is the
-compute copy that sampler and trainer share. One process keeps both copies itself. Several processes
-keep fp32 shards (FSDP2), which are cast when they are gathered.
+Trained weights are kept in fp32: at a learning rate of 1e-6 a bf16 weight does not move. The
+compute copy that sampler and trainer share is in bf16. One process keeps both copies itself.
+Several processes keep fp32 shards (FSDP2), which are cast when they are gathered.
 
 No random state is saved: every draw (data order, placement, sampling) is a function of the seed
 and of what it is for, such as an epoch, a step or an item's id.
@@ -259,9 +259,9 @@ def gather_state(policy, optimizer, names):
 def write_model(folder, policy, weights, tokenizer, judge_style):
     config = dict(policy.model.config.raw)
     if judge_style is not None:
-        config["judge_style"] = judge_style
-        if judge_style not in STYLES:  # the user's prompt goes along
-            shutil.copy(judge_style, folder / "judge_style.txt")
+        config["judge_style"] = judge_style.name
+        if judge_style.name not in STYLES:  # the user's prompt goes along
+            (folder / "judge_style.txt").write_text(judge_style.as_text(), encoding="utf-8")
             config["judge_style"] = "judge_style.txt"
     save_model_folder(folder, weights, config, policy.model.adapter)
     tokenizer.save_pretrained(folder)

@@ -118,16 +118,16 @@ def print_failure(text, is_first=True):
 
 
 def without_nan(row, source):
-    """The metrics of a step that made no update, with 0 for what JSON does not have; notes it."""
+    """Notes that a step left an update out. Returns its metrics, with 0 for NaN and infinity."""
     note(
-        f"step {row['step']}: no update, loss {row['loss']} and gradient norm "
+        f"step {row['step']}: an update was left out, loss {row['loss']} and gradient norm "
         f"{row['grad_norm']} are not both finite: see {source}"
     )
     return {name: value if math.isfinite(value) else 0.0 for name, value in row.items()}
 
 
 def stop_after_three(folder, rows, runtime, source):
-    """Ends a training whose last three steps made no update."""
+    """Ends a training whose last three steps left an update out."""
     if len(rows) < 3 or not all(row.get("skipped_steps") for row in rows[-3:]):
         return
     runtime.barrier()  # nobody leaves before the first process has written

@@ -147,7 +147,8 @@ def two_answers(row, where, prompt, first, second, label):
     difference = score_difference(row, first)
     sides = [turns_of(row.pop(name), name, where) for name in (first, second)]
     asked = prompt_of(row, where, prompt)
-    if first == "chosen" and isinstance(sides[0], list) and isinstance([*sides[0], 0][0], str):
+    chosen = sides[0]
+    if first == "chosen" and isinstance(chosen, list) and chosen and isinstance(chosen[0], str):
         return load_extra("formats").several_chosen(row, where, asked, *sides)
     has_prompt = any(turn["role"] != "system" for turn in asked)
     before, answer = split_answer(sides[0], first, where, has_prompt)
@@ -196,7 +197,7 @@ def joined(prompt, before):
     if not before or before[0]["role"] == "assistant":
         return prompt + before
     prompt = [turn for turn in prompt if turn["content"].strip()]
-    if prompt and prompt[0]["role"] == "system" != before[0]["role"]:
+    if prompt and prompt[0]["role"] == "system" and before[0]["role"] != "system":
         rest = joined(prompt[1:], before)
         return rest and prompt[:1] + rest
     asked, shown = words_of(prompt), words_of(before)

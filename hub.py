@@ -29,7 +29,7 @@ def download(name, flag):
     try:
         return Path(snapshot_download(name, allow_patterns=HUB_FILES, ignore_patterns=SECOND_COPY))
     except (OSError, ValueError) as error:  # what the hub's client raises
-        reason = str(error).strip().splitlines()[0][:200]
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise BadInput(
             f"{flag}: {name} is not a folder, and the hub did not give it ({reason}): check the "
             "name or the network"

@@ -71,7 +71,8 @@ def as_pair(item, where="pair 1"):
     if pair is None:
         raise BadInput(f"{where}: has two different prompts: keep one")
     default_id = f"{stable_hash(pair.messages, *pair.answers):016x}"
-    pair.id, pair.meta = str(row.get("id", default_id)), meta
+    pair.id = default_id if row.get("id") is None else str(row["id"])
+    pair.meta = meta
     return pair
 
 

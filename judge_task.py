@@ -105,10 +105,10 @@ def game_metrics(games, style):
     unequal = [game for game in valid if game["longer"] and game["verdict"] != "tie"]
     for_longer = mean(game["verdict"] == game["longer"] for game in unequal)
     longer_right = mean(game["right"] == game["longer"] for game in unequal)
-    votes_for_first = {1: 0.5, "tie": 0.0, 2: -0.5}
+    lean_to_first = {1: 0.5, "tie": 0.0, 2: -0.5}
     metrics = {
         "judge/accuracy": mean(game["verdict"] == game["right"] for game in games),
-        "judge/position_bias": mean(votes_for_first[game["verdict"]] for game in valid),
+        "judge/position_bias": mean(lean_to_first[game["verdict"]] for game in valid),
         "judge/length_bias": for_longer - longer_right,
         "judge/parse_fail": mean(game["verdict"] is None for game in games),
         "judge/think_empty": sum(game["think_tokens"] < 8 for game in valid) / max(len(games), 1),
@@ -149,7 +149,7 @@ class JudgeTask:
         """Checks the settings and loads the pairs. Raises BadInput."""
         self.settings = settings
         self.style = load_style(settings.style)
-        self.judge_style = settings.style  # a checkpoint remembers it
+        self.judge_style = self.style  # a checkpoint remembers it
         self.both_orders = settings.reward == "consistency"
         # consecutive groups that must share a process
         self.adjacent_groups = len(BOTH_ORDERS) if self.both_orders else 1
@@ -192,15 +192,15 @@ class JudgeTask:
 
     def rewards(self, groups):
         """One reward for each completion, group after group."""
-        games = [(group, record) for group in groups for record in group.records]
+        games = [(group, game) for group in groups for game in group.records]
         return self.reward_function(
             prompts=[group.messages for group, _ in games],
-            completions=[record["text"] for _, record in games],
+            completions=[game["text"] for _, game in games],
             right_verdict=[group.item.right_verdict for group, _ in games],
             style=[self.settings.style] * len(games),
             pair=[group.item.pair for group, _ in games],
             order=[group.item.order for group, _ in games],
-            verdict=[record["verdict"] for _, record in games],
+            verdict=[game["verdict"] for _, game in games],
         )
 
     def describe(self, group):

@@ -14,7 +14,7 @@ from kernels.packed_attention import packed_attention
 
 BLOCK = 64  # tokens: attention computes whole blocks
 MOST_BLOCKS = 2  # of the longest prompt: a block costs a call, so longer prompts get longer blocks
-SMALL = 400_000  # numbers in the queries x tokens, below which one slow call beats twenty fast ones
+ONE_CALL_BELOW = 400_000  # query numbers times tokens: there one slow call beats twenty fast ones
 attend_in_one_call = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
 
@@ -30,7 +30,7 @@ def new_cache(model, *sizes):
 class KVCache:
     """Keys and values of the prompts in use, one slot each, and of the rows 0 to n - 1 that run."""
 
-    rotates = False  # `decode_attention` gets queries and keys that are rotated
+    rotates = False  # the model rotates queries and keys before it calls `attend`
     steps = 1  # that `decode` makes before the sampler looks for finished rows
 
     def __init__(self, model, num_slots, prompt_length, num_rows, num_tokens):
@@ -157,7 +157,7 @@ class KeyValueTable:
         """
         num_rows, num_tokens = mask.shape
         table = self.table[layer, :, : num_tokens // self.block, :num_rows]
-        if queries.numel() * num_tokens < SMALL:
+        if queries.numel() * num_tokens < ONE_CALL_BELOW:
             keys, values = table.movedim(1, 3).flatten(3, 4)  # (rows, kv_heads, tokens, head_dim)
             mask = mask[:, None, None].expand(-1, 1, queries.shape[2], -1)
             output, lse = attend_in_one_call(queries, keys, values, attn_mask=mask)

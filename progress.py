@@ -22,6 +22,7 @@ PROGRESS = {
     "eval/reward/oracle": "held-out right {:.3f}",
     "eval/reward/win_rate": "judged better than at first {:.3f}",
 }
+OF_A_JUDGE = "reward/judge_accuracy", "reward/judge_invalid"
 LEARNED = {  # the first and the last value, at the end of a run
     "judge/accuracy": "accuracy {:.3f} -> {:.3f}",
     "judge/consistency": "both orders agree {:.3f} -> {:.3f}",
@@ -34,8 +35,8 @@ LEARNED = {  # the first and the last value, at the end of a run
 
 def progress_line(row):
     """A step or an evaluation in one line, without the judge's numbers where it played no match."""
-    judged = row.get("reward/judge_matches") or row.get("eval/reward/win_rate")
-    shown = [name for name in PROGRESS if name in row and (judged or "judge" not in PROGRESS[name])]
+    hidden = () if row.get("reward/judge_matches") else OF_A_JUDGE
+    shown = [name for name in PROGRESS if name in row and name not in hidden]
     return "  ".join(PROGRESS[name].format(row[name]) for name in shown)
 
 

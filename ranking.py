@@ -158,6 +158,8 @@ def judged_play(settings, candidates, num_matches):
     def play_round(pairs):
         scores = play(pairs)
         progress.move_to(progress.done + len(pairs))
+        if progress.done == num_matches:
+            progress.bar.close()
         return scores
 
     return play_round
@@ -217,12 +219,14 @@ def cached(play, path, names):
 
     The n-th time that two players meet, `play` is asked for repetition n of their match, so that a
     judge can draw anew. The file at `path` keeps the scores (None: no file). Every pair is played
-    in one direction: the player whose name sorts first is i. Equal names draw without a match.
+    in one direction: the player whose name sorts first is i. Equal names draw without a match, and
+    their matches with a third player have the same scores.
     """
     known = {}  # {(name of i, name of j, repetition): score of i}
     if path:
-        known = read_cache(path)
+        read_cache(path)  # creates the file, and refuses one of another kind
         lock(path)
+        known = read_cache(path)  # what another process wrote meanwhile
     times_met = Counter()
 
     def play_cached(pairs):
@@ -230,8 +234,9 @@ def cached(play, path, names):
         for i, j in pairs:
             if names[i] > names[j]:
                 i, j = j, i
-            key = names[i], names[j], times_met[names[i], names[j]]
-            times_met[names[i], names[j]] += 1
+            players = frozenset((i, j))
+            key = names[i], names[j], times_met[players]
+            times_met[players] += 1
             if names[i] == names[j]:
                 known[key] = 0.5
             if key not in known:

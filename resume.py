@@ -215,11 +215,12 @@ def ends_with_newline(path):
         return False
 
 
-def newest_checkpoint(folder, runtime):
+def newest_checkpoint(folder, runtime, max_steps):
     """The newest complete checkpoint, or None; a damaged one is passed over with a note.
 
     Each process reads its share of a checkpoint's files, because a large one takes minutes. Raises
-    BadInput where all checkpoints are damaged, and on a process that does not see the folder.
+    BadInput where all checkpoints are damaged, where the newest has more than max_steps steps, and
+    on a process that does not see the folder.
     """
     found = {}
     for path in Path(folder).glob("checkpoint-*"):
@@ -236,6 +237,8 @@ def newest_checkpoint(folder, runtime):
         damage = runtime.gather(find_damage(path, runtime.rank, runtime.world_size))
         damage = next((problem for problem in damage if problem), None)
         if damage is None:
+            if step > max_steps:
+                raise BadInput(f"--max_steps: {path} is a later step: give {step} or more")
             return path
         note(f"{path}: damaged ({damage}): passed over")
     if found:  # starting again would overwrite what might still be saved

@@ -75,13 +75,14 @@ def consistency_reward(prompts, completions, right_verdict, style, pair, order, 
 
 
 def import_reward(name):
-    """The reward function MODULE:FUNCTION, whose results `read_rewards` reads, or "consistency".
+    """The reward function of --reward MODULE:FUNCTION, solve:MODULE:FUNCTION or consistency.
 
-    It may be an `async def`, and may return (rewards, matches of each group) like compare_groups.
+    `read_rewards` reads what the user's function returns. It may be an `async def`, and may return
+    (rewards, matches of each group) like compare_groups.
     """
     if name == "consistency":
         return consistency_reward
-    function = import_function(name, "--reward")
+    function = import_function(name.removeprefix("solve:"), "--reward")
 
     @functools.wraps(function)
     def reward(prompts, completions, **columns):

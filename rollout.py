@@ -246,17 +246,17 @@ def step_metrics(rows, mini_batches, token_sums, times, runtime):
     alone. times: the moments when the step began, had sampled, had rewards, had drawn groups again,
     and had updated the policy.
     """
-    games = [game for row in rows for game in row["completions"]]
-    scored = [game["reward"] for game in games if game["reward"] is not None]
+    completions = [one for row in rows for one in row["completions"]]
+    scored = [one["reward"] for one in completions if one["reward"] is not None]
     deviations = [reward_deviation(row) for row in rows]
-    completion_tokens = sum(game["tokens"] for game in games)
+    completion_tokens = sum(one["tokens"] for one in completions)
     metrics = {
         "reward": sum(scored) / max(len(scored), 1),
         "reward_std": fmean(deviations),
         "frac_reward_zero_std": deviations.count(0.0) / len(rows),
-        "completions/unscored_ratio": 1 - len(scored) / len(games),
-        "completions/mean_length": completion_tokens / len(games),
-        "completions/clipped_ratio": fmean(game["finish_reason"] == "length" for game in games),
+        "completions/unscored_ratio": 1 - len(scored) / len(completions),
+        "completions/mean_length": completion_tokens / len(completions),
+        "completions/clipped_ratio": fmean(one["finish_reason"] == "length" for one in completions),
         "num_tokens": completion_tokens + sum(row["prompt_tokens"] for row in rows),
     }
     sums = runtime.sum_by_name(token_sums)
@@ -285,7 +285,7 @@ def step_metrics(rows, mini_batches, token_sums, times, runtime):
 
 def reward_deviation(row):
     """The standard deviation of a group's rewards; 0.0 for equal ones."""
-    scored = [game["reward"] for game in row["completions"] if game["reward"] is not None]
+    scored = [one["reward"] for one in row["completions"] if one["reward"] is not None]
     equal = not scored or max(scored) - min(scored) <= 1e-6
     return 0.0 if equal else stdev(scored)
 

@@ -140,7 +140,7 @@ def check_run(settings, **data):
 
 
 def find_run(settings, runtime, kind):
-    """(folder of the run, its newest checkpoint with --resume, else None)."""
+    """(folder of the run, its newest checkpoint or None); fills in settings.output_dir."""
     if settings.output_dir is None:
         settings.output_dir = runtime.gather(time.strftime(f"out/{kind}-%Y%m%d-%H%M%S"))[0]
     folder = Path(settings.output_dir)
@@ -148,7 +148,7 @@ def find_run(settings, runtime, kind):
         return folder, None
     from resume import newest_checkpoint
 
-    return folder, newest_checkpoint(folder, runtime)
+    return folder, newest_checkpoint(folder, runtime, settings.max_steps)
 
 
 def open_run(folder, settings, step, runtime, data):
@@ -157,7 +157,7 @@ def open_run(folder, settings, step, runtime, data):
     Writes config.json: settings, data, versions of what computes, the code, and when and where
     each call ran. The lock on the folder is held until the run ends.
     """
-    rows = None
+    rows = []
     if runtime.is_main:
         folder.mkdir(parents=True, exist_ok=True)
         runtime.at_exit.enter_context(sole_writer(folder))
@@ -174,7 +174,6 @@ def open_run(folder, settings, step, runtime, data):
             call["diff"] = f"code-{hashlib.sha256(diff.encode()).hexdigest()[:8]}.diff"
             write_atomically(folder / call["diff"], diff)
         config |= {"data_paths": paths, "calls": [call]}
-        rows = []
         if settings["resume"]:
             from resume import continue_run
 
@@ -210,7 +209,7 @@ def record(folder, rows, row, runtime, source):
     """Adds a step's metrics to `rows` and metrics.jsonl; returns the row as written.
 
     num_tokens of the step become those of the run. skipped_steps is 1 where loss or gradient norm
-    are not finite: then `Policy.step` did not make that update. source: what the step was computed
+    are not finite: then `Policy.step` left an update out. source: what the step was computed
     from. Raises FloatingPointError after three such steps in a row, when all is on disk.
     """
     row["num_tokens"] += rows[-1].get("num_tokens", 0) if rows else 0

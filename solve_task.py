@@ -69,12 +69,12 @@ class SolveTask:
             raise BadInput(f"--judge_model: goes with --reward judge, not {settings.reward}")
         self.reward_function = answer_reward
         if settings.reward != "answer":
-            self.reward_function = import_reward(settings.reward.removeprefix("solve:"))
+            self.reward_function = import_reward(settings.reward)
 
     def load_items(self, name, flag, split):
         """The questions of --train_data or --eval_data. Raises BadInput if there is none."""
-        questions = load_questions(name, split)
-        if self.settings.reward != "answer" and flag == "--train_data":
+        questions, reward = load_questions(name, split), self.settings.reward
+        if reward == "judge" or (reward != "answer" and flag == "--train_data"):
             return questions
         answered = [question for question in questions if question.answer is not None]
         if not answered:
@@ -139,7 +139,7 @@ class SolveTask:
         columns = {"prompts": [], "completions": []}
         columns |= {"answer": [], "correct": [], "question": []}
         for group in groups:
-            check_answers_of(group)
+            mark_answers(group)
             size = len(group.records)
             question = group.item.question
             columns["prompts"] += [group.messages] * size
@@ -186,22 +186,22 @@ class SolveTask:
         completions): numbers of the step; identical and empty answers are not judged.
         judge_reliability: mean over groups (`match_rewards`).
         """
-        games = [game for row in rows for game in row["completions"]]
+        completions = [one for row in rows for one in row["completions"]]
         checked = [right for row in rows for right in row["correct"] or []]
         judging = [row["judging"] for row in rows if row["judging"]]
         num_games = sum(one["num_games"] for one in judging)
         return {
             "reward/oracle": mean(right is True for right in checked),
-            "reward/checked": len(checked) / len(games),
+            "reward/checked": len(checked) / len(completions),
             "reward/verifier_error": mean(right is None for right in checked),
-            "reward/unanswered": mean(not game["answered"] for game in games),
+            "reward/unanswered": mean(not one["answered"] for one in completions),
             "reward/judge_matches": sum(len(row["matches"] or []) for row in rows),
             "reward/judge_games": num_games,
             "reward/judge_tokens": sum(one["num_tokens"] for one in judging),
             "reward/judge_invalid": sum(one["num_invalid"] for one in judging) / max(num_games, 1),
             "reward/judge_accuracy": mean(itertools.chain(*map(shares_of_right_answers, rows))),
             "reward/judge_reliability": mean(one["reliability"] for one in judging),
-            "reward/judge_cut": sum(one["num_cut"] for one in judging) / len(games),
+            "reward/judge_cut": sum(one["num_cut"] for one in judging) / len(completions),
         }
 
     # evaluation: every held-out question once
@@ -215,7 +215,7 @@ class SolveTask:
         """The lines of rollouts/eval-STEP.jsonl."""
         rows = []
         for group in groups:
-            check_answers_of(group)
+            mark_answers(group)
             (correct,) = group.item.correct or [None]
             question = group.item.question
             row = {"id": question.id, "source": question.source, "answer": question.answer}
@@ -253,7 +253,8 @@ class SolveTask:
         if checked:  # else the questions have no references
             metrics["reward/oracle"] = mean(right is True for right in checked)
             metrics["reward/verifier_error"] = mean(right is None for right in checked)
-        metrics["reward/win_rate"] = mean(row.get("win", 0.0) for row in rows)
+        if self.judge:
+            metrics["reward/win_rate"] = mean(row["win"] for row in rows)
         return metrics | {"completions/mean_length": mean(row["tokens"] for row in rows)}
 
 
@@ -280,7 +281,7 @@ def judge_and_server(settings):
     return name, "http" + address if at else None
 
 
-def check_answers_of(group):
+def mark_answers(group):
     """Fills in which completions of a group equal the reference, if its question has one.
 
     One that was cut off does not: 7 may be the beginning of 72, and it should learn to stop.

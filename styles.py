@@ -35,6 +35,10 @@ class Style:
     system: str
     user: str
 
+    def as_text(self):
+        """The style as a file that `load_style` reads."""
+        return f"verdict: {self.verdict}\n=== system\n{self.system}\n=== user\n{self.user}\n"
+
 
 def default_style(folder, config, adapter=None):
     """The style that a model was trained with: "judge_style" in its config.json, or else rrm.

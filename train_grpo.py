@@ -214,10 +214,10 @@ def prepare(settings):
     settings = fill_in(settings)
     check_numbers(settings)
     task = make_task(settings)
-    train, held_out = load_items(task, settings)
+    train_items, eval_items = load_items(task, settings)
     styles = [] if settings.style is None else [load_style(settings.style)]
-    hashes = check_run(settings, train_data=train, eval_data=held_out, style=styles)
-    return settings, task, train, held_out, hashes
+    hashes = check_run(settings, train_data=train_items, eval_data=eval_items, style=styles)
+    return settings, task, train_items, eval_items, hashes
 
 
 def fill_in(settings):
@@ -225,7 +225,7 @@ def fill_in(settings):
     folder = resolve_model(settings.model)
     defaults = dict(TINY_DEFAULTS if is_embedded(settings.model) else DEFAULTS)
     config = check_model_folder(folder)
-    if settings.reward != "judge":  # a solver's prompt is its question; the style is its judge's
+    if settings.reward != "judge":  # there the style is that of --judge_model
         defaults["style"] = default_style(folder, config)
     if settings.train_data is not None:  # the embedded data has its own held-out part
         defaults["eval_data"] = "held_out"
@@ -239,7 +239,7 @@ def fill_in(settings):
 
 
 def check_numbers(settings):
-    """Raises BadInput for a number out of its range, and for NaN."""
+    """Raises BadInput for an integer below 1 and a float not above 0; `at_least` has exceptions."""
     at_least = {"num_generations": 2, "temperature": 0.01, "beta": 0.0, "seed": -math.inf}
     at_least |= dict.fromkeys(["dynamic_sampling", "lora_rank", "eval_every", "keep"], 0)
     for name, value in vars(settings).items():
@@ -249,9 +249,8 @@ def check_numbers(settings):
                 raise BadInput(f"--{name}: must be at least {smallest}, got {value}")
         elif type(value) is float and not 0 < value < math.inf:
             raise BadInput(f"--{name}: must be above 0, got {value}")
-    num_prompts = settings.prompts_per_step
-    if settings.num_mini_batches > num_prompts:
-        raise BadInput(f"--num_mini_batches: at most {num_prompts}, the prompts of a step")
+    if settings.num_mini_batches > settings.prompts_per_step:
+        raise BadInput(f"--num_mini_batches: must be at most {settings.prompts_per_step}")
 
 
 def load_items(task, settings):

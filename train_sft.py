@@ -91,8 +91,6 @@ def check(settings):
         raise BadInput(
             "--train_data: give a file of JSON lines with messages, or with prompt and completion"
         )
-    if settings.judge_style:
-        load_style(settings.judge_style)
     check_model_folder(resolve_model(settings.model))
     rows = []
     for number, row in cli.read_json_lines(settings.train_data, "--train_data"):
@@ -152,7 +150,7 @@ def split_messages(messages, place):
 
 
 def encode_row(prompt, completion, tokenizer, end):
-    """Token ids (prompt, completion). The completion ends with the end-of-turn token `end`."""
+    """Token ids (prompt, completion). The completion ends with `end`, a stop token."""
     if isinstance(prompt, str):
         prompt_ids = tokenizer.encode(prompt, add_special_tokens=False)
     else:
@@ -162,11 +160,19 @@ def encode_row(prompt, completion, tokenizer, end):
     return prompt_ids, [*tokenizer.encode(completion, add_special_tokens=False), end]
 
 
+def end_token(tokenizer, folder):
+    """The id of the token that ends a completion. Raises BadInput where the model has none."""
+    if tokenizer.eos_token_id is not None:
+        return tokenizer.eos_token_id
+    stops = stop_token_ids(tokenizer, folder)
+    if not stops:
+        raise BadInput(f"{folder}: no token ends a text: name one as eos_token of the tokenizer")
+    return stops[0]
+
+
 def encode_rows(texts, tokenizer, folder):
     """The texts of `check` as rows."""
-    end = tokenizer.eos_token_id
-    if end is None:
-        end = stop_token_ids(tokenizer, folder)[0]
+    end = end_token(tokenizer, folder)
     rows = []
     for prompt, completion, place in texts:
         prompt_ids, completion_ids = encode_row(prompt, completion, tokenizer, end)
@@ -233,6 +239,7 @@ def learning_rate_at(step, settings):
 
 def main(settings):
     texts, hashes = check(settings)
+    style = load_style(settings.judge_style) if settings.judge_style else None
 
     import torch  # only now: bad input is answered at once
 
@@ -253,15 +260,15 @@ def main(settings):
             weight_decay=settings.weight_decay,
             fused=True,
         )
-        first_step, drawn = restore(checkpoint, policy, optimizer, settings.batch_size)
+        steps_done, drawn = restore(checkpoint, policy, optimizer, settings.batch_size)
         rows = encode_rows(texts, tokenizer, folder)
         rows = usable_rows(rows, settings, policy.model.config.vocab_size)
-        last_step = first_step if checkpoint else -1
-        log = open_run(output_dir, dataclasses.asdict(settings), last_step, runtime, hashes)
+        kept = steps_done if checkpoint else -1  # rows up to this step; -1: none
+        log = open_run(output_dir, dataclasses.asdict(settings), kept, runtime, hashes)
         report = reporter(settings)
 
         stream = itertools.islice(row_stream(rows, settings.seed), drawn, None)
-        for step in range(first_step + 1, settings.max_steps + 1):
+        for step in range(steps_done + 1, settings.max_steps + 1):
             started = time.perf_counter()
             batch = list(itertools.islice(stream, settings.batch_size))
             learning_rate = learning_rate_at(step, settings)
@@ -272,7 +279,6 @@ def main(settings):
             report(step, row)
             show_step(row, settings)
             if step % settings.save_every == 0 or step == settings.max_steps:
-                style = settings.judge_style
                 save_checkpoint(output_dir, step, policy, optimizer, tokenizer, style)
                 if settings.keep and runtime.is_main:
                     prune(output_dir, settings.keep, log)

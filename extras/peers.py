@@ -169,7 +169,7 @@ def random_prompts(settings, vocab_size):
 
 def load_items(settings, limit):
     if settings.data:
-        return load_pairs(settings.data, limit=limit, keep_ties=True)
+        return load_pairs(settings.data, keep_ties=True)[:limit]
     pairs = []
     for index, (question, right, wrong) in enumerate(QUESTIONS[:limit]):
         messages = [{"role": "user", "content": question}]

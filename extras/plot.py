@@ -92,8 +92,6 @@ def read_metrics(folder):
             if isinstance(value, (int, float)):
                 curves.setdefault(name, {})[row["step"]] = value
     curves["speed"] = curves.pop("timing/tokens_per_second", None) or speed_of(rows)
-    if not any(curves.get("eval/reward/win_rate", {}).values()):
-        curves.pop("eval/reward/win_rate", None)  # no judge has compared anything
     if "reward" in curves:
         curves.pop("loss", None)  # about 0 at any quality: the advantages of a group add up to 0
     return curves

@@ -20,14 +20,14 @@ from dataclasses import asdict, dataclass
 from typing import Literal, Optional
 
 import cli
-from chat import load_tokenizer, stop_token_ids
+from chat import load_tokenizer
 from checkpoint import check_model_folder, resolve_model
 from cli import BadInput, note, setting
 from data import load_pairs
 from progress import summarize
 from runlog import check_run, find_run, open_run, record, reporter
 from seeding import stable_hash
-from train_sft import encode_row, packs_of, row_size, row_stream, usable_rows
+from train_sft import encode_row, end_token, packs_of, row_size, row_stream, usable_rows
 
 
 @dataclass
@@ -228,25 +228,23 @@ def main(settings):
     with start(settings.device, settings.dtype) as runtime:
         output_dir, checkpoint = find_run(settings, runtime, "dpo")
         tokenizer = load_tokenizer(checkpoint or folder)
-        end = tokenizer.eos_token_id
-        if end is None:
-            end = stop_token_ids(tokenizer, folder)[0]
+        end = end_token(tokenizer, folder)
         policy = new_policy(settings, runtime, checkpoint or folder)
         reference = load_model(folder, runtime, runtime.dtype).requires_grad_(False)
         optimizer = torch.optim.AdamW(
             policy.masters.values(), lr=settings.learning_rate, weight_decay=0.0, fused=True
         )
-        first_step, drawn = restore(checkpoint, policy, optimizer, settings.batch_size)
-        kept = usable_rows(
+        steps_done, drawn = restore(checkpoint, policy, optimizer, settings.batch_size)
+        rows = usable_rows(
             [encode_pair(pair, tokenizer, end) for pair in pairs],
             settings,
             policy.model.config.vocab_size,
         )
-        resumed_step = first_step if checkpoint else -1
-        written = open_run(output_dir, asdict(settings), resumed_step, runtime, hashes)
+        kept = steps_done if checkpoint else -1  # rows up to this step; -1: none
+        log = open_run(output_dir, asdict(settings), kept, runtime, hashes)
         report = reporter(settings)
-        stream = itertools.islice(row_stream(kept, settings.seed), drawn, None)
-        for step in range(first_step + 1, settings.max_steps + 1):
+        stream = itertools.islice(row_stream(rows, settings.seed), drawn, None)
+        for step in range(steps_done + 1, settings.max_steps + 1):
             started = time.perf_counter()
             batch = list(itertools.islice(stream, settings.batch_size))
             row = {"step": step} | train_step(
@@ -256,7 +254,7 @@ def main(settings):
                 "learning_rate": settings.learning_rate,
                 "step_time": time.perf_counter() - started,
             }
-            row = record(output_dir, written, row, runtime, ", ".join(place for *_, place in batch))
+            row = record(output_dir, log, row, runtime, ", ".join(place for *_, place in batch))
             report(step, row)
             left = int(row["step_time"] * (settings.max_steps - step))
             note(
@@ -268,7 +266,7 @@ def main(settings):
             if step % settings.save_every == 0 or step == settings.max_steps:
                 save_checkpoint(output_dir, step, policy, optimizer, tokenizer)
                 if settings.keep and runtime.is_main:
-                    prune(output_dir, settings.keep, written)
+                    prune(output_dir, settings.keep, log)
         if runtime.is_main:
             summarize(output_dir, settings)
             print(output_dir / f"checkpoint-{settings.max_steps}")

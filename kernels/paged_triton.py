@@ -89,7 +89,7 @@ def paged_attention(queries, pages, table, lengths):
     logsumexps = queries.new_empty(num_rows, num_heads, parts, dtype=torch.float32)
     sizes = dict(GROUP=group, PADDED=max(16, triton.next_power_of_2(group)))
     sizes |= dict(PAGE=pages.shape[2], HEAD_DIM=head_dim)
-    # two warps less would spill a tile of fp32 numbers
+    # four warps would spill a tile of fp32 numbers
     sizes |= dict(num_warps=4 if queries.dtype == torch.bfloat16 else 8, num_stages=2)
     with torch.cuda.device_of(queries):
         attend_kernel[num_rows, kv_heads, parts](

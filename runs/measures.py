@@ -22,6 +22,7 @@ sys.path.insert(0, str(ROOT))
 
 import cli  # noqa: E402
 from cli import BadInput  # noqa: E402
+from data import load_pairs  # noqa: E402
 from extras import scoring  # noqa: E402
 from extras.results import read_result  # noqa: E402
 from verdicts import vote_of  # noqa: E402
@@ -95,6 +96,11 @@ def result_rows(path):
     if not is_complete:
         raise BadInput(f"{path}: its rows are not those of evaluate.py: give its results.json")
     return rows
+
+
+def labelled_pairs(path):
+    """The pairs of a file of which one answer is better."""
+    return [pair for pair in load_pairs(path) if pair.label in (0, 1)]
 
 
 def write_rows(path, rows):

@@ -85,7 +85,7 @@ def test_key_blocks_of_any_size_give_the_same_tokens(monkeypatch, block, most_bl
     expected = generate(model, prompts, 6, 80, **options)
     monkeypatch.setattr(kv_cache, "BLOCK", block)
     monkeypatch.setattr(kv_cache, "MOST_BLOCKS", most_blocks)
-    monkeypatch.setattr(kv_cache, "SMALL", 0)
+    monkeypatch.setattr(kv_cache, "ONE_CALL_BELOW", 0)
     found = generate(model, prompts, 6, 80, **options)
     assert flat(found, "tokens") == flat(expected, "tokens")
     assert max(len(completion.tokens) for row in found for completion in row) > 64
@@ -99,7 +99,7 @@ def test_key_blocks_of_any_size_give_the_same_tokens(monkeypatch, block, most_bl
 
 @pytest.mark.parametrize("is_small", [True, False])
 def test_attention_to_a_table_equals_a_softmax(is_small, monkeypatch):
-    monkeypatch.setattr(kv_cache, "SMALL", 10**9 if is_small else 0)
+    monkeypatch.setattr(kv_cache, "ONE_CALL_BELOW", 10**9 if is_small else 0)
     model, generator = random_model("qwen2"), torch.Generator().manual_seed(0)
     config, num_rows, num_tokens = model.config, 3, 128
     table = kv_cache.KeyValueTable(model, 5, 192, kv_cache.BLOCK)

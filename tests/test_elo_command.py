@@ -307,6 +307,7 @@ BAD_COMMANDS = [
     (["--matches", "M", "--query", "q"], "--query: --matches rates what has been played"),
     (["--num-votes=2", "--matches=M"], "--num-votes: --matches rates what has been played"),
     (["--matches"], "--matches"),
+    (["--matches", ""], "--matches is empty"),
     (["--matches", "M", "--out", "x.jsonl"], "--out: x.jsonl: give a new name that ends in .csv"),
     (["--matches", "M", "--out", "none/x.csv"], "--out: none/x.csv: there is no such folder"),
     (["--matches", "./none.csv"], "none.csv"),

@@ -117,7 +117,7 @@ def test_a_step_that_is_not_finite_is_counted_and_the_run_goes_on(tmp_path, monk
         "num_tokens"
     ]  # all keys, and counts go on
     assert (
-        told.count("no update") == 2
+        told.count("an update was left out") == 2
         and f"{tmp_path / 'run' / 'rollouts' / '2.jsonl'}" in told
         and (tmp_path / "run" / "rollouts" / "2.jsonl").exists()
     )
@@ -239,7 +239,9 @@ def test_supervised_training_names_the_rows(damaged, tmp_path, capsys):
         sorted(row["skipped_steps"] for row in rows) == [0, 0, 1]
         and [row["num_tokens"] for row in rows][2] > 0
     )
-    assert re.findall(r"no update.*see (.*)", told) == [f"{tmp_path / 'mixed.jsonl'} line 2"]
+    assert re.findall(r"an update was left out.*see (.*)", told) == [
+        f"{tmp_path / 'mixed.jsonl'} line 2"
+    ]
     with pytest.raises(FloatingPointError, match=r"bad.jsonl line \d"):
         sft("bad", ["<think> one", "<think> two"], 9)
     assert [row["skipped_steps"] for row in rows_of(tmp_path / "bad")] == [1, 1, 1]
@@ -269,7 +271,7 @@ def test_dpo_names_the_pairs(damaged, tmp_path, capsys):
         )
     )
     assert sorted(row["skipped_steps"] for row in rows_of(tmp_path / "run")) == [0, 0, 1]
-    assert re.findall(r"no update.*see (.*)", capsys.readouterr().err) == ["pair p1"]
+    assert re.findall(r"an update was left out.*see (.*)", capsys.readouterr().err) == ["pair p1"]
 
 
 def test_a_reward_that_is_not_finite_is_refused_with_its_completion(tmp_path, monkeypatch):

@@ -223,6 +223,7 @@ def test_pairs_of_every_kind(monkeypatch, coin_judge):
     ids = {judge.as_pairs(pairs)[0].id for pairs in same[:8]}
     assert len(ids) == 1  # one content, one seed
     assert judge.as_pair(row | {"id": 7}).id == "7"
+    assert judge.as_pair(row | {"id": None}).id == judge.as_pair(row).id != "None"
     assert judge.as_pair(row | {"rubric": "be brief"}).meta["rubric"] == "be brief"
     stub(monkeypatch, coin_judge.tokenizer, [ONE] * 6)
     assert len(coin_judge.judge([("q", "x", "y")] * 3)) == 3  # three pairs are no triple

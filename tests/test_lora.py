@@ -27,6 +27,7 @@ from model import Model, pack_groups
 from ranking import RankSettings, cache_names
 from resume import load_checkpoint
 from sampler import generate
+from styles import load_style
 
 torch.set_num_threads(1)
 ALONE = Runtime(0, 1, torch.device("cpu"), torch.float32)
@@ -64,6 +65,7 @@ def stirred(folder, runtime=ALONE):
 
 
 def saved(policy, path, style=None):
+    style = style and load_style(style)
     save_checkpoint(path, 1, policy, adam(policy), make_tokenizer(), style)
     return path / "checkpoint-1"
 

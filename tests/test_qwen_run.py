@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from tiny_models import COIN, make_scripted_folder
 
+from cli import BadInput
 from data import Pair, load_pairs
 from styles import load_style
 
@@ -396,6 +397,9 @@ def test_a_knockout_picks_among_different_results(tmp_path):
     right = np.mean([row["scores"][row["pick"]] for row in results["rows"]] + [0])
     assert f"| coin | {right:.3f} [" in shown.stdout
     assert "| oracle (any is right) | 0.750 [" in shown.stdout
+    own = write(tmp_path / "own.jsonl", rows[:3])  # of a sampling that was interrupted
+    shown = call("runs/qwen/best_of.py", "table", answers, own, f"coin={tmp_path / 'best'}")
+    assert shown.returncode == 2 and "has no solutions of question all wrong" in shown.stderr
 
 
 def test_the_answer_picked_is_the_winner_or_the_one_with_the_highest_elo():
@@ -404,6 +408,8 @@ def test_the_answer_picked_is_the_winner_or_the_one_with_the_highest_elo():
         return {"pair": pair, "games": games}
 
     matches = [match([0, 1], 2, 1), match([2, 0], 1, None), match([2, 1], 2, 1)]
-    judged = {"pick": None, "scores": [0, 1, 0], "matches": matches}
+    judged = {"id": "q", "ranked": True, "pick": None, "scores": [0, 1, 0], "matches": matches}
     assert best_of.answer_picked(judged) == 1  # two wins; answer 2 has one and a half of a draw
     assert best_of.answer_picked(judged | {"pick": 2}) == 2
+    with pytest.raises(BadInput, match="question q: only right and wrong met"):
+        best_of.answer_picked(judged | {"ranked": False})

@@ -559,9 +559,8 @@ def test_right_answers_pay_a_solver_and_are_evaluated(world):
         row["reward/checked"] == 1 for row in rows[1:]
     )
     assert all(row["reward"] == row["reward/oracle"] for row in rows[1:])
-    assert {"eval/reward/oracle", "eval/reward/win_rate", "eval/reward/unanswered"} <= rows[
-        0
-    ].keys()
+    assert {"eval/reward/oracle", "eval/reward/unanswered"} <= rows[0].keys()
+    assert "eval/reward/win_rate" not in rows[0]  # no judge compares
     assert len((world / "right" / "rollouts" / "eval-1.jsonl").read_text().splitlines()) == 9
 
 
@@ -765,7 +764,7 @@ def test_a_training_with_none_and_a_training_with_nan(world):
     )
     assert done.returncode == 2 and "Traceback" not in done.stderr
     last = done.stderr.splitlines()[-1]
-    assert "--reward some:broken" in last and "completion 1 of 15" in last and "nan" in last
+    assert "--reward solve:some:broken" in last and "completion 1 of 15" in last and "nan" in last
 
 
 BAD = {
@@ -786,6 +785,10 @@ BAD = {
     "an unknown reward": (
         ["--reward", "praise", "--train_data", "q.jsonl"],
         ["--reward", "praise"],
+    ),
+    "a judge's reward for a solver": (
+        ["--reward", "solve:consistency", "--train_data", "q.jsonl"],
+        ["--reward", "consistency", "MODULE:FUNCTION"],
     ),
     "half a pair": (
         ["--reward", "consistency", "--train_data", "q.jsonl"],

@@ -16,7 +16,7 @@ FLAGS = "--max_steps 2 --prompts_per_step 8 --num_generations 4 --eval_every 2 -
 READING_PATH = """train_grpo.py judge_task.py rollout.py verdicts.py styles.py data.py
     chat.py model.py sampler.py kv_cache.py checkpoint.py distributed.py runlog.py progress.py
     cli.py seeding.py kernels/__init__.py kernels/logprob.py kernels/packed_attention.py""".split()
-MOST_LINES = 4191  # of these files together; it may only fall
+MOST_LINES = 4190  # of these files together; it may only fall
 
 LIST_FILES = """
 import json, os, runpy, sys

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -152,18 +153,25 @@ def test_chat_imports_no_torch():
 
 
 def test_a_checkpoint_keeps_the_style_that_was_trained(tmp_path, monkeypatch):
-    """The name of a style wins over a file of that name here, as in load_style."""
+    """Also where its file changes in the meantime. A style's name wins over a file of that name."""
     model = random_model("qwen2")
     policy = SimpleNamespace(model=model, folder=tmp_path)
     tokenizer = SimpleNamespace(save_pretrained=lambda folder: None)
     monkeypatch.chdir(tmp_path)
     for name, kept in (("rrm", "rrm"), ("own", "judge_style.txt")):
-        Path(name).write_text("=== user\n{query}{answer_1}{answer_2}")
+        Path(name).write_text(
+            "# mine\nverdict: boxed_or_tie\n=== system\n Be fair.\n\n"
+            "=== user\n\n{query}\n\n{answer_1}\n{answer_2}\n"
+        )
+        style = load_style(name)
+        Path(name).unlink()
         folder = tmp_path / f"checkpoint-{name}"
         folder.mkdir()
-        distributed.write_model(folder, policy, model.state_dict(), tokenizer, name)
+        distributed.write_model(folder, policy, model.state_dict(), tokenizer, style)
         assert json.loads((folder / "config.json").read_text())["judge_style"] == kept
         assert (folder / "judge_style.txt").exists() == (name == "own")
+    saved = folder / "judge_style.txt"
+    assert load_style(saved) == replace(style, name=str(saved)) and style.system == "Be fair."
 
 
 def test_unknown_styles():

@@ -613,6 +613,13 @@ def test_a_machine_without_git_trains(tmp_path):
     assert json.loads((tmp_path / "run" / "config.json").read_text())["commit"] is None
 
 
+def test_a_run_beyond_max_steps_is_not_called_finished(short_run):
+    """It printed the name of a checkpoint that does not exist."""
+    shorter = ["--max_steps", "1", *SHORT[2:], "--resume"]
+    done = train("--output_dir", short_run, *shorter, check=False)
+    assert done.returncode == 2 and "checkpoint-6 is a later step: give 6 or more" in done.stderr
+
+
 def test_changed_settings_are_refused_by_name(short_run):
     done = train("--output_dir", short_run, *SHORT, "--resume", "--temperature", "0.9", check=False)
     assert (
@@ -789,7 +796,6 @@ def test_the_end_of_a_run_says_what_to_do_next(tmp_path, capsys):
 
 def test_a_solver_without_a_judge_shows_none_of_its_numbers():
     row = {"reward": 0.5, "reward/judge_accuracy": 0.0, "reward/judge_matches": 0}
-    row["eval/reward/win_rate"] = 0.0
     assert progress_line(row) == "reward +0.500"
     row |= {"reward/judge_matches": 4, "reward/judge_accuracy": 1.0, "eval/reward/win_rate": 0.5}
     assert "judge 1.00 right  judged better than at first 0.500" in progress_line(row)

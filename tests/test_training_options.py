@@ -111,7 +111,7 @@ def test_mini_batches_do_not_depend_on_the_processes():
 
 
 def test_more_mini_batches_than_prompts_are_refused():
-    with pytest.raises(BadInput, match="--num_mini_batches: at most 32"):
+    with pytest.raises(BadInput, match="--num_mini_batches: must be at most 32"):
         check_numbers(fill_in(Settings(num_mini_batches=33)))
 
 
@@ -239,7 +239,7 @@ base, folder = sys.argv[1:]
 tokenizer = SimpleNamespace(save_pretrained=lambda folder: None)
 with start("cpu", "float32") as runtime:
     for step in (1, 2):  # the second one goes on from the files of the first
-        checkpoint = newest_checkpoint(folder, runtime)
+        checkpoint = newest_checkpoint(folder, runtime, 9)
         policy = Policy(checkpoint or base, runtime)
         optimizer = torch.optim.AdamW(policy.masters.values(), lr=0.1, weight_decay=0.0)
         assert restore(checkpoint, policy, optimizer, 5) == ((1, 7) if step == 2 else (0, 0))

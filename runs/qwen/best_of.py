@@ -96,6 +96,8 @@ def answer_picked(judged):
     """The winner of a knockout; where all pairs were judged, the answer with the highest Elo."""
     if judged["pick"] is not None:
         return judged["pick"]
+    if not judged["ranked"]:
+        raise BadInput(f"question {judged['id']}: only right and wrong met: use --strategy elo")
     matches = []
     for match in judged["matches"]:
         matches.append((*match["pair"], first_share([vote_of(game) for game in match["games"]])))
@@ -137,7 +139,8 @@ def picks(row, judged, own, budget):
     for name, is_right in judged.items():
         picked[name] = any(right) if is_right is None else is_right
     if own is not None:
-        solutions = [(result, is_right) for _, result, is_right in checked(own)[: max(1, budget)]]
+        within = {name: own[name][: max(1, budget)] for name in ("candidates", "status")}
+        solutions = [(result, is_right) for _, result, is_right in checked(within)]
         solved = most_frequent(result for result, _ in solutions)
         agreeing = [is_right for result, is_right in answers if result == solved]
         picked["own solution, equal tokens"] = (solved, True) in solutions
@@ -157,6 +160,8 @@ def table(answers, own_path, *named):
     budget = round(mean(spent) * CHARACTERS_PER_TOKEN / mean(lengths)) if own else 0
     found, by_right = [], {"1 or 2": [], "3 or more": []}
     for row in read_rows(answers, FIELDS):
+        if own and row["id"] not in own:
+            raise BadInput(f"{own_path}: has no solutions of question {row['id']}: finish it")
         judged = judge_picks(row, judges)
         found.append({"id": row["id"]} | picks(row, judged, own.get(row["id"]), budget))
         if None not in judged.values():

@@ -15,10 +15,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from measures import command, read_rows, write_rows  # noqa: E402
+from measures import command, labelled_pairs, read_rows, write_rows  # noqa: E402
 
 from cli import BadInput  # noqa: E402
-from data import load_pairs  # noqa: E402
 from extras.equality import candidates  # noqa: E402
 from seeding import uniform  # noqa: E402
 from styles import judge_messages, load_style  # noqa: E402
@@ -73,8 +72,8 @@ def chain(pair, solution, reference):
 
 def balanced(chains):
     """As many chains of either verdict, in an order that a hash decides."""
-    number = min(map(len, chains.values()))
-    chosen = chains[1][:number] + chains[2][:number]
+    count = min(map(len, chains.values()))
+    chosen = chains[1][:count] + chains[2][:count]
     return sorted(chosen, key=lambda chain: uniform(f"chain:{chain[-1]['content']}"))
 
 
@@ -83,13 +82,15 @@ def swapped(pair):
 
 
 def main(pairs, solutions, out, orders="one"):
+    if orders not in ("one", "both"):
+        raise BadInput(f"{orders}: the orders of a pair are one or both")
     own, chains = {}, {1: [], 2: []}
     for row in read_rows(solutions, ("messages", "answer", "candidates", "status")):
         own[row["messages"][-1]["content"]] = row
-    for pair in load_pairs(pairs):
+    for pair in labelled_pairs(pairs):
         row = own.get(pair.messages[-1]["content"])
         solution = row and shortest_right(row)
-        if solution and pair.label in (0, 1):
+        if solution:
             for shown in [pair, swapped(pair)] if orders == "both" else [pair]:
                 messages = chain(shown, solution, row["answer"])
                 if messages:

@@ -20,6 +20,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from measures import command, read_rows, write_rows  # noqa: E402
 
+from cli import BadInput  # noqa: E402
+
 MARK = re.compile(r"<<([^=<>]+)=([^<>]+)>>")
 NUMBER = re.compile(r"\d+(?:\.\d+)?")
 WHOLE_NUMBER = r"(?<![\d.,/$%])({})(?![\d.,/%]|\s*percent)"
@@ -45,7 +47,7 @@ def changeable(question, marks):
     in_marks, results = set(), set()
     for expression, result in marks:
         in_marks.update(NUMBER.findall(expression))
-        results.add(result)
+        results.add(result.strip())
     everything = NUMBER.findall(question)
     found = []
     for number in re.findall(WHOLE_NUMBER.format(r"\d+"), question):
@@ -110,6 +112,8 @@ def main(source, target, pairs=None):
     if pairs:
         of_pairs = {pair["messages"][-1]["content"] for pair in read_rows(pairs, ("messages",))}
         rows = [row for row in rows if row["question"] in of_pairs]
+        if not rows:
+            raise BadInput(f"{pairs}: asks no question of {source}: give the pairs made from it")
     for row in rows:
         changed = change(row["question"], row["answer"])
         if changed:

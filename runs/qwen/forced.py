@@ -38,7 +38,7 @@ def main(folder):
     if missing:
         read_verdicts(judge_of(settings), missing, settings)
     write_json(Path(folder) / "forced.json", result)
-    print(f"{folder}: {len(missing)} games got a verdict by force")
+    print(f"{folder}: {len(missing)} games had no verdict")
 
 
 if __name__ == "__main__":

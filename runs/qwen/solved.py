@@ -19,6 +19,7 @@ from chains import number, own_result, result_of  # noqa: E402
 from measures import (  # noqa: E402
     command,
     forced_rows,
+    labelled_pairs,
     markdown_table,
     mean,
     named_paths,
@@ -26,7 +27,6 @@ from measures import (  # noqa: E402
 )
 
 from cli import BadInput  # noqa: E402
-from data import load_pairs  # noqa: E402
 from verdicts import vote_of  # noqa: E402
 
 KINDS = "right answer", "wrong answer", "neither", "not stated"
@@ -64,7 +64,7 @@ def rollout_rows(path):
 
 
 def main(pairs, *named):
-    by_id, rows = {pair.id: pair for pair in load_pairs(pairs)}, []
+    by_id, rows = {pair.id: pair for pair in labelled_pairs(pairs)}, []
     for name, path in named_paths(named).items():
         games = defaultdict(list)
         for row in rollout_rows(path) if path.endswith(".jsonl") else forced_rows(path):

@@ -28,13 +28,13 @@ from measures import (  # noqa: E402
     difference,
     forced_rows,
     grid,
+    labelled_pairs,
     markdown_table,
     mean,
     named_paths,
 )
 
 from cli import BadInput  # noqa: E402
-from data import load_pairs  # noqa: E402
 from extras.mixture import answers_apart, fit_blind  # noqa: E402
 from extras.scoring import decided  # noqa: E402
 from verdicts import vote_of  # noqa: E402
@@ -117,10 +117,7 @@ def tables(train, test, judges):
 
 
 def main(train_path, test_path, *named):
-    train, test = (
-        [pair for pair in load_pairs(path) if pair.label in (0, 1)]
-        for path in (train_path, test_path)
-    )
+    train, test = labelled_pairs(train_path), labelled_pairs(test_path)
     check_apart(train, test)
     print(f"{len(train)} training and {len(test)} test pairs share no question.")
     judges, ids, first_asked = {}, {pair.id for pair in test}, None

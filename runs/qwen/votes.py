@@ -21,6 +21,7 @@ from measures import (  # noqa: E402
     command,
     difference,
     grid,
+    labelled_pairs,
     markdown_table,
     mean,
     named_paths,
@@ -28,7 +29,6 @@ from measures import (  # noqa: E402
 )
 
 from cli import BadInput  # noqa: E402
-from data import load_pairs  # noqa: E402
 from verdicts import vote_of  # noqa: E402
 
 
@@ -47,19 +47,19 @@ def votes_of(pair, games):
     return list(by_verdict.values()), list(by_result.values())
 
 
-def shares_right(pairs, size):
+def shares_right(votes_of_pairs, size):
     """A grid: for each pair the share of its blocks that the right answer wins."""
     rows = []
-    for pair, votes in enumerate(pairs):
+    for index, votes in enumerate(votes_of_pairs):
         starts = range(0, len(votes[0]), size)
         sums = [sum(sum(order[start : start + size]) for order in votes) for start in starts]
         right = mean(0.5 if total == 0 else total > 0 for total in sums)
-        rows.append({"pair": pair, "right": right})
+        rows.append({"pair": index, "right": right})
     return grid([rows], "right", "pair")
 
 
 def main(pairs, *named):
-    by_id, table = {pair.id: pair for pair in load_pairs(pairs)}, []
+    by_id, table = {pair.id: pair for pair in labelled_pairs(pairs)}, []
     for name, path in named_paths(named).items():
         rows = [row for row in result_rows(path) if row["id"] in by_id]
         if not rows:

@@ -34,14 +34,14 @@ from verdicts import first_share, vote_of  # noqa: E402
 def read_recording(path):
     """[{scores, votes, tokens}, ...] of a results.json, one a question whose answers differ.
 
-    votes: {(i, j): [votes with i first, votes with j first]}, or [] for equal texts. A vote is 0
-    for i, 1 for j and None for neither. tokens: the same with the length of each completion.
+    votes: {(i, j): [votes with i first, votes with j first]}, or [] where nothing was written. A
+    vote is 0 for i, 1 for j and None for neither. tokens: likewise, the length of each completion.
     Raises BadInput for another file, and where a pair or a vote is missing.
     """
     rows = [row for row in result_rows(path) if len(set(row["scores"])) > 1]
     recorded = [recorded_votes(row, path) for row in rows]
     lengths = {len(order) for row in recorded for both in row["votes"].values() for order in both}
-    if len(lengths) > 1:
+    if recorded and len(lengths) != 1:
         raise BadInput(f"{path}: pairs need equally many votes in both orders: judge them alike")
     return recorded
 
@@ -59,7 +59,7 @@ def recorded_votes(row, path):
             winner = match["pair"][vote] if vote in (0, 1) else None
             votes[pair][shown.index(i)].append({i: 0, j: 1}.get(winner))
             tokens[pair][shown.index(i)].append(game["tokens"])
-        if not any(map(sum, tokens[pair])):  # nobody judged equal texts
+        if not any(map(sum, tokens[pair])):  # equal texts, or too long to judge: a draw
             votes[pair] = tokens[pair] = []
     if len(votes) < math.comb(len(row["scores"]), 2):
         raise BadInput(f"{path}: question {row['id']} has pairs without a game: --strategy elo")
@@ -108,12 +108,12 @@ def measure(rows, schedule, per_player, num_votes, trials):
     """A row of the table: means over questions and trials, standard error over questions."""
     spent, shares = Counter(), []
     for row in rows:
-        size, right = len(row["scores"]), 0
+        size, num_right = len(row["scores"]), 0
         for trial in range(trials):
             play = recorded_play(row, num_votes, trial, spent)
             picked = pick(size, schedule, per_player and per_player * size, play, trial)
-            right += row["scores"][picked] == max(row["scores"])
-        shares.append(right / trials)
+            num_right += row["scores"][picked] == max(row["scores"])
+        shares.append(num_right / trials)
     matches = {"knockout": "N - 1", "full": "all"}.get(schedule, f"{per_player}N")
     generations, tokens = (spent[name] / len(rows) / trials for name in ("generations", "tokens"))
     error = np.std(shares) / np.sqrt(len(shares))
@@ -152,6 +152,8 @@ def main(argv=None):
     parser.add_argument("results", help="results.json of evaluate.py --strategy elo; or .json.gz")
     parser.add_argument("--trials", type=int, default=5, help="of every schedule on every question")
     options = parser.parse_args(argv)
+    if options.trials < 1:
+        raise BadInput(f"--trials: must be at least 1, got {options.trials}")
     rows = read_recording(options.results)
     if not rows:
         raise BadInput("the answers of each question are equally good: there is nothing to pick")
