@@ -191,9 +191,7 @@ def main(argv=None):
     known = [field.name for field in fields(FileSettings)]
     for flag in flags:
         if flag[2:].replace("-", "_") not in known:
-            raise BadInput(
-                f"{flag}: --matches rates what has been played: leave out one of the two"
-            )
+            raise BadInput(f"{flag}: does not go with --matches, which rates what has been played")
     rate_file(cli.parse_settings(FileSettings, argv))
 
 
@@ -240,7 +238,7 @@ def rank_answers(argv):
 
 def check_csv(out):
     if out is not None and (not out.lower().endswith(".csv") or Path(out).exists()):
-        raise BadInput(f"--out: {out}: give a new name that ends in .csv: a row there is a player")
+        raise BadInput(f"--out: {out} exists or does not end in .csv: give another name")
     if out is not None and not Path(out).parent.is_dir():
         raise BadInput(f"--out: {out}: there is no such folder: make it first")
 

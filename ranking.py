@@ -40,7 +40,7 @@ class RankSettings(JudgeSettings):
     )
     candidates: Optional[str] = setting(
         None,
-        "file with an answer a line: plain text, JSON strings, or objects with response or text; "
+        "file with an answer a line: plain text, JSON strings, or objects with response or answer; "
         "csv with a column answer; without --query a file of questions: {question | query | "
         "messages, candidates}, or csv with columns question and answer",
     )
@@ -102,12 +102,15 @@ def read_candidates(path):
 
 
 def as_answer(value, place):
-    """The text of a candidate: a string, or an object with response or text."""
-    answer = value.get("response", value.get("text")) if isinstance(value, dict) else value
+    """The text of a candidate: a string, or an object with response or another ANSWER_COLUMN."""
+    answer = value
+    if isinstance(value, dict):
+        names = "response", *ANSWER_COLUMNS
+        answer = next((value[name] for name in names if name in value), None)
     if not isinstance(answer, str) or re.search("[\ud800-\udfff]", answer):  # half a character
         raise BadInput(
-            f"{place}: {answer!r:.80} is no answer: "
-            "expected a string, or an object with response or text"
+            f"{place}: {value!r:.80} is no answer: expected a string, or an object with one of "
+            f"{', '.join(ANSWER_COLUMNS)}"
         )
     return answer
 

@@ -73,7 +73,7 @@ class Settings:
 # ---- before torch is imported ----
 
 
-def check(settings):
+def prepare(settings):
     """Returns (rows, their hashes); rows [(prompt: messages or text, completion: text, place), ...]
 
     place: as in "chains.jsonl line 3". Raises BadInput for everything that can be wrong.
@@ -171,7 +171,7 @@ def end_token(tokenizer, folder):
 
 
 def encode_rows(texts, tokenizer, folder):
-    """The texts of `check` as rows."""
+    """The texts of `prepare` as rows."""
     end = end_token(tokenizer, folder)
     rows = []
     for prompt, completion, place in texts:
@@ -238,7 +238,7 @@ def learning_rate_at(step, settings):
 
 
 def main(settings):
-    texts, hashes = check(settings)
+    texts, hashes = prepare(settings)
     style = load_style(settings.judge_style) if settings.judge_style else None
 
     import torch  # only now: bad input is answered at once

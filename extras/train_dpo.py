@@ -81,7 +81,7 @@ class Settings:
     )
 
 
-def check(settings):
+def prepare(settings):
     """(settings, model folder, labelled pairs, their hashes). BadInput before a model is loaded."""
     for name in ("max_steps", "batch_size", "max_length", "micro_batch_tokens", "save_every"):
         if getattr(settings, name) < 1:
@@ -216,7 +216,7 @@ def encode_pair(pair, tokenizer, end):
 
 
 def main(settings):
-    settings, folder, pairs, hashes = check(settings)
+    settings, folder, pairs, hashes = prepare(settings)
 
     import torch  # only now: bad input is answered at once
 

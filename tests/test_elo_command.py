@@ -304,15 +304,15 @@ BAD_COMMANDS = [
     ([], "--query and --candidates are needed"),
     (["--query", "q"], "needed"),
     (["--candidates", "C"], "needed"),
-    (["--matches", "M", "--query", "q"], "--query: --matches rates what has been played"),
-    (["--num-votes=2", "--matches=M"], "--num-votes: --matches rates what has been played"),
+    (["--matches", "M", "--query", "q"], "--query: does not go with --matches"),
+    (["--num-votes=2", "--matches=M"], "--num-votes: does not go with --matches"),
     (["--matches"], "--matches"),
     (["--matches", ""], "--matches is empty"),
-    (["--matches", "M", "--out", "x.jsonl"], "--out: x.jsonl: give a new name that ends in .csv"),
+    (["--matches", "M", "--out", "x.jsonl"], "--out: x.jsonl exists or does not end in .csv"),
     (["--matches", "M", "--out", "none/x.csv"], "--out: none/x.csv: there is no such folder"),
     (["--matches", "./none.csv"], "none.csv"),
     (["--matches", "BAD"], "bad.csv line 3: score is '2'"),
-    (["--matches", "M", "--candidates", "C"], "--candidates: --matches rates what has been"),
+    (["--matches", "M", "--candidates", "C"], "--candidates: does not go with --matches"),
     (["--query", " ", "--candidates", "C"], "--query is empty"),
     (["--query", "q", "--candidates", "EMPTY"], "empty.txt is empty"),
     (["--query", "q", "--candidates", "C", "--schedule", "best"], "best"),
@@ -332,7 +332,7 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, capsys):
         "M": ("m.csv", "i,j,score\n0,1,1\n"),
         "BAD": ("bad.csv", "i,j,score\n0,1,1\n0,1,2\n"),
         "EMPTY": ("empty.txt", " \n"),
-        "BADC": ("badc.jsonl", '"a"\n{"answer": "b"}\n'),
+        "BADC": ("badc.jsonl", '"a"\n{"score": "b"}\n'),
     }
     paths = {key: write(tmp_path, text, name) for key, (name, text) in files.items()}
     for arguments, words in BAD_COMMANDS:

@@ -403,7 +403,10 @@ def test_bad_files_of_questions(text, name, words, tmp_path):
             ranker.main(["--candidates", str(tmp_path / name), "--out", str(tmp_path / "o.jsonl")])
     with pytest.raises(BadInput, match="--candidates and --out"):
         tournament.main(["--candidates", str(tmp_path / name)])
-    for ranker, problem in (tournament, "leave --query out"), (elo, "a new name that ends in .csv"):
+    for ranker, problem in (
+        (tournament, "leave --query out"),
+        (elo, "exists or does not end in .csv"),
+    ):
         with pytest.raises(BadInput, match=problem):
             ranker.main(
                 ["--query", "q", "--candidates", str(tmp_path / name), "--out", str(tmp_path / "o")]
