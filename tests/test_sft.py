@@ -121,7 +121,7 @@ def test_loss_and_gradient_are_the_mean_over_completion_tokens(
         return 1.0
 
     monkeypatch.setattr(Policy, "step", keep_gradients)
-    monkeypatch.setattr(train_sft, "check", lambda settings: ([("", "", "")], None))
+    monkeypatch.setattr(train_sft, "prepare", lambda settings: ([("", "", "")], None))
     monkeypatch.setattr(train_sft, "usable_rows", lambda *arguments: rows)
     options = dict(micro_batch_tokens=budget, batch_size=3, max_steps=1, dtype="float32")
     train_sft.main(Settings(str(folder), output_dir=str(tmp_path / "run"), **options))
