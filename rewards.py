@@ -38,6 +38,9 @@ from styles import judge_messages
 
 SCALES = "shrunk", "win_rate", "elo"
 SHRINK = 2.0  # how many times the noise counts in `match_rewards` (runs/reward)
+# what a reward function is called with, by name: JudgeTask.rewards and SolveTask.rewards
+JUDGE_COLUMNS = "prompts", "completions", "right_verdict", "style", "pair", "order", "verdict"
+SOLVER_COLUMNS = "prompts", "completions", "answer", "correct", "question"
 
 
 # ---- of a judge in training ----
@@ -78,23 +81,23 @@ def import_reward(name):
     """The reward function of --reward MODULE:FUNCTION, solve:MODULE:FUNCTION or consistency.
 
     `read_rewards` reads what the user's function returns. It may be an `async def`, and may return
-    (rewards, matches of each group) like compare_groups.
+    (rewards, matches of each group) like compare_groups. Raises BadInput for a name that cannot be
+    imported, and for a function that does not take the columns.
     """
     if name == "consistency":
         return consistency_reward
     function = import_function(name.removeprefix("solve:"), "--reward")
+    columns = SOLVER_COLUMNS if name.startswith("solve:") else JUDGE_COLUMNS
+    try:
+        inspect.signature(function).bind(**dict.fromkeys(columns))
+    except TypeError as error:
+        raise BadInput(
+            f"--reward {name}: {error}: define it as f(prompts, completions, **columns)"
+        ) from error
 
     @functools.wraps(function)
     def reward(prompts, completions, **columns):
-        given = {"prompts": list(prompts), "completions": list(completions)} | columns
-        try:
-            inspect.signature(function).bind(**given)
-        except TypeError as error:
-            raise BadInput(
-                f"--reward {name}: {error}: define {function.__name__}(prompts, completions, "
-                "**columns)"
-            ) from error
-        result = function(**given)
+        result = function(prompts=list(prompts), completions=list(completions), **columns)
         if inspect.iscoroutine(result):
             result = asyncio.run(result)
         match result:

@@ -13,6 +13,7 @@ import sys
 from collections import Counter
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from cli import BadInput
 from data import Pair, Question, place
 from elo import elo
 from judge import Judge, as_pair
+from judge_task import JudgeTask
 from rewards import (
     answer_reward,
     compare_groups,
@@ -38,6 +40,7 @@ from rewards import (
     num_matches,
     verdict_reward,
 )
+from solve_task import SolveTask
 from styles import judge_messages
 from verdicts import conclude
 
@@ -638,13 +641,22 @@ def spoils_its_arguments(prompts, completions, **columns):
 
 
 def test_a_function_without_columns_is_refused_and_none_spoils_its_arguments():
-    own = rewards.import_reward(f"{__name__}:scores_of_texts")
-    with pytest.raises(BadInput, match=r"unexpected keyword argument 'answer': define scores_of_"):
-        own(prompts=["p"], completions=["a"], answer=["1"])
+    for name, column in (("", "right_verdict"), ("solve:", "answer")):
+        with pytest.raises(BadInput, match=f"unexpected keyword argument '{column}': define it as"):
+            rewards.import_reward(f"{name}{__name__}:scores_of_texts")
     texts = ["a", "bb"]
     spoiled = rewards.import_reward(f"{__name__}:spoils_its_arguments")
     assert spoiled(prompts=["p", "p"], completions=texts, answer=["1", "1"]) == [2.0, 1.0]
     assert texts == ["a", "bb"]
+
+
+def test_the_columns_that_are_checked_are_those_of_the_tasks():
+    seen = []
+    task = SimpleNamespace(judge=None, settings=SimpleNamespace(style="rrm"))
+    task.reward_function = lambda **columns: seen.append(tuple(columns))
+    JudgeTask.rewards(task, [])
+    SolveTask.rewards(task, [])
+    assert list(map(set, seen)) == [set(rewards.JUDGE_COLUMNS), set(rewards.SOLVER_COLUMNS)]
 
 
 def test_none_is_no_reward():
