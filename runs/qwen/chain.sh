@@ -13,6 +13,7 @@
 #   bash runs/qwen/chain.sh judge      games of the base, of format and of the trained judge
 #   bash runs/qwen/chain.sh best_of    base and trained judge pick among 8 answers to a question
 #   bash runs/qwen/chain.sh votes      8 votes of the trained judge in each order
+#   bash runs/qwen/chain.sh changed    pairs of the test's questions with other numbers, judged
 #   bash runs/qwen/chain.sh table
 #
 # The judge of 0.5B learns from the same files, with the stages format, train and judge:
@@ -63,7 +64,6 @@ fetch)
     ;;
 answers)
     python runs/qwen/gsm8k_sets.py "$data/gsm8k/train.jsonl" "$out/questions"
-    python runs/qwen/changed.py "$out/questions/test.jsonl" "$out/questions/changed.jsonl"
     for set in train test; do
         answers "$solver" "answers_$set" "$set" --limit "${QUESTIONS:-240}" --num_answers 8 \
             --max_completion_length 320 --temperature 0.8
@@ -126,6 +126,14 @@ votes)
     games votes pairs_test "$style" --adapter "$(newest "$name")" --num_votes 8 --limit 96
     python runs/qwen/votes.py "$out/pairs_test.jsonl" "$name=$out/votes/results.json"
     ;;
+changed)
+    python runs/qwen/changed.py "$out"/questions/{test,changed}.jsonl "$out/pairs_test.jsonl"
+    answers "$solver" answers_changed changed --num_answers 8 --max_completion_length 320 \
+        --temperature 0.8
+    pairs_of answers_changed pairs_changed 1
+    forced_games games/changed-base pairs_changed "$base_style"
+    forced_games "games/changed-$name" pairs_changed "$style" --adapter "$(newest "$name")"
+    ;;
 table)
     for pairs in ${PAIRS:-openai pairs_test}; do
         python runs/qwen/table.py "$out/pairs_grpo.jsonl" "$out/$pairs.jsonl" \
@@ -135,5 +143,5 @@ table)
     python runs/qwen/best_of.py table "$out/answers_test.jsonl" "${OWN:-none}" \
         base="$out/best/base" "$name=$out/best/$name"
     ;;
-*) sed -n 2,22p "$0" && exit 2 ;;
+*) sed -n 2,23p "$0" && exit 2 ;;
 esac
