@@ -161,11 +161,10 @@ def main(argv=None):
     accuracy, again = vote_errors(rows)
     print(f"{len(rows)} questions, {num_recorded(rows)} votes in each order")
     print(f"right: one of the best answers; an answer drawn by lot is right in {best:.3f}")
-    print(
-        f"a vote is right in {accuracy:.3f}, another vote of a pair and order with a wrong one",
-        end="",
-    )
-    print(f" in {again:.3f} (fixed errors: 0)\n", flush=True)
+    print(f"a vote is right in {accuracy:.3f}")
+    if num_recorded(rows) > 1:
+        print(f"another vote of a pair and order with a wrong one: {again:.3f} (fixed errors: 0)")
+    print(flush=True)
     columns = ["schedule", "matches", "votes", "generations", "tokens", "right answer picked"]
     print(markdown_table(columns, measure_all(rows, options.trials)))
 
