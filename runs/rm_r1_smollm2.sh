@@ -7,7 +7,7 @@
 #
 # Without TEACHER_URL the teacher is a STAND-IN: the same small model, first trained on a few dozen chains that a program wrote (runs/smollm2/
 # rubric_chains.py), served by `transformers serve`. It shows the path and no gain: the student learns from a copy of itself that has seen a program's
-# work, and three steps of RL change next to nothing. For the real sizes see runs/rm_r1_7b.sh. Killed and called again it goes on.
+# work, and three steps of RL change next to nothing. For the real sizes see runs/rm_r1.sh. Killed and called again it goes on.
 # runs/rm_r1_smollm2.log is of an earlier version, whose pairs had more kinds of rules: git checkout 5d189bd
 set -euo pipefail
 cd "$(dirname "$0")/.."

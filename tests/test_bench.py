@@ -495,7 +495,7 @@ def test_the_plan_of_7b_on_8_gpus_of_80_gb_by_hand():
     )  # of the published config.json
     assert (
         round(row["states_gb"]) == round(row["weights_gb"]) == 15 and row["idle_prompts"] == 0
-    )  # as runs/rrm_7b.sh has it
+    )  # as runs/rrm.sh has it
     assert row["rows"] == 128  # all of a GPU: pages grow with the rows
     assert row["kv_gb"] == pytest.approx(128 * 57_344 * (2048 + 128) / 1e9)
     assert row["step_s"] == pytest.approx(

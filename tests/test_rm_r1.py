@@ -341,12 +341,12 @@ if "--out" in given:
 @pytest.mark.parametrize(
     "name, arguments",
     [
-        ("rrm_7b", []),
-        ("rrm_32b", []),
-        ("rm_r1_7b", ["instruct"]),
-        ("rm_r1_7b", ["distilled"]),
-        ("rm_r1_32b", ["instruct"]),
-        ("rm_r1_32b", ["distilled"]),
+        ("rrm", ["7b"]),
+        ("rrm", ["32b"]),
+        ("rm_r1", ["7b", "instruct"]),
+        ("rm_r1", ["7b", "distilled"]),
+        ("rm_r1", ["32b", "instruct"]),
+        ("rm_r1", ["32b", "distilled"]),
     ],
 )
 def test_every_command_of_a_run_is_one_that_exists(name, arguments, tmp_path):
@@ -391,13 +391,9 @@ def test_every_command_of_a_run_is_one_that_exists(name, arguments, tmp_path):
             module = importlib.import_module(command)
             kind = module.JudgeCommandSettings if command == "judge" else module.Settings
         settings.setdefault(command, []).append(cli.parse_settings(kind, rest))
-    size, (grpo,), sft = (
-        name.split("_")[-1].upper(),
-        settings["train_grpo"],
-        settings.get("train_sft", []),
-    )
+    (grpo,), sft, size = settings["train_grpo"], settings.get("train_sft", []), arguments[0]
     models = [item.model for item in [grpo, *sft]]
-    assert all(f"-{size}" in model or f"/{size.lower()}-sft/" in model for model in models)
+    assert all(f"-{size.upper()}" in model or f"/{size}-sft/" in model for model in models)
     load_style(grpo.style)
     assert (grpo.max_completion_length, grpo.beta, grpo.epsilon, grpo.temperature) == (
         8192,
@@ -405,21 +401,16 @@ def test_every_command_of_a_run_is_one_that_exists(name, arguments, tmp_path):
         0.2,
         1.0,
     )
-    if name.startswith("rm_r1"):
-        rates = {"rm_r1_7b": (5e-6, 1e-6, 1e-6), "rm_r1_32b": (2e-6, 5e-7, 8e-7)}[
-            name
-        ]  # appendix G: supervised, instruct, distilled
+    if name == "rm_r1":
+        kind = arguments[1]
+        # appendix G: supervised, instruct, distilled
+        rates = {"7b": (5e-6, 1e-6, 1e-6), "32b": (2e-6, 5e-7, 8e-7)}[size]
         assert (grpo.num_generations, grpo.prompts_per_step, grpo.num_mini_batches) == (7, 1024, 8)
         assert grpo.max_prompt_length == 4096
-        assert grpo.learning_rate == rates[1 + (arguments == ["distilled"])]
-        assert (
-            Path(grpo.train_data).stem
-            == {"instruct": "after_distill", "distilled": "all"}[arguments[0]]
-        )
-        assert [item.learning_rate for item in sft] == (
-            [rates[0]] if arguments == ["instruct"] else []
-        )
-        assert grpo.style == {"instruct": "rm_r1", "distilled": "rm_r1_short"}[
-            arguments[0]
-        ] and all(item.judge_style == "rm_r1" for item in sft)
+        assert grpo.learning_rate == rates[1 + (kind == "distilled")]
+        data = {"instruct": "after_distill", "distilled": "all"}[kind]
+        assert Path(grpo.train_data).stem == data
+        assert [item.learning_rate for item in sft] == ([rates[0]] if kind == "instruct" else [])
+        assert grpo.style == {"instruct": "rm_r1", "distilled": "rm_r1_short"}[kind]
+        assert all(item.judge_style == "rm_r1" for item in sft)
         assert settings["clean"][0].drop_sources == "magpie_ultra"
