@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
-# Ours beside its peers (extras/bench.py) on this machine: about 20 minutes on two quiet cores, results in runs/bench/cpu.log.
+# Ours beside its peers (extras/bench.py) on this machine: about 20 minutes on two quiet cores.
+# Results are in runs/bench/cpu.log.
 #   pip install trl datasets accelerate gguf; DATA=preference-pairs.json runs/bench.sh
-# MODEL: a folder of SmolLM2-135M-Instruct (made at models/smollm2 if it is not there). DATA: pairs whose prompts have some 200 to 300 tokens, such
-# as PandaLM's test set; without it 12 short questions are used. JUDGE_PAIRS=100 judges as many pairs (10: three minutes; 100: half an hour).
+# MODEL: a folder of SmolLM2-135M-Instruct (made at models/smollm2 if it is not there). DATA: pairs
+# whose prompts have some 200 to 300 tokens, such as PandaLM's test set; without it 12 short
+# questions are used. JUDGE_PAIRS=100 judges as many pairs (10: three minutes; 100: half an hour).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 model="${MODEL:-models/smollm2}" data=()

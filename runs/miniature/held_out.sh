@@ -3,7 +3,8 @@
 # Writes runs/miniature/held_out.log.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-python evaluate.py --benchmark pairs --data tiny/test.jsonl --max_completion_length 96 --output_dir out/held-out > runs/miniature/held_out.log
+python evaluate.py --benchmark pairs --data tiny/test.jsonl --max_completion_length 96 \
+    --output_dir out/held-out > runs/miniature/held_out.log
 PYTHONPATH=runs python - <<'EOF' >> runs/miniature/held_out.log
 import re
 from collections import defaultdict
