@@ -95,8 +95,8 @@ def test_curves_by_hand(tmp_path):
     assert "loss" not in curves
     write_rows(
         tmp_path / "sft" / "metrics.jsonl",
-        [{"step": 1, "loss": 2.5, "num_tokens": 9, "step_time": 1.0, "eval/reward/win_rate": 0.0}],
-    )  # without a judge there is no win rate
+        [{"step": 1, "loss": 2.5, "num_tokens": 9, "step_time": 1.0}],
+    )
     assert plot.read_metrics(tmp_path / "sft") == {
         "step": {1: 1},
         "loss": {1: 2.5},

@@ -21,6 +21,7 @@ from data import Pair, Question
 from distributed import Runtime
 from judge_task import Comparison, JudgeTask, comparison_stream, verdict_reward
 from model import Model
+from rewards import consistency_reward
 from rollout import Group, MicroBatch, chunks, rewards, step_metrics
 from sampler import Completion
 from solve_task import Exercise, SolveTask
@@ -465,8 +466,8 @@ def test_a_completion_that_was_cut_off_earns_nothing_even_behind_its_verdict(rew
 def test_a_reward_by_name():
     settings = dict(style="rrm", prompts_per_step=2)
     assert JudgeTask(Settings(**settings)).reward_function is verdict_reward
-    own = JudgeTask(Settings(reward="math:sqrt", **settings)).reward_function
-    assert own.__wrapped__ is math.sqrt  # its results are read by rewards.read_rewards
+    own = JudgeTask(Settings(reward="rewards:consistency_reward", **settings)).reward_function
+    assert own.__wrapped__ is consistency_reward  # its results are read by rewards.read_rewards
 
 
 # ---- several processes ----

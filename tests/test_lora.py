@@ -427,6 +427,5 @@ def test_a_negative_rank_is_refused(module, tmp_path):
     data = tmp_path / "pairs.jsonl"
     data.write_text('{"prompt": "q", "chosen": "a", "rejected": "b"}\n')
     settings = module.Settings(train_data=str(data), lora_rank=-1)
-    check = train_grpo.prepare if module is train_grpo else module.check
     with pytest.raises(BadInput, match="--lora_rank: must .*-1"):
-        check(settings)
+        module.prepare(settings)

@@ -124,7 +124,7 @@ def known_flags(program, arguments):
         subcommands = arguments[:1] if program == "extras.make_data" else []
         return help_of("-m", program, *subcommands)
     source = read(ROOT / program)
-    if "/" not in program or "parse_settings" in source:
+    if "/" not in program or "parse_settings" in source or "argparse" in source:
         return help_of(program)
     return "".join(f"--{name} " for name in re.findall(r"^ +(\w+): ", source, re.MULTILINE))
 
