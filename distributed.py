@@ -1,7 +1,7 @@
 """What a training script needs around its loop: torchrun, device, FSDP2, fp32 masters, checkpoints.
 
-Trained weights are kept in fp32: at a learning rate of 1e-6 a bf16 weight does not move. The
-compute copy that sampler and trainer share is in bf16. One process keeps both copies itself.
+Trained weights are kept in fp32: at a learning rate of 1e-6 a bf16 weight does not move. Sampler
+and trainer share a copy in the dtype of the computation. One process keeps both copies itself.
 Several processes keep fp32 shards (FSDP2), which are cast when they are gathered.
 
 No random state is saved: every draw (data order, placement, sampling) is a function of the seed

@@ -14,7 +14,7 @@ from kernels.packed_attention import packed_attention
 
 BLOCK = 64  # tokens: attention computes whole blocks
 MOST_BLOCKS = 2  # of the longest prompt: a block costs a call, so longer prompts get longer blocks
-ONE_CALL_BELOW = 400_000  # query numbers times tokens: there one slow call beats twenty fast ones
+ONE_CALL_BELOW = 400_000  # queries.numel() * tokens, up to which one call is faster than twenty
 attend_in_one_call = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
 

@@ -102,7 +102,7 @@ def read_candidates(path):
 
 
 def as_answer(value, place):
-    """The text of a candidate: a string, or an object with response or another ANSWER_COLUMN."""
+    """The text of a candidate: a string, or an object with one of ANSWER_COLUMNS."""
     answer = value
     if isinstance(value, dict):
         names = "response", *ANSWER_COLUMNS

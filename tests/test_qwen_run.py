@@ -83,6 +83,9 @@ def test_changed_questions_of_some_pairs_alone(tmp_path):
     assert json.loads(line)["question"].startswith("B buys")
     changed.main(source, target)
     assert len(target.read_text().splitlines()) == 3
+    pair["messages"][0]["content"] = "D buys 5 boxes of 6 pens."
+    with pytest.raises(BadInput, match="asks no question of"):
+        changed.main(source, target, write(tmp_path / "other.jsonl", [pair]))
 
 
 @pytest.mark.parametrize(
@@ -252,6 +255,7 @@ def test_votes_by_hand(tmp_path):
         ("votes.py", "other.jsonl x=shape.gz", "its rows are not those of evaluate.py"),
         ("votes.py", "other.jsonl x=log.gz x=log.gz", "with another name for each judge"),
         ("best_of.py", "rank pairs.jsonl out", "rank: write prepare ANSWERS OUT"),
+        ("chains.py", "pairs.jsonl answers.jsonl out Both", "Both: the orders of a pair are one"),
         ("best_of.py", "prepare pairs.jsonl out", "pairs.jsonl line 1: has no messages"),
         ("best_of.py", "table answers.jsonl none x=folder", "x: question q was not judged"),
         ("direct.py", "nothere out", "nothere"),
@@ -404,7 +408,10 @@ def test_a_knockout_picks_among_different_results(tmp_path):
 
 def test_the_answer_picked_is_the_winner_or_the_one_with_the_highest_elo():
     def match(pair, *verdicts):
-        games = [{"order": list(o), "verdict": v} for o, v in zip(([0, 1], [1, 0]), verdicts)]
+        games = []
+        for order, verdict in zip(([0, 1], [1, 0]), verdicts):
+            status = "unparsable" if verdict is None else "valid"
+            games.append({"order": order, "verdict": verdict, "status": status})
         return {"pair": pair, "games": games}
 
     matches = [match([0, 1], 2, 1), match([2, 0], 1, None), match([2, 1], 2, 1)]

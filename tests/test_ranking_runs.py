@@ -269,5 +269,7 @@ def test_evaluate_records_a_judge_and_replay_plays_it(tmp_path, capsys):
     capsys.readouterr()
     replay.main([str(tmp_path / "out" / "results.json"), "--trials", "1"])
     table = capsys.readouterr().out
+    with pytest.raises(BadInput, match="--trials: must be at least 1, got 0"):
+        replay.main([str(tmp_path / "out" / "results.json"), "--trials", "0"])
     assert "2 questions, 2 votes in each order" in table
     assert re.search(r"full +\| all +\| 2 +\| 12.0", table)

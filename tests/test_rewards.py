@@ -659,6 +659,19 @@ def test_the_columns_that_are_checked_are_those_of_the_tasks():
     assert list(map(set, seen)) == [set(rewards.JUDGE_COLUMNS), set(rewards.SOLVER_COLUMNS)]
 
 
+def test_a_judge_compares_held_out_answers_to_questions_without_a_reference(tmp_path):
+    asked = tmp_path / "asked.jsonl"
+    asked.write_text('{"question": "why?"}\n')
+    for reward, flag in (("judge", "--eval_data"), ("solve:m:f", "--train_data")):
+        task = SimpleNamespace(settings=SimpleNamespace(reward=reward))
+        (question,) = SolveTask.load_items(task, str(asked), flag, "test")
+        assert question.answer is None
+    for reward, flag in (("answer", "--train_data"), ("solve:m:f", "--eval_data")):
+        task = SimpleNamespace(settings=SimpleNamespace(reward=reward))
+        with pytest.raises(BadInput, match="no question has an answer to compare with"):
+            SolveTask.load_items(task, str(asked), flag, "test")
+
+
 def test_none_is_no_reward():
     for result in ([1.0, None, 0.0], np.array([1.0, None, 0.0], dtype=object)):
         first, missing, last = read(result)

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ import transformers
 from tiny_models import make_model_folder, make_tokenizer
 
 import train_sft
+from cli import BadInput
 from distributed import Policy
 from kernels.packed_attention import packed_attention
 from model import Model, pack_groups
@@ -224,3 +226,13 @@ def test_bad_input_is_one_line(name, tmp_path):
         and re.search(words, done.stderr)
     ), done.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_a_model_without_an_end_is_refused(monkeypatch):
+    tokenizer = SimpleNamespace(eos_token_id=None)
+    for stops in ((7, 9), ()):
+        monkeypatch.setattr(train_sft, "stop_token_ids", lambda tokenizer, folder, s=stops: s)
+        if stops:
+            assert train_sft.end_token(tokenizer, "model") == 7
+    with pytest.raises(BadInput, match="model: no token ends a text: name one as eos_token"):
+        train_sft.end_token(tokenizer, "model")

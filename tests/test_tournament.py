@@ -15,6 +15,7 @@ from tiny_models import COIN, make_scripted_folder
 
 import cli
 import elo
+import ranking
 import tournament
 from cli import BadInput
 from ranking import RankSettings, cached, judged_play, read_candidates
@@ -149,6 +150,17 @@ def test_cache(tmp_path):
         cached(without, None, names)([(0, 1), (1, 2), (1, 3), (0, 1), (1, 0)]) == scores
         and without.calls == first.calls[:4]
     )
+
+
+def test_matches_that_another_process_wrote_before_the_lock_are_known(tmp_path, monkeypatch):
+    path, names = str(tmp_path / "c.jsonl"), ["a", "b"]
+
+    def other_process(path):  # holds the lock until now
+        Path(path).write_text('{"i": "a", "j": "b", "repetition": 0, "score": 0.25}\n')
+
+    monkeypatch.setattr(ranking, "lock", other_process)
+    judge = Recorder()
+    assert cached(judge, path, names)([(0, 1)]) == [0.25] and judge.calls == []
 
 
 def test_a_greedy_judge_ranks_equal_candidates(tmp_path):

@@ -33,7 +33,7 @@ from measures import (  # noqa: E402
 
 from cli import BadInput  # noqa: E402
 from elo import elo  # noqa: E402
-from verdicts import first_share, vote_of  # noqa: E402
+from extras.scoring import share  # noqa: E402
 
 FIELDS = "id", "messages", "candidates", "status"  # of a row of answers
 CHARACTERS_PER_TOKEN = 3  # of the judge's own solutions, whose tokens are not stored
@@ -98,9 +98,7 @@ def answer_picked(judged):
         return judged["pick"]
     if not judged["ranked"]:
         raise BadInput(f"question {judged['id']}: only right and wrong met: use --strategy elo")
-    matches = []
-    for match in judged["matches"]:
-        matches.append((*match["pair"], first_share([vote_of(game) for game in match["games"]])))
+    matches = [(*match["pair"], share(match)) for match in judged["matches"]]
     ratings = elo(matches, len(judged["scores"]))
     return ratings.index(max(ratings))
 
