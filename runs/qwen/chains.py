@@ -1,11 +1,12 @@
 r"""Judgments for the format stage: the model's own right solution, both results, the verdict.
 
-    python runs/qwen/chains.py PAIRS SOLUTIONS OUT [both]
+    python runs/qwen/chains.py PAIRS SOLUTIONS OUT [one|both] [STYLE]
 
 SOLUTIONS: answers of the judge's own model to the questions of PAIRS (extras.make_data sample).
 A pair gives a chain where one of them is right: the shortest, then the final result of each answer,
 then the verdict. There are as many chains for the first answer as for the second. With `both`
-every pair gives two chains, one in each order, which differ in the places alone.
+every pair gives two chains, one in each order, which differ in the places alone. STYLE is the
+prompt that the judge answers, solve_first unless given.
 """
 
 import re
@@ -22,7 +23,6 @@ from extras.equality import candidates  # noqa: E402
 from seeding import uniform  # noqa: E402
 from styles import judge_messages, load_style  # noqa: E402
 
-STYLE = "solve_first"
 ANSWER_LINE = re.compile(r"(\n\d+\.)?\s*\**Answer:.*\Z", re.DOTALL)
 NUMBER = re.compile(r"-?[\d,]*\.?\d+")
 
@@ -55,7 +55,7 @@ def own_result(judgment):
     return number(own[1]) if own else None
 
 
-def chain(pair, solution, reference):
+def chain(pair, solution, reference, style):
     """The messages of a prompt and its judgment; None where a result cannot be read off."""
     results = [result_of(answer) for answer in pair.answers]
     if None in results or results[0] == results[1]:
@@ -66,7 +66,7 @@ def chain(pair, solution, reference):
         f"Result of Assistant 2: {results[1]}\nMy result is that of Assistant {place}.\n"
         f"Verdict: \\boxed{{Assistant {place}}}"
     )
-    prompt = judge_messages(load_style(STYLE), pair.messages, *pair.answers)
+    prompt = judge_messages(style, pair.messages, *pair.answers)
     return [*prompt, {"role": "assistant", "content": judgment}]
 
 
@@ -81,10 +81,10 @@ def swapped(pair):
     return replace(pair, answers=pair.answers[::-1], label=1 - pair.label)
 
 
-def main(pairs, solutions, out, orders="one"):
+def main(pairs, solutions, out, orders="one", style="solve_first"):
     if orders not in ("one", "both"):
         raise BadInput(f"{orders}: the orders of a pair are one or both")
-    own, chains = {}, {1: [], 2: []}
+    own, chains, style = {}, {1: [], 2: []}, load_style(style)
     for row in read_rows(solutions, ("messages", "answer", "candidates", "status")):
         own[row["messages"][-1]["content"]] = row
     for pair in labelled_pairs(pairs):
@@ -92,7 +92,7 @@ def main(pairs, solutions, out, orders="one"):
         solution = row and shortest_right(row)
         if solution:
             for shown in [pair, swapped(pair)] if orders == "both" else [pair]:
-                messages = chain(shown, solution, row["answer"])
+                messages = chain(shown, solution, row["answer"], style)
                 if messages:
                     chains[shown.label + 1].append(messages)
     chosen = balanced(chains)

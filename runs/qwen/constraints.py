@@ -1,0 +1,165 @@
+r"""Pairs in which one answer meets a condition and the other does not, and judgments of them.
+
+    python runs/qwen/constraints.py pairs ANSWERS PAIRS PER_QUESTION
+    python runs/qwen/constraints.py chains PAIRS CHAINS STYLE
+
+ANSWERS: answers of one model (extras.make_data sample). Both answers of a pair have the right
+result, so the condition alone decides. It stands behind the question: a word that the answer must
+have, its first word, or its number of lines, each also as what the answer must not have. A hash
+chooses among the conditions that one of the two answers meets, and the answer that meets it.
+A chain is written by the program: it quotes both answers and concludes.
+"""
+
+import re
+import sys
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
+
+from chains import balanced  # noqa: E402
+from measures import command, labelled_pairs, read_rows, write_rows  # noqa: E402
+
+from cli import BadInput  # noqa: E402
+from seeding import uniform  # noqa: E402
+from styles import judge_messages, load_style  # noqa: E402
+
+LONGEST = 12  # lines of an answer that are counted
+WORD = re.compile(r"[A-Za-z]+")
+CONDITION = re.compile(
+    r"\n\nThe answer (?P<must>must|must not) "
+    r"(?:contain the word '(?P<word>\w+)'|begin with the word '(?P<first>\w+)'"
+    r"|have more than (?P<lines>\d+) lines \(empty lines do not count\))\.\Z"
+)
+
+
+def lines_of(answer):
+    return [line.strip() for line in answer.split("\n") if line.strip()]
+
+
+def has_word(answer, word):
+    """The place of a whole word in an answer, whatever its case, as a match; or None."""
+    return re.search(rf"(?i)(?<![A-Za-z]){word}(?![A-Za-z])", answer)
+
+
+def first_word(answer):
+    found = WORD.search(answer)
+    return found[0] if found else ""
+
+
+def properties(answers):
+    """The properties that one of two answers has, as ends of a condition, by their kind."""
+    words = [{word.lower() for word in WORD.findall(answer) if len(word) > 3} for answer in answers]
+    found = {"word": [f"contain the word '{word}'" for word in sorted(words[0] ^ words[1])]}
+    first = [first_word(answer) for answer in answers]
+    if first[0].lower() != first[1].lower():
+        found["first"] = [f"begin with the word '{word}'" for word in first if word]
+    few, many = sorted(len(lines_of(answer)) for answer in answers)
+    if many <= LONGEST:
+        found["lines"] = [  # from two on: "more than 1 lines" is no English
+            f"have more than {count} lines (empty lines do not count)"
+            for count in range(max(few, 2), many)
+        ]
+    return {kind: ends for kind, ends in found.items() if ends}
+
+
+def holds(condition, answer):
+    """Whether an answer meets a condition, a match of CONDITION."""
+    if condition["word"]:
+        has_it = has_word(answer, condition["word"]) is not None
+    elif condition["first"]:
+        has_it = first_word(answer).lower() == condition["first"].lower()
+    else:
+        has_it = len(lines_of(answer)) > int(condition["lines"])
+    return has_it == (condition["must"] == "must")
+
+
+def evidence(condition, answer):
+    """What a judgment quotes of an answer."""
+    if condition["word"]:
+        found = has_word(answer, condition["word"])
+        if not found:
+            return f"it does not contain '{condition['word']}'"
+        line = answer[answer.rfind("\n", 0, found.start()) + 1 :]
+        start = line.index(found[0])
+        before = " ".join(line[:start].split(" ")[-3:])
+        return f'it says "{before}{found[0]}"'
+    if condition["first"]:
+        return f"it begins with '{first_word(answer)}'"
+    starts = ", ".join(
+        f"{number} {first_word(line) or line[:5]}"
+        for number, line in enumerate(lines_of(answer), start=1)
+    )
+    return f"its lines are {starts}"
+
+
+def condition_of(pair):
+    """The condition at the end of a pair's question, a match of CONDITION. Raises BadInput."""
+    condition = CONDITION.search(pair.messages[-1]["content"])
+    if not condition:
+        raise BadInput(f"pair {pair.id}: its question has no condition: make it with `pairs`")
+    return condition
+
+
+def chain(pair, style):
+    """The messages of a prompt and its judgment."""
+    condition = condition_of(pair)
+    lines = [f"Condition: {condition[0].strip()}"]
+    for place, answer in enumerate(pair.answers, start=1):
+        meets = "meets" if holds(condition, answer) else "does not meet"
+        lines.append(f"Assistant {place}: {evidence(condition, answer)}. It {meets} the condition.")
+    lines.append(f"Verdict: \\boxed{{Assistant {pair.label + 1}}}")
+    prompt = judge_messages(style, pair.messages, *pair.answers)
+    return [*prompt, {"role": "assistant", "content": "\n".join(lines)}]
+
+
+def pairs_of(row, count):
+    """At most `count` pairs of one row of answers. An answer is in one pair."""
+    right = [text for text, status in zip(row["candidates"], row["status"]) if status == "right"]
+    found, used = [], set()
+    for first, second in combinations(sorted(set(right)), 2):
+        kinds = properties((first, second))
+        if len(found) == count or used & {first, second} or not kinds:
+            continue
+        name = f"constraint-{row['id']}-{len(found)}"
+        kind = sorted(kinds)[int(len(kinds) * uniform(f"kind:{name}"))]
+        end = kinds[kind][int(len(kinds[kind]) * uniform(f"end:{name}"))]
+        must = "must" if uniform(f"must:{name}") < 0.5 else "must not"
+        *turns, last = row["messages"]
+        question = f"{last['content']}\n\nThe answer {must} {end}."
+        condition = CONDITION.search(question)
+        pair = {
+            "id": name,
+            "messages": [*turns, {"role": "user", "content": question}],
+            "a": first,
+            "b": second,
+            "label": 0 if holds(condition, first) else 1,
+            "source": f"constraint-{kind}",
+        }
+        found.append(pair)
+        used |= {first, second}
+    return found
+
+
+def main(stage, source, target, argument):
+    if stage == "pairs":
+        fields = ("id", "messages", "candidates", "status")
+        rows = [pair for row in read_rows(source, fields) for pair in pairs_of(row, int(argument))]
+    elif stage == "chains":
+        style, by_verdict = load_style(argument), {1: [], 2: []}
+        for pair in labelled_pairs(source):
+            other = replace(pair, answers=pair.answers[::-1], label=1 - pair.label)
+            for shown in pair, other:
+                by_verdict[shown.label + 1].append(chain(shown, style))
+        rows = [{"messages": messages} for messages in balanced(by_verdict)]
+    else:
+        raise BadInput(f"{stage}: the stages are pairs and chains")
+    if not rows:
+        raise BadInput(f"{source}: gives no pair: two right answers of a question have to differ")
+    write_rows(target, rows)
+    print(f"{len(rows)} {stage}")
+
+
+if __name__ == "__main__":
+    command(main)
