@@ -171,7 +171,7 @@ def move_gradient(master, weight):
 def new_policy(settings, runtime, folder):
     """The Policy that a trainer's settings ask for, from a model folder or a checkpoint."""
     adapter = None
-    if settings.lora_rank:
+    if settings.lora_rank or settings.adapter:
         from lora import new_adapter
 
         adapter = new_adapter(settings)

@@ -173,6 +173,14 @@ def read_adapter(folder):
     return Adapter(config, folder)
 
 
+def check_rank(rank, adapter):
+    if rank != adapter.config["r"]:
+        raise BadInput(
+            f"--lora_rank: {adapter.folder} is an adapter of rank {adapter.config['r']}: leave it "
+            "out to train it further"
+        )
+
+
 def find_adapter(folder, adapter):
     """(folder of the base model, its Adapter or None): see `checkpoint.with_adapter`."""
     is_adapter = (folder / CONFIG).exists() and not any(folder.glob("model*.safetensors"))
@@ -182,11 +190,7 @@ def find_adapter(folder, adapter):
         return folder, read_adapter(resolve_model(adapter, "--adapter"))
     own = read_adapter(folder)
     if isinstance(adapter, Adapter):  # it stands for the flags of a trainer
-        if adapter.config["r"] != own.config["r"]:
-            raise BadInput(
-                f"--lora_rank: {folder} is an adapter of rank {own.config['r']}: leave it out to "
-                "train it further"
-            )
+        check_rank(adapter.config["r"], own)
     elif adapter is not None:
         raise BadInput(f"--model: {folder} is an adapter itself: give its base model")
     if not (folder / "config.json").exists():
@@ -202,10 +206,14 @@ def find_adapter(folder, adapter):
 
 
 def new_adapter(settings):
-    """The Adapter that --lora_rank of a trainer asks for."""
+    """The Adapter that --adapter of a trainer names, or a new one of --lora_rank. BadInput."""
     name = str(settings.model)
     if Path(name).is_dir():
         name = str(Path(name).resolve())  # the adapter shall find it from any folder
+    if settings.adapter is not None:
+        given = read_adapter(resolve_model(settings.adapter, "--adapter"))
+        check_rank(settings.lora_rank or given.config["r"], given)
+        return Adapter(given.config | {"base_model_name_or_path": name}, given.folder)
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",

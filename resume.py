@@ -95,11 +95,12 @@ def file_hash(path):
 def model_hashes(settings):
     """{flag: hash} of the models that a training reads besides its checkpoints.
 
-    These are the base of LoRA or the reference of a KL term, and a judge that is the reward.
+    These are the base of LoRA and its adapter, the reference of a KL term, and a judge that is the
+    reward.
     """
     hashes, judge = {}, vars(settings).get("judge_model")
-    if settings.lora_rank or vars(settings).get("beta"):
-        hashes["model"] = model_hash(settings.model)
+    if settings.lora_rank or settings.adapter or vars(settings).get("beta"):
+        hashes["model"] = model_hash(settings.model, settings.adapter)
     if judge and "@http" not in judge:  # else a server has it
         hashes["judge_model"] = model_hash(judge)
     return hashes

@@ -243,8 +243,7 @@ def step_metrics(rows, mini_batches, token_sums, times, runtime):
     """The metrics of one step, over all processes.
 
     rows: those of `write_rollouts`. token_sums: over all updates and the groups in `mini_batches`
-    alone. times: the moments when the step began, had sampled, had rewards, had drawn groups again,
-    and had updated the policy.
+    alone. times: when the step began, had sampled, had rewards, had drawn again, had updated.
     """
     completions = [one for row in rows for one in row["completions"]]
     scored = [one["reward"] for one in completions if one["reward"] is not None]

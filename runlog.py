@@ -119,7 +119,7 @@ def check_run(settings, **data):
     for flag, items in data.items():
         rows = (item if isinstance(item, tuple) else vars(item) | origin for item in items)
         hashes[flag] = f"{stable_hash(*(stable_hash(repr(row)) for row in rows)):016x}"
-    if settings.lora_rank or vars(settings).get("beta") or vars(settings).get("judge_model"):
+    if any(vars(settings).get(name) for name in ("lora_rank", "adapter", "beta", "judge_model")):
         from resume import model_hashes
 
         hashes |= model_hashes(settings)

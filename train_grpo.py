@@ -51,6 +51,7 @@ IMPORTANCE_CAP = 2.0  # upper bound of the importance weight between sampler and
 @dataclass
 class Settings:
     model: str = setting("tiny-base", "Hugging Face folder or hub name", "model, data and reward")
+    adapter: Optional[str] = setting(None, "LoRA adapter for the model, to be trained further")
     train_data: Optional[str] = setting(None, "pairs: a file, a folder or a hub name (data.py)")
     eval_data: Optional[str] = setting(None, "held-out pairs, PATH or NAME=PATH,...; or none")
     output_dir: Optional[str] = setting(None, "folder of the run; new under out/ if not given")
@@ -226,7 +227,7 @@ def fill_in(settings):
     defaults = dict(TINY_DEFAULTS if is_embedded(settings.model) else DEFAULTS)
     config = check_model_folder(folder)
     if settings.reward != "judge":  # there the style is that of --judge_model
-        defaults["style"] = default_style(folder, config)
+        defaults["style"] = default_style(folder, config, settings.adapter)
     if settings.train_data is not None:  # the embedded data has its own held-out part
         defaults["eval_data"] = "held_out"
     filled = {name: value for name, value in defaults.items() if getattr(settings, name) is None}
@@ -304,7 +305,7 @@ def main(settings):
         steps_done, drawn = restore(checkpoint, policy, optimizer, settings.prompts_per_step)
         reference = None
         if settings.beta > 0:
-            reference = load_model(settings.model, runtime, runtime.dtype).requires_grad_(False)
+            reference = load_model(settings.model, runtime, runtime.dtype, settings.adapter)
         train_items = rollout.drop_long(policy, task, train_items, settings, "--train_data")
         eval_items = rollout.drop_long(policy, task, eval_items, settings, "--eval_data")
         kept = steps_done if checkpoint else -1  # rows up to this step; -1: none

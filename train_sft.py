@@ -35,6 +35,7 @@ from styles import load_style
 @dataclass
 class Settings:
     model: str = setting("tiny-base", "Hugging Face folder or hub name", group="model and data")
+    adapter: Optional[str] = setting(None, "LoRA adapter for the model, to be trained further")
     train_data: Optional[str] = setting(None, "JSON lines of messages, or of prompt and completion")
     output_dir: Optional[str] = setting(None, "folder of the run; new under out/ if not given")
     max_steps: int = setting(100, "optimizer steps", group="optimisation")

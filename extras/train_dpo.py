@@ -37,6 +37,7 @@ class Settings:
         "Hugging Face folder or hub name: the start, and the reference",
         group="model and data",
     )
+    adapter: Optional[str] = setting(None, "LoRA adapter for the model, to be trained further")
     train_data: Optional[str] = setting(
         None, "pairs: a file, a folder or a hub name (formats: see data.py)"
     )
@@ -230,7 +231,7 @@ def main(settings):
         tokenizer = load_tokenizer(checkpoint or folder)
         end = end_token(tokenizer, folder)
         policy = new_policy(settings, runtime, checkpoint or folder)
-        reference = load_model(folder, runtime, runtime.dtype).requires_grad_(False)
+        reference = load_model(folder, runtime, runtime.dtype, settings.adapter)
         optimizer = torch.optim.AdamW(
             policy.masters.values(), lr=settings.learning_rate, weight_decay=0.0, fused=True
         )

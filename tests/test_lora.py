@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -43,7 +44,8 @@ def folder(tmp_path_factory):
 
 
 def new_adapter(folder, rank=4, alpha=8.0, seed=0):
-    adapter = lora.new_adapter(SimpleNamespace(lora_rank=rank, seed=seed, model=folder))
+    settings = SimpleNamespace(lora_rank=rank, adapter=None, seed=seed, model=folder)
+    adapter = lora.new_adapter(settings)
     return dataclasses.replace(adapter, config=adapter.config | {"lora_alpha": alpha})
 
 
@@ -253,6 +255,46 @@ def test_train_grpo_resumes_and_judge_reads_the_adapter(tmp_path, capsys):
     assert texts[0] == texts[1] != texts[2]
 
 
+@pytest.mark.parametrize("module", [train_grpo, train_sft, train_dpo])
+def test_a_published_adapter_is_trained_further(module, tmp_path, folder):
+    """--adapter: training starts with its values, keeps its alpha, and names --model as base."""
+    adapter = saved(stirred(folder), tmp_path, "rrm_short")
+    config = json.loads((adapter / lora.CONFIG).read_text())
+    config["base_model_name_or_path"] = "someone/a-base-on-the-hub"
+    (adapter / lora.CONFIG).write_text(json.dumps(config))
+    before = load_file(adapter / lora.WEIGHTS)
+    flags = ["--model", folder, "--adapter", adapter, "--max_steps", 1, "--learning_rate", 1e-9]
+    rows = tmp_path / "rows.jsonl"
+    if module is train_sft:
+        rows.write_text(json.dumps({"question": "1+1", "answer": "2"}) + "\n")
+        flags += ["--train_data", rows, "--batch_size", 1]
+    else:
+        flags += ["--train_data", ROOT / "tiny" / "train.jsonl", "--beta", 0.1]
+    if module is train_grpo:
+        flags += ["--prompts_per_step", 2, "--num_generations", 2, "--max_completion_length", 8]
+        flags += ["--eval_data", "none"]
+    if module is train_dpo:
+        flags += ["--batch_size", 2]
+    out = run(module, *flags, "--output_dir", tmp_path / "run")
+    for name, tensor in load_file(out / lora.WEIGHTS).items():
+        torch.testing.assert_close(tensor, before[name].float(), atol=1e-6, rtol=0)
+    written = json.loads((out / lora.CONFIG).read_text())
+    assert written == config | {"base_model_name_or_path": str(folder.resolve())}
+    row = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    if module is train_grpo:  # the reference has the adapter as well
+        assert abs(row["kl"]) < 1e-6
+        style = json.loads((tmp_path / "run" / "config.json").read_text())["settings"]["style"]
+        assert Path(style).name == "rrm_short"
+    if module is train_dpo:
+        assert row["loss"] == pytest.approx(math.log(2), abs=1e-5)
+    # The checkpoint is an adapter itself, so --resume needs the same flags and goes on from it.
+    assert run(module, *flags, "--output_dir", tmp_path / "run", "--resume") == out
+    with pytest.raises(BadInput, match="--lora_rank: .* adapter of rank 4: leave it out"):
+        run(module, *flags, "--lora_rank", 2, "--output_dir", tmp_path / "other")
+    with pytest.raises(BadInput, match="--adapter"):
+        run(module, *flags[:2], "--adapter", tmp_path / "none", *flags[4:])
+
+
 def test_train_sft_learns_with_an_adapter(tmp_path):
     rows = tmp_path / "rows.jsonl"
     rows.write_text(json.dumps({"question": "1+1", "answer": "<think> ones</think> 2"}) + "\n")
@@ -407,7 +449,7 @@ def test_another_alpha(folder, tmp_path):
     (line,) = [line for line in source.splitlines() if line.startswith("ALPHA = ")]
     changed = {}
     exec(compile(source.replace(line, "ALPHA = 16.0"), "lora.py", "exec"), changed)
-    settings = SimpleNamespace(lora_rank=4, seed=0, model=folder)
+    settings = SimpleNamespace(lora_rank=4, adapter=None, seed=0, model=folder)
     for new_adapter, scale in ((lora.new_adapter, 8.0), (changed["new_adapter"], 4.0)):
         adapter = lora.Adapter(new_adapter(settings).config)
         model = Model.from_pretrained(folder, dtype=torch.float32, adapter=adapter)
