@@ -21,6 +21,7 @@ sys.path[:0] = [str(ROOT / "runs"), str(ROOT / "runs/qwen")]
 import best_of  # noqa: E402
 import chains  # noqa: E402
 import changed  # noqa: E402
+import constraints  # noqa: E402
 import gsm8k_sets  # noqa: E402
 import openai_pairs  # noqa: E402
 import solved  # noqa: E402
@@ -99,6 +100,64 @@ def test_changed_questions_of_some_pairs_alone(tmp_path):
 )
 def test_what_cannot_be_changed_safely_is_left_out(question, answer):
     assert changed.change(question, answer) is None
+
+
+@pytest.mark.parametrize(
+    "end, first, second, quotes",
+    [
+        (
+            "contain the word 'total'",
+            False,
+            True,
+            ("does not contain 'total'", 'says "is a total"'),
+        ),
+        ("contain the word 'pen'", True, False, ('says "* 2 pen"', "does not contain 'pen'")),
+        ("begin with the word 'first'", True, False, ("begins with 'First'", "begins with 'So'")),
+        (
+            "have more than 2 lines (empty lines do not count)",
+            True,
+            False,
+            ("lines are 1 First, 2 Then, 3 Answer", "lines are 1 So, 2 24"),
+        ),
+    ],
+)
+def test_conditions_by_hand(end, first, second, quotes):
+    answers = "First 12 * 2 pen\n\nThen pens.\nAnswer: 24", "So it is a Total.\n24"
+    for must, expected in (("must", (first, second)), ("must not", (not first, not second))):
+        found = constraints.CONDITION.search(f"How many?\n\nThe answer {must} {end}.")
+        assert tuple(constraints.holds(found, answer) for answer in answers) == expected
+        for answer, quote in zip(answers, quotes):
+            assert quote.lower() in constraints.evidence(found, answer).lower()
+
+
+def test_one_of_two_right_answers_meets_the_condition(tmp_path):
+    """The label is what `holds` says, and chains have both orders."""
+    texts = ["To begin: 12 pens.\nSo:\nAnswer: 12", "There are 12.", "We add.\n\n12", "It is 13."]
+    rows = []
+    for number in range(40):
+        messages = [{"role": "user", "content": f"How many? {number}"}]
+        status = ["right", "right", "right", "wrong"]
+        rows.append({"id": number, "messages": messages, "candidates": texts, "status": status})
+    answers, out = write(tmp_path / "answers.jsonl", rows), tmp_path / "pairs.jsonl"
+    constraints.main("pairs", str(answers), str(out), "2")
+    pairs = load_pairs(str(out))
+    assert len(pairs) == 40  # three right answers are one pair: an answer is in one alone
+    kinds, labels, musts = set(), set(), set()
+    for pair in pairs:
+        condition = constraints.condition_of(pair)
+        met = [constraints.holds(condition, answer) for answer in pair.answers]
+        assert met == [pair.label == 0, pair.label == 1] and "13" not in "".join(pair.answers)
+        kinds.add(pair.id.partition("-")[0])
+        labels.add(pair.label)
+        musts.add(condition["must"])
+    assert kinds == {"word", "first", "lines"}
+    assert labels == {0, 1} and musts == {"must", "must not"}
+    constraints.main("chains", str(out), str(tmp_path / "chains.jsonl"), "rrm")
+    lines = (tmp_path / "chains.jsonl").read_text().splitlines()
+    judgments = [json.loads(line)["messages"][-1]["content"] for line in lines]
+    assert len(judgments) == 80
+    assert sum(text.endswith("\\boxed{Assistant 1}") for text in judgments) == 40
+    assert all(text.count("It meets") == text.count("It does not meet") == 1 for text in judgments)
 
 
 def test_chains_are_own_right_solutions_and_balanced(tmp_path):
@@ -247,7 +306,7 @@ def test_votes_by_hand(tmp_path):
         ("table.py", "pairs.jsonl other.jsonl log.gz", "log.gz: write NAME=PATH"),
         ("table.py", "pairs.jsonl other.jsonl x=nothere", "nothere: cannot be read"),
         ("table.py", "pairs.jsonl other.jsonl x=empty.gz", "empty.gz"),
-        ("table.py", "pairs.jsonl other.jsonl x=log.gz y=else.gz", "y: 0 of the 1 test pairs"),
+        ("table.py", "pairs.jsonl other.jsonl x=log.gz y=else.gz", "y: else.gz has 0 of the pairs"),
         ("solved.py", "other.jsonl", "no judge is given"),
         ("solved.py", "pairs.jsonl x=log.gz", "has no game of a pair in pairs.jsonl"),
         ("votes.py", "pairs.jsonl x=log.gz", "has no pair of pairs.jsonl"),
@@ -259,6 +318,15 @@ def test_votes_by_hand(tmp_path):
         ("best_of.py", "prepare pairs.jsonl out", "pairs.jsonl line 1: has no messages"),
         ("best_of.py", "table answers.jsonl none x=folder", "x: question q was not judged"),
         ("direct.py", "nothere out", "nothere"),
+        (
+            "table.py",
+            "none none x=log.gz y=else.gz",
+            "y: else.gz has 1 of the pairs, and not the 1",
+        ),
+        ("constraints.py", "both pairs.jsonl out 1", "both: the stages are pairs and chains"),
+        ("constraints.py", "chains pairs.jsonl out rrm", "pair p: its question has no condition"),
+        ("constraints.py", "pairs alone.jsonl out 1", "alone.jsonl: gives no pair"),
+        ("constraints.py", "pairs answers.jsonl out x", "PER_QUESTION: 'x' is no whole number"),
         ("chains.py", "other.jsonl pairs.jsonl out", "pairs.jsonl line 1: has no messages"),
         ("chains.py", "other.jsonl half.jsonl out", "half.jsonl line 1"),
         ("gsm8k_sets.py", "other.jsonl out", "other.jsonl line 1: has no question"),
@@ -282,6 +350,7 @@ def test_bad_input_is_one_line(tmp_path, script, arguments, complaint):
         "pairs.jsonl": json.dumps(PAIR).encode(),
         "other.jsonl": json.dumps(PAIR | {"id": "o", "query": "Where?"}).encode(),
         "answers.jsonl": json.dumps(ANSWERS).encode(),
+        "alone.jsonl": json.dumps(ANSWERS | {"status": ["right"] + 7 * ["wrong"]}).encode(),
         "half.jsonl": b"{half",
     }
     for name, content in files.items():

@@ -81,10 +81,9 @@ def evidence(condition, answer):
         found = has_word(answer, condition["word"])
         if not found:
             return f"it does not contain '{condition['word']}'"
-        line = answer[answer.rfind("\n", 0, found.start()) + 1 :]
-        start = line.index(found[0])
-        before = " ".join(line[:start].split(" ")[-3:])
-        return f'it says "{before}{found[0]}"'
+        line_start = answer.rfind("\n", 0, found.start()) + 1
+        two_words = answer[line_start : found.start()].split()[-2:]
+        return f'it says "{" ".join([*two_words, found[0]])}"'
     if condition["first"]:
         return f"it begins with '{first_word(answer)}'"
     starts = ", ".join(
@@ -130,12 +129,11 @@ def pairs_of(row, count):
         question = f"{last['content']}\n\nThe answer {must} {end}."
         condition = CONDITION.search(question)
         pair = {
-            "id": name,
+            "id": f"{kind}-{row['id']}-{len(found)}",
             "messages": [*turns, {"role": "user", "content": question}],
             "a": first,
             "b": second,
             "label": 0 if holds(condition, first) else 1,
-            "source": f"constraint-{kind}",
         }
         found.append(pair)
         used |= {first, second}
@@ -145,6 +143,8 @@ def pairs_of(row, count):
 def main(stage, source, target, argument):
     if stage == "pairs":
         fields = ("id", "messages", "candidates", "status")
+        if not argument.isdigit():
+            raise BadInput(f"PER_QUESTION: {argument!r} is no whole number: give pairs a question")
         rows = [pair for row in read_rows(source, fields) for pair in pairs_of(row, int(argument))]
     elif stage == "chains":
         style, by_verdict = load_style(argument), {1: [], 2: []}

@@ -1,6 +1,7 @@
 """Tables of judged pairs, with intervals over questions, next to a judge that sees no question.
 
     python runs/qwen/table.py train_pairs.jsonl test_pairs.jsonl base=out/qwen/games/test-base ...
+    python runs/qwen/table.py none none base=BASE trained=TRAINED     other sets: the judges alone
 
 Each name stands for the folder of an evaluation with its forced.json (forced.py), or for a gzipped
 forced.json in logs/. Of A+B, B replaces the pairs of A that it has too: those whose games were cut
@@ -88,7 +89,7 @@ def check_apart(train, test):
 
 
 def tables(train, test, judges):
-    """Yields the tables. judges: {name: rows of a results.json}."""
+    """Yields the tables. judges: {name: rows of a results.json}. train, test: may be None."""
     games = {name: games_of(rows) for name, rows in judges.items()}
     grids, rows = {}, []  # grids: {judge: {column: grid}}
     for name, own in games.items():
@@ -97,18 +98,22 @@ def tables(train, test, judges):
         texts = [*map(as_text, intervals[:3]), *(f"{value:.3g}" for value, _, _ in intervals[3:])]
         rows.append([name, len(own), grids[name]["right"].shape[1], *texts])
     yield markdown_table(["judge", "games", "questions", *COLUMNS], rows)
-    first = next(iter(games))
-    questions = {game["id"]: game["question"] for game in games[first]}
-    blind = blind_games(train, [pair for pair in test if pair.id in questions], questions)
-    words, longer = (grid([blind], column, "question") for column in ("right", "longer"))
-    rows = [["words of the answers", as_text(accuracy(words))]]
-    rows.append(["longer answer", as_text(accuracy(longer))])
-    yield markdown_table(["judge that sees no question", "right"], rows)
+    first, words = next(iter(games)), None
+    if test is not None:
+        questions = {game["id"]: game["question"] for game in games[first]}
+        blind = blind_games(train, [pair for pair in test if pair.id in questions], questions)
+        words, longer = (grid([blind], column, "question") for column in ("right", "longer"))
+        rows = [["words of the answers", as_text(accuracy(words))]]
+        rows.append(["longer answer", as_text(accuracy(longer))])
+        yield markdown_table(["judge that sees no question", "right"], rows)
     rows = []
     for name, cells in grids.items():
         gaps = [difference(cells[column], grids[first][column]) for column in COLUMNS[:2]]
-        rows.append([name, *map(as_text, gaps), as_text(difference(cells["right"], words))])
-    yield markdown_table(["less", f"right - {first}", f"forced - {first}", "right - words"], rows)
+        if words is not None:
+            gaps.append(difference(cells["right"], words))
+        rows.append([name, *map(as_text, gaps)])
+    head = ["less", f"right - {first}", f"forced - {first}", "right - words"]
+    yield markdown_table(head if words is not None else head[:3], rows)
     rows = []
     for name, own in games.items():
         shares = (mean(g["right"] and g["tokens"] <= budget for g in own) for budget in BUDGETS)
@@ -117,19 +122,22 @@ def tables(train, test, judges):
 
 
 def main(train_path, test_path, *named):
-    train, test = labelled_pairs(train_path), labelled_pairs(test_path)
-    check_apart(train, test)
-    print(f"{len(train)} training and {len(test)} test pairs share no question.")
-    judges, ids, first_asked = {}, {pair.id for pair in test}, None
+    train = test = None
+    if (train_path, test_path) != ("none", "none"):
+        train, test = labelled_pairs(train_path), labelled_pairs(test_path)
+        check_apart(train, test)
+        print(f"{len(train)} training and {len(test)} test pairs share no question.")
+    judges, first_asked = {}, None
     for name, paths in named_paths(named).items():
         rows = {row["id"]: row for path in paths.split("+") for row in forced_rows(path)}
+        ids = rows.keys() if test is None else {pair.id for pair in test}
         judges[name] = [row for row in rows.values() if row["id"] in ids]
         asked = {row["id"] for row in judges[name]}
         first_asked = first_asked or asked
         if not asked or asked != first_asked:
             raise BadInput(
-                f"{name}: {len(asked)} of the {len(ids)} test pairs are in {paths}, not the "
-                f"{len(first_asked)} of the first judge: give a test file that all judges share"
+                f"{name}: {paths} has {len(asked)} of the pairs, and not the {len(first_asked)} of "
+                "the first judge: give pairs that all judges share"
             )
     for table in tables(train, test, judges):
         print(f"\n{table}")
