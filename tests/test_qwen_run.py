@@ -109,15 +109,23 @@ def test_what_cannot_be_changed_safely_is_left_out(question, answer):
             "contain the word 'total'",
             False,
             True,
-            ("does not contain 'total'", 'says "is a total"'),
+            ("has no 'total'", 'says "is a total."'),
         ),
-        ("contain the word 'pen'", True, False, ('says "* 2 pen"', "does not contain 'pen'")),
-        ("begin with the word 'first'", True, False, ("begins with 'First'", "begins with 'So'")),
+        ("contain the word 'pen'", True, False, ('says "* 2 pen"', "has no 'pen'")),
+        (
+            "begin with the word 'first'",
+            True,
+            False,
+            ('begins "First 12 * 2"', 'begins "So it is a"'),
+        ),
         (
             "have more than 2 lines (empty lines do not count)",
             True,
             False,
-            ("lines are 1 First, 2 Then, 3 Answer", "lines are 1 So, 2 24"),
+            (
+                'begin "First 12", "Then pens.", "Answer: 24", so it has 3',
+                'begin "So it", "24", so it has 2',
+            ),
         ),
     ],
 )
@@ -141,7 +149,7 @@ def test_one_of_two_right_answers_meets_the_condition(tmp_path):
     answers, out = write(tmp_path / "answers.jsonl", rows), tmp_path / "pairs.jsonl"
     constraints.main("pairs", str(answers), str(out), "2")
     pairs = load_pairs(str(out))
-    assert len(pairs) == 40  # three right answers are one pair: an answer is in one alone
+    assert 40 < len(pairs) <= 80  # of two equal conditions one is left
     kinds, labels, musts = set(), set(), set()
     for pair in pairs:
         condition = constraints.condition_of(pair)
@@ -155,8 +163,9 @@ def test_one_of_two_right_answers_meets_the_condition(tmp_path):
     constraints.main("chains", str(out), str(tmp_path / "chains.jsonl"), "rrm")
     lines = (tmp_path / "chains.jsonl").read_text().splitlines()
     judgments = [json.loads(line)["messages"][-1]["content"] for line in lines]
-    assert len(judgments) == 80
-    assert sum(text.endswith("\\boxed{Assistant 1}") for text in judgments) == 40
+    assert len(judgments) == 2 * len(pairs)
+    firsts = [text.endswith("\\boxed{Assistant 1}") for text in judgments]
+    assert sum(firsts) == len(pairs)
     assert all(text.count("It meets") == text.count("It does not meet") == 1 for text in judgments)
 
 

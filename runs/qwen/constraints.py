@@ -38,9 +38,13 @@ def lines_of(answer):
     return [line.strip() for line in answer.split("\n") if line.strip()]
 
 
+def whole(word):
+    """The pattern of a whole word."""
+    return rf"(?<![A-Za-z]){word}(?![A-Za-z])"
+
+
 def has_word(answer, word):
-    """The place of a whole word in an answer, whatever its case, as a match; or None."""
-    return re.search(rf"(?i)(?<![A-Za-z]){word}(?![A-Za-z])", answer)
+    return re.search(whole(word), answer, re.IGNORECASE) is not None
 
 
 def first_word(answer):
@@ -67,7 +71,7 @@ def properties(answers):
 def holds(condition, answer):
     """Whether an answer meets a condition, a match of CONDITION."""
     if condition["word"]:
-        has_it = has_word(answer, condition["word"]) is not None
+        has_it = has_word(answer, condition["word"])
     elif condition["first"]:
         has_it = first_word(answer).lower() == condition["first"].lower()
     else:
@@ -78,19 +82,14 @@ def holds(condition, answer):
 def evidence(condition, answer):
     """What a judgment quotes of an answer."""
     if condition["word"]:
-        found = has_word(answer, condition["word"])
-        if not found:
-            return f"it does not contain '{condition['word']}'"
-        line_start = answer.rfind("\n", 0, found.start()) + 1
-        two_words = answer[line_start : found.start()].split()[-2:]
-        return f'it says "{" ".join([*two_words, found[0]])}"'
+        if not has_word(answer, condition["word"]):
+            return f"it has no '{condition['word']}'"
+        around = rf"(?:\S+ +){{0,2}}\S*{whole(condition['word'])}\S*(?: +\S+){{0,2}}"
+        return f'it says "{re.search(around, answer, re.IGNORECASE)[0]}"'
     if condition["first"]:
-        return f"it begins with '{first_word(answer)}'"
-    starts = ", ".join(
-        f"{number} {first_word(line) or line[:5]}"
-        for number, line in enumerate(lines_of(answer), start=1)
-    )
-    return f"its lines are {starts}"
+        return f'it begins "{" ".join(answer.split()[:4])}"'
+    starts = ", ".join(f'"{" ".join(line.split()[:2])}"' for line in lines_of(answer))
+    return f"its lines begin {starts}, so it has {len(lines_of(answer))}"
 
 
 def condition_of(pair):
@@ -114,30 +113,27 @@ def chain(pair, style):
 
 
 def pairs_of(row, count):
-    """At most `count` pairs of one row of answers. An answer is in one pair."""
+    """At most `count` pairs of one row of answers, each with another condition."""
     right = [text for text, status in zip(row["candidates"], row["status"]) if status == "right"]
-    found, used = [], set()
-    for first, second in combinations(sorted(set(right)), 2):
-        kinds = properties((first, second))
-        if len(found) == count or used & {first, second} or not kinds:
-            continue
-        name = f"constraint-{row['id']}-{len(found)}"
+    both = list(combinations(sorted(set(right)), 2))
+    both = [answers for answers in both if properties(answers)]
+    found = {}  # question with its condition: pair
+    for number in range(count if both else 0):
+        answers = both[number % len(both)]
+        kinds, name = properties(answers), f"constraint-{row['id']}-{number}"
         kind = sorted(kinds)[int(len(kinds) * uniform(f"kind:{name}"))]
         end = kinds[kind][int(len(kinds[kind]) * uniform(f"end:{name}"))]
         must = "must" if uniform(f"must:{name}") < 0.5 else "must not"
         *turns, last = row["messages"]
         question = f"{last['content']}\n\nThe answer {must} {end}."
-        condition = CONDITION.search(question)
-        pair = {
-            "id": f"{kind}-{row['id']}-{len(found)}",
+        found[question] = {
+            "id": f"{kind}-{row['id']}-{number}",
             "messages": [*turns, {"role": "user", "content": question}],
-            "a": first,
-            "b": second,
-            "label": 0 if holds(condition, first) else 1,
+            "a": answers[0],
+            "b": answers[1],
+            "label": 0 if holds(CONDITION.search(question), answers[0]) else 1,
         }
-        found.append(pair)
-        used |= {first, second}
-    return found
+    return list(found.values())
 
 
 def main(stage, source, target, argument):
