@@ -19,6 +19,7 @@ or counts it as a draw (its later online rewards); here it is a draw. Its online
 
 import json
 import math
+import os
 import sys
 import warnings
 from dataclasses import dataclass, fields
@@ -241,6 +242,8 @@ def check_csv(out):
         raise BadInput(f"--out: {out} exists or does not end in .csv: give another name")
     if out is not None and not Path(out).parent.is_dir():
         raise BadInput(f"--out: {out}: there is no such folder: make it first")
+    if out is not None and not os.access(Path(out).parent, os.W_OK):
+        raise BadInput(f"--out: {out} cannot be written there: give another folder")
 
 
 def rank(settings, candidates, play):

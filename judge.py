@@ -70,10 +70,16 @@ def as_pair(item, where="pair 1"):
     pair = judge_input(meta, where)  # leaves the other fields
     if pair is None:
         raise BadInput(f"{where}: has two different prompts: keep one")
+    check_question(pair.messages, where)
     default_id = f"{stable_hash(pair.messages, *pair.answers):016x}"
     pair.id = default_id if row.get("id") is None else str(row["id"])
     pair.meta = meta
     return pair
+
+
+def check_question(messages, where):
+    if not any(turn["content"].strip() for turn in messages):
+        raise BadInput(f"{where}: the question is empty: give what was answered")
 
 
 def as_pairs(items):
@@ -360,7 +366,10 @@ def check_settings(settings):
             raise BadInput(either)
         check_judge(settings)
         judge_file.check_paths(settings.pairs, settings.out)
-        return judge_file.with_given(load_pairs(settings.pairs, keep_ties=True), settings)
+        pairs = load_pairs(settings.pairs, keep_ties=True)
+        for pair in pairs:
+            check_question(pair.messages, f"{settings.pairs}: pair {pair.id}")
+        return judge_file.with_given(pairs, settings)
     if missing:
         raise BadInput(f"{', '.join(missing)} missing: {either}")
     if not settings.query.strip():

@@ -15,7 +15,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 from backends import Progress, note_rest
-from cli import BadInput, note
+from cli import BadInput, note, read_json_lines
 from resume import check_same, model_hash, resumable_rows, style_hash
 from runlog import append_rows, sole_writer, write_atomically
 from seeding import CHAT_DATE, stable_hash
@@ -40,10 +40,14 @@ def check_paths(pairs, out):
         raise BadInput(f"--out: {out} exists, without {rows_path(out)}: give another file")
 
 
+def optional_of(style):
+    """Which of the OPTIONAL texts of a row a prompt shows."""
+    return [name for name in OPTIONAL if f"{{{name}}}" in style.system + style.user]
+
+
 def with_given(pairs, settings):
     """Pairs with --reference and --rubric where their rows lack them, if the style reads them."""
-    style = load_style(settings.style)
-    optional = [name for name in OPTIONAL if f"{{{name}}}" in style.system + style.user]
+    optional = optional_of(load_style(settings.style))
     for name in OPTIONAL:
         text = getattr(settings, name)
         if text is not None and name not in optional:
@@ -56,6 +60,35 @@ def with_given(pairs, settings):
     for pair in pairs:
         pair.meta = {name: pair.meta[name] for name in optional if name in pair.meta}
     return pairs
+
+
+def read_judgments(path, pairs, flag):
+    """{id of a pair: its row in a file of judge.py --out}. Raises BadInput.
+
+    Each pair needs one row, which judges the same texts.
+    """
+    rows, numbers = {}, {}
+    for number, row in read_json_lines(path, flag):
+        name = str(row.get("id"))
+        if name in rows:
+            raise BadInput(
+                f"{flag}: {path} line {number}: id {name!r} stands already at line "
+                f"{numbers[name]}: remove one"
+            )
+        rows[name], numbers[name] = row, number
+    lacking = [pair.id for pair in pairs if pair.id not in rows]
+    if lacking:
+        raise BadInput(
+            f"{flag}: {path} has no judgment of {len(lacking)} pairs, the first is {lacking[0]}: "
+            "let judge.py finish"
+        )
+    for pair in pairs:
+        row, place = rows[pair.id], f"{flag}: {path} line {numbers[pair.id]}"
+        if row.get("pair") != head_of(pair)["pair"]:
+            raise BadInput(f"{place} judges another pair {pair.id}: judge these pairs first")
+        if row.get("winner", 0) not in ("a", "b", "tie", None):
+            raise BadInput(f"{place} has no winner: give what judge.py --out wrote")
+    return rows
 
 
 def is_csv(path):
@@ -178,8 +211,13 @@ def check_recorded(before, recorded, settings, path, flag):
 def head_of(pair):
     """How a row begins: the id of the pair, and hashes of all texts that the judge reads."""
     head = {"id": pair.id, "pair": f"{stable_hash(pair.messages, pair.answers):016x}"}
-    given = [pair.meta.get(name) for name in OPTIONAL]
-    return head | ({"given": f"{stable_hash(given):016x}"} if any(given) else {})
+    return head | given_of(pair.meta)
+
+
+def given_of(meta):
+    """{"given": hash} of the OPTIONAL texts of a row, if it has any."""
+    given = [meta.get(name) for name in OPTIONAL]
+    return {"given": f"{stable_hash(given):016x}"} if any(given) else {}
 
 
 # ---- spreadsheets ----

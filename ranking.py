@@ -168,10 +168,11 @@ def judged_play(settings, candidates, num_matches):
     return play_round
 
 
-def judged_matches(settings, query, candidates, load_judge):
+def judged_matches(settings, query, candidates, load_judge, meta=None):
     """A play(pairs, repetitions) for `cached`: matches between answers to a query, in both orders.
 
-    query: text or messages. load_judge(): the Judge, called for each batch of matches.
+    query: text or messages. load_judge(): the Judge, called for each batch of matches. meta: a dict
+    that may hold a rubric or a reference, which some styles show.
     """
     messages = to_messages(query, "query", "--query")
 
@@ -184,7 +185,8 @@ def judged_matches(settings, query, candidates, load_judge):
             content = [messages, *answers]
             if repetition > 0:
                 content.append(repetition)  # the id seeds the draws
-            to_judge.append(Pair(f"{stable_hash(*content):016x}", messages, answers))
+            name = f"{stable_hash(*content):016x}"
+            to_judge.append(Pair(name, messages, answers, meta=dict(meta or {})))
         judgments = load_judge().judge(
             to_judge,
             num_votes=settings.num_votes,

@@ -1,6 +1,5 @@
 """What models write for `extras.make_data`: answers of a policy, and judgments of a teacher."""
 
-import math
 import os
 import re
 import sys
@@ -98,13 +97,6 @@ class Sample(Asking):
 def sample(settings, store):
     if not settings.model:
         raise BadInput("--model: give the model that answers")
-    for name in ("num_answers", "max_completion_length", "concurrency", "chunk"):
-        if getattr(settings, name) < 1:
-            raise BadInput(f"--{name}: must be at least 1, got {getattr(settings, name)}")
-    if settings.limit is not None and settings.limit < 1:
-        raise BadInput(f"--limit: must be at least 1, got {settings.limit}")
-    if not 0 <= settings.temperature < math.inf:
-        raise BadInput(f"--temperature: must be 0 or more, got {settings.temperature}")
     if settings.num_answers > 1 and settings.temperature == 0:
         raise BadInput("--temperature: at 0 all answers to a question are equal: give more")
     check_prices(settings)
@@ -309,7 +301,7 @@ def chains(settings, store):
     prompts, right = {}, {}  # by the id of the pair
     for pair, order in zip(pairs, balanced_orders(pairs, settings.seed)):
         answers = [pair.answers[index] for index in order]
-        prompts[pair.id] = judge_messages(style, pair.messages, *answers)
+        prompts[pair.id] = judge_messages(style, pair.messages, *answers, pair.meta)
         right[pair.id] = order.index(pair.label) + 1
     failed = ask_teacher(1, prompts, right, style, settings, store)
     if settings.second_model and not failed:

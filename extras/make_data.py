@@ -18,6 +18,7 @@ pairs. A finished OUT is not made again.
 """
 
 import json
+import math
 import re
 import sys
 from collections import Counter
@@ -29,6 +30,7 @@ from cli import BadInput, note, setting
 from data import load_questions
 from extras import ask, mixture
 from extras.store import Base, Store, named_pairs
+from judge_file import read_judgments
 from seeding import uniform
 from verdicts import vote_of
 
@@ -102,17 +104,20 @@ def mix(settings, store):
             f"--data: {settings.data}: write FILE=WEIGHT, joined by commas, with weights above 0"
         )
     sources = [[pair for pair in named_pairs(name) if pair.label is not None] for name in names]
+    read = sum(map(len, sources))
+    unique, removed = mixture.deduplicate([pair for source in sources for pair in source])
+    kept = {id(pair) for pair in unique}
+    sources = [[pair for pair in source if id(pair) in kept] for source in sources]
     if not all(sources):
-        raise BadInput("--data: a part holds no labelled pair: leave it out")
+        raise BadInput("--data: a part holds no labelled pair of its own: leave it out")
     shares = [float(weight or len(source)) for weight, source in zip(weights, sources)]
     try:
         pairs = mixture.mix(sources, shares, settings.size, settings.seed)
     except ValueError as error:
         raise BadInput(f"--size: {error}: lower it, or change the weights") from error
-    kept, removed = mixture.deduplicate(pairs)
-    for number, pair in enumerate(kept):  # ids of different files may be equal
+    for number, pair in enumerate(pairs):  # ids of different files may be equal
         pair.id = f"{number}-{pair.id}"
-    finish(kept, {"drawn": len(pairs)} | removed | {"kept": len(kept)}, settings, store)
+    finish(pairs, {"read": read} | removed | {"kept": len(pairs)}, settings, store)
 
 
 def is_positive(weight):
@@ -144,10 +149,6 @@ class Pairs(Base):
 
 def pairs(settings, store):
     """Pairs from answers of `sample`; answers of several models may come from several files."""
-    if settings.pairs_per_question < 1:
-        raise BadInput(
-            f"--pairs_per_question: must be at least 1, got {settings.pairs_per_question}"
-        )
     rows = {}
     fields = {"id", "messages", "answer", "source", "candidates", "status", "generators"}
     for name in settings.data.split(","):
@@ -159,6 +160,11 @@ def pairs(settings, store):
                 )
             check_lists(row, f"{name} line {number}")
             known = rows.setdefault(json.dumps(row["messages"]), row)
+            if known["answer"] != row["answer"]:
+                raise BadInput(
+                    f"{name} line {number}: answer is {row['answer']!r:.80}, and "
+                    f"{known['answer']!r:.80} in an earlier row of this question: correct one"
+                )
             if known is not row:
                 for field in ("candidates", "status", "generators"):
                     known[field] = known[field] + row[field]
@@ -210,14 +216,14 @@ def judged_pairs(settings):
     """[(pair, its row of judge.py)], in order."""
     if not settings.judged:
         raise BadInput("--judged: give what judge.py --pairs DATA --out FILE wrote")
-    rows = {row.get("id"): row for _, row in cli.read_json_lines(settings.judged, "--judged")}
     found = named_pairs(settings.data, keep_ties=True)
-    lacking = [pair.id for pair in found if "games" not in rows.get(pair.id, {})]
-    if lacking:
-        raise BadInput(
-            f"--judged: {settings.judged} has no judgment of {len(lacking)} pairs, the first is "
-            f"{lacking[0]}: let judge.py finish"
-        )
+    rows = read_judgments(settings.judged, found, "--judged")
+    for pair in found:
+        if not rows[pair.id].get("games") or "consistent" not in rows[pair.id]:
+            raise BadInput(
+                f"--judged: {settings.judged}: pair {pair.id} has no games: give what judge.py "
+                "--out wrote"
+            )
     return [(pair, rows[pair.id]) for pair in found]
 
 
@@ -249,6 +255,8 @@ def difficulty(settings, store):
 
     The field `chance` of a pair is the share of games that are right.
     """
+    if settings.hardest > settings.easiest:
+        raise BadInput(f"--hardest: {settings.hardest} is above --easiest, so no pair is left")
     counts, kept = Counter(), []
     for pair, row in judged_pairs(settings):
         votes = [vote_of(game) for game in row["games"]]
@@ -279,6 +287,17 @@ COMMANDS = {
 }
 
 
+def check_numbers(settings):
+    """Raises BadInput for a count below 1 and a share or temperature out of its range."""
+    for name, value in vars(settings).items():
+        if type(value) is int and name != "seed" and value < 1:
+            raise BadInput(f"--{name}: must be at least 1, got {value}")
+        if name == "temperature" and not 0 <= value < math.inf:
+            raise BadInput(f"--temperature: must not be negative, got {value}")
+        if name in ("easiest", "hardest") and not 0 <= value <= 1:
+            raise BadInput(f"--{name}: is a share of games, from 0 to 1, got {value}")
+
+
 def main(argv=None):
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] in ([], ["--help"], ["-h"]):
@@ -293,6 +312,7 @@ def main(argv=None):
         needed = name == "data" or command is not report
         if needed and not getattr(settings, name):
             raise BadInput(f"--{name}: is missing (python -m extras.make_data {argv[0]} --help)")
+    check_numbers(settings)
     store = None if command is report else Store(argv[0], settings)
     if store and store.done:
         note(f"{settings.out} is made already")

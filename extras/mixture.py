@@ -9,7 +9,7 @@ import re
 from collections import Counter, defaultdict
 
 from cli import note
-from data import Pair
+from data import OPTIONAL, Pair
 from extras.equality import candidates
 from questions import question_key
 from runlog import json_line
@@ -356,7 +356,7 @@ def as_json(pair):
         "label": pair.label,
         "source": pair.source,
     }
-    for name in ("generators", "chance"):
+    for name in ("generators", "chance", *OPTIONAL):
         if pair.meta.get(name) is not None:
             row[name] = pair.meta[name]
     return json_line(row)

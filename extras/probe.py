@@ -19,7 +19,7 @@ from typing import Optional
 
 import cli
 from cli import BadInput, note, setting
-from data import load_pairs
+from data import OPTIONAL, load_pairs
 from judge import JudgeSettings, check_judge, judge_of
 from rewards import cut_answers
 
@@ -87,19 +87,19 @@ def probe(judge, items, num_votes=1, temperature=0.6, max_completion_length=1024
     """{trick: {against_right, added, added_error, against_itself, invalid}}; "plain": no trick.
 
     added_error is two standard errors, or None for one question. against_itself is None for the
-    plain wrong answer. items: [(messages, right, wrong), ...]. All games are one batch, and every
-    pair is judged in both orders.
+    plain wrong answer. items: [(messages, right, wrong, meta), ...]; meta: {} or a rubric and a
+    reference. All games are one batch, and every pair is judged in both orders.
     """
     tricks, duels, pairs = {"plain": "{answer}"} | TRICKS, [], []
     for trick, template in tricks.items():
-        for messages, right, wrong in items:
+        for messages, right, wrong, meta in items:
             tricked = template.format(answer=wrong)
             for opponent, answer in (("right", right), ("itself", wrong)):
                 if (trick, opponent) != ("plain", "itself"):
                     answers = [tricked, answer]
                     answers = cut_answers(judge, messages, answers, max_completion_length)
                     duels.append((trick, opponent))
-                    pairs.append((messages, *answers))
+                    pairs.append(meta | {"query": messages, "a": answers[0], "b": answers[1]})
     judgments = judge.judge(pairs, num_votes, True, temperature, max_completion_length)
     shares, invalid = {}, {}
     for (trick, opponent), judgment in zip(duels, judgments, strict=True):
@@ -123,11 +123,11 @@ def probe(judge, items, num_votes=1, temperature=0.6, max_completion_length=1024
 
 
 def load_items(settings):
-    """[(messages, right, wrong), ...]; for the embedded judge questions of the world it knows."""
+    """The items of `probe`; for the embedded judge questions of the world it knows."""
     if settings.pairs is None and settings.style != "tiny":
         items = []
         for question, right, wrong in QUESTIONS[: settings.limit]:
-            items.append(([{"role": "user", "content": question}], right, wrong))
+            items.append(([{"role": "user", "content": question}], right, wrong, {}))
         return items
     path = settings.pairs or Path(__file__).parents[1] / "tiny" / "test.jsonl"
     labelled = [pair for pair in load_pairs(path) if pair.label in (0, 1)]
@@ -136,7 +136,8 @@ def load_items(settings):
     items = []
     for pair in labelled[: settings.limit]:
         right, wrong = pair.answers[pair.label], pair.answers[1 - pair.label]
-        items.append((pair.messages, right, wrong))
+        meta = {name: pair.meta[name] for name in OPTIONAL if pair.meta.get(name)}
+        items.append((pair.messages, right, wrong, meta))
     return items
 
 

@@ -20,8 +20,16 @@ import datafiles
 from cli import BadInput
 from data import ID_FIELDS, Question, first_present, text_or_number, unique_id
 from formats import PROMPT, prompt_of
-from judge import check_judge, judge_of
-from judge_file import check_paths, complete_rows, recorded_settings, rows_path, write_csv
+from judge import check_judge, check_question, judge_of
+from judge_file import (
+    check_paths,
+    complete_rows,
+    given_of,
+    optional_of,
+    recorded_settings,
+    rows_path,
+    write_csv,
+)
 from ranking import (
     CHUNK_MATCHES,
     answer_column,
@@ -33,14 +41,17 @@ from ranking import (
 from resume import resumable_rows
 from schedules import num_games
 from seeding import stable_hash
-from styles import transcript
+from styles import load_style, transcript
 from tables import one_line
 
 NOT_RECORDED = ("query", "candidates", "out", "json", "cache", "matches", "price_in", "price_out")
 
 
-def read_questions(path):
-    """The questions of a file with their candidates, in order. Raises BadInput with the line."""
+def read_questions(path, optional=()):
+    """The questions of a file with their candidates, in order. Raises BadInput with the line.
+
+    optional: names of further fields that the judge reads, kept in `meta`.
+    """
     if not datafiles.ENDING.search(path):
         raise BadInput(
             "--query is missing: give the question, or a .jsonl, .json, .csv or .parquet file of "
@@ -56,6 +67,9 @@ def read_questions(path):
                 f"{where}: columns are {found}: expected a question (or query, prompt, messages)"
             )
         messages = prompt_of(dict(row), where, PROMPT)
+        check_question(messages, where)
+        given = [name for name in optional if row.get(name)]
+        meta = {name: text_or_number(row[name], name, where) for name in given}
         if "candidates" in row:
             key, candidates = where, row["candidates"]
             if not isinstance(candidates, list) or candidates == []:
@@ -68,7 +82,11 @@ def read_questions(path):
             own_id = first_present(row, ID_FIELDS) if "candidates" in row else None
             identity = own_id and text_or_number(row[own_id], own_id, where)
             identity = identity or f"{Path(path).stem}-{place.split()[1]}"
-            together[key] = Question(unique_id(identity, used), messages, candidates=[])
+            together[key] = Question(unique_id(identity, used), messages, candidates=[], meta=meta)
+        if together[key].meta != meta:
+            raise BadInput(
+                f"{where}: {' or '.join(optional)} differs from an earlier row of this question"
+            )
         together[key].candidates += [as_answer(candidate, where) for candidate in candidates]
     if not together:
         raise BadInput(f"--candidates: {path} holds no rows: write a question and an answer a row")
@@ -84,12 +102,12 @@ def rank_file(settings, rank):
     if settings.cache is not None:
         raise BadInput("--cache: goes with --query; with --out a second call goes on by itself")
     check_paths(settings.candidates, settings.out)
-    questions = read_questions(settings.candidates)
     folder = check_judge(settings)
-    heads = [
-        {"id": question.id, "question": f"{stable_hash(question.messages, question.candidates):x}"}
-        for question in questions
-    ]
+    questions = read_questions(settings.candidates, optional_of(load_style(settings.style)))
+    heads = []
+    for question in questions:
+        texts = f"{stable_hash(question.messages, question.candidates):x}"
+        heads.append({"id": question.id, "question": texts} | given_of(question.meta))
     path, load_judge = rows_path(settings.out), cache(lambda: judge_of(settings))
 
     def rank_chunk(start, end):
@@ -123,7 +141,9 @@ def rank_one(settings, rank, folder, question, judge):
         query=query_of(question.messages),
         seed=stable_hash(settings.seed, question.id) % 2**31,
     )
-    play = judged_matches(settings, question.messages, question.candidates, lambda: judge)
+    play = judged_matches(
+        settings, question.messages, question.candidates, lambda: judge, question.meta
+    )
     names = cache_names(own, folder, question.candidates)
     return rank(own, question.candidates, cached(play, None, names))
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import platform
 from dataclasses import asdict
 from importlib.metadata import version
@@ -138,6 +139,9 @@ def check_out(settings):
     read = {Path(name.strip()).resolve() for name in names}
     if Path(settings.out).is_dir() or Path(settings.out).resolve() in read:
         raise BadInput(f"--out: {settings.out} is a folder or a file that is read: give another")
+    folder = next(path for path in Path(settings.out).absolute().parents if path.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise BadInput(f"--out: {settings.out} cannot be written: give another file")
 
 
 def write_pairs(path, rows):

@@ -29,7 +29,7 @@ from judge import (
     check_votes,
     note_usage_at_end,
 )
-from judge_file import complete_rows, recorded_settings
+from judge_file import check_paths, complete_rows, is_csv, recorded_settings
 from seeding import stable_hash
 from styles import Style, check_placeholders
 
@@ -161,6 +161,9 @@ def main(argv=None):
     settings = cli.parse_settings(Settings, argv, description=__doc__)
     if not settings.data or not settings.out:
         raise BadInput("--data and --out are needed: give both")
+    check_paths(settings.data, settings.out)
+    if is_csv(settings.out):
+        raise BadInput(f"--out: {settings.out}: rows are JSON lines: give a name in .jsonl")
     settings.style, style = "rrm", settings.style or STYLE  # check_judge knows styles that compare
     check_judge(settings)
     recorded = recorded_settings(settings, ("out", "price_in", "price_out")) | {
@@ -168,7 +171,10 @@ def main(argv=None):
         "style_hash": f"{stable_hash(read_text(style, '--style')):016x}",
     }
     load_scale(style)
-    items = list(items_of(settings.data, "train", {}))
+    dropped = Counter()
+    items = list(items_of(settings.data, "train", dropped))
+    for reason, count in dropped.items():
+        note(f"data: {count} {reason} are left out")
     heads = []
     for item in items:
         shown = [

@@ -30,7 +30,8 @@ from extras.http_server import JudgingThread, Refusal, Server, batches
 from extras.serve_reward import Settings, check, reward_of, reward_route
 from formats import to_messages
 from judge import as_pair, judge_of
-from styles import OPTIONAL, judge_messages
+from judge_file import optional_of
+from styles import judge_messages
 from verdicts import BOTH_ORDERS, vote_of
 
 MAX_CHOICES = 128  # `n` of a request
@@ -44,8 +45,7 @@ CHAT_FIELDS |= {"top_p", "n", "seed", "user", "stream", "logprobs"}
 
 def read_pair(request, style):
     """The Pair of a request. Raises BadInput."""
-    shown = [name for name in OPTIONAL if f"{{{name}}}" in style.system + style.user]
-    known = ["query", "messages", "a", "b", "id", *shown]
+    known = ["query", "messages", "a", "b", "id", *optional_of(style)]
     unknown = sorted(request.keys() - set(known))
     if unknown:
         raise BadInput(

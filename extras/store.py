@@ -193,9 +193,12 @@ def hashes_of_inputs(given):
     hashes = {}
     for name in ("data", "judged", "against"):
         for part in (given.get(name) or "").split(","):
-            file = Path(part.partition("=")[0].strip())
-            if file.is_file():
-                hashes[str(file)] = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+            path = Path(part.strip())
+            if not path.exists():  # FILE=WEIGHT of a mixture
+                path = Path(part.partition("=")[0].strip())
+            for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+                if file.is_file():
+                    hashes[str(file)] = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
     return hashes
 
 

@@ -24,9 +24,9 @@ from chat import load_tokenizer
 from checkpoint import check_model_folder, resolve_model
 from cli import BadInput, note, setting
 from data import load_pairs
+from judge_file import read_judgments
 from progress import summarize
 from runlog import check_run, find_run, open_run, record, reporter
-from seeding import stable_hash
 from train_sft import encode_row, end_token, packs_of, row_size, row_stream, usable_rows
 
 
@@ -118,29 +118,9 @@ def add_judgments(pairs, path, consistent_only=False):
 
     Raises BadInput for a pair that the file does not judge.
     """
-    rows, numbers = {}, {}
-    for number, row in cli.read_json_lines(path, "--judgments"):
-        name = str(row.get("id"))
-        if name in rows:
-            raise BadInput(
-                f"--judgments: {path} line {number}: id {name!r} stands already at line "
-                f"{numbers[name]}: remove one"
-            )
-        rows[name], numbers[name] = row, number
+    rows = read_judgments(path, pairs, "--judgments")
     for pair in pairs:
-        row = rows.get(pair.id)
-        problem = None
-        if not row:
-            problem = f"lacks pair {pair.id}"
-        elif (
-            row.get("winner", 0) not in ("a", "b", "tie", None)
-            or row.get("pair") != f"{stable_hash(pair.messages, pair.answers):016x}"
-        ):
-            problem = f"line {numbers[pair.id]} judges another pair {pair.id}"
-        if problem:
-            raise BadInput(
-                f"--judgments: {path} {problem}: give what judge.py --out wrote for these pairs"
-            )
+        row = rows[pair.id]
         trusted = row["winner"] in ("a", "b") and (row["consistent"] or not consistent_only)
         pair.label = "ab".index(row["winner"]) if trusted else None
 

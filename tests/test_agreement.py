@@ -93,7 +93,7 @@ def test_what_is_printed(capsys):
     assert last.startswith("Cohen's kappa 0.636, 95 % interval -0.")
 
 
-def test_the_command_on_labelled_pairs(tmp_path, capsys):
+def test_the_command_on_labelled_pairs(tmp_path, capsys, monkeypatch):
     """Categories are those of the rows; each has its n, percent and interval."""
     rows, said = [], []
     for number in range(20):
@@ -138,3 +138,6 @@ def test_the_command_on_labelled_pairs(tmp_path, capsys):
     for path in (tmp_path, data, predictions):  # nothing that is read is written over
         with pytest.raises(BadInput, match="--out: .* is a folder or a file that is read"):
             evaluate.main([*command, "--out", str(path)])
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write anywhere
+    with pytest.raises(BadInput, match="--out: .*x.csv cannot be written"):
+        evaluate.main([*command, "--out", str(tmp_path / "new" / "x.csv")])

@@ -173,7 +173,7 @@ def test_a_judge_labels_the_pairs(data, tmp_path):
     pairs[3].answers = ("other", "answers")
     with pytest.raises(BadInput, match="line 9 judges another pair p3"):
         add_judgments(pairs, path)
-    with pytest.raises(BadInput, match="lacks pair new"):
+    with pytest.raises(BadInput, match="no judgment of 1 pairs, the first is new"):
         add_judgments([Pair("new", [], ("a", "b"))], path)
     path.write_text(json.dumps(rows[0]) + "\n" + json.dumps(rows[0]) + "\n")
     with pytest.raises(BadInput, match="line 2: id .* stands already at line 1"):
@@ -242,7 +242,7 @@ BAD = {
     "no labels": (["--train_data", "{d}/unlabelled.jsonl"], "unlabelled.jsonl.*judgments"),
     "judgments of others": (
         ["--train_data", "{d}/unlabelled.jsonl", "--judgments", "{d}/other.jsonl"],
-        "other.jsonl.*lacks",
+        "other.jsonl has no judgment of 1 pairs",
     ),
     "beta": (["--train_data", "{d}/unlabelled.jsonl", "--beta", "0"], "--beta"),
 }

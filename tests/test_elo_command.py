@@ -326,6 +326,13 @@ BAD_COMMANDS = [
 ]
 
 
+def test_a_folder_without_permission_is_refused_before_judging(monkeypatch, tmp_path):
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write anywhere
+    paths = str(write(tmp_path, "a\nb", "c.txt")), str(tmp_path / "out.csv")
+    with pytest.raises(BadInput, match="--out: .*out.csv cannot be written there"):
+        elo_file.main(["--query", "q", "--candidates", paths[0], "--out", paths[1]])
+
+
 def test_bad_input_is_one_line_and_exit_code_2(tmp_path, capsys):
     files = {
         "C": ("c.txt", "a\nb"),

@@ -19,6 +19,7 @@ from cli import BadInput
 from data import load_pairs
 from extras import ask, make_data, mixture
 from extras.store import Store
+from seeding import stable_hash
 
 ROOT = Path(make_data.__file__).parent.parent
 DATA = ROOT.parent / "shared" / "data"
@@ -232,7 +233,9 @@ def judged(name, votes, consistent, winner="a"):
         }
         for vote in votes
     ]
-    return {"id": name, "winner": winner, "consistent": consistent, "games": games}
+    texts = stable_hash([{"role": "user", "content": f"q{name}"}], ("x", "y"))
+    row = {"id": name, "pair": f"{texts:016x}", "winner": winner, "consistent": consistent}
+    return row | {"games": games}
 
 
 def test_labels_and_difficulty_from_judgments(tmp_path, capsys):
@@ -274,8 +277,24 @@ def test_labels_and_difficulty_from_judgments(tmp_path, capsys):
         ("2", 0.5),
     ]
     write(tmp_path / "judged.jsonl", [judged("0", [0], None)])
-    with pytest.raises(BadInput, match="no judgment of 3 pairs, the first is 1"):
-        make_data.main(["label", *common, "--out", str(tmp_path / "other.jsonl")])
+    swapped = [{"id": "0", "query": "q0", "a": "y", "b": "x", "label": 1}]
+    for written, data, problem in [
+        ([judged("0", [0], None)], None, "no judgment of 3 pairs, the first is 1"),
+        (rows, swapped, "line 1 judges another pair 0"),
+        ([*rows, judged("3", [0, 0], True)], None, "line 5: id '3' stands already at line 4"),
+        ([*rows[:3], rows[3] | {"games": []}], None, "pair 3 has no games"),
+        ([*rows[:3], rows[3] | {"winner": "c"}], None, "line 4 has no winner"),
+    ]:
+        write(tmp_path / "judged.jsonl", written)
+        if data:
+            write(tmp_path / "swapped.jsonl", data)
+        name = "swapped.jsonl" if data else "pairs.jsonl"
+        for command in "label", "difficulty":
+            with pytest.raises(BadInput, match=problem):
+                make_data.main(
+                    [command, "--data", str(tmp_path / name), *common[2:], "--out"]
+                    + [str(tmp_path / "other.jsonl")]
+                )
 
 
 # ---- what models write ----
@@ -740,6 +759,13 @@ def test_bad_input_is_one_line(tmp_path):
         ),
         (["sample", *good, "--model", "tiny", "--temperature", "nan"], "--temperature: .* got nan"),
         (["pairs", *good, "--pairs_per_question", "-1"], "must be at least 1, got -1"),
+        (["clean", *good, "--sample", "0"], "--sample: must be at least 1, got 0"),
+        (["mix", *good, "--size", "-1"], "--size: must be at least 1, got -1"),
+        (["chains", *good, "--limit", "-1"], "--limit: must be at least 1, got -1"),
+        (["chains", *good, "--concurrency", "0"], "--concurrency: must be at least 1"),
+        (["chains", *good, "--temperature", "-2"], "--temperature: must not be negative"),
+        (["difficulty", *good, "--easiest", "nan"], "--easiest: .* from 0 to 1, got nan"),
+        (["difficulty", *good, "--hardest", "1", "--easiest", "0"], "--hardest: 1.0 is above"),
     ]:
         with pytest.raises(BadInput, match=words):
             make_data.main(arguments)
@@ -748,6 +774,64 @@ def test_bad_input_is_one_line(tmp_path):
     with pytest.raises(BadInput, match="was not made by this command"):
         make_data.main(["clean", *good])
     assert Store.__doc__ and (tmp_path / "o.jsonl").read_text() == "mine"
+
+
+def test_parts_of_a_mixture_keep_their_shares(tmp_path, capsys):
+    """A pair that is in two parts, or twice in one, is drawn once, and counts before drawing."""
+    pairs = [
+        {"id": str(n), "query": f"q{n}", "a": "x", "b": "y", "label": 0, "rubric": "short"}
+        for n in range(8)
+    ]
+    first = write(tmp_path / "a.jsonl", [*pairs[:4], *pairs[:4]])
+    second = write(tmp_path / "b.jsonl", pairs[2:])
+    out = tmp_path / "mixed.jsonl"
+    make_data.main(["mix", "--data", f"{first}=1,{second}=1", "--size", "8", "--out", str(out)])
+    assert json.loads(capsys.readouterr().out) | {"contradictory": 0} == {
+        "read": 14,
+        "repeated": 6,
+        "contradictory": 0,
+        "identical answers": 0,
+        "kept": 8,
+    }
+    assert sorted(row["messages"][0]["content"] for row in read(out)) == [f"q{n}" for n in range(8)]
+    assert all(row["rubric"] == "short" for row in read(out))
+    with pytest.raises(BadInput, match="no labelled pair of its own"):
+        data = f"{first},{write(tmp_path / 'c.jsonl', pairs[:2])}"
+        make_data.main(["mix", "--data", data, "--out", str(tmp_path / "other.jsonl")])
+
+
+def test_a_folder_whose_files_changed_is_read_again(tmp_path):
+    folder, out = tmp_path / "data", tmp_path / "o.jsonl"
+    folder.mkdir()
+    row = {"query": "q", "a": "x", "b": "y", "label": 0}
+    write(folder / "train.jsonl", [row])
+    equals = write(tmp_path / "a=b.jsonl", [row])
+    for data, file in ((folder, folder / "train.jsonl"), (equals, equals)):
+        out = tmp_path / f"{file.name}.out.jsonl"
+        command = ["clean", "--data", str(data), "--out", str(out)]
+        make_data.main(command)
+        make_data.main(command)  # is made already
+        write(file, [row, row | {"query": "q2"}])
+        with pytest.raises(BadInput, match="--inputs: .* was begun with"):
+            make_data.main(command)
+
+
+def test_a_question_with_two_references_is_refused(tmp_path):
+    row = {"id": "q", "messages": [{"role": "user", "content": "1+1"}], "source": "s"}
+    row |= {"candidates": ["2", "3"], "status": ["right", "wrong"], "generators": ["m", "m"]}
+    answers = write(tmp_path / "a.jsonl", [row | {"answer": "2"}, row | {"answer": "3"}])
+    with pytest.raises(BadInput, match="a.jsonl line 2: answer is '3', and '2' in an earlier row"):
+        make_data.main(["pairs", "--data", str(answers), "--out", str(tmp_path / "o.jsonl")])
+
+
+def test_chains_have_the_rubric_in_the_prompt(tmp_path, serve):
+    row = {"id": "p", "query": "question", "a": "good", "b": "bad", "label": 0, "rubric": "be kind"}
+    command = ["chains", "--data", str(write(tmp_path / "p.jsonl", [row])), "--model", "m"]
+    server = serve(lambda request, attempt: chat(r"\boxed{Assistant 1} \boxed{Assistant 2}"))
+    command += ["--base_url", server.url, "--style", "rubric", "--out", str(tmp_path / "c.jsonl")]
+    with pytest.raises(BadInput, match="no chain"):
+        make_data.main(command)
+    assert "be kind" in text_of(server.seen[0])
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,8 @@ from styles import judge_messages, load_style
 torch.set_num_threads(1)
 ROOT = Path(__file__).parents[1]
 ITEMS = [
-    ([{"role": "user", "content": question}], right, wrong) for question, right, wrong in QUESTIONS
+    ([{"role": "user", "content": question}], right, wrong, {})
+    for question, right, wrong in QUESTIONS
 ]
 RIGHT = {right for _, right, _ in QUESTIONS}
 
@@ -115,7 +116,7 @@ def test_the_embedded_judge_is_asked_about_its_world():
     ]
     right_and_wrong = [(row["ab"[row["label"]]], row["ba"[row["label"]]]) for row in rows]
     items = load_items(Settings(style="tiny", limit=3))
-    assert [(messages[-1]["content"], right, wrong) for messages, right, wrong in items] == [
+    assert [(messages[-1]["content"], right, wrong) for messages, right, wrong, _ in items] == [
         (row["query"], *both) for row, both in zip(rows, right_and_wrong)
     ]
     assert load_items(Settings(style="rrm", limit=3)) == ITEMS[:3]

@@ -100,6 +100,24 @@ def test_votes_are_averaged(monkeypatch, scorer):
     assert reward(["q"] * 3, ["x", "y", [{"role": "assistant", "content": "z"}]]) == [0, 1, None]
 
 
+def test_what_the_command_cannot_write_or_read(monkeypatch, tmp_path, folder, capsys):
+    data, out = tmp_path / "hh.jsonl", tmp_path / "scores.jsonl"
+    texts = "\n\nHuman: {}\n\nAssistant: yes", "\n\nHuman: {}\n\nAssistant: no"
+    rows = [("hi", "hi"), ("hi", "ho")]  # the second one has two prompts
+    lines = [
+        json.dumps({"chosen": texts[0].format(a), "rejected": texts[1].format(b)}) for a, b in rows
+    ]
+    data.write_text("\n".join(lines))
+    command = ["--data", str(data), "--model", str(folder), "--dtype", "float32", "--out"]
+    for name, problem in ((data, "is the input"), (tmp_path / "s.csv", "rows are JSON lines")):
+        with pytest.raises(BadInput, match=f"--out: .*{problem}"):
+            score.main([*command, str(name)])
+    stub(monkeypatch, score.Scorer(str(folder)).judge.tokenizer, [r"\boxed{3}"] * 2)
+    score.main([*command, str(out)])
+    assert [json.loads(line)["scores"] for line in out.read_text().splitlines()] == [[3, 3]]
+    assert "data: 1 rows with two different prompts are left out" in capsys.readouterr().err
+
+
 def test_the_command(monkeypatch, tmp_path, folder, capsys):
     """Its scores are what evaluate.py reads; a second call goes on, and changes nothing."""
     rows = [

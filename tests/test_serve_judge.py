@@ -153,6 +153,7 @@ def test_two_turns_of_the_assistant_are_a_pair(serve, coin_judge):
         ("/judge", PAIR | {"b": "42"}, 400, "identical"),
         ("/judge", PAIR | {"votes": 3}, 400, "does not read 'votes'"),
         ("/judge", PAIR | {"query": [3]}, 400, "query is [3]"),
+        ("/judge", PAIR | {"query": " "}, 400, "the question is empty"),
         ("/judge", PAIR | {"a": "x y " * 3000}, 400, "fit (context 4096"),
         (CHAT, chat("q", model="other"), 404, "the model here is 'coin'"),
         (CHAT, chat("q", stream=True), 400, "unsupported parameter: 'stream'"),

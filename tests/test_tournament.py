@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from loopback import chat, text_of
 from tiny_models import COIN, make_scripted_folder
 
 import cli
@@ -373,6 +374,24 @@ def test_all_of_a_prompt_is_read(tmp_path):
         assert found.messages == turns
 
 
+def test_rubrics_of_questions_reach_the_judge(tmp_path, serve):
+    rows = [{"question": "q", "candidates": ["a", "b"], "rubric": "be kind"}]
+    server = serve(lambda request, attempt: chat(r"\boxed{Assistant 1}"))
+    for number, ranker in enumerate((tournament, elo)):
+        out = tmp_path / f"{number}.jsonl"
+        call = ["--candidates", write_rows(tmp_path / "q.jsonl", rows), "--out", str(out)]
+        call += ["--base_url", server.url, "--model", "m", "--style"]
+        ranker.main([*call, "rubric"])
+        assert "be kind" in text_of(server.seen[-1]) and len(server.seen) == 2 * (number + 1)
+        write_rows(tmp_path / "q.jsonl", [rows[0] | {"rubric": "be brief"}])
+        with pytest.raises(BadInput, match="its texts are others"):
+            ranker.main([*call, "rubric"])
+    rows = [{"question": "q", "answer": text, "rubric": text} for text in "ab"]
+    call[1] = write_rows(tmp_path / "q.jsonl", rows)
+    with pytest.raises(BadInput, match="line 2: .*rubric differs from an earlier row"):
+        tournament.main([*call[:3], str(tmp_path / "new.jsonl"), *call[4:], "rubric"])
+
+
 def test_questions_in_csv(tmp_path, capsys):
     """Rows of one question belong together, wherever they stand."""
     from extras.rank_file import read_questions
@@ -405,6 +424,7 @@ def test_questions_in_csv(tmp_path, capsys):
         ('{"question": 3, "candidates": ["a"]}', "q.jsonl", "line 1: question is 3"),
         ("question,reply\nq,a\n", "q.csv", "columns are question, reply: expected one of answer"),
         ("question,answer\n", "q.csv", "holds no rows"),
+        ("question,answer\n1+1,2\n,3\n", "q.csv", "q.csv line 3: the question is empty"),
         ("a\nb\n", "q.txt", "--query is missing"),
     ],
 )
