@@ -28,7 +28,14 @@ from extras.benchmarks import BENCHMARKS
 from extras.plot import COLOURS, DASHES, GREY, new_figure, save_figure, style_axis
 from extras.results import read_result, results_file
 from extras.scoring import OUTCOMES, decided, share, verdict_share
-from extras.words import headline, model_words, result_words, settings_words, winner_words
+from extras.words import (
+    has_results,
+    headline,
+    model_words,
+    result_words,
+    settings_words,
+    winner_words,
+)
 from seeding import uniform
 
 OUTCOME_COLOURS = dict(
@@ -314,6 +321,11 @@ def main(argv=None):
             raise BadInput(
                 f"RESULTS: {name} is no results.json of evaluate.py: judgments (judge.py --out) "
                 "are scored by evaluate.py --predictions FILE, and shown by extras.view FILE"
+            )
+        if not has_results(result):
+            raise BadInput(
+                f"RESULTS: {name} lacks numbers of an evaluation: give the results.json that "
+                "evaluate.py writes at its end"
             )
         found.append(result)
     page(found, short_names(files), settings.out or Path(files[0]).with_suffix(".png"))

@@ -30,12 +30,14 @@ from typing import Optional
 import cli
 from cli import BadInput, note, setting
 from data import Pair, load_pairs, load_questions
+from datafiles import numbered
 from extras import split_arguments
 from extras.plot import settings_of
 from extras.results import results_file
 from extras.scoring import outcome
-from extras.words import model_words, result_words, settings_words
+from extras.words import has_results, model_words, result_words, settings_words
 from progress import changes
+from seeding import stable_hash
 from verdicts import BOTH_ORDERS, majority, vote_of
 
 MAX_STEPS = 25  # of a run, unless --steps names them
@@ -277,6 +279,10 @@ def files_of(source, steps):
     Raises BadInput.
     """
     if not source.is_dir():
+        if steps is not None:
+            raise BadInput(
+                f"--steps: is for the folder of a run, and {source} is none: leave it out"
+            )
         return [(None, source)], []
     files = {}
     for path in (source / "rollouts").glob("*.jsonl"):
@@ -316,18 +322,48 @@ def rows_of(path):
         return [(f"{path} line {line}", row) for line, row in rows]
     content = cli.parse_json(cli.read_text(path, "RUN_OR_FILE"), path)
     rows = content.get("rows", [content])
-    return [(f"{path} row {number}", row) for number, row in enumerate(rows, start=1)]
+    if not isinstance(rows, list):
+        raise BadInput(
+            f"{path}: rows is {rows!r:.80}, expected a list: give what evaluate.py wrote"
+        )
+    return [(f"{path} {place}", row) for place, row in numbered(rows, path)]
 
 
 def load_judged(data, rows):
-    """{id: Question} for rows of evaluate.py and of a solver's evaluation, else {id: Pair}."""
+    """{id: Question} for rows of evaluate.py and of a solver's evaluation, else {id: Pair}.
+
+    Raises BadInput where a row was judged on other texts than `data` has under its id.
+    """
     if not data:
         return {}
     if rows and {"scores", "correct"} & rows[0][1].keys():
         items = load_questions(data)
     else:
         items = load_pairs(data, keep_ties=True)
-    return {item.id: item for item in items}
+    judged, missing = {item.id: item for item in items}, []
+    for place, row in rows:
+        item = judged.get(str(row.get("id")))
+        if item is None:
+            missing.append(place)
+        elif not has_texts_of(row, item):
+            raise BadInput(
+                f"{place}: --data has other texts under the id {item.id!r}, another order or other "
+                "scores: give the file that was judged"
+            )
+    if missing:
+        note(f"{len(missing)} of {len(rows)} rows have no texts in {data}, first {missing[0]}")
+    return judged
+
+
+def has_texts_of(row, item):
+    """Whether a row was judged on the texts of an item: it keeps a hash, or lengths and scores."""
+    if isinstance(item, Pair):
+        own = f"{stable_hash(item.messages, item.answers):016x}"
+        return row.get("pair", own) == own
+    if "lengths" not in row:  # of a solver's evaluation
+        return True
+    lengths = [len(answer) for answer in item.candidates or []]
+    return row["lengths"] == lengths and item.scores in (None, row["scores"])
 
 
 def make_page(source, steps=None, data=None, megabytes=10.0):
@@ -336,6 +372,10 @@ def make_page(source, steps=None, data=None, megabytes=10.0):
     Raises BadInput.
     """
     source = Path(results_file(source))
+    if data and source.is_dir():
+        raise BadInput(
+            f"--data: is for a file: the rollouts of {source} have their texts: leave it out"
+        )
     files, left_out = files_of(source, steps)
     size = sum(path.stat().st_size for _, path in files if path.exists())
     kept_share = min(1.0, megabytes * 1e6 / max(1, size))
@@ -352,17 +392,17 @@ def make_page(source, steps=None, data=None, megabytes=10.0):
         raise BadInput(f"RUN_OR_FILE: {source} holds no rows: give another file")
     if len(cards) < found:
         left_out.append(f"{len(cards):,} of {found:,} entries (--megabytes)")
-    if not any(card["texts"] for card in cards):
+    if not data and not any(card["texts"] for card in cards):
         note("the page has no questions and answers: --data FILE adds them")
-    summary = summary_of(source, rows[0][1], cards)
+    summary = summary_of(source, rows, cards)
     content = {"left_out": ", ".join(left_out), "summary": summary, "cards": cards}
     return fill_page(str(source), json.dumps(content, ensure_ascii=False, allow_nan=False))
 
 
-def summary_of(source, row, cards):
+def summary_of(source, rows, cards):
     """Lines for the top of the page: the result, the model and the settings.
 
-    row: the first one of the file, which has the settings of judge.py.
+    rows: those of the file; the first one has the settings of judge.py.
     """
     if source.is_dir():
         metrics, lines = source / "metrics.jsonl", []
@@ -375,7 +415,7 @@ def summary_of(source, row, cards):
         return [line for line in lines if line]
     if source.suffix == ".json":
         content = cli.parse_json(cli.read_text(source, "RUN_OR_FILE"), source)
-        if {"results", "settings"} <= content.keys() and "rule" in content["results"]:
+        if has_results(content):
             result, settings = content["results"], content["settings"]
             title = f"{result['benchmark']}: {model_words(settings)}, {result_words(result)}"
             return [title, settings_words(settings)]
@@ -384,8 +424,9 @@ def summary_of(source, row, cards):
     outcomes = Counter(card.get("outcome") for card in cards)
     if outcomes["right"] + outcomes["wrong"]:
         lines[0] = f"right: {outcomes['right']} of {len(cards)}; {lines[0]}"
-    if row.get("settings"):
-        lines.append(f"{model_words(row['settings'])}, {settings_words(row['settings'])}")
+    settings = rows[0][1].get("settings")
+    if isinstance(settings, dict) and settings:
+        lines.append(f"{model_words(settings)}, {settings_words(settings)}")
     return lines
 
 

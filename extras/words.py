@@ -4,6 +4,8 @@ from pathlib import Path
 
 from extras.scoring import compared
 
+# Without one of these, the results of a file are none of an evaluation.
+RESULTS = {"benchmark", "items", "questions", "rule", "protocol", "baselines", "outcomes"}
 SETTINGS = {  # of an evaluation or of a training, in this order
     "base_url": "on {}",
     "adapter": "adapter {}",
@@ -25,6 +27,13 @@ SETTINGS = {  # of an evaluation or of a training, in this order
     "limit": "limit {}",
     "seed": "seed {}",
 }
+
+
+def has_results(content):
+    """Whether the content of a results.json has settings, and the numbers of an evaluation."""
+    settings, results = content.get("settings"), content.get("results")
+    is_known = isinstance(settings, dict) and isinstance(results, dict)
+    return is_known and results.keys() >= RESULTS
 
 
 def model_words(settings):
@@ -67,7 +76,7 @@ def result_words(result):
     """The headline of an evaluation, and whether it is above the best trivial judge."""
     name, value = headline(result)
     if name is None:
-        return "no score: rows are missing"
+        return "no score: rows or matches are missing, or all are ties"
     middle, low, high = map(percent, value)
     words = f"{name} {middle} % (95 %: {low} to {high}), {result['items']} items"
     trivial = {}

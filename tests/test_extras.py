@@ -15,6 +15,7 @@ import pytest
 
 from cli import BadInput
 from extras import plot, split_arguments, view
+from seeding import stable_hash
 
 ROOT = Path(__file__).parents[1]
 CHROMIUM = next(
@@ -281,13 +282,15 @@ def test_rollouts_by_hand(tmp_path):
     assert card["texts"] == [["user", "2+3"]] and card["facts"] == ["reference 5"]
 
 
-def judgment(name, verdicts, consistent=True):
+def judgment(name, verdicts, consistent=True, texts=("Q", "good", "bad")):
+    query, *answers = texts
+    digest = stable_hash([{"role": "user", "content": query}], tuple(answers))
     games = [
         completion(verdict) | {"order": order} for verdict, order in zip(verdicts, ([0, 1], [1, 0]))
     ]
     return {
         "id": name,
-        "pair": "0",
+        "pair": f"{digest:016x}",
         "winner": "a",
         "p_first": 1.0,
         "consistent": consistent,
@@ -314,8 +317,7 @@ def test_judgments_and_evaluations_by_hand(tmp_path):
         "orders disagree",
     ]
     write_rows(
-        pairs,
-        [{"id": name, "query": "Q" + name, "chosen": "good", "rejected": "bad"} for name in "123"],
+        pairs, [{"id": name, "query": "Q", "chosen": "good", "rejected": "bad"} for name in "123"]
     )
     labelled = data_of(view.make_page(judged, data=str(pairs)))
     assert labelled["summary"][0].startswith("right: 1 of 3; 1 x answer a is better")
@@ -330,7 +332,7 @@ def test_judgments_and_evaluations_by_hand(tmp_path):
         "user",
         "answer a, better",
         "answer b",
-    ] and cards[0]["texts"][0][1] == "Q1"
+    ] and cards[0]["texts"][0][1] == "Q"
     row = {
         "id": "g",
         "group": "chat",
@@ -355,6 +357,26 @@ def test_judgments_and_evaluations_by_hand(tmp_path):
     )
 
 
+def test_data_of_other_texts_are_refused(tmp_path, capsys):
+    """By the hash of a judgment, and by lengths and scores of an evaluation."""
+    data = tmp_path / "pairs.jsonl"
+    games = judgment("p", (1, 2))["games"]
+    row = {"id": "p", "group": "x", "scores": [1.0, 0.0], "lengths": [4, 3]}
+    rows = [judgment("p", (1, 2)), row | {"matches": [{"pair": [0, 1], "games": games}]}]
+    for place, row in enumerate(rows):
+        judged = write_rows(tmp_path / f"{place}.jsonl", [row])
+        for texts in (("good", "bad", 0), ("bad", "good", 1), ("good", "worse", 0)):
+            write_rows(data, [dict(zip(("a", "b", "label"), texts)) | {"id": "p", "query": "Q"}])
+            if texts == ("good", "bad", 0):
+                view.make_page(judged, data=str(data))
+                continue
+            with pytest.raises(BadInput, match="jsonl line 1: --data has other texts under the id"):
+                view.make_page(judged, data=str(data))
+    write_rows(data, [{"id": "q", "query": "Q", "a": "good", "b": "bad", "label": 0}])
+    view.make_page(judged, data=str(data))
+    assert "1 of 1 rows have no texts in" in capsys.readouterr().err
+
+
 def test_the_top_of_a_page_says_result_model_and_settings(tmp_path):
     write_rows(tmp_path / "rollouts" / "2.jsonl", [rollout("p")])
     assert data_of(view.make_page(tmp_path))["summary"] == []
@@ -371,6 +393,7 @@ def test_the_top_of_a_page_says_result_model_and_settings(tmp_path):
     assert data_of(view.make_page(judged))["summary"][1] == "m, votes 1"
     rule = {"overall": [0.9, 0.8, 0.95]}
     results = {"benchmark": "pairs", "items": 1, "rule": rule, "baselines": {}}
+    results |= {"questions": 1, "protocol": {}, "outcomes": {}}
     content = {"settings": {"model": "m", "one_order": False}, "results": results}
     row = {"id": "g", "group": "x", "scores": [0.0, 1.0], "matches": []}
     row["matches"].append({"pair": [0, 1], "games": judgment("", (2, 1))["games"]})
@@ -426,6 +449,10 @@ def test_a_large_run_is_thinned_and_says_so(tmp_path):
     for steps in ("61", "1,x", ""):
         with pytest.raises(BadInput, match="--steps"):
             view.make_page(tmp_path, steps=steps)
+    with pytest.raises(BadInput, match="--data: is for a file"):
+        view.make_page(tmp_path, data="pairs.jsonl")
+    with pytest.raises(BadInput, match="--steps: is for the folder of a run"):
+        view.make_page(tmp_path / "rollouts" / "7.jsonl", steps="7")
 
 
 EVIL = (
@@ -465,6 +492,8 @@ def test_what_is_no_run(tmp_path):
     ranked = write_rows(tmp_path / "ranked.jsonl", [{"id": "1", "best": 0, "ranking": []}])
     match = {"i": "5e", "j": "7f", "repetition": 0, "score": 0.5}
     played = write_rows(tmp_path / "played.jsonl", [match])
+    for name, rows in (("number", 5), ("list", [5])):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"rows": rows}))
     sheet = tmp_path / "sheet.csv"
     sheet.write_text("id,winner\n1,a\n")
     for arguments, message in (
@@ -473,6 +502,8 @@ def test_what_is_no_run(tmp_path):
         ([ranked], "ranked.jsonl line 1: is no rollout.*a ranking, a cache"),
         ([played], "played.jsonl line 1: is no rollout.*a ranking, a cache"),
         ([sheet], "sheet.csv is a spreadsheet"),
+        ([tmp_path / "number.json"], "number.json: rows is 5, expected a list"),
+        ([tmp_path / "list.json"], "list.json row 1: expected an object, got 5"),
         ([tmp_path / "no.jsonl"], "no.jsonl"),
         ([], "got 0 names"),
         ([good, "--megabytes", "0"], "--megabytes"),

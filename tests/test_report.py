@@ -8,7 +8,7 @@ from test_benchmarks import single
 from cli import BadInput
 from extras import scoring
 from extras.benchmarks import BENCHMARKS
-from extras.words import settings_words, winner_words
+from extras.words import result_words, settings_words, winner_words
 
 report = pytest.importorskip("extras.report")
 
@@ -54,12 +54,14 @@ def test_page(tmp_path, capsys):
     (tmp_path / "other.json").write_text("{}")
     other = {"settings": {"benchmark": "llmbar"}, "results": {}, "rows": []}
     (tmp_path / "llmbar.json").write_text(json.dumps(other))
+    (tmp_path / "half.json").write_text(json.dumps({"settings": settings, "rows": []}))
     for arguments, words in (
         ([], "no results.json given"),
         ([tmp_path / "other.json"], "is no results.json of evaluate.py"),
         ([tmp_path / "nowhere.json"], "nowhere"),
         ([names[0], tmp_path / "llmbar.json"], "is of --benchmark llmbar, not judgebench"),
         ([tmp_path / "judged.jsonl"], "extras.view FILE"),
+        ([tmp_path / "half.json"], "half.json lacks numbers of an evaluation"),
     ):
         with pytest.raises(BadInput, match=words):
             report.main(list(map(str, arguments)))
@@ -123,6 +125,12 @@ def test_the_top_says_result_model_and_settings():
     stored = evaluation(20, predictions="x/judged.jsonl")
     title, (line,) = report.heading([stored], ["a"])
     assert "verdicts of judged.jsonl" in title and "settings are unknown" in line
+
+
+def test_why_there_is_no_score():
+    tied = [single("1", "math", 0, 0, scores=(0.5, 0.5))]
+    results = scoring.summarise(BENCHMARKS["pairs"], tied)
+    assert result_words(results) == "no score: rows or matches are missing, or all are ties"
 
 
 def test_a_solver_has_no_judging_style():
