@@ -10,6 +10,7 @@ The folder that it writes loads with transformers' AutoModelForSequenceClassific
 
 import itertools
 import json
+import os
 import random
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,11 +107,34 @@ def encode_answer(tokenizer, messages, answer):
     return tokens
 
 
-def train(settings):
+def prepare(settings):
+    """(model folder, labelled pairs). Raises BadInput for what would fail after the training."""
+    if not settings.train_data or not settings.output_dir:
+        raise BadInput("--train_data and --output_dir are needed: give both")
+    for name in ("max_steps", "batch_size"):
+        if getattr(settings, name) < 1:
+            raise BadInput(f"--{name}: must be at least 1, got {getattr(settings, name)}")
+    if not 0 < settings.learning_rate < float("inf"):
+        raise BadInput(f"--learning_rate: must be above 0, got {settings.learning_rate}")
+    output = Path(settings.output_dir).absolute()
+    existing = next(path for path in (output, *output.parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise BadInput(f"--output_dir: {existing} is a file or read-only: give another folder")
+    if existing == output and any(output.iterdir()):
+        raise BadInput(f"--output_dir: {settings.output_dir} is not empty: give another folder")
     folder = resolve_model(settings.model)
     check_model_folder(folder)
-    tokenizer = load_tokenizer(folder)
     pairs = [pair for pair in load_pairs(settings.train_data) if pair.label in (0, 1)]
+    if not pairs:
+        raise BadInput(
+            f"--train_data: {settings.train_data}: no pair has a better answer: label the pairs"
+        )
+    return folder, pairs
+
+
+def train(settings):
+    folder, pairs = prepare(settings)
+    tokenizer = load_tokenizer(folder)
     torch.manual_seed(settings.seed)
     model = Model.from_pretrained(folder, dtype=torch.float32)
     if model.adapter:
@@ -137,12 +161,7 @@ def train(settings):
 
 
 def main(argv=None):
-    settings = cli.parse_settings(Settings, argv, description=__doc__)
-    if not settings.train_data or not settings.output_dir:
-        raise BadInput("--train_data and --output_dir are needed: give both")
-    if Path(settings.output_dir).exists() and any(Path(settings.output_dir).iterdir()):
-        raise BadInput(f"--output_dir: {settings.output_dir} is not empty: give another folder")
-    train(settings)
+    train(cli.parse_settings(Settings, argv, description=__doc__))
 
 
 if __name__ == "__main__":

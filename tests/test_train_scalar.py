@@ -56,6 +56,24 @@ def test_transformers_loads_it_with_the_same_scores(folder):
             assert model(torch.tensor([tokens])).logits.item() == pytest.approx(score, abs=1e-4)
 
 
-def test_bad_input_is_one_line(tmp_path):
-    with pytest.raises(train_scalar.BadInput, match="--train_data and --output_dir"):
-        train_scalar.main(["--output_dir", str(tmp_path / "x")])
+BAD = {
+    "--output_dir {d}/new": "--train_data and --output_dir",
+    "--train_data {d}/pairs --output_dir {d}/pairs.jsonl/x": "pairs.jsonl is a file or read-only",
+    "--train_data {d}/pairs --output_dir {d}/pairs.jsonl": "pairs.jsonl is a file or read-only",
+    "--train_data {d}/pairs --output_dir {d}": "is not empty",
+    "--train_data {d}/unlabelled.jsonl --output_dir {d}/new": "no pair has a better answer",
+    "--train_data {d}/pairs.jsonl --output_dir {d}/new --batch_size 0": "--batch_size: must be",
+    "--train_data {d}/pairs.jsonl --output_dir {d}/new --max_steps 0": "--max_steps: must be",
+    "--train_data {d}/pairs.jsonl --output_dir {d}/new --learning_rate -1": "--learning_rate: must",
+    "--train_data {d}/pairs.jsonl --output_dir {d}/new --learning_rate nan": "--learning_rate: mus",
+}
+
+
+@pytest.mark.parametrize("arguments", BAD)
+def test_bad_input_is_one_line_before_the_training(arguments, tmp_path, monkeypatch):
+    monkeypatch.setattr(train_scalar, "ScalarModel", None)  # none of these comes so far
+    row = {"query": "q", "a": "x", "b": "y"}
+    (tmp_path / "unlabelled.jsonl").write_text(json.dumps(row) + "\n")
+    (tmp_path / "pairs.jsonl").write_text(json.dumps(row | {"label": 0}) + "\n")
+    with pytest.raises(train_scalar.BadInput, match=BAD[arguments]):
+        train_scalar.main(arguments.format(d=tmp_path).split())
