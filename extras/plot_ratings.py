@@ -7,7 +7,7 @@ A point is a rating on the scale of Elo, a line its 95 % interval, the number it
 no chain of matches joins are in groups of their own: compare within a group only.
 """
 
-import csv
+import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +17,10 @@ import cli
 from cli import BadInput, setting
 from extras import split_arguments
 from extras.plot import COLOURS, GREY, new_figure, save_figure, style_axis
-from tables import one_line
+from tables import one_line, read_csv
 
-NEEDED = "rank", "player", "rating", "rating_low", "rating_high", "matches", "group"
+RATINGS = "rating", "rating_low", "rating_high"
+NEEDED = "rank", "player", *RATINGS, "matches", "group"
 INCHES_A_PLAYER = 0.24
 
 
@@ -30,21 +31,38 @@ class Settings:
 
 def read_ratings(path):
     """{group: [rows, the best first]} of players with a match. Raises BadInput."""
-    lines = csv.DictReader(cli.read_text(path, "RATINGS").removeprefix("\ufeff").splitlines())
-    missing = [name for name in NEEDED if name not in (lines.fieldnames or ())]
+    names, lines = read_csv(path, cli.read_text(path, "RATINGS"))
+    missing = [name for name in NEEDED if name not in names]
     if missing:
         raise BadInput(
             f"RATINGS: {path} has no column {missing[0]}: give the csv that elo.py --out writes"
         )
     groups = {}
-    for row in lines:
-        if int(row["matches"]):
-            groups.setdefault(int(row["group"]), []).append(row)
+    for line, row in lines:
+        place = f"{path} line {line}"
+        if number_in(row, "matches", place, int):
+            numbers = {name: number_in(row, name, place, int) for name in ("rank", "group")}
+            numbers |= {name: number_in(row, name, place, float) for name in RATINGS}
+            groups.setdefault(numbers["group"], []).append(row | numbers)
     if not groups:
         raise BadInput(f"RATINGS: {path} has no player with a match: there is nothing to draw")
     for rows in groups.values():
-        rows.sort(key=lambda row: -float(row["rating"]))
+        rows.sort(key=lambda row: -row["rating"])
     return groups
+
+
+def number_in(row, name, place, kind):
+    """A cell as an int or a finite float. Raises BadInput."""
+    try:
+        value = kind(row[name])
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise BadInput(
+            f"{place}: {name} is {row[name]!r:.80}, expected a number: give the csv that elo.py "
+            "--out writes"
+        )
+    return value
 
 
 def plot_ratings(source, path):
@@ -65,7 +83,7 @@ def plot_ratings(source, path):
 
 def leader_words(rows):
     """Whose interval no other one lies above, in words."""
-    leaders = [one_line(row["player"], 40) for row in rows if row["rank"] == "1"]
+    leaders = [one_line(row["player"], 40) for row in rows if row["rank"] == 1]
     if len(leaders) == 1:
         return f"{leaders[0]} leads"
     return f"no clear leader: {', '.join(leaders[:4])}{' ...' if len(leaders) > 4 else ''}"
@@ -73,11 +91,15 @@ def leader_words(rows):
 
 def draw_group(axis, rows):
     for place, row in enumerate(rows):
-        low, middle, high = (float(row[name]) for name in ("rating_low", "rating", "rating_high"))
+        low, middle, high = row["rating_low"], row["rating"], row["rating_high"]
         axis.plot([low, high], [place, place], color=COLOURS[0], linewidth=2, alpha=0.45)
         axis.plot(middle, place, "o", color=COLOURS[0], markersize=5)
         axis.annotate(
-            row["rank"], (1.01, place), xycoords=("axes fraction", "data"), va="center", color=GREY
+            str(row["rank"]),
+            (1.01, place),
+            xycoords=("axes fraction", "data"),
+            va="center",
+            color=GREY,
         )
     place = dict(xycoords="axes fraction", xytext=(0, 4), textcoords="offset points")
     axis.annotate("rank", (1, 1), **place, fontsize=8.5, color=GREY)

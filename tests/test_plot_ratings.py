@@ -50,6 +50,24 @@ def test_a_high_figure_with_long_names(ratings):
     assert heading.y0 >= axis.texts[0].get_window_extent().y1
 
 
+def test_names_of_any_kind_and_cells_that_are_no_numbers(ratings, tmp_path):
+    long, odd = "x" * 140_000, "two\u2028lines\nand a third"
+    (tmp_path / "matches.csv").write_text(f'left,right,winner\n"{long}","{odd}",left\n')
+    elo.main(["--matches", str(tmp_path / "matches.csv"), "--out", str(tmp_path / "odd.csv")])
+    rows = plot_ratings.read_ratings(tmp_path / "odd.csv")[1]
+    assert [row["player"] for row in rows] == [long, odd]
+    header = "rank,player,rating,rating_low,rating_high,matches,group"
+    for line, problem in (
+        ("1,a,1000,900,1100,,1", "line 2: matches is '', expected a number"),
+        ("1,a,x,900,1100,3,1", "line 2: rating is 'x', expected a number"),
+        ("1,a,1000,nan,1100,3,1", "line 2: rating_low is 'nan', expected a number"),
+        ("1,a,1000", "line 2: does not fit line 1"),
+    ):
+        (tmp_path / "bad.csv").write_text(f"{header}\n{line}\n")
+        with pytest.raises(BadInput, match=problem):
+            plot_ratings.read_ratings(tmp_path / "bad.csv")
+
+
 def test_files_without_ratings(ratings, tmp_path):
     for source in ([], [str(ratings), str(ratings)]):
         with pytest.raises(BadInput, match="give one csv of elo.py"):
