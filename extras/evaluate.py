@@ -17,6 +17,7 @@ import functools
 import hashlib
 import json
 import os
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +51,10 @@ OFFICIAL = tuple(GROUP_OF)
 BEST_OF_N = "gsm8k_solutions", "ppe", "rewardbench2", "pairs"
 WITH_GAMES = "random", "halving", "leaders", "swiss"  # schedules of --games matches
 STRATEGIES = "pairs", "knockout", "elo", *WITH_GAMES
+# What --predictions leaves to choose: for a results.json, and for verdicts of any other form
+FOR_RESULTS = "predictions", "benchmark", "compare", "out", "json"
+FOR_VERDICTS = *FOR_RESULTS, "data", "limit", "seed", "output_dir"
+ROW = {"id", "question", "group", "scores", "lengths", "matches"}
 
 
 @dataclass
@@ -247,11 +252,6 @@ def check(settings):
             "--games: must be at least 1, and goes with --strategy random, halving, leaders or "
             "swiss"
         )
-    if settings.predictions and (settings.sweep or settings.strategy != "pairs"):
-        raise BadInput(
-            "--predictions are of the pairs that the benchmark fixes: leave out --sweep and "
-            "--strategy"
-        )
     if settings.base_url and (settings.force_verdict or settings.confidence):
         raise BadInput(
             "--force_verdict and --confidence read the probabilities of a local model: leave out "
@@ -263,6 +263,34 @@ def check(settings):
     if settings.predictions is None:
         check_judge(settings)
     return settings
+
+
+def refuse_unused(argv, settings, used):
+    """BadInput for a flag that --predictions makes useless: no model runs, no match is chosen."""
+    for argument in argv:
+        name = argument.partition("=")[0].removeprefix("--").replace("-", "_")
+        if argument.startswith("--") and hasattr(settings, name) and name not in used:
+            raise BadInput(
+                f"--predictions: {settings.predictions} is scored as it is: leave out --{name}"
+            )
+
+
+def read_evaluation(path, flag, benchmark):
+    """A results.json as a dict, or None for another kind of file. Raises BadInput."""
+    found = read_result(path, flag, benchmark)
+    if found is None:
+        return None
+    name, problem = found["settings"].get("benchmark"), None
+    if str(name) not in BENCHMARKS:
+        problem = f"is of benchmark {name!r:.80}, which is none"
+    if not found["rows"]:
+        problem = "has no rows"
+    for number, row in enumerate(found["rows"], start=1):
+        if not isinstance(row, dict) or not row.keys() >= ROW:
+            problem = problem or f"row {number} lacks fields of an evaluation"
+    if problem:
+        raise BadInput(f"{flag}: {path} {problem}: give a results.json that evaluate.py wrote")
+    return found
 
 
 def check_writable(folder):
@@ -322,19 +350,22 @@ def show(result, percent="%"):
 
 
 def main(argv=None):
+    argv = sys.argv[1:] if argv is None else argv
     settings = cli.parse_settings(Settings, argv, description=__doc__)
     for name in ("predictions", "compare"):
         if getattr(settings, name):
             setattr(settings, name, results_file(getattr(settings, name)))
     check_out(settings)
-    earlier = None
+    earlier = other = None
     if settings.predictions:
-        earlier = read_result(settings.predictions, "--predictions", settings.benchmark)
+        earlier = read_evaluation(settings.predictions, "--predictions", settings.benchmark)
+        refuse_unused(argv, settings, FOR_RESULTS if earlier else FOR_VERDICTS)
     if earlier:
         settings.benchmark = earlier["settings"]["benchmark"]
-    other = None
+    if settings.compare and settings.sweep:
+        raise BadInput("--compare: does not go with --sweep: compare its results.json afterwards")
     if settings.compare:
-        other = read_result(settings.compare, "--compare", settings.benchmark)
+        other = read_evaluation(settings.compare, "--compare", settings.benchmark)
         if other is None:
             raise BadInput(f"--compare: {settings.compare} is no results.json of this command")
     load_judge = functools.cache(lambda: judge_of(settings))

@@ -25,8 +25,9 @@ import cli
 from cli import BadInput, note, setting
 from extras import split_arguments
 from extras.benchmarks import BENCHMARKS
+from extras.evaluate import read_evaluation
 from extras.plot import COLOURS, DASHES, GREY, new_figure, save_figure, style_axis
-from extras.results import read_result, results_file
+from extras.results import results_file
 from extras.scoring import OUTCOMES, decided, share, verdict_share
 from extras.words import (
     has_results,
@@ -316,7 +317,7 @@ def main(argv=None):
     files, found = [results_file(name) for name in files], []
     for name in files:
         benchmark = found[0]["settings"]["benchmark"] if found else None
-        result = read_result(name, "RESULTS", benchmark)
+        result = read_evaluation(name, "RESULTS", benchmark)
         if result is None:
             raise BadInput(
                 f"RESULTS: {name} is no results.json of evaluate.py: judgments (judge.py --out) "

@@ -21,13 +21,16 @@ SWEPT = {
 
 def run_sweep(settings, load_judge):
     """Evaluates every combination of settings.sweep and prints a table, or JSON."""
-    results, rows = [], []
-    names = [word.partition("=")[0] for word in settings.sweep.split()]
-    for case in swept_settings(settings):
+    cases, results = swept_settings(settings), []
+    for case in cases:
         result, _ = evaluate(case, load_judge)
         results.append({"output_dir": case.output_dir} | result)
-        rows.append({name: getattr(case, name) for name in names} | csv_numbers(result))
     if settings.out:
+        rows, headline = [], headline_of(results)
+        names = [word.partition("=")[0] for word in settings.sweep.split()]
+        for case, result in zip(cases, results):
+            swept = {name: getattr(case, name) for name in names}
+            rows.append(swept | csv_numbers(result, headline))
         Path(settings.out).parent.mkdir(parents=True, exist_ok=True)
         write_csv(settings.out, rows)
     if settings.json:
@@ -42,13 +45,16 @@ def swept_settings(settings):
     for word in settings.sweep.split():
         name, _, listed = word.partition("=")
         try:
-            values.append([SWEPT[name](value) for value in listed.split(",")])
+            chosen = [SWEPT[name](value) for value in listed.split(",")]
         except (KeyError, ValueError) as error:
             raise BadInput(
                 f"--sweep: {word!r} is not understood: write name=value,value with a name of "
                 f"{', '.join(SWEPT)}"
             ) from error
+        if name in names or len(set(chosen)) < len(chosen):
+            raise BadInput(f"--sweep: {word!r} repeats a name or a value: give each once")
         names.append(name)
+        values.append(chosen)
     cases = []
     for chosen in itertools.product(*values):
         changes = dict(zip(names, chosen))
@@ -58,36 +64,45 @@ def swept_settings(settings):
     return cases
 
 
-def headline_of(result):
-    """The name of the number that a sweep compares: the first of the benchmark's rule."""
-    known = (name for name, value in result["rule"].items() if value is not None)
-    return next(known, "accuracy")
+def headline_of(results):
+    """The name of the number that a sweep compares: the first of the rule that all of them have."""
+    for name in results[0]["rule"]:
+        if all(result["rule"].get(name) is not None for result in results):
+            return name
+    return "accuracy"
 
 
-def csv_numbers(result):
+def number_of(result, name):
+    """[value, low, high] of an evaluation; None three times where it is unknown."""
+    return (result["protocol"] | result["rule"]).get(name) or [None, None, None]
+
+
+def csv_numbers(result, headline):
     """Accuracy and tokens of an evaluation, each with its 95 % interval; shares as fractions."""
-    numbers, row = result["protocol"] | result["rule"], {"items": result["items"]}
-    for name in (headline_of(result), "tokens an item"):
-        row[name], row[f"{name} low"], row[f"{name} high"] = numbers[name]
+    row = {"items": result["items"]}
+    for name in (headline, "tokens an item"):
+        row[name], row[f"{name} low"], row[f"{name} high"] = number_of(result, name)
     return row
 
 
 def show_sweep(results):
     """A line for each evaluation, sorted by tokens an item."""
-    headline = headline_of(results[0])
+    headline = headline_of(results)
     columns = ["accuracy", "truncated", "matches decided by a coin"]
     print(
         f"{'tokens an item':>14}  {headline:>12}    95 % interval    "
         f"pairs right  truncated  by a coin  settings (n = {results[0]['items']} items, %)"
     )
-    for result in sorted(results, key=lambda result: result["protocol"]["tokens an item"][0]):
-        numbers = result["protocol"] | result["rule"]
-        middle, low, high = (shown(headline, number) for number in numbers[headline])
-        pairs, truncated, coin = (
-            shown(name, numbers[name][0]) if numbers.get(name) else "-" for name in columns
-        )
+    by_tokens = [(number_of(result, "tokens an item")[0] or 0, result) for result in results]
+    for tokens, result in sorted(by_tokens, key=lambda entry: entry[0]):
+        middle, low, high = (cell(headline, number) for number in number_of(result, headline))
+        pairs, truncated, coin = (cell(name, number_of(result, name)[0]) for name in columns)
         forced = f", {result['forced']} verdicts by force" if result["forced"] else ""
         print(
-            f"{numbers['tokens an item'][0]:14.1f}  {middle:>12}  {low} ...{high}  {pairs:>11}  "
+            f"{tokens:14.1f}  {middle:>12}  {low} ...{high}  {pairs:>11}  "
             f"{truncated:>9}  {coin:>9}  {Path(result['output_dir']).name}{forced}"
         )
+
+
+def cell(name, value):
+    return "      -" if value is None else shown(name, value)

@@ -55,11 +55,9 @@ def run(monkeypatch, capsys, coin, coin_judge):
 
     def call(*arguments):
         words = list(map(str, arguments))
-        monkeypatch.setattr(
-            sys,
-            "argv",
-            ["evaluate.py", *words, *([] if "--model" in words else ["--model", str(coin)])],
-        )
+        if not {"--model", "--predictions"} & set(words):
+            words += ["--model", str(coin)]
+        monkeypatch.setattr(sys, "argv", ["evaluate.py", *words])
         code = 0
         try:
             cli.run(evaluate.main)
@@ -416,6 +414,22 @@ def test_sweep(run, tmp_path, questions):
     assert first != other and len(first[0]["matches"][0]["games"]) == 4
 
 
+def test_a_sweep_over_ties_ends_with_empty_values(run, tmp_path):
+    data = write(tmp_path / "d.jsonl", [{"query": "Q", "a": "x", "b": "y", "label": 0.5}])
+    arguments = ["--benchmark", "pairs", "--data", data, *QUICK, "--output_dir", tmp_path / "s"]
+    code, out, err = run(*arguments, "--sweep", "num_votes=1,2", "--out", tmp_path / "s.csv")
+    assert code == 0 and out.splitlines()[1].split()[1:4] == ["-", "-", "..."], err
+    with open(tmp_path / "s.csv", encoding="utf-8-sig") as file:
+        assert [row["accuracy"] for row in csv.DictReader(file)] == ["", ""]
+
+
+def test_a_sweep_compares_by_a_number_that_all_have(run, tmp_path, questions):
+    arguments = ["--benchmark", "pairs", "--data", questions, *QUICK, "--output_dir"]
+    sweep = "--sweep", "strategy=elo,pairs", "--limit", 2, "--out", tmp_path / "s.csv"
+    code, out, err = run(*arguments, tmp_path / "s", *sweep)
+    assert code == 0 and out.split()[3] == "overall", err
+
+
 # ---- predictions ----
 
 
@@ -751,6 +765,20 @@ BAD = [
         "line 1: no judgment that --predictions reads: expected id and winner",
     ),
     ("--benchmark pairs --data D --predictions OTHER --sweep num_votes=1", "leave out --sweep"),
+    ("--benchmark pairs --data D --predictions OTHER --num-votes=1", "leave out --num_votes"),
+    ("--predictions R2 --data nowhere.jsonl", "leave out --data"),
+    ("--predictions R2 --output_dir new", "leave out --output_dir"),
+    ("--predictions R2 --model nowhere", "leave out --model"),
+    ("--predictions R", "r.json has no rows"),
+    ("--predictions R2 --compare R", "r.json has no rows"),
+    ("--predictions R3", "r3.json row 2 lacks fields of an evaluation"),
+    ("--predictions R4", "r4.json is of benchmark 'foo', which is none"),
+    ("--benchmark pairs --data D --sweep num_votes=1 --compare R2", "--compare: does not go with"),
+    (
+        "--benchmark pairs --data D --sweep SWEEP",
+        "'num_votes=3' repeats a name or a value",
+    ),
+    ("--benchmark pairs --data D --sweep num_votes=1,1", "repeats a name or a value"),
     ("--benchmark rmb --predictions R", "is of --benchmark pairs"),
     ("--benchmark pairs --data D --base_url http://x --confidence", "--confidence"),
     ("--benchmark pairs --data D --votes 3", "unknown argument"),
@@ -760,7 +788,11 @@ BAD = [
 @pytest.mark.parametrize("arguments, problem", BAD)
 def test_bad_input_is_one_line(run, monkeypatch, tmp_path, questions, arguments, problem):
     other = write(tmp_path / "other.jsonl", [{"id": "?", "winner": "a"}])
-    (tmp_path / "r.json").write_text('{"settings": {"benchmark": "pairs"}, "data": "", "rows": []}')
+    good = single("1", "x", 0, 0)
+    results = {"R": ("pairs", []), "R2": ("pairs", [good]), "R3": ("pairs", [good, 5])}
+    for name, (benchmark, rows) in (results | {"R4": ("foo", [good])}).items():
+        content = {"settings": {"benchmark": benchmark}, "data": "", "rows": rows}
+        (tmp_path / f"{name.lower()}.json").write_text(json.dumps(content))
     unlabelled = write(
         tmp_path / "unlabelled.jsonl", [{"id": "new", "query": "q", "a": "x", "b": "y"}]
     )
@@ -770,8 +802,9 @@ def test_bad_input_is_one_line(run, monkeypatch, tmp_path, questions, arguments,
         "HERE": str(tmp_path),
         "OTHER": other,
         "D/x": questions + "/x",
-        "R": str(tmp_path / "r.json"),
+        "SWEEP": "num_votes=1,2 num_votes=3",
     }
+    places |= {name: str(tmp_path / f"{name.lower()}.json") for name in ("R", "R2", "R3", "R4")}
     monkeypatch.setattr(evaluate, "judge_items", None)  # none of these comes so far
     monkeypatch.chdir(tmp_path)
     code, out, err = run(*(places.get(word, word) for word in arguments.split()))
