@@ -103,14 +103,14 @@ def show_progress(rows, num_steps, warned):
 def summarize(output_dir, settings):
     """Notes what a run has learned and what to do next."""
     rows = [row for _, row in read_json_lines(output_dir / "metrics.jsonl")]
-    minutes = sum(row.get("step_time", 0) for row in rows) / 60
     checkpoint = output_dir / f"checkpoint-{settings.max_steps}"
-    learned = changes(rows, "eval/") or changes(rows)
-    note(f"{learned or 'no metrics'}; {minutes:.1f} minutes of training")
+    learned = changes(rows, "eval/") or changes(rows) or "no metrics"
+    note(f"{learned}; {sum(row.get('step_time', 0) for row in rows) / 60:.1f} minutes of training")
     if any("judge/accuracy" in row for row in rows) or getattr(settings, "judge_style", None):
         question = '"347+586" --a 933 --b 923' if is_embedded(settings.model) else "Q --a A --b B"
         note(f"next: python judge.py --model {checkpoint} --query {question}")
-    note(f"look at it: python -m extras.plot {output_dir}, or extras.view for texts")
+    texts = ", or extras.view for texts" if (output_dir / "rollouts").exists() else ""
+    note(f"look at it: python -m extras.plot {output_dir}{texts}")
 
 
 def changes(rows, prefix=""):

@@ -779,9 +779,11 @@ def test_the_end_of_a_run_says_what_to_do_next(tmp_path, capsys):
     metrics = tmp_path / "metrics.jsonl"
     metrics.write_text('{"step": 2, "reward": 1.0, "reward/oracle": 0.5, "step_time": 3.0}\n')
     summarize(tmp_path, settings)
-    assert capsys.readouterr().err.splitlines()[1:] == [
-        f"look at it: python -m extras.plot {tmp_path}, or extras.view for texts",
-    ]
+    look = f"look at it: python -m extras.plot {tmp_path}"
+    assert capsys.readouterr().err.splitlines()[1:] == [look]  # only GRPO keeps texts
+    (tmp_path / "rollouts").mkdir()
+    summarize(tmp_path, settings)
+    assert capsys.readouterr().err.splitlines()[1:] == [f"{look}, or extras.view for texts"]
     question = f"next: python judge.py --model {tmp_path}/checkpoint-2 --query Q --a A --b B\n"
     metrics.write_text('{"step": 2, "reward": 1.0, "judge/accuracy": 0.5}\n')
     summarize(tmp_path, settings)
