@@ -1,6 +1,7 @@
 """Tools around the core: they import it, and it never imports them.
 
-Run them with `python -m extras.NAME` in the folder of the repository.
+A file is a command where its docstring shows `python -m extras.NAME`: run it so in the folder of
+the repository. The other files do the work of these commands, and of those beside this folder.
 """
 
 

@@ -47,6 +47,10 @@ def test_every_command_is_listed(tmp_path):
         )
         if path != ROOT / "extras" / "evaluate.py":  # evaluate.py starts it
             assert bool(is_command) == (path.stem in names), path
+        if path.parent != ROOT and path.stem != "__init__":  # as extras/__init__.py says
+            docstring = path.read_text().split('"""')[1]
+            can_run = '\nif __name__ == "__main__":' in path.read_text()
+            assert can_run == (f"-m extras.{path.stem}" in docstring), path
     assert all(len(line.split()) > 3 for line in listed)
 
 
