@@ -108,11 +108,17 @@ def speed_of(rows):
 
 
 def settings_of(folder):
-    """The settings in a run's config.json; {} where there is none."""
+    """The settings in a run's config.json; {} where there is none. Raises BadInput."""
     path = Path(folder) / "config.json"
     if not path.exists():
         return {}
-    return cli.parse_json(cli.read_text(path, "RUN"), path).get("settings", {})
+    settings = cli.parse_json(cli.read_text(path, "RUN"), path).get("settings", {})
+    if not isinstance(settings, dict):
+        raise BadInput(
+            f"RUN: {path}: settings is {settings!r:.80}, expected an object: give the folder of a "
+            "training run"
+        )
+    return settings
 
 
 def group_seeds(folders):
@@ -253,6 +259,11 @@ def plot_runs(folders, path):
     for label, members in groups.items():
         runs[label] = [read_metrics(folder) for folder in members]
     panels, zero = panels_of(runs)
+    if not panels:
+        raise BadInput(
+            f"RUN: {folders[0]} has no metric to draw, or all are 0: give the folder of a training "
+            "run"
+        )
     columns = min(len(panels), 3 if len(panels) in (5, 6, 9) else 4)
     lines = -(-len(panels) // columns)
     title, details = heading(groups)

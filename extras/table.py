@@ -22,6 +22,7 @@ from cli import BadInput, note, setting
 from extras import split_arguments
 from extras.intervals import mean_interval, share_interval
 from extras.plot import group_seeds
+from verdicts import vote_of
 
 FIRST = {  # the metrics that come first, the most important one before the others
     "judge/accuracy": "accuracy",
@@ -42,12 +43,22 @@ def last_evaluation(folder):
     """(step, {metric: value}) of the last held-out results in metrics.jsonl. Raises BadInput."""
     path = Path(folder) / "metrics.jsonl"
     found = None
-    for _, row in cli.read_json_lines(path, "RUN"):
-        values = {name[5:]: value for name, value in row.items() if name.startswith("eval/")}
+    for line, row in cli.read_json_lines(path, "RUN"):
+        values = {}
+        for name, value in row.items():
+            if name.startswith("eval/") and isinstance(value, (int, float)):
+                values[name[5:]] = value
+        if values and not isinstance(row.get("step"), int):
+            raise BadInput(
+                f"RUN: {path} line {line} has no step: give the folder of a training run"
+            )
         if values:
             found = row["step"], values
     if found is None:
-        raise BadInput(f"RUN: {path} has no held-out results: give a run with --eval_every above 0")
+        raise BadInput(
+            f"RUN: {path} has no held-out results: give a run of train_grpo.py with --eval_every "
+            "above 0"
+        )
     return found
 
 
@@ -58,12 +69,8 @@ def item_values(folder, step):
         return values
     for _, row in cli.read_json_lines(path, "RUN"):
         if "games" in row:
-            games, right = row["games"], []
-            for game in games:
-                right.append(
-                    game["verdict"] is not None
-                    and game["order"][game["verdict"] - 1] == row["label"]
-                )
+            games = row["games"]
+            right = [vote_of(game) == row["label"] for game in games]
             values["judge/accuracy"][row["id"]] = float(np.mean(right))
             values["judge/consistency"][row["id"]] = float(row["consistent"] is True)
             tokens = float(np.mean([game["tokens"] for game in games]))

@@ -191,6 +191,12 @@ def test_what_cannot_be_drawn(tmp_path, monkeypatch):
     write_rows(tmp_path / "b" / "metrics.jsonl", [{"loss": 1.0}])
     with pytest.raises(BadInput, match="without a step"):
         plot.plot_runs([tmp_path / "b"], tmp_path / "x.png")
+    write_rows(tmp_path / "b" / "metrics.jsonl", [{"step": 1, "foo": 0.5}])
+    with pytest.raises(BadInput, match="no metric to draw"):
+        plot.plot_runs([tmp_path / "b"], tmp_path / "x.png")
+    make_run(tmp_path / "b", [0.5], settings=5)
+    with pytest.raises(BadInput, match="config.json: settings is 5, expected an object"):
+        plot.plot_runs([tmp_path / "b"], tmp_path / "x.png")
     if importlib.util.find_spec("matplotlib"):
         for name, message in (("x.txt", "must end in"), ("no/x.png", "cannot write .*No such")):
             with pytest.raises(BadInput, match=f"--out: .*{message}"):

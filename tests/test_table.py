@@ -89,6 +89,15 @@ def test_one_seed_is_compared_item_by_item(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["settings"] == {"a": {"": 8}, "b": {"": 8}}
 
 
+def test_a_tie_is_not_right(tmp_path):
+    folder = run(tmp_path / "a", evaluated(0.5), {"p": (True, True)})
+    path = tmp_path / "a" / "rollouts" / "eval-8.jsonl"
+    row = json.loads(path.read_text())
+    row["games"][0]["verdict"] = "tie"
+    path.write_text(json.dumps(row) + "\n")
+    assert table.item_values(folder, 8)["judge/accuracy"] == {"p": 0.5}
+
+
 def test_the_best_setting_in_words(tmp_path):
     """Named with its lead, and with what the interval of the lead is over."""
     folders = []
@@ -113,8 +122,11 @@ def test_what_cannot_be_compared(tmp_path, capsys):
     with pytest.raises(BadInput, match="give the folders of runs"):
         table.main([])
     empty = run(tmp_path / "a", [{"step": 1, "reward": 0.0}])
-    with pytest.raises(BadInput, match="no held-out results: give a run with --eval_every"):
+    with pytest.raises(BadInput, match="no held-out results: give a run of train_grpo.py with"):
         table.main([empty])
+    rows = [*evaluated(0.5), {"eval/judge/accuracy": 0.5}]
+    with pytest.raises(BadInput, match="metrics.jsonl line 4 has no step"):
+        table.main([run(tmp_path / "stepless", rows)])
     other = run(tmp_path / "b", evaluated(0.5))
     table.main([other])
     assert capsys.readouterr().out.splitlines()[1].split() == ["b", "0.500", "1", "run"]
