@@ -54,7 +54,8 @@ def test_page(tmp_path, capsys):
     (tmp_path / "other.json").write_text("{}")
     other = {"settings": {"benchmark": "llmbar"}, "results": {}, "rows": []}
     (tmp_path / "llmbar.json").write_text(json.dumps(other))
-    (tmp_path / "half.json").write_text(json.dumps({"settings": settings, "rows": []}))
+    (tmp_path / "half.json").write_text(json.dumps({"settings": settings, "rows": rows}))
+    (tmp_path / "none.json").write_text(json.dumps({"settings": settings, "rows": []}))
     for arguments, words in (
         ([], "no results.json given"),
         ([tmp_path / "other.json"], "is no results.json of evaluate.py"),
@@ -62,6 +63,7 @@ def test_page(tmp_path, capsys):
         ([names[0], tmp_path / "llmbar.json"], "is of --benchmark llmbar, not judgebench"),
         ([tmp_path / "judged.jsonl"], "extras.view FILE"),
         ([tmp_path / "half.json"], "half.json lacks numbers of an evaluation"),
+        ([tmp_path / "none.json"], "none.json has no rows"),
     ):
         with pytest.raises(BadInput, match=words):
             report.main(list(map(str, arguments)))
