@@ -36,8 +36,8 @@ from extras.plot import settings_of
 from extras.results import results_file
 from extras.scoring import outcome
 from extras.words import has_results, model_words, result_words, settings_words
+from judge_file import head_of
 from progress import changes
-from seeding import stable_hash
 from verdicts import BOTH_ORDERS, majority, vote_of
 
 MAX_STEPS = 25  # of a run, unless --steps names them
@@ -358,7 +358,7 @@ def load_judged(data, rows):
 def has_texts_of(row, item):
     """Whether a row was judged on the texts of an item: it keeps a hash, or lengths and scores."""
     if isinstance(item, Pair):
-        own = f"{stable_hash(item.messages, item.answers):016x}"
+        own = head_of(item)["pair"]
         return row.get("pair", own) == own
     if "lengths" not in row:  # of a solver's evaluation
         return True

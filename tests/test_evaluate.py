@@ -774,10 +774,7 @@ BAD = [
     ("--predictions R3", "r3.json row 2 lacks fields of an evaluation"),
     ("--predictions R4", "r4.json is of benchmark 'foo', which is none"),
     ("--benchmark pairs --data D --sweep num_votes=1 --compare R2", "--compare: does not go with"),
-    (
-        "--benchmark pairs --data D --sweep SWEEP",
-        "'num_votes=3' repeats a name or a value",
-    ),
+    ("--benchmark pairs --data D --sweep SWEEP", "'num_votes=3' repeats a name or a value"),
     ("--benchmark pairs --data D --sweep num_votes=1,1", "repeats a name or a value"),
     ("--benchmark rmb --predictions R", "is of --benchmark pairs"),
     ("--benchmark pairs --data D --base_url http://x --confidence", "--confidence"),

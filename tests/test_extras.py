@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from cli import BadInput
+from data import Pair
 from extras import plot, split_arguments, view
-from seeding import stable_hash
+from judge_file import head_of
 
 ROOT = Path(__file__).parents[1]
 CHROMIUM = next(
@@ -289,14 +290,13 @@ def test_rollouts_by_hand(tmp_path):
 
 
 def judgment(name, verdicts, consistent=True, texts=("Q", "good", "bad")):
-    query, *answers = texts
-    digest = stable_hash([{"role": "user", "content": query}], tuple(answers))
+    pair = Pair(name, [{"role": "user", "content": texts[0]}], texts[1:])
     games = [
         completion(verdict) | {"order": order} for verdict, order in zip(verdicts, ([0, 1], [1, 0]))
     ]
     return {
         "id": name,
-        "pair": f"{digest:016x}",
+        "pair": head_of(pair)["pair"],
         "winner": "a",
         "p_first": 1.0,
         "consistent": consistent,
