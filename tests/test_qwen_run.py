@@ -21,7 +21,7 @@ sys.path[:0] = [str(ROOT / "runs"), str(ROOT / "runs/qwen")]
 import best_of  # noqa: E402
 import chains  # noqa: E402
 import changed  # noqa: E402
-import constraints  # noqa: E402
+import conditions  # noqa: E402
 import gsm8k_sets  # noqa: E402
 import openai_pairs  # noqa: E402
 import solved  # noqa: E402
@@ -109,9 +109,14 @@ def test_what_cannot_be_changed_safely_is_left_out(question, answer):
             "contain the word 'total'",
             False,
             True,
-            ("has no 'total'", 'says "is a total."'),
+            ('pens. Answer: 24" to its end', '"So it is a Total" here it is'),
         ),
-        ("contain the word 'pen'", True, False, ('says "* 2 pen"', "has no 'pen'")),
+        (
+            "contain the word 'pen'",
+            True,
+            False,
+            ('"First 12 * 2 pen" here it is', 'Total. 24" to its end'),
+        ),
         (
             "begin with the word 'first'",
             True,
@@ -132,10 +137,10 @@ def test_what_cannot_be_changed_safely_is_left_out(question, answer):
 def test_conditions_by_hand(end, first, second, quotes):
     answers = "First 12 * 2 pen\n\nThen pens.\nAnswer: 24", "So it is a Total.\n24"
     for must, expected in (("must", (first, second)), ("must not", (not first, not second))):
-        found = constraints.CONDITION.search(f"How many?\n\nThe answer {must} {end}.")
-        assert tuple(constraints.holds(found, answer) for answer in answers) == expected
+        found = conditions.CONDITION.search(f"How many?\n\nThe answer {must} {end}.")
+        assert tuple(conditions.holds(found, answer) for answer in answers) == expected
         for answer, quote in zip(answers, quotes):
-            assert quote.lower() in constraints.evidence(found, answer).lower()
+            assert quote.lower() in conditions.evidence(found, answer).lower()
 
 
 def test_one_of_two_right_answers_meets_the_condition(tmp_path):
@@ -147,26 +152,44 @@ def test_one_of_two_right_answers_meets_the_condition(tmp_path):
         status = ["right", "right", "right", "wrong"]
         rows.append({"id": number, "messages": messages, "candidates": texts, "status": status})
     answers, out = write(tmp_path / "answers.jsonl", rows), tmp_path / "pairs.jsonl"
-    constraints.main("pairs", str(answers), str(out), "2")
+    conditions.main("pairs", str(answers), str(out), "2")
     pairs = load_pairs(str(out))
     assert 40 < len(pairs) <= 80  # of two equal conditions one is left
     kinds, labels, musts = set(), set(), set()
     for pair in pairs:
-        condition = constraints.condition_of(pair)
-        met = [constraints.holds(condition, answer) for answer in pair.answers]
+        condition = conditions.condition_of(pair)
+        met = [conditions.holds(condition, answer) for answer in pair.answers]
         assert met == [pair.label == 0, pair.label == 1] and "13" not in "".join(pair.answers)
         kinds.add(pair.id.partition("-")[0])
         labels.add(pair.label)
         musts.add(condition["must"])
     assert kinds == {"word", "first", "lines"}
     assert labels == {0, 1} and musts == {"must", "must not"}
-    constraints.main("chains", str(out), str(tmp_path / "chains.jsonl"), "rrm")
+    conditions.main("chains", str(out), str(tmp_path / "chains.jsonl"), "rrm")
     lines = (tmp_path / "chains.jsonl").read_text().splitlines()
     judgments = [json.loads(line)["messages"][-1]["content"] for line in lines]
     assert len(judgments) == 2 * len(pairs)
     firsts = [text.endswith("\\boxed{Assistant 1}") for text in judgments]
     assert sum(firsts) == len(pairs)
     assert all(text.count("It meets") == text.count("It does not meet") == 1 for text in judgments)
+
+
+def test_statements_of_judgments_by_hand():
+    query = "How many?\n\nThe answer must contain the word 'total'."
+    messages = [{"role": "user", "content": query}]
+    pair = Pair("p", messages, ("A total  of 12.", "It is 12."), 0)
+    said = 'Assistant {}: it says "total of". It meets the condition.\n'
+    said += 'Assistant {}: "It is 12." to its end. It does not meet the condition.\n'
+    games = [
+        {"order": order, "verdict": verdict, "status": "valid", "text": said.format(*places)}
+        for order, verdict, places in (([0, 1], 1, (1, 2)), ([1, 0], 2, (1, 2)))
+    ]
+    row = {"id": "p", "matches": [{"games": [games[0]]}, {"games": [games[1]]}]}
+    assert conditions.statements([pair], [row]) == {
+        "quotes that the answer has": [2, 4],
+        "statements on a word that are true": [2, 4],
+        "verdicts that follow": [1, 2],
+    }
 
 
 def test_chains_are_own_right_solutions_and_balanced(tmp_path):
@@ -332,10 +355,12 @@ def test_votes_by_hand(tmp_path):
             "none none x=log.gz y=else.gz",
             "y: else.gz has 1 of the pairs, and not the 1",
         ),
-        ("constraints.py", "both pairs.jsonl out 1", "both: the stages are pairs and chains"),
-        ("constraints.py", "chains pairs.jsonl out rrm", "pair p: its question has no condition"),
-        ("constraints.py", "pairs alone.jsonl out 1", "alone.jsonl: gives no pair"),
-        ("constraints.py", "pairs answers.jsonl out x", "PER_QUESTION: 'x' is no whole number"),
+        ("conditions.py", "statements pairs.jsonl log.gz", "pair o of the judgments is not in"),
+        ("conditions.py", "chains pairs.jsonl out", "chains: an argument is missing"),
+        ("conditions.py", "both pairs.jsonl out 1", "both: the stages are pairs, chains and"),
+        ("conditions.py", "chains pairs.jsonl out rrm", "pair p: its question has no condition"),
+        ("conditions.py", "pairs alone.jsonl out 1", "alone.jsonl: gives no pair"),
+        ("conditions.py", "pairs answers.jsonl out x", "PER_QUESTION: 'x' is no whole number"),
         ("chains.py", "other.jsonl pairs.jsonl out", "pairs.jsonl line 1: has no messages"),
         ("chains.py", "other.jsonl half.jsonl out", "half.jsonl line 1"),
         ("gsm8k_sets.py", "other.jsonl out", "other.jsonl line 1: has no question"),

@@ -1,7 +1,8 @@
 r"""Pairs in which one answer meets a condition and the other does not, and judgments of them.
 
-    python runs/qwen/constraints.py pairs ANSWERS PAIRS PER_QUESTION
-    python runs/qwen/constraints.py chains PAIRS CHAINS STYLE
+    python runs/qwen/conditions.py pairs ANSWERS PAIRS PER_QUESTION
+    python runs/qwen/conditions.py chains PAIRS CHAINS STYLE
+    python runs/qwen/conditions.py statements PAIRS RESULTS      what judgments say of the answers
 
 ANSWERS: answers of one model (extras.make_data sample). Both answers of a pair have the right
 result, so the condition alone decides. It stands behind the question: a word that the answer must
@@ -19,13 +20,22 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
 
 from chains import balanced  # noqa: E402
-from measures import command, labelled_pairs, read_rows, write_rows  # noqa: E402
+from measures import (  # noqa: E402
+    command,
+    forced_rows,
+    labelled_pairs,
+    read_rows,
+    write_rows,
+)
 
 from cli import BadInput  # noqa: E402
 from seeding import uniform  # noqa: E402
 from styles import judge_messages, load_style  # noqa: E402
+from verdicts import vote_of  # noqa: E402
 
+LONGEST_ANSWER = 400  # characters: a judgment copies both answers
 LONGEST = 12  # lines of an answer that are counted
+HERE, NOWHERE = "here it is", "to its end"  # the copy of an answer ends with the word, or without
 WORD = re.compile(r"[A-Za-z]+")
 CONDITION = re.compile(
     r"\n\nThe answer (?P<must>must|must not) "
@@ -80,12 +90,15 @@ def holds(condition, answer):
 
 
 def evidence(condition, answer):
-    """What a judgment quotes of an answer."""
+    """What a judgment says of an answer before it concludes.
+
+    To look for a word, it copies the answer up to the word. A model cannot tell at once whether an
+    answer has a word, but each step of a copy is easy, and so is the step that ends it.
+    """
     if condition["word"]:
-        if not has_word(answer, condition["word"]):
-            return f"it has no '{condition['word']}'"
-        around = rf"(?:\S+ +){{0,2}}\S*{whole(condition['word'])}\S*(?: +\S+){{0,2}}"
-        return f'it says "{re.search(around, answer, re.IGNORECASE)[0]}"'
+        found = re.search(whole(condition["word"]), answer, re.IGNORECASE)
+        copied = " ".join(answer[: found.end() if found else None].split())
+        return f'"{copied}" {HERE if found else NOWHERE}'
     if condition["first"]:
         return f'it begins "{" ".join(answer.split()[:4])}"'
     starts = ", ".join(f'"{" ".join(line.split()[:2])}"' for line in lines_of(answer))
@@ -115,6 +128,7 @@ def chain(pair, style):
 def pairs_of(row, count):
     """At most `count` pairs of one row of answers, each with another condition."""
     right = [text for text, status in zip(row["candidates"], row["status"]) if status == "right"]
+    right = [text for text in right if len(text) <= LONGEST_ANSWER]
     both = list(combinations(sorted(set(right)), 2))
     both = [answers for answers in both if properties(answers)]
     found = {}  # question with its condition: pair
@@ -136,7 +150,49 @@ def pairs_of(row, count):
     return list(found.values())
 
 
-def main(stage, source, target, argument):
+def statements(pairs, rows):
+    """Counts of judgments: {name: [how many are so, of how many]}. rows: of a results.json."""
+    by_id = {pair.id: pair for pair in pairs}
+    names = (
+        "quotes that the answer has",
+        "statements on a word that are true",
+        "verdicts that follow",
+    )
+    counts = {name: [0, 0] for name in names}
+
+    def count(name, is_so):
+        counts[name][0] += is_so
+        counts[name][1] += 1
+
+    for row in rows:
+        pair = by_id.get(row["id"])
+        if pair is None:
+            raise BadInput(f"pair {row['id']} of the judgments is not in PAIRS: give that file")
+        condition = condition_of(pair)
+        for game in (game for match in row["matches"] for game in match["games"]):
+            said = re.findall(r"^Assistant ([12]): (.*)$", game["text"], re.MULTILINE)
+            for place, text in said:
+                answer = pair.answers[game["order"][int(place) - 1]]
+                for quote in re.findall('"([^"]+)"', text):
+                    count(names[0], " ".join(quote.split()) in " ".join(answer.split()))
+                says_it_has = HERE in text or "it says" in text  # the latter: an earlier form
+                says_it_lacks = NOWHERE in text or "it has no" in text
+                if condition["word"] and says_it_has != says_it_lacks:
+                    count(names[1], says_it_has == has_word(answer, condition["word"]))
+            met = [place for place, text in said if "It meets" in text]
+            if len(said) == 2 and len(met) == 1 and vote_of(game) is not None:
+                count(names[2], str(game["verdict"]) == met[0])
+    return counts
+
+
+def main(stage, source, target, argument=None):
+    if stage == "statements":
+        counts = statements(labelled_pairs(source), forced_rows(target))
+        for name, (number, of) in counts.items():
+            print(f"{name}: {number} of {of}")
+        return
+    if argument is None:
+        raise BadInput(f"{stage}: an argument is missing: the head of conditions.py shows it")
     if stage == "pairs":
         fields = ("id", "messages", "candidates", "status")
         if not argument.isdigit():
@@ -150,7 +206,7 @@ def main(stage, source, target, argument):
                 by_verdict[shown.label + 1].append(chain(shown, style))
         rows = [{"messages": messages} for messages in balanced(by_verdict)]
     else:
-        raise BadInput(f"{stage}: the stages are pairs and chains")
+        raise BadInput(f"{stage}: the stages are pairs, chains and statements")
     if not rows:
         raise BadInput(f"{source}: gives no pair: two right answers of a question have to differ")
     write_rows(target, rows)
