@@ -65,7 +65,7 @@ def with_given(pairs, settings):
 def read_judgments(path, pairs, flag):
     """{id of a pair: its row in a file of judge.py --out}. Raises BadInput.
 
-    Each pair needs one row, which judges the same texts.
+    Each pair needs one row, which judges the same question and answers.
     """
     rows, numbers = {}, {}
     for number, row in read_json_lines(path, flag):
@@ -80,13 +80,13 @@ def read_judgments(path, pairs, flag):
     if lacking:
         raise BadInput(
             f"{flag}: {path} has no judgment of {len(lacking)} pairs, the first is {lacking[0]}: "
-            "let judge.py finish"
+            "let judge.py finish, or give the file of these pairs"
         )
     for pair in pairs:
         row, place = rows[pair.id], f"{flag}: {path} line {numbers[pair.id]}"
         if row.get("pair") != head_of(pair)["pair"]:
             raise BadInput(f"{place} judges another pair {pair.id}: judge these pairs first")
-        if row.get("winner", 0) not in ("a", "b", "tie", None):
+        if row.get("winner", 0) not in ("a", "b", "tie", None) or "consistent" not in row:
             raise BadInput(f"{place} has no winner: give what judge.py --out wrote")
     return rows
 

@@ -95,12 +95,16 @@ def file_hash(path):
 def model_hashes(settings):
     """{flag: hash} of the models that a training reads besides its checkpoints.
 
-    These are the base of LoRA and its adapter, the reference of a KL term, and a judge that is the
-    reward.
+    These are the base of LoRA, an adapter that is trained further, the reference of a KL term, and
+    a judge that is the reward.
     """
     hashes, judge = {}, vars(settings).get("judge_model")
     if settings.lora_rank or settings.adapter or vars(settings).get("beta"):
-        hashes["model"] = model_hash(settings.model, settings.adapter)
+        hashes["model"] = model_hash(settings.model)
+    if settings.adapter:
+        files = resolve_model(settings.adapter, "--adapter").glob("adapter*")
+        contents = sorted((path.name, file_hash(path)) for path in files)
+        hashes["adapter"] = f"{stable_hash(contents):016x}"
     if judge and "@http" not in judge:  # else a server has it
         hashes["judge_model"] = model_hash(judge)
     return hashes

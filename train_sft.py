@@ -29,7 +29,7 @@ from data import checked_text
 from formats import SYSTEM, prompt_of, to_messages, turns_of
 from progress import summarize
 from runlog import check_run, find_run, open_run, record, reporter
-from styles import load_style
+from styles import default_style, load_style
 
 
 @dataclass
@@ -103,6 +103,15 @@ def prepare(settings):
         )
     texts = [row[:2] for row in rows]
     return rows, check_run(settings, train_data=texts)
+
+
+def style_of(settings):
+    """The Style that checkpoints name: --judge_style, or the adapter's or model's own, or None."""
+    if vars(settings).get("judge_style"):
+        return load_style(settings.judge_style)
+    folder = resolve_model(settings.model)
+    name = default_style(folder, check_model_folder(folder), settings.adapter)
+    return None if name == "rrm" else load_style(name)  # rrm is what no style stands for
 
 
 def read_row(row, place):
@@ -240,7 +249,7 @@ def learning_rate_at(step, settings):
 
 def main(settings):
     texts, hashes = prepare(settings)
-    style = load_style(settings.judge_style) if settings.judge_style else None
+    style = style_of(settings)
 
     import torch  # only now: bad input is answered at once
 

@@ -219,7 +219,7 @@ def judged_pairs(settings):
     found = named_pairs(settings.data, keep_ties=True)
     rows = read_judgments(settings.judged, found, "--judged")
     for pair in found:
-        if not rows[pair.id].get("games") or "consistent" not in rows[pair.id]:
+        if not rows[pair.id].get("games"):
             raise BadInput(
                 f"--judged: {settings.judged}: pair {pair.id} has no games: give what judge.py "
                 "--out wrote"

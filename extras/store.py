@@ -17,6 +17,7 @@ import formats
 from cli import BadInput, setting
 from data import checked_text, load_pairs
 from formats import to_messages, two_answers
+from judge_file import check_paths
 from questions import Format
 from ranking import lock
 from resume import model_hash, resumable_rows
@@ -129,6 +130,7 @@ class Store:
         self.settings["inputs"] = hashes_of_inputs(given)
         if command == "sample" and given["model"] and not given["base_url"]:
             self.settings["model_hash"] = model_hash(given["model"])
+        check_paths(given["data"], settings.out)
         self.done = self.out.exists()
         folder = next(path for path in self.out.absolute().parents if path.exists())
         if self.out.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
@@ -192,7 +194,7 @@ def hashes_of_inputs(given):
     """{file: start of its SHA-256} of the settings that name files; not those of a hub."""
     hashes = {}
     for name in ("data", "judged", "against"):
-        for part in (given.get(name) or "").split(","):
+        for part in given[name].split(",") if given.get(name) else []:
             path = Path(part.strip())
             if not path.exists():  # FILE=WEIGHT of a mixture
                 path = Path(part.partition("=")[0].strip())

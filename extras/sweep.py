@@ -93,13 +93,14 @@ def show_sweep(results):
         f"{'tokens an item':>14}  {headline:>12}    95 % interval    "
         f"pairs right  truncated  by a coin  settings (n = {results[0]['items']} items, %)"
     )
-    by_tokens = [(number_of(result, "tokens an item")[0] or 0, result) for result in results]
-    for tokens, result in sorted(by_tokens, key=lambda entry: entry[0]):
+    by_tokens = [(number_of(result, "tokens an item")[0], result) for result in results]
+    for tokens, result in sorted(by_tokens, key=lambda entry: entry[0] or 0):
         middle, low, high = (cell(headline, number) for number in number_of(result, headline))
         pairs, truncated, coin = (cell(name, number_of(result, name)[0]) for name in columns)
+        spent = "-" if tokens is None else f"{tokens:.1f}"
         forced = f", {result['forced']} verdicts by force" if result["forced"] else ""
         print(
-            f"{tokens:14.1f}  {middle:>12}  {low} ...{high}  {pairs:>11}  "
+            f"{spent:>14}  {middle:>12}  {low} ...{high}  {pairs:>11}  "
             f"{truncated:>9}  {coin:>9}  {Path(result['output_dir']).name}{forced}"
         )
 

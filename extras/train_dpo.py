@@ -27,7 +27,15 @@ from data import load_pairs
 from judge_file import read_judgments
 from progress import summarize
 from runlog import check_run, find_run, open_run, record, reporter
-from train_sft import encode_row, end_token, packs_of, row_size, row_stream, usable_rows
+from train_sft import (
+    encode_row,
+    end_token,
+    packs_of,
+    row_size,
+    row_stream,
+    style_of,
+    usable_rows,
+)
 
 
 @dataclass
@@ -198,6 +206,7 @@ def encode_pair(pair, tokenizer, end):
 
 def main(settings):
     settings, folder, pairs, hashes = prepare(settings)
+    style = style_of(settings)
 
     import torch  # only now: bad input is answered at once
 
@@ -245,7 +254,7 @@ def main(settings):
                 f"{left // 60}:{left % 60:02d} left"
             )
             if step % settings.save_every == 0 or step == settings.max_steps:
-                save_checkpoint(output_dir, step, policy, optimizer, tokenizer)
+                save_checkpoint(output_dir, step, policy, optimizer, tokenizer, style)
                 if settings.keep and runtime.is_main:
                     prune(output_dir, settings.keep, log)
         if runtime.is_main:

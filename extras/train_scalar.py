@@ -10,7 +10,6 @@ The folder that it writes loads with transformers' AutoModelForSequenceClassific
 
 import itertools
 import json
-import os
 import random
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from chat import encode_chat, load_tokenizer
 from checkpoint import check_model_folder, resolve_model, save_model_folder
 from cli import BadInput, note, setting
 from data import load_pairs
+from extras.evaluate import check_writable
 from model import Config, Model, pack_groups, packed_attention
 
 
@@ -116,11 +116,8 @@ def prepare(settings):
             raise BadInput(f"--{name}: must be at least 1, got {getattr(settings, name)}")
     if not 0 < settings.learning_rate < float("inf"):
         raise BadInput(f"--learning_rate: must be above 0, got {settings.learning_rate}")
-    output = Path(settings.output_dir).absolute()
-    existing = next(path for path in (output, *output.parents) if path.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise BadInput(f"--output_dir: {existing} is a file or read-only: give another folder")
-    if existing == output and any(output.iterdir()):
+    check_writable(settings.output_dir)
+    if Path(settings.output_dir).exists() and any(Path(settings.output_dir).iterdir()):
         raise BadInput(f"--output_dir: {settings.output_dir} is not empty: give another folder")
     folder = resolve_model(settings.model)
     check_model_folder(folder)

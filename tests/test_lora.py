@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -287,8 +288,16 @@ def test_a_published_adapter_is_trained_further(module, tmp_path, folder):
         assert Path(style).name == "rrm_short"
     if module is train_dpo:
         assert row["loss"] == pytest.approx(math.log(2), abs=1e-5)
+    assert json.loads((out / "config.json").read_text())["judge_style"] == "rrm_short"
     # The checkpoint is an adapter itself, so --resume needs the same flags and goes on from it.
+    # The adapter may lie elsewhere then, but not hold other values.
     assert run(module, *flags, "--output_dir", tmp_path / "run", "--resume") == out
+    flags[3] = shutil.copytree(adapter, tmp_path / "moved")
+    assert run(module, *flags, "--output_dir", tmp_path / "run", "--resume") == out
+    save_file(before | {"x": torch.ones(1)}, tmp_path / "moved" / lora.WEIGHTS)
+    with pytest.raises(BadInput, match="--adapter: .* was trained with other content"):
+        run(module, *flags, "--output_dir", tmp_path / "run", "--resume")
+    flags[3] = adapter
     with pytest.raises(BadInput, match="--lora_rank: .* adapter of rank 4: leave it out"):
         run(module, *flags, "--lora_rank", 2, "--output_dir", tmp_path / "other")
     with pytest.raises(BadInput, match="--adapter"):

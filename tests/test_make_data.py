@@ -800,6 +800,19 @@ def test_parts_of_a_mixture_keep_their_shares(tmp_path, capsys):
         make_data.main(["mix", "--data", data, "--out", str(tmp_path / "other.jsonl")])
 
 
+def test_inputs_are_the_files_that_are_read(tmp_path, monkeypatch):
+    """Not what else lies in the current folder, OUT for one."""
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "p.jsonl", [{"query": "q", "a": "x", "b": "y", "label": 0}])
+    (tmp_path / "other.bin").write_bytes(b"x")
+    for _ in range(2):
+        make_data.main(["clean", "--data", "p.jsonl", "--out", "o.jsonl"])
+    report = json.loads((tmp_path / "o.jsonl.report.json").read_text())
+    assert list(report["settings"]["inputs"]) == ["p.jsonl"]
+    with pytest.raises(BadInput, match="--out: .* is the input or lies in its folder"):
+        make_data.main(["clean", "--data", str(tmp_path), "--out", "new.jsonl"])
+
+
 def test_a_folder_whose_files_changed_is_read_again(tmp_path):
     folder, out = tmp_path / "data", tmp_path / "o.jsonl"
     folder.mkdir()

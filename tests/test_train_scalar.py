@@ -58,8 +58,8 @@ def test_transformers_loads_it_with_the_same_scores(folder):
 
 BAD = {
     "--output_dir {d}/new": "--train_data and --output_dir",
-    "--train_data {d}/pairs --output_dir {d}/pairs.jsonl/x": "pairs.jsonl is a file or read-only",
-    "--train_data {d}/pairs --output_dir {d}/pairs.jsonl": "pairs.jsonl is a file or read-only",
+    "--train_data {d}/pairs --output_dir {d}/pairs.jsonl/x": "pairs.jsonl cannot hold results",
+    "--train_data {d}/pairs --output_dir {d}/pairs.jsonl": "pairs.jsonl cannot hold results",
     "--train_data {d}/pairs --output_dir {d}": "is not empty",
     "--train_data {d}/unlabelled.jsonl --output_dir {d}/new": "no pair has a better answer",
     "--train_data {d}/pairs.jsonl --output_dir {d}/new --batch_size 0": "--batch_size: must be",
