@@ -14,6 +14,9 @@
 #   bash runs/qwen/chain.sh best_of    base and trained judge pick among 8 answers to a question
 #   bash runs/qwen/chain.sh votes      8 votes of the trained judge in each order
 #   bash runs/qwen/chain.sh changed    pairs of the test's questions with other numbers, judged
+#   bash runs/qwen/chain.sh math       pairs of the 1.5B's answers to MATH-500, judged
+#   bash runs/qwen/chain.sh others     samples of LLMBar, PandaLM, RMB and JudgeBench, judged
+#   bash runs/qwen/chain.sh conditions one judge for results and conditions, supervised, and judged
 #   bash runs/qwen/chain.sh table
 #
 # The judge of 0.5B learns from the same files, with the stages format, train and judge:
@@ -21,7 +24,7 @@
 #   export OUT=out/small JUDGE=models/qwen2.5-coder-0.5b PAIRS=pairs_test
 #   export ORDERS=both FORMAT_STEPS=48 STEPS=12 RATE=1e-4
 #
-# DATA holds gsm8k/. On a CPU that does other work give one thread. A GPU needs no change.
+# DATA holds gsm8k/, math500/ and the folders of the other sets. On a CPU that does other work give one thread. A GPU needs no change.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
@@ -134,6 +137,47 @@ changed)
     forced_games games/changed-base pairs_changed "$base_style"
     forced_games "games/changed-$name" pairs_changed "$style" --adapter "$(newest "$name")"
     ;;
+math)
+    python -m extras.make_data sample --model "$judge" --out "$out/answers_math.jsonl" \
+        --data "$data/math500/test.jsonl" --instruction "${instruction%number.}result." \
+        --limit 128 --num_answers 4 --max_completion_length 448 --temperature 0.8
+    pairs_of answers_math pairs_math 1
+    forced_games games/math-base pairs_math "$base_style"
+    forced_games "games/math-$name" pairs_math "$style" --adapter "$(newest "$name")"
+    ;;
+others)
+    while read -r benchmark file limit; do
+        options=(--benchmark "$benchmark" --data "$data/$file" --limit "$limit")
+        options+=(--model "$judge" "${judging[@]}")
+        folder="$out/others/$benchmark"
+        python evaluate.py "${options[@]}" --style "$base_style" --output_dir "$folder-base"
+        python evaluate.py "${options[@]}" --style "$style" --adapter "$(newest "$name")" \
+            --output_dir "$folder-$name"
+        python runs/qwen/forced.py "$folder-base"
+        python runs/qwen/forced.py "$folder-$name"
+    done <<'END'
+llmbar llmbar/Natural.json 100
+pandalm pandalm/testset-v1.json 40
+rmb rmb/pairwise_train.json 30
+judgebench judgebench/gpt-4o.jsonl 20
+END
+    ;;
+conditions)
+    both="runs/qwen/solve_or_check.txt"
+    cat "$out"/{own,answers}_train.jsonl > "$out/right_train.jsonl"
+    python runs/qwen/conditions.py pairs "$out/right_train.jsonl" "$out/conditions_train.jsonl" 12
+    python runs/qwen/conditions.py pairs "$out/answers_test.jsonl" "$out/conditions.jsonl" 1
+    python runs/qwen/conditions.py chains "$out"/conditions_{train,chains}.jsonl "$both"
+    python runs/qwen/chains.py "$out"/{pairs_train,own_train,result_chains}.jsonl both "$both"
+    head -60 "$out/conditions_chains.jsonl" > "$out/chains_of_both.jsonl"
+    head -20 "$out/result_chains.jsonl" >> "$out/chains_of_both.jsonl"
+    python train_sft.py --model "$(newest "$name")" --train_data "$out/chains_of_both.jsonl" \
+        --output_dir "$out/conditions" --judge_style "$both" --learning_rate 3e-4 \
+        --micro_batch_tokens 1536 --batch_size 4 --max_steps 20 --save_every 10 \
+        $(resumed conditions)
+    judging=(--temperature 0.7 --max_completion_length 512)
+    forced_games games/conditions conditions "$both" --adapter "$(newest conditions)"
+    ;;
 table)
     for pairs in ${PAIRS:-openai pairs_test}; do
         python runs/qwen/table.py "$out/pairs_grpo.jsonl" "$out/$pairs.jsonl" \
@@ -143,5 +187,5 @@ table)
     python runs/qwen/best_of.py table "$out/answers_test.jsonl" "${OWN:-none}" \
         base="$out/best/base" "$name=$out/best/$name"
     ;;
-*) sed -n 2,23p "$0" && exit 2 ;;
+*) sed -n 2,26p "$0" && exit 2 ;;
 esac
