@@ -15,7 +15,7 @@
 #   bash runs/qwen/chain.sh votes      8 votes of the trained judge in each order
 #   bash runs/qwen/chain.sh changed    pairs of the test's questions with other numbers, judged
 #   bash runs/qwen/chain.sh math       pairs of the 1.5B's answers to MATH-500, judged
-#   bash runs/qwen/chain.sh others     samples of LLMBar, PandaLM, RMB and JudgeBench, judged
+#   bash runs/qwen/chain.sh others     samples of LLMBar, PandaLM, RMB and others, judged
 #   bash runs/qwen/chain.sh conditions one judge for results and conditions, supervised, and judged
 #   bash runs/qwen/chain.sh table
 #
@@ -146,8 +146,8 @@ math)
     forced_games "games/math-$name" pairs_math "$style" --adapter "$(newest "$name")"
     ;;
 others)
-    while read -r benchmark file limit; do
-        options=(--benchmark "$benchmark" --data "$data/$file" --limit "$limit")
+    while read -r benchmark file limit orders; do
+        options=(--benchmark "$benchmark" --data "$data/$file" --limit "$limit" $orders)
         options+=(--model "$judge" "${judging[@]}")
         folder="$out/others/$benchmark"
         python evaluate.py "${options[@]}" --style "$base_style" --output_dir "$folder-base"
@@ -160,6 +160,7 @@ llmbar llmbar/Natural.json 100
 pandalm pandalm/testset-v1.json 40
 rmb rmb/pairwise_train.json 30
 judgebench judgebench/gpt-4o.jsonl 20
+rm_bench rm_bench/chat_filtered.json 8 --one_order
 END
     ;;
 conditions)
