@@ -16,7 +16,6 @@ share of such matches is reported with the result.
 import functools
 import hashlib
 import json
-import os
 import sys
 import time
 from dataclasses import dataclass
@@ -33,6 +32,7 @@ from extras.predictions import match_predictions, read_predictions
 from extras.rank_file import rank_together
 from extras.results import (
     check_out,
+    check_writable,
     head_of,
     judged_rows,
     read_result,
@@ -291,13 +291,6 @@ def read_evaluation(path, flag, benchmark):
     if problem:
         raise BadInput(f"{flag}: {path} {problem}: give a results.json that evaluate.py wrote")
     return found
-
-
-def check_writable(folder):
-    path = Path(folder).absolute()
-    existing = next(parent for parent in (path, *path.parents) if parent.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise BadInput(f"--output_dir: {existing} cannot hold results: give another folder")
 
 
 def shown(name, value):

@@ -139,9 +139,15 @@ def check_out(settings):
     read = {Path(name.strip()).resolve() for name in names}
     if Path(settings.out).is_dir() or Path(settings.out).resolve() in read:
         raise BadInput(f"--out: {settings.out} is a folder or a file that is read: give another")
-    folder = next(path for path in Path(settings.out).absolute().parents if path.exists())
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise BadInput(f"--out: {settings.out} cannot be written: give another file")
+    check_writable(Path(settings.out).parent, "--out")
+
+
+def check_writable(folder, flag="--output_dir"):
+    """BadInput where a folder cannot be made or written."""
+    path = Path(folder).absolute()
+    existing = next(parent for parent in (path, *path.parents) if parent.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise BadInput(f"{flag}: {existing} cannot hold results: give another folder")
 
 
 def write_pairs(path, rows):

@@ -31,8 +31,8 @@ from typing import Literal, Optional
 import cli
 from cli import BadInput, note, setting
 from extras.benchmarks import BENCHMARKS, load
-from extras.evaluate import check_writable, row_of, shown
-from extras.results import head_of, judged_rows, write_results
+from extras.evaluate import row_of, shown
+from extras.results import check_writable, head_of, judged_rows, write_results
 from extras.scoring import add_cells, intervals, means, question_cells, summarise
 from judge import JudgeSettings, check_judge, judge_of
 from seeding import stable_hash, uniform

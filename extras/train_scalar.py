@@ -25,7 +25,7 @@ from chat import encode_chat, load_tokenizer
 from checkpoint import check_model_folder, resolve_model, save_model_folder
 from cli import BadInput, note, setting
 from data import load_pairs
-from extras.evaluate import check_writable
+from extras.results import check_writable
 from model import Config, Model, pack_groups, packed_attention
 
 

@@ -139,5 +139,5 @@ def test_the_command_on_labelled_pairs(tmp_path, capsys, monkeypatch):
         with pytest.raises(BadInput, match="--out: .* is a folder or a file that is read"):
             evaluate.main([*command, "--out", str(path)])
     monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write anywhere
-    with pytest.raises(BadInput, match="--out: .*x.csv cannot be written"):
+    with pytest.raises(BadInput, match="--out: .* cannot hold results"):
         evaluate.main([*command, "--out", str(tmp_path / "new" / "x.csv")])

@@ -5,10 +5,10 @@ r"""Pairs in which one answer meets a condition and the other does not, and judg
     python runs/qwen/conditions.py statements PAIRS RESULTS      what judgments say of the answers
 
 ANSWERS: answers of one model (extras.make_data sample). Both answers of a pair have the right
-result, so the condition alone decides. It stands behind the question: a word that the answer must
-have, its first word, or its number of lines, each also as what the answer must not have. A hash
-chooses among the conditions that one of the two answers meets, and the answer that meets it.
-A chain is written by the program: it quotes both answers and concludes.
+result, so the condition alone decides. It stands behind the question: the answer must, or must
+not, contain a word, begin with a word, or have more than so many lines. A hash chooses the
+condition, and whether it is "must" or "must not". A chain is a judgment that this program writes:
+it quotes both answers and concludes.
 """
 
 import re
@@ -63,7 +63,7 @@ def first_word(answer):
 
 
 def properties(answers):
-    """The properties that one of two answers has, as ends of a condition, by their kind."""
+    """{kind: ends of the sentence "The answer must ..."} that are true of one of two answers."""
     words = [{word.lower() for word in WORD.findall(answer) if len(word) > 3} for answer in answers]
     found = {"word": [f"contain the word '{word}'" for word in sorted(words[0] ^ words[1])]}
     first = [first_word(answer) for answer in answers]
@@ -134,6 +134,7 @@ def pairs_of(row, count):
     found = {}  # question with its condition: pair
     for number in range(count if both else 0):
         answers = both[number % len(both)]
+        # The published pairs were drawn with hashes of this name.
         kinds, name = properties(answers), f"constraint-{row['id']}-{number}"
         kind = sorted(kinds)[int(len(kinds) * uniform(f"kind:{name}"))]
         end = kinds[kind][int(len(kinds[kind]) * uniform(f"end:{name}"))]
